@@ -1,0 +1,31 @@
+"""Estimate against prediction, and ensemble against ensemble: z-scores, distances, verdicts."""
+
+from sde_sgd.compare.distances import (
+    distance_table,
+    DistanceRow,
+    DistanceTable,
+    energy_distance,
+    excess,
+    sliced_wasserstein,
+    wasserstein_per_direction,
+)
+from sde_sgd.compare.paired import paired_difference
+from sde_sgd.compare.permutation import permutation_test, PermutationTest
+from sde_sgd.compare.verdict import compare, Comparison, sidak_threshold, verdict_table
+
+__all__ = [
+    "Comparison",
+    "DistanceRow",
+    "DistanceTable",
+    "PermutationTest",
+    "compare",
+    "distance_table",
+    "energy_distance",
+    "excess",
+    "paired_difference",
+    "permutation_test",
+    "sidak_threshold",
+    "sliced_wasserstein",
+    "verdict_table",
+    "wasserstein_per_direction",
+]

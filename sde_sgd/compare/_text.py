@@ -1,0 +1,21 @@
+"""Plain-text tables."""
+
+from collections.abc import Sequence
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Left-aligned columns, a header and a rule, joined by newlines."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = [header, ["-" * width for width in widths], *rows]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def number(value: float) -> str:
+    return f"{value:.5g}"
+
+
+def with_error(value: float, error: float) -> str:
+    return f"{value:.5g} ± {error:.2g}"

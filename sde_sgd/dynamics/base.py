@@ -1,0 +1,109 @@
+"""A process: what moves θ from one SGD iteration to the next."""
+
+import abc
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from ..draws import Draws
+from ..landscapes.base import AbstractLandscape
+from ..types import Positions, RealLike
+
+# (carry, positions before, positions after, substep) -> carry: called once a solver step.
+Observe: TypeAlias = Callable[[Any, Positions, Positions, Any], Any]
+
+
+class AbstractProcess(eqx.Module):
+    """Moves all members of an ensemble by one SGD iteration at a time.
+
+    Every leaf of a state has the members first, and members never meet: any slice of a
+    state is the state of those members.
+    """
+
+    landscape: eqx.AbstractVar[AbstractLandscape]
+
+    @property
+    @abc.abstractmethod
+    def substeps(self) -> int:
+        """Solver steps in one iteration; 1 for discrete processes."""
+
+    @property
+    @abc.abstractmethod
+    def restartable(self) -> bool:
+        """Whether a member may be put back to its start at any iteration.
+
+        False where a member's law depends on the common clock (learning-rate schedules).
+        """
+
+    @abc.abstractmethod
+    def init(self, theta: Positions, draws: Draws) -> PyTree[Array]:
+        """The state that starts at θ, (members, d)."""
+
+    @abc.abstractmethod
+    def step(
+        self, state: PyTree[Array], draws: Draws, observe: Observe, carry: Any
+    ) -> tuple[PyTree[Array], Any]:
+        """One iteration; `carry` goes through `observe` after every solver step."""
+
+    @abc.abstractmethod
+    def position(self, state: PyTree[Array]) -> Positions:
+        """θ of every member, (members, d)."""
+
+    @abc.abstractmethod
+    def time(self, iterations: np.ndarray) -> np.ndarray:
+        """Physical time of iterations k (integers, any shape): η k, or Σ_{j<k} η_j."""
+
+    @abc.abstractmethod
+    def check(self) -> None:
+        """Raises `ValueError` for a process that cannot run, before time is spent."""
+
+
+class LearningRate(eqx.Module):
+    """η, constant (an array: other values need no compilation) or a schedule k ↦ η_k.
+
+    **Arguments:** `rate`: a positive number, or a function of the iteration (such as an
+    optax schedule).
+    """
+
+    value: Float[Array, ""] | None
+    schedule: Callable | None = eqx.field(static=True)
+
+    def __init__(self, rate: RealLike | Callable):
+        if callable(rate):
+            self.value, self.schedule = None, rate
+            first = float(jnp.asarray(rate(jnp.asarray(0))))
+        else:
+            self.value, self.schedule = jnp.asarray(rate, jnp.result_type(float)), None
+            if self.value.shape != ():
+                raise ValueError(f"learning_rate must be one number; got shape {self.value.shape}.")
+            first = float(self.value)
+        if not np.isfinite(first) or (first <= 0 and self.schedule is None) or first < 0:
+            raise ValueError(f"learning_rate must be a finite number > 0; got {first}.")
+
+    def at(self, iteration, dtype) -> Float[Array, ""]:
+        """η_k in a dtype."""
+        if self.schedule is not None:
+            return jnp.asarray(self.schedule(iteration)).astype(dtype)
+        assert self.value is not None
+        return self.value.astype(dtype)
+
+    def time(self, iterations: np.ndarray) -> np.ndarray:
+        """Σ_{j<k} η_j for integer iterations k ≥ 0."""
+        iterations = np.asarray(iterations)
+        if self.schedule is None:
+            return float(self.value) * iterations  # pyright: ignore[reportArgumentType]
+        if iterations.size == 0:
+            return iterations.astype(float)
+        rates = jax.vmap(lambda k: jnp.asarray(self.schedule(k)))(  # pyright: ignore
+            jnp.arange(max(int(iterations.max()), 1))
+        )
+        return np.concatenate([[0.0], np.cumsum(np.asarray(rates, dtype=float))])[iterations]
+
+    def constant(self) -> float | None:
+        """The number η, or None for a schedule."""
+        return None if self.value is None else float(self.value)

@@ -1,0 +1,264 @@
+"""Continuous processes on Diffrax: gradient flow and the modified equations of SGD."""
+
+from typing import Any
+
+import diffrax as dfx
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array
+
+from ..draws import Draws
+from ..landscapes.base import AbstractLandscape
+from ..noise.models import AbstractGradientNoise
+from ..noise.paths import Increments, IterationNoise
+from ..types import Key, Positions, Vector
+from .base import AbstractProcess, LearningRate, Observe
+from .terms import FusedTerm, separate_terms
+
+# Solvers that converge to the Itô solution for any σ(θ).
+_ITO = (dfx.Euler, dfx.ItoMilstein)
+# With additive noise the two readings agree, and these are right as well.
+_ADDITIVE = (
+    dfx.Heun,
+    dfx.Midpoint,
+    dfx.Ralston,
+    dfx.EulerHeun,
+    dfx.StratonovichMilstein,
+    dfx.SEA,
+    dfx.SRA1,
+    dfx.ShARK,
+)
+_SPACE_TIME = (dfx.SEA, dfx.SRA1, dfx.ShARK)
+
+
+class FlowState(eqx.Module):
+    """θ (members, d)."""
+
+    theta: Positions
+
+
+class GradientFlow(AbstractProcess):
+    """dθ = −∇L dt by a Diffrax solver with fixed steps, t = ηk.
+
+    **Arguments:** `learning_rate` sets the clock (one iteration is η of time); `substeps`
+    solver steps an iteration; `solver`, `diffrax.Tsit5()` by default. With
+    `diffrax.Euler()` and one substep this is full-batch gradient descent.
+    """
+
+    landscape: AbstractLandscape
+    learning_rate: LearningRate
+    solver: dfx.AbstractSolver
+    num_substeps: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        landscape: AbstractLandscape,
+        learning_rate: Any,
+        substeps: int = 1,
+        solver: dfx.AbstractSolver | None = None,
+    ):
+        self.landscape = landscape
+        self.learning_rate = LearningRate(learning_rate)
+        self.solver = dfx.Tsit5() if solver is None else solver
+        self.num_substeps = _check_substeps(substeps)
+
+    @property
+    def substeps(self) -> int:
+        return self.num_substeps
+
+    @property
+    def restartable(self) -> bool:
+        return self.learning_rate.schedule is None
+
+    def check(self) -> None:
+        pass
+
+    def init(self, theta: Positions, draws: Draws) -> FlowState:
+        return FlowState(theta)
+
+    def step(self, state: FlowState, draws: Draws, observe: Observe, carry):
+        def advance(theta, identity, j):
+            eta = self.learning_rate.at(draws.iteration, theta.dtype)
+            term = dfx.ODETerm(lambda t, y, args: -eta * self.landscape.gradient(y))
+            return _solver_step(self.solver, term, j, self.substeps, theta)
+
+        theta, carry = _substeps(self, advance, state.theta, draws, observe, carry)
+        return FlowState(theta), carry
+
+    def position(self, state: FlowState) -> Positions:
+        return state.theta
+
+    def time(self, iterations: np.ndarray) -> np.ndarray:
+        return self.learning_rate.time(iterations)
+
+
+class ModifiedEquation(AbstractProcess):
+    """The SDE of SGD (Li, Tai, E 1511.06251; Itô), t = ηk:
+
+    order 1:  dθ = −∇L dt + √η C^{1/2}(θ) dW,
+    order 2:  dθ = −∇(L + (η/4)|∇L|²) dt + √η C^{1/2}(θ) dW,
+
+    C = Cov(ĝ), cΣ(θ) for `MinibatchNoise`. Solved with `substeps` equal steps of length
+    h = η/substeps an iteration. With `substeps=1` this *is* Gaussian SGD; the continuous
+    limit is h → 0, and exact values for a run are those at its h.
+
+    **Arguments:**
+
+    - `landscape`, `learning_rate` (η > 0 or a schedule).
+    - `noise`: a gradient-noise model.
+    - `order`: 1 or 2, the weak order in η on finite times. (In the stationary state order 2
+      is the worse of the two.)
+    - `substeps`: solver steps an iteration.
+    - `increments`: "gaussian", or "two_point" (±√h: cheaper, same weak order, for
+      moments only; wrong tails and exit rates).
+    - `solver`: `diffrax.Euler()` by default. `ItoMilstein` is Itô as well; Stratonovich and
+      additive-noise solvers are accepted for additive noise only.
+
+    **Raises:** `ValueError` for a solver that would converge to another equation.
+    """
+
+    landscape: AbstractLandscape
+    learning_rate: LearningRate
+    noise: AbstractGradientNoise
+    solver: dfx.AbstractSolver
+    order: int = eqx.field(static=True)
+    num_substeps: int = eqx.field(static=True)
+    increments: Increments = eqx.field(static=True)
+
+    def __init__(
+        self,
+        landscape: AbstractLandscape,
+        learning_rate: Any,
+        noise: AbstractGradientNoise,
+        order: int = 1,
+        substeps: int = 8,
+        increments: Increments = "gaussian",
+        solver: dfx.AbstractSolver | None = None,
+    ):
+        if order not in (1, 2):
+            raise ValueError(f"order must be 1 or 2; got {order!r}.")
+        if increments not in ("gaussian", "two_point"):
+            raise ValueError(f'increments must be "gaussian" or "two_point"; got {increments!r}.')
+        self.landscape = landscape
+        self.learning_rate = LearningRate(learning_rate)
+        self.noise = noise
+        self.order = order
+        self.num_substeps = _check_substeps(substeps)
+        self.increments = increments
+        self.solver = dfx.Euler() if solver is None else solver
+        noise.check(landscape)
+        _check_solver(self.solver, noise, increments)
+
+    @property
+    def substeps(self) -> int:
+        return self.num_substeps
+
+    @property
+    def restartable(self) -> bool:
+        return self.learning_rate.schedule is None
+
+    def check(self) -> None:
+        self.noise.check(self.landscape)
+
+    def terms(self, key: Key, member: int = 0, iteration: int = 0) -> Any:
+        """Diffrax terms of one member from an integer base iteration on.
+
+        Their time counts iterations from the base: `diffeqsolve(terms, solver, t0=0, t1=n,
+        dt0=1/substeps, y0=theta, max_steps=n*substeps)` reproduces n iterations of that
+        member of a run with the same key.
+        """
+        return self._terms(Draws.create(key, member, iteration), checked=True)
+
+    def diffusion(self, theta: Vector, direction: Array) -> Vector:
+        """√η C^{1/2}(θ) v per √t, for a direction v of `noise.dimension` entries, (d,)."""
+        eta = self.learning_rate.at(0, theta.dtype)
+        moved = self.noise.noisy_gradient(theta, direction, 1.0, self.landscape)
+        return jnp.sqrt(eta) * (moved - self.landscape.gradient(theta))
+
+    def _terms(self, draws: Draws, checked: bool) -> Any:
+        needs_area = isinstance(self.solver, _SPACE_TIME)
+        path = IterationNoise(
+            draws,
+            size=self.noise.dimension(self.landscape),
+            substeps=self.substeps,
+            increments=self.increments,
+            dtype=self.landscape.dtype,
+            levy_area=dfx.SpaceTimeLevyArea if needs_area else dfx.BrownianIncrement,
+            checked=checked,
+        )
+        # Other noise models have no closed form to gain from one product; Euler takes both.
+        if isinstance(self.solver, dfx.Euler) and self.noise.fused:
+            return FusedTerm(self.landscape, self.learning_rate, self.noise, path, self.order)
+        return separate_terms(self.landscape, self.learning_rate, self.noise, path, self.order)
+
+    def init(self, theta: Positions, draws: Draws) -> FlowState:
+        return FlowState(theta)
+
+    def step(self, state: FlowState, draws: Draws, observe: Observe, carry):
+        def advance(theta, identity, j):
+            own = eqx.tree_at(lambda d: d.identity, draws, identity)
+            terms = self._terms(own, checked=False)
+            return _solver_step(self.solver, terms, j, self.substeps, theta)
+
+        theta, carry = _substeps(self, advance, state.theta, draws, observe, carry)
+        return FlowState(theta), carry
+
+    def position(self, state: FlowState) -> Positions:
+        return state.theta
+
+    def time(self, iterations: np.ndarray) -> np.ndarray:
+        return self.learning_rate.time(iterations)
+
+
+def _solver_step(solver: dfx.AbstractSolver, terms: Any, j, substeps: int, theta: Vector) -> Vector:
+    """One step of a Diffrax solver over [j, j+1]/substeps, in iterations."""
+    start = j.astype(theta.dtype) / substeps
+    stop = (j + 1).astype(theta.dtype) / substeps
+    state = solver.init(terms, start, stop, theta, None)
+    return solver.step(terms, start, stop, theta, None, state, made_jump=False)[0]
+
+
+def _substeps(process: AbstractProcess, advance, theta, draws: Draws, observe: Observe, carry):
+    """All solver steps of one iteration, for all members."""
+
+    def body(j, loop):
+        before, carry = loop
+        after = jax.vmap(advance, in_axes=(0, 0, None))(before, draws.identity, j)
+        return after, observe(carry, before, after, j)
+
+    if process.substeps == 1:
+        return body(jnp.uint32(0), (theta, carry))
+    return lax.fori_loop(jnp.uint32(0), jnp.uint32(process.substeps), body, (theta, carry))
+
+
+def _check_substeps(substeps: int) -> int:
+    if isinstance(substeps, bool) or not isinstance(substeps, int | np.integer) or substeps < 1:
+        raise ValueError(f"substeps must be an integer ≥ 1; got {substeps!r}.")
+    return int(substeps)
+
+
+def _check_solver(solver, noise: AbstractGradientNoise, increments: Increments) -> None:
+    name, model = type(solver).__name__, type(noise).__name__
+    if type(solver) in _ADDITIVE and noise.additive:
+        if increments == "two_point" and type(solver) in _SPACE_TIME:
+            raise ValueError(f"{name} needs Gaussian increments and their Lévy area.")
+        return
+    if type(solver) in _ITO:
+        if increments == "two_point" and not isinstance(solver, dfx.Euler):
+            raise ValueError(f"Two-point increments are of weak order one, with Euler; not {name}.")
+        return
+    if type(solver) in _ADDITIVE or isinstance(solver, dfx.AbstractStratonovichSolver):
+        raise ValueError(
+            f"{name} converges to the Stratonovich equation, or holds for additive noise only, and "
+            f"{model} depends on θ: the modified equations of SGD are Itô. Use diffrax.Euler() or "
+            f"diffrax.ItoMilstein(), or freeze the noise with ConstantNoise.at(landscape, θ, "
+            f"sampling)."
+        )
+    raise ValueError(
+        f"{name} is not known to converge to the Itô solution of an SDE; use one of "
+        f"{[s.__name__ for s in _ITO]} (any noise) or {[s.__name__ for s in _ADDITIVE]} "
+        f"(additive noise)."
+    )

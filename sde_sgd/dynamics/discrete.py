@@ -1,0 +1,241 @@
+"""Discrete processes: SGD, Gaussian SGD, any optax optimiser on minibatches."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, PyTree
+
+from ..draws import Draws, Stream
+from ..landscapes.base import AbstractLandscape
+from ..noise.models import AbstractGradientNoise
+from ..noise.sampling import AbstractSampling
+from ..types import Positions, RealLike
+from .base import AbstractProcess, LearningRate, Observe
+
+
+class SGDState(eqx.Module):
+    """θ (members, d); velocity m (members, d) or None; the sampler's state."""
+
+    theta: Positions
+    velocity: Positions | None
+    sampling: PyTree[Array]
+
+
+def _momentum(momentum: RealLike) -> Array:
+    value = jnp.asarray(momentum, jnp.result_type(float))
+    if value.shape != () or not 0 <= float(value) < 1:
+        raise ValueError(f"momentum must be a number in [0, 1); got {momentum}.")
+    return value
+
+
+class SGD(AbstractProcess):
+    """Minibatch SGD with heavy-ball momentum, m ← μ m + ĝ_B(θ), θ ← θ − η m.
+
+    **Arguments:**
+
+    - `landscape`: where it moves.
+    - `learning_rate`: η > 0, or a schedule k ↦ η_k (an optax schedule, say).
+    - `sampling`: the law of the batches.
+    - `momentum`: μ in [0, 1).
+
+    Physical time is t = ηk (Σ η_j with a schedule). On a mean loss, Smith & Le's noise
+    scale is g = ε(N/B − 1) with ε = N·η in their summed cost's units (1710.06451, §4).
+    """
+
+    landscape: AbstractLandscape
+    learning_rate: LearningRate
+    sampling: AbstractSampling
+    momentum: Array
+    has_momentum: bool = eqx.field(static=True)
+
+    def __init__(
+        self,
+        landscape: AbstractLandscape,
+        learning_rate: Any,
+        sampling: AbstractSampling,
+        momentum: RealLike = 0.0,
+    ):
+        self.landscape = landscape
+        self.learning_rate = LearningRate(learning_rate)
+        self.sampling = sampling
+        self.momentum = _momentum(momentum)
+        self.has_momentum = bool(float(momentum) != 0)
+        sampling.check(landscape)
+
+    @property
+    def substeps(self) -> int:
+        return 1
+
+    @property
+    def restartable(self) -> bool:
+        return self.learning_rate.schedule is None
+
+    def check(self) -> None:
+        self.sampling.check(self.landscape)
+
+    def init(self, theta: Positions, draws: Draws) -> SGDState:
+        velocity = jnp.zeros_like(theta) if self.has_momentum else None
+        return SGDState(theta, velocity, self.sampling.init(draws, self.landscape))
+
+    def step(self, state: SGDState, draws: Draws, observe: Observe, carry):
+        sampling, examples = self.sampling.draw(state.sampling, draws, self.landscape)
+        gradient = jax.vmap(self.landscape.minibatch_gradient)(state.theta, examples)
+        theta, velocity = _heavy_ball(self, state.theta, state.velocity, gradient, draws)
+        carry = observe(carry, state.theta, theta, jnp.uint32(0))
+        return SGDState(theta, velocity, sampling), carry
+
+    def position(self, state: SGDState) -> Positions:
+        return state.theta
+
+    def time(self, iterations: np.ndarray) -> np.ndarray:
+        return self.learning_rate.time(iterations)
+
+
+class GaussianSGD(AbstractProcess):
+    """SGD with Gaussian gradients of the same mean and covariance, ĝ = ∇L + C^{1/2}(θ) ξ_k.
+
+    m ← μ m + ĝ, θ ← θ − η m, ξ_k standard normal. The link of the chain between SGD and the
+    Euler–Maruyama scheme of its SDE with step η, with which (μ = 0) it shares every random
+    number.
+
+    **Arguments:** as `SGD`, with `noise` (a gradient-noise model) for the sampling.
+    """
+
+    landscape: AbstractLandscape
+    learning_rate: LearningRate
+    noise: AbstractGradientNoise
+    momentum: Array
+    has_momentum: bool = eqx.field(static=True)
+
+    def __init__(
+        self,
+        landscape: AbstractLandscape,
+        learning_rate: Any,
+        noise: AbstractGradientNoise,
+        momentum: RealLike = 0.0,
+    ):
+        self.landscape = landscape
+        self.learning_rate = LearningRate(learning_rate)
+        self.noise = noise
+        self.momentum = _momentum(momentum)
+        self.has_momentum = bool(float(momentum) != 0)
+        noise.check(landscape)
+
+    @property
+    def substeps(self) -> int:
+        return 1
+
+    @property
+    def restartable(self) -> bool:
+        return self.learning_rate.schedule is None
+
+    def check(self) -> None:
+        self.noise.check(self.landscape)
+
+    def init(self, theta: Positions, draws: Draws) -> SGDState:
+        velocity = jnp.zeros_like(theta) if self.has_momentum else None
+        return SGDState(theta, velocity, None)
+
+    def step(self, state: SGDState, draws: Draws, observe: Observe, carry):
+        size = self.noise.dimension(self.landscape)
+
+        def gradient(theta, identity):
+            own = eqx.tree_at(lambda d: d.identity, draws, identity)
+            z = own.normal((size,), Stream.NOISE, theta.dtype)
+            return self.noise.noisy_gradient(theta, z, 1.0, self.landscape)
+
+        noisy = jax.vmap(gradient)(state.theta, draws.identity)
+        theta, velocity = _heavy_ball(self, state.theta, state.velocity, noisy, draws)
+        carry = observe(carry, state.theta, theta, jnp.uint32(0))
+        return SGDState(theta, velocity, None), carry
+
+    def position(self, state: SGDState) -> Positions:
+        return state.theta
+
+    def time(self, iterations: np.ndarray) -> np.ndarray:
+        return self.learning_rate.time(iterations)
+
+
+class OptaxState(eqx.Module):
+    """θ (members, d); the optimiser's state and the sampler's, members first."""
+
+    theta: Positions
+    optimizer: PyTree[Array]
+    sampling: PyTree[Array]
+
+
+class OptaxSGD(AbstractProcess):
+    """Any optax optimiser driven by minibatch gradients, each member with its own state.
+
+    **Arguments:**
+
+    - `landscape`, `sampling`: as `SGD`.
+    - `optimizer`: an `optax.GradientTransformation`.
+    - `learning_rate`: only sets the clock, t = ηk; without it time counts iterations.
+    """
+
+    landscape: AbstractLandscape
+    optimizer: Any = eqx.field(static=True)
+    sampling: AbstractSampling
+    learning_rate: LearningRate | None
+
+    def __init__(
+        self,
+        landscape: AbstractLandscape,
+        optimizer: optax.GradientTransformation,
+        sampling: AbstractSampling,
+        learning_rate: Any = None,
+    ):
+        if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+            raise ValueError(
+                f"OptaxSGD needs an optax.GradientTransformation; got {type(optimizer).__name__}."
+            )
+        self.landscape = landscape
+        self.optimizer = optimizer
+        self.sampling = sampling
+        self.learning_rate = None if learning_rate is None else LearningRate(learning_rate)
+        sampling.check(landscape)
+
+    @property
+    def substeps(self) -> int:
+        return 1
+
+    @property
+    def restartable(self) -> bool:
+        return True  # An optimiser keeps its own count, which restarts with the member.
+
+    def check(self) -> None:
+        self.sampling.check(self.landscape)
+
+    def init(self, theta: Positions, draws: Draws) -> OptaxState:
+        # As arrays: optax may start from Python scalars or arrays shared by all members.
+        optimizer = jax.vmap(lambda x: jax.tree.map(jnp.asarray, self.optimizer.init(x)))(theta)
+        return OptaxState(theta, optimizer, self.sampling.init(draws, self.landscape))
+
+    def step(self, state: OptaxState, draws: Draws, observe: Observe, carry):
+        sampling, examples = self.sampling.draw(state.sampling, draws, self.landscape)
+        gradient = jax.vmap(self.landscape.minibatch_gradient)(state.theta, examples)
+        updates, optimizer = jax.vmap(self.optimizer.update)(gradient, state.optimizer, state.theta)
+        theta = state.theta + updates
+        carry = observe(carry, state.theta, theta, jnp.uint32(0))
+        return OptaxState(theta, optimizer, sampling), carry
+
+    def position(self, state: OptaxState) -> Positions:
+        return state.theta
+
+    def time(self, iterations: np.ndarray) -> np.ndarray:
+        if self.learning_rate is None:
+            return np.asarray(iterations, dtype=float)
+        return self.learning_rate.time(iterations)
+
+
+def _heavy_ball(process: SGD | GaussianSGD, theta, velocity, gradient, draws: Draws):
+    eta = process.learning_rate.at(draws.iteration, theta.dtype)
+    if velocity is None:
+        return theta - eta * gradient, None
+    velocity = process.momentum.astype(theta.dtype) * velocity + gradient
+    return theta - eta * velocity, velocity

@@ -1,0 +1,90 @@
+"""Diffrax terms of the modified equations, on the iteration clock.
+
+Time s counts SGD iterations. With t = ηs the Itô equation dθ = b dt + √η C^{1/2} dW_t
+reads dθ = η b ds + η C^{1/2} dW_s, C = Cov(ĝ) of one iteration.
+"""
+
+from typing import Any
+
+import diffrax as dfx
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ..landscapes.base import AbstractLandscape
+from ..noise.models import AbstractGradientNoise
+from ..noise.paths import IterationNoise
+from ..types import Vector
+from .base import LearningRate
+
+
+def drift_correction(landscape: AbstractLandscape, theta: Vector, eta, order: int) -> Vector | None:
+    """(η/2) H∇L = ∇(η/4)|∇L|², the second-order term of Li, Tai, E (1511.06251); else None."""
+    if order == 1:
+        return None
+    gradient, curvature = jax.linearize(landscape.gradient, theta)
+    return 0.5 * eta * curvature(gradient)
+
+
+class FusedTerm(dfx.AbstractTerm):
+    """−η(∇L ds + C^{1/2} dW_s) from one vector–Jacobian product, drift included. Euler only.
+
+    The control is (ds, dW_s). `vf_prod` evaluates ∇L + C^{1/2} dW/ds at once, which is
+    affine in dW: solvers that build derivatives of the vector field need the separate
+    terms (`ModifiedEquation` hands those out for every solver but Euler).
+    """
+
+    landscape: AbstractLandscape
+    learning_rate: LearningRate
+    noise: AbstractGradientNoise
+    path: IterationNoise
+    order: int = eqx.field(static=True)
+
+    def vf(self, t, y, args) -> Any:
+        return self._rate(t, y.dtype), y
+
+    def contr(self, t0, t1, **kwargs) -> tuple[Any, Float[Array, " k"]]:
+        dt = jnp.asarray(1 / self.path.substeps, self.path.dtype)
+        return dt, self.path.evaluate(t0, t1, **kwargs)
+
+    def prod(self, vf, control):
+        (eta, theta), (dt, increment) = vf, control
+        substeps = self.path.substeps
+        noisy = self.noise.noisy_gradient(theta, increment, float(substeps), self.landscape)
+        correction = drift_correction(self.landscape, theta, eta, self.order)
+        if correction is not None:
+            noisy = noisy + correction
+        return -(eta * dt) * noisy
+
+    def _rate(self, t, dtype):
+        return _rate(self.learning_rate, self.path, t, dtype)
+
+
+def separate_terms(
+    landscape: AbstractLandscape,
+    learning_rate: LearningRate,
+    noise: AbstractGradientNoise,
+    path: IterationNoise,
+    order: int,
+) -> dfx.MultiTerm:
+    """Drift −η∇L (and its correction) and lineax diffusion ηC^{1/2}, for any Itô solver."""
+
+    def drift(t, theta, args):
+        eta = _rate(learning_rate, path, t, theta.dtype)
+        correction = drift_correction(landscape, theta, eta, order)
+        gradient = landscape.gradient(theta)
+        return -eta * (gradient if correction is None else gradient + correction)
+
+    def diffusion(t, theta, args):
+        return -_rate(learning_rate, path, t, theta.dtype) * noise.diffusion(theta, landscape)
+
+    return dfx.MultiTerm(dfx.ODETerm(drift), dfx.ControlTerm(diffusion, path))
+
+
+def _rate(learning_rate: LearningRate, path: IterationNoise, t, dtype):
+    if learning_rate.schedule is None:
+        return learning_rate.at(0, dtype)
+    # The small offset keeps t = 1 − 1e-16 in the iteration it was meant to open.
+    offset = jnp.floor(jnp.asarray(t) + 1e-3).astype(jnp.uint32)
+    return learning_rate.at(path.draws.iteration + offset, dtype)

@@ -1,0 +1,61 @@
+"""What is minimised: example losses over data, analytic potentials, populations, data sets."""
+
+from .base import AbstractFiniteSum, AbstractLandscape, AbstractPopulation
+from .data import (
+    breast_cancer,
+    Dataset,
+    diabetes,
+    digits,
+    digits_regression,
+    mnist_subset,
+    random_labels,
+    teacher_student,
+)
+from .finite_sums import (
+    cross_entropy,
+    EmpiricalRisk,
+    LeastSquares,
+    LogisticRegression,
+    squared_error,
+)
+from .population import PopulationLeastSquares
+from .potentials import (
+    double_well,
+    DoubleWellEnergy,
+    mueller_brown,
+    MuellerBrownEnergy,
+    Potential,
+    quadratic,
+    QuadraticEnergy,
+    sharp_and_flat_wells,
+    SharpAndFlatWellsEnergy,
+)
+
+__all__ = [
+    "AbstractFiniteSum",
+    "AbstractLandscape",
+    "AbstractPopulation",
+    "Dataset",
+    "DoubleWellEnergy",
+    "EmpiricalRisk",
+    "LeastSquares",
+    "LogisticRegression",
+    "MuellerBrownEnergy",
+    "PopulationLeastSquares",
+    "Potential",
+    "QuadraticEnergy",
+    "SharpAndFlatWellsEnergy",
+    "breast_cancer",
+    "cross_entropy",
+    "diabetes",
+    "digits",
+    "digits_regression",
+    "double_well",
+    "mnist_subset",
+    "mueller_brown",
+    "quadratic",
+    "random_labels",
+    "sharp_and_flat_wells",
+    "squared_error",
+    "teacher_student",
+]

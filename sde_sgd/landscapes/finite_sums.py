@@ -1,0 +1,218 @@
+"""Finite sums over data: least squares, logistic regression, any Equinox model."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PyTree
+
+from ..types import RealLike, Vector, Weights
+from .base import AbstractFiniteSum
+from .validate import check_arrays, check_non_negative, refuse_stateful
+
+
+class LeastSquares(AbstractFiniteSum):
+    """ℓ_i(θ) = ½(x_i·θ − y_i)² + (λ/2)|θ|².
+
+    Source of every exact moment in `sde_sgd.theory`: the gradient noise depends on θ, and
+    its second moments close.
+
+    **Arguments:**
+
+    - `inputs`: (N, d) features x_i.
+    - `targets`: (N,) y_i.
+    - `l2`: λ ≥ 0, added to every example loss, so that it never adds noise.
+
+    **Raises:** `ValueError` for shapes that differ, NaN, mixed dtypes, negative λ.
+    """
+
+    data: tuple[Float[Array, "n d"], Float[Array, " n"]]
+    l2: Float[Array, ""]
+    noise_basis: Float[Array, "n k"] | None = eqx.field(init=False, default=None)
+
+    def __init__(self, inputs, targets, *, l2: RealLike = 0.0):
+        inputs, targets = check_arrays(inputs, targets, target_rank=1)
+        if inputs.ndim != 2:
+            raise ValueError(f"LeastSquares needs inputs (N, d); got {inputs.shape}.")
+        self.data = (inputs, targets)
+        self.l2 = check_non_negative("l2", l2, inputs.dtype)
+
+    @property
+    def dimension(self) -> int:
+        return self.data[0].shape[1]
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        return self.data[0].dtype
+
+    def losses(self, theta: Vector, data: PyTree[Array]) -> Weights:
+        inputs, targets = data
+        return 0.5 * (inputs @ theta - targets) ** 2 + 0.5 * self.l2 * jnp.dot(theta, theta)
+
+    def minimum(self) -> Vector:
+        """θ* = argmin L, the solution of (XᵀX/N + λ)θ = Xᵀy/N, least norm if singular."""
+        inputs, targets = self.data
+        num, dim = inputs.shape
+        hessian = inputs.T @ inputs / num + self.l2 * jnp.eye(dim, dtype=inputs.dtype)
+        return jnp.linalg.lstsq(hessian, inputs.T @ targets / num)[0]
+
+
+class LogisticRegression(AbstractFiniteSum):
+    """ℓ_i(θ) = −log softmax(W x_i + b)_{y_i} + (λ/2)|θ|², θ = (W, b) flattened.
+
+    With `num_classes=2` the binary form −log σ(±(w·x_i + b)) with d = features + 1.
+
+    **Arguments:**
+
+    - `inputs`: (N, features).
+    - `labels`: (N,) integers in [0, num_classes).
+    - `num_classes`: n ≥ 2; the largest label plus one if not given.
+    - `l2`: λ ≥ 0 on all of θ.
+    - `bias`: whether b is fitted.
+    """
+
+    data: tuple[Float[Array, "n features"], Any]
+    l2: Float[Array, ""]
+    num_classes: int = eqx.field(static=True)
+    bias: bool = eqx.field(static=True)
+    noise_basis: Float[Array, "n k"] | None = eqx.field(init=False, default=None)
+
+    def __init__(self, inputs, labels, *, num_classes=None, l2: RealLike = 0.0, bias: bool = True):
+        inputs, labels = check_arrays(inputs, labels, target_rank=1, integer_targets=True)
+        if inputs.ndim != 2:
+            raise ValueError(f"LogisticRegression needs inputs (N, features); got {inputs.shape}.")
+        classes = int(labels.max()) + 1 if num_classes is None else int(num_classes)
+        if classes < 2 or int(labels.min()) < 0 or int(labels.max()) >= classes:
+            raise ValueError(
+                f"LogisticRegression needs labels in [0, num_classes) and num_classes ≥ 2; got "
+                f"labels {int(labels.min())}…{int(labels.max())} and num_classes={classes}."
+            )
+        self.data = (inputs, labels)
+        self.l2 = check_non_negative("l2", l2, inputs.dtype)
+        self.num_classes = classes
+        self.bias = bias
+
+    @property
+    def _outputs(self) -> int:
+        return 1 if self.num_classes == 2 else self.num_classes
+
+    @property
+    def dimension(self) -> int:
+        return self._outputs * (self.data[0].shape[1] + int(self.bias))
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        return self.data[0].dtype
+
+    def logits(
+        self, theta: Vector, inputs: Float[Array, "n features"]
+    ) -> Float[Array, "n outputs"]:
+        """W x + b for each row, (n, num_classes), or (n, 1) for two classes."""
+        features = inputs.shape[1]
+        weights = theta[: self._outputs * features].reshape(features, self._outputs)
+        logits = inputs @ weights
+        return logits + theta[self._outputs * features :] if self.bias else logits
+
+    def losses(self, theta: Vector, data: PyTree[Array]) -> Weights:
+        inputs, labels = data
+        logits = self.logits(theta, inputs)
+        penalty = 0.5 * self.l2 * jnp.dot(theta, theta)
+        if self.num_classes == 2:
+            sign = jnp.where(labels == 1, 1, -1).astype(theta.dtype)
+            return jax.nn.softplus(-sign * logits[:, 0]) + penalty
+        # A one-hot product rather than a gather: its transpose is no scatter.
+        chosen = jnp.sum(jax.nn.one_hot(labels, self.num_classes, dtype=theta.dtype) * logits, -1)
+        return jax.nn.logsumexp(logits, axis=-1) - chosen + penalty
+
+    def accuracy(self, theta: Vector, inputs, labels) -> Float[Array, ""]:
+        """Fraction of `labels` (n,) that θ predicts from `inputs` (n, features)."""
+        logits = self.logits(theta, inputs)
+        guess = logits[:, 0] > 0 if self.num_classes == 2 else jnp.argmax(logits, axis=-1)
+        return jnp.mean((guess == labels).astype(theta.dtype))
+
+
+class EmpiricalRisk(AbstractFiniteSum):
+    """ℓ_i(θ) = example_loss(model_θ(x_i), y_i) + (λ/2)|θ|² for a stateless Equinox model.
+
+    θ is every inexact array of `model`, flattened in the order of `jax.tree.leaves`.
+
+    **Arguments:**
+
+    - `model`: an Equinox module, called on one input.
+    - `inputs`: (N, ...) array.
+    - `targets`: (N, ...) array of any kind, one target an example.
+    - `example_loss`: (prediction, target) -> scalar.
+    - `l2`: λ ≥ 0.
+
+    **Raises:** `ValueError` for models with state or active dropout (the loss is then not a
+    sum over examples), for lengths that differ, NaN, mixed dtypes, a loss that is no scalar.
+    """
+
+    data: tuple[Float[Array, "n ..."], Any]
+    l2: Float[Array, ""]
+    initial: Vector
+    example_loss: Callable = eqx.field(static=True)
+    noise_basis: Float[Array, "n k"] | None = eqx.field(init=False, default=None)
+    _unravel: Callable = eqx.field(static=True)
+    _fixed: Any
+
+    def __init__(
+        self, model: eqx.Module, inputs, targets, example_loss: Callable, *, l2: RealLike = 0.0
+    ):
+        refuse_stateful(model)
+        inputs, targets = check_arrays(inputs, targets)
+        parameters, fixed = eqx.partition(model, eqx.is_inexact_array)
+        dtypes = {str(leaf.dtype) for leaf in jax.tree.leaves(parameters)}
+        if dtypes != {str(inputs.dtype)}:
+            raise ValueError(
+                f"The model's parameters are {sorted(dtypes)}, the inputs {inputs.dtype}: cast "
+                f"one of them, so that the whole computation has one dtype."
+            )
+        self.initial, self._unravel = ravel_pytree(parameters)
+        self._fixed = fixed
+        self.data = (inputs, targets)
+        self.l2 = check_non_negative("l2", l2, inputs.dtype)
+        self.example_loss = example_loss
+        example = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), self.data)
+        value = jax.eval_shape(lambda x, y: example_loss(model(x), y), *example)
+        if value.shape != () or value.dtype != inputs.dtype:
+            raise ValueError(
+                f"example_loss must give one {inputs.dtype} scalar an example; got shape "
+                f"{value.shape} and dtype {value.dtype}."
+            )
+
+    @property
+    def dimension(self) -> int:
+        return self.initial.shape[0]
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        return self.initial.dtype
+
+    def model(self, theta: Vector) -> Any:
+        """The Equinox model whose parameters are θ."""
+        return eqx.combine(self._unravel(theta), self._fixed)
+
+    def losses(self, theta: Vector, data: PyTree[Array]) -> Weights:
+        inputs, targets = data
+        model = self.model(theta)
+
+        def one(x, y):
+            return self.example_loss(model(x), y)
+
+        penalty = 0.5 * self.l2 * jnp.dot(theta, theta)
+        return jax.vmap(one)(inputs, targets) + penalty
+
+
+def cross_entropy(logits: Float[Array, " classes"], label) -> Float[Array, ""]:
+    """−log softmax(logits)_label for one example, an `example_loss`."""
+    chosen = jnp.sum(jax.nn.one_hot(label, logits.shape[-1], dtype=logits.dtype) * logits)
+    return jax.nn.logsumexp(logits) - chosen
+
+
+def squared_error(prediction: Float[Array, "*out"], target) -> Float[Array, ""]:
+    """½|prediction − target|² for one example, an `example_loss`."""
+    return 0.5 * jnp.sum((prediction - target) ** 2)

@@ -1,0 +1,62 @@
+"""A number measured on independent members, with its uncertainty."""
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Num
+
+
+class Estimate(eqx.Module):
+    """A measured value, its standard error and the number of independent samples.
+
+    Members of an ensemble are the unit of replication: `num_samples` counts members
+    (or independent repetitions), never correlated iterations of one member.
+
+    **Fields:**
+
+    - `value`: array of any shape, NaN where nothing could be estimated.
+    - `standard_error`: array of the same shape, one standard deviation of `value`;
+      infinite where fewer than two samples contribute.
+    - `num_samples`: how many independent samples `value` averages.
+    """
+
+    value: Num[np.ndarray, "..."] = eqx.field(converter=np.asarray)
+    standard_error: Float[np.ndarray, "..."] = eqx.field(
+        converter=lambda x: np.asarray(x, dtype=float)
+    )
+    num_samples: int
+
+    def __check_init__(self):
+        if self.value.shape != self.standard_error.shape:
+            raise ValueError(
+                f"An Estimate needs value and standard_error of one shape; got "
+                f"{self.value.shape} and {self.standard_error.shape}."
+            )
+
+    @staticmethod
+    def from_samples(samples: Num[np.ndarray | jax.Array, "members *shape"]) -> "Estimate":
+        """Mean over the leading axis, x̄ = Σ x_i/n, with error √(Σ(x_i − x̄)²/(n(n−1))).
+
+        **Arguments:** `samples`, (members, ...), one row for each independent member.
+        """
+        rows = np.asarray(samples, dtype=float)
+        num = rows.shape[0]
+        if num == 0:
+            nan = np.full(rows.shape[1:], np.nan)
+            return Estimate(nan, np.full_like(nan, np.inf), 0)
+        mean = rows.mean(axis=0)
+        error = rows.std(axis=0, ddof=1) / np.sqrt(num) if num > 1 else np.full_like(mean, np.inf)
+        return Estimate(mean, error, num)
+
+    def __getitem__(self, index) -> "Estimate":
+        """The estimate of some entries, `value[index]` with its errors."""
+        return Estimate(self.value[index], self.standard_error[index], self.num_samples)
+
+    def interval(self, sigmas: float = 1.96) -> tuple[np.ndarray, np.ndarray]:
+        """Normal interval value ∓ sigmas·standard_error, two arrays of `value`'s shape."""
+        half = sigmas * self.standard_error
+        return self.value - half, self.value + half
+
+    def finite(self) -> Bool[np.ndarray, "..."]:
+        """Where both the value and its error are finite."""
+        return np.asarray(np.isfinite(self.value) & np.isfinite(self.standard_error))

@@ -1,0 +1,116 @@
+"""Time to leave a set, with members that start again once they have left."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from ..types import Alive, Positions
+from .base import AbstractMeasure, Tick
+from .estimate import Estimate
+
+
+class FirstPassageCarry(eqx.Module):
+    """Steps of the current life, exits, steps at risk, first exit (0: none), all (members,)."""
+
+    age: Array
+    exits: Array
+    at_risk: Array
+    first: Array
+    just_left: Array
+
+
+class FirstPassageResult(eqx.Module):
+    """Exit statistics; times in iterations, of members alive.
+
+    - `rate`: Estimate of exits per iteration at risk, the maximum-likelihood rate of
+      censored exponential times; its error is the ratio estimator's over members.
+    - `mean_time`: Estimate of its inverse, iterations; `num_exits` exits in all.
+    - `first_times`: (members,) iterations to each member's first exit, NaN if it never left.
+    """
+
+    rate: Estimate
+    mean_time: Estimate
+    num_exits: int
+    first_times: np.ndarray
+
+
+class FirstPassage(AbstractMeasure):
+    """First time that `exited(θ)` holds, watched after every solver step.
+
+    For SGD a step is an iteration; for an SDE one of its `substeps`. With
+    `simulate(..., refill=True)` a member that has left starts again from its start, so that
+    the run measures a stationary flux and no member idles. Two-point increments, whose
+    tails are wrong, are refused.
+
+    **Arguments:** `exited`: a function of θ (d,) that gives a boolean.
+    """
+
+    exited: Callable = eqx.field(static=True)
+    watches = "substeps"
+
+    def check(self, process: Any, num_steps: int) -> None:
+        if getattr(process, "increments", "gaussian") == "two_point":
+            raise ValueError(
+                "Two-point increments give wrong exit times (their tails are cut): use "
+                'increments="gaussian" with FirstPassage.'
+            )
+
+    def init(self, theta: Positions) -> FirstPassageCarry:
+        members = theta.shape[0]
+        zero = jnp.zeros(members, jnp.int32)
+        return FirstPassageCarry(zero, zero, zero, zero, jnp.zeros(members, bool))
+
+    def update(
+        self, carry: FirstPassageCarry, before, after: Positions, tick: Tick, alive: Alive
+    ) -> FirstPassageCarry:
+        idle = carry.just_left
+        out = jax.vmap(lambda x: jnp.asarray(self.exited(x), bool))(after) & ~idle & alive
+        age = jnp.where(idle, carry.age, carry.age + 1)
+        return FirstPassageCarry(
+            age,
+            carry.exits + out,
+            jnp.where(out, carry.at_risk + age, carry.at_risk),
+            jnp.where(out & (carry.first == 0), age, carry.first),
+            idle | out,
+        )
+
+    def finished(self, carry: FirstPassageCarry) -> Alive:
+        return carry.just_left
+
+    def restart(self, carry: FirstPassageCarry, restarted: Alive) -> FirstPassageCarry:
+        return FirstPassageCarry(
+            jnp.where(restarted, 0, carry.age),
+            carry.exits,
+            carry.at_risk,
+            carry.first,
+            carry.just_left & ~restarted,
+        )
+
+    def result(
+        self, carry: FirstPassageCarry, alive: np.ndarray, process: Any
+    ) -> FirstPassageResult:
+        per_iteration = process.substeps
+        exits = np.asarray(carry.exits, dtype=float)[alive]
+        running = np.where(np.asarray(carry.just_left), 0, np.asarray(carry.age))
+        risk = (np.asarray(carry.at_risk, dtype=float) + running)[alive] / per_iteration
+        first = np.asarray(carry.first, dtype=float)[alive]
+        rate = _ratio(exits, risk)
+        mean = _ratio(risk, exits)
+        times = np.where(first > 0, first / per_iteration, np.nan)
+        return FirstPassageResult(rate, mean, int(exits.sum()), times)
+
+
+def _ratio(top: np.ndarray, bottom: np.ndarray) -> Estimate:
+    """Σ top / Σ bottom over members, with the ratio estimator's standard error."""
+    num, total = top.size, bottom.sum()
+    if num == 0 or total == 0:
+        return Estimate(np.asarray(np.nan), np.asarray(np.inf), num)
+    ratio = top.sum() / total
+    residual = top - ratio * bottom
+    error = np.sqrt(num / max(num - 1, 1) * (residual**2).sum()) / total if num > 1 else np.inf
+    return Estimate(np.asarray(ratio), np.asarray(error), num)

@@ -1,0 +1,18 @@
+"""Sampling schemes, gradient-noise models and Diffrax noise paths."""
+
+from .models import (
+    AbstractGradientNoise as AbstractGradientNoise,
+    ConstantNoise as ConstantNoise,
+    covariance_operator as covariance_operator,
+    DiagonalNoise as DiagonalNoise,
+    HessianNoise as HessianNoise,
+    IsotropicNoise as IsotropicNoise,
+    MinibatchNoise as MinibatchNoise,
+)
+from .paths import IterationNoise as IterationNoise
+from .sampling import (
+    AbstractSampling as AbstractSampling,
+    RandomReshuffling as RandomReshuffling,
+    WithoutReplacement as WithoutReplacement,
+    WithReplacement as WithReplacement,
+)

@@ -1,0 +1,257 @@
+"""Gradient-noise models: which covariance the SDE's noise has.
+
+All of them state C(θ) = Cov(ĝ), the covariance of the gradient that *one iteration* uses.
+"""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+from jaxtyping import Array, Float
+
+from ..landscapes.base import AbstractLandscape
+from ..types import Matrix, Scalar, Vector
+from .sampling import AbstractSampling, RandomReshuffling
+
+
+class AbstractGradientNoise(eqx.Module):
+    """Gradient noise of covariance C(θ) = Cov(ĝ) of one iteration, (d, d).
+
+    `additive`: C does not depend on θ (Itô and Stratonovich then agree).
+    `fused`: drift and noise come out of one vector–Jacobian product.
+    """
+
+    additive: eqx.AbstractClassVar[bool]
+    fused: eqx.AbstractClassVar[bool]
+
+    @abc.abstractmethod
+    def check(self, landscape: AbstractLandscape) -> None:
+        """Raises `ValueError` if this noise does not fit the landscape."""
+
+    @abc.abstractmethod
+    def dimension(self, landscape: AbstractLandscape) -> int:
+        """Number of driving Brownian motions."""
+
+    @abc.abstractmethod
+    def covariance(self, theta: Vector, landscape: AbstractLandscape) -> Matrix:
+        """C(θ), (d, d)."""
+
+    @abc.abstractmethod
+    def diffusion(self, theta: Vector, landscape: AbstractLandscape) -> lx.AbstractLinearOperator:
+        """C^{1/2}(θ) as a lineax operator (d, k), for Diffrax's `ControlTerm`."""
+
+    @abc.abstractmethod
+    def noisy_gradient(
+        self, theta: Vector, z: Float[Array, " k"], amplitude, landscape: AbstractLandscape
+    ) -> Vector:
+        """∇L(θ) + amplitude·C^{1/2}(θ) z, (d,)."""
+
+
+class MinibatchNoise(AbstractGradientNoise):
+    """C(θ) = c Σ(θ), exactly: the covariance of the batches that `sampling` draws.
+
+    Nothing is approximated and no matrix is formed: on a finite sum the noise is a
+    weighted gradient whose weights are Gaussian (`AbstractFiniteSum.noisy_gradient`).
+    For `RandomReshuffling` this is the covariance of one step alone: white noise of that
+    strength ignores the correlation between the steps of an epoch.
+    """
+
+    sampling: AbstractSampling
+    additive = False
+    fused = True
+
+    def check(self, landscape: AbstractLandscape) -> None:
+        self.sampling.check(landscape)
+
+    def dimension(self, landscape: AbstractLandscape) -> int:
+        return landscape.noise_dimension
+
+    @property
+    def white(self) -> bool:
+        """Whether the modelled batches are independent between steps."""
+        return not isinstance(self.sampling, RandomReshuffling)
+
+    def factor(self, landscape: AbstractLandscape) -> float:
+        """c of the sampling scheme."""
+        return self.sampling.noise_factor(landscape.num_examples)
+
+    def covariance(self, theta: Vector, landscape: AbstractLandscape) -> Matrix:
+        return self.factor(landscape) * landscape.gradient_covariance(theta)
+
+    def diffusion(self, theta: Vector, landscape: AbstractLandscape) -> lx.AbstractLinearOperator:
+        root = float(np.sqrt(self.factor(landscape))) * landscape.covariance_root(theta)
+        return lx.MatrixLinearOperator(root)
+
+    def noisy_gradient(self, theta, z, amplitude, landscape) -> Vector:
+        scale = amplitude * float(np.sqrt(self.factor(landscape)))
+        return landscape.noisy_gradient(theta, z, scale)
+
+
+class ConstantNoise(AbstractGradientNoise):
+    """C = a given matrix, the same everywhere.
+
+    **Arguments:** `covariance`, (d, d) symmetric positive semi-definite: Cov(ĝ) of one
+    iteration, the factor c included. `ConstantNoise.at` freezes a landscape's own noise.
+    """
+
+    matrix: Matrix
+    root: Matrix
+    additive = True
+    fused = False
+
+    def __init__(self, covariance: Float[Array, "d d"] | np.ndarray):
+        matrix = np.asarray(covariance)
+        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+            raise ValueError(f"ConstantNoise needs a (d, d) covariance; got {matrix.shape}.")
+        if not np.isfinite(matrix).all() or not np.allclose(matrix, matrix.T, rtol=1e-6):
+            raise ValueError("ConstantNoise needs a finite, symmetric covariance.")
+        values, vectors = np.linalg.eigh(matrix.astype(np.float64))
+        if values.min() < -1e-6 * max(np.abs(values).max(), 1e-300):
+            raise ValueError(
+                f"ConstantNoise needs a positive semi-definite covariance; its smallest "
+                f"eigenvalue is {values.min():.3g}."
+            )
+        root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
+        dtype = jnp.asarray(covariance).dtype
+        self.matrix, self.root = jnp.asarray(matrix, dtype), jnp.asarray(root, dtype)
+
+    @staticmethod
+    def at(landscape: AbstractLandscape, theta: Vector, sampling: AbstractSampling):
+        """c Σ(θ) frozen at one point θ, (d,)."""
+        return ConstantNoise(MinibatchNoise(sampling).covariance(theta, landscape))
+
+    def check(self, landscape: AbstractLandscape) -> None:
+        if self.matrix.shape[0] != landscape.dimension:
+            raise ValueError(
+                f"ConstantNoise has a {self.matrix.shape} covariance; the landscape has "
+                f"d={landscape.dimension}."
+            )
+
+    def dimension(self, landscape: AbstractLandscape) -> int:
+        return landscape.dimension
+
+    def covariance(self, theta: Vector, landscape: AbstractLandscape) -> Matrix:
+        return self.matrix.astype(theta.dtype)
+
+    def diffusion(self, theta: Vector, landscape: AbstractLandscape) -> lx.AbstractLinearOperator:
+        return lx.MatrixLinearOperator(self.root.astype(theta.dtype))
+
+    def noisy_gradient(self, theta, z, amplitude, landscape) -> Vector:
+        return landscape.gradient(theta) + amplitude * (self.root.astype(theta.dtype) @ z)
+
+
+class IsotropicNoise(AbstractGradientNoise):
+    """C(θ) = (c tr Σ(θ)/d) I: the trace of the minibatch noise, none of its directions."""
+
+    sampling: AbstractSampling
+    additive = False
+    fused = False
+
+    def check(self, landscape: AbstractLandscape) -> None:
+        self.sampling.check(landscape)
+
+    def dimension(self, landscape: AbstractLandscape) -> int:
+        return landscape.dimension
+
+    def scale(self, theta: Vector, landscape: AbstractLandscape) -> Scalar:
+        """√(c tr Σ(θ)/d)."""
+        factor = self.sampling.noise_factor(landscape.num_examples)
+        root = landscape.covariance_root(theta)
+        return jnp.sqrt(factor * jnp.sum(root**2) / theta.shape[0])
+
+    def covariance(self, theta: Vector, landscape: AbstractLandscape) -> Matrix:
+        return self.scale(theta, landscape) ** 2 * jnp.eye(theta.shape[0], dtype=theta.dtype)
+
+    def diffusion(self, theta: Vector, landscape: AbstractLandscape) -> lx.AbstractLinearOperator:
+        scale = self.scale(theta, landscape)
+        return lx.DiagonalLinearOperator(jnp.broadcast_to(scale, theta.shape))
+
+    def noisy_gradient(self, theta, z, amplitude, landscape) -> Vector:
+        return landscape.gradient(theta) + amplitude * self.scale(theta, landscape) * z
+
+
+class DiagonalNoise(AbstractGradientNoise):
+    """C(θ) = c diag Σ(θ): the variance of every coordinate, no correlation between them."""
+
+    sampling: AbstractSampling
+    additive = False
+    fused = False
+
+    def check(self, landscape: AbstractLandscape) -> None:
+        self.sampling.check(landscape)
+
+    def dimension(self, landscape: AbstractLandscape) -> int:
+        return landscape.dimension
+
+    def scale(self, theta: Vector, landscape: AbstractLandscape) -> Vector:
+        """√(c Σ_jj(θ)), (d,)."""
+        factor = self.sampling.noise_factor(landscape.num_examples)
+        root = landscape.covariance_root(theta)
+        return jnp.sqrt(factor * jnp.sum(root**2, axis=1))
+
+    def covariance(self, theta: Vector, landscape: AbstractLandscape) -> Matrix:
+        return jnp.diag(self.scale(theta, landscape) ** 2)
+
+    def diffusion(self, theta: Vector, landscape: AbstractLandscape) -> lx.AbstractLinearOperator:
+        return lx.DiagonalLinearOperator(self.scale(theta, landscape))
+
+    def noisy_gradient(self, theta, z, amplitude, landscape) -> Vector:
+        return landscape.gradient(theta) + amplitude * self.scale(theta, landscape) * z
+
+
+class HessianNoise(AbstractGradientNoise):
+    """C(θ) = scale·H⁺(θ), H⁺ the Hessian with its negative eigenvalues set to zero.
+
+    The published shortcut Σ ≈ H (Jastrzębski et al. 2017; Xie, Sato, Sugiyama 2020 with
+    scale = 1/B). Costs a Hessian and its eigenvectors at every step.
+
+    **Arguments:** `scale` > 0; with `times_loss=True` C(θ) = scale·2L(θ)·H⁺(θ), the form of
+    Mori et al. 2021 (scale = 1/B).
+    """
+
+    scale: Float[Array, ""] = eqx.field(converter=jnp.asarray)
+    times_loss: bool = eqx.field(static=True, default=False)
+    additive = False
+    fused = False
+
+    def __check_init__(self):
+        if self.scale.shape != () or not bool(self.scale > 0):
+            raise ValueError(f"HessianNoise needs scale > 0; got {self.scale}.")
+
+    def check(self, landscape: AbstractLandscape) -> None:
+        pass
+
+    def dimension(self, landscape: AbstractLandscape) -> int:
+        return landscape.dimension
+
+    def _root(self, theta: Vector, landscape: AbstractLandscape) -> Matrix:
+        values, vectors = jnp.linalg.eigh(landscape.hessian(theta))
+        scale = self.scale.astype(theta.dtype)
+        if self.times_loss:
+            scale = scale * 2 * landscape.loss(theta)
+        return (vectors * jnp.sqrt(scale * jnp.clip(values, 0))) @ vectors.T
+
+    def covariance(self, theta: Vector, landscape: AbstractLandscape) -> Matrix:
+        root = self._root(theta, landscape)
+        return root @ root.T
+
+    def diffusion(self, theta: Vector, landscape: AbstractLandscape) -> lx.AbstractLinearOperator:
+        return lx.MatrixLinearOperator(self._root(theta, landscape))
+
+    def noisy_gradient(self, theta, z, amplitude, landscape) -> Vector:
+        return landscape.gradient(theta) + amplitude * (self._root(theta, landscape) @ z)
+
+
+def covariance_operator(
+    noise: AbstractGradientNoise, theta: Vector, landscape: AbstractLandscape
+) -> Matrix:
+    """C(θ) rebuilt from the noise that `noisy_gradient` applies, column by column, (d, d).
+
+    A check without sampling: the map z ↦ noisy_gradient(θ, z, 1) − ∇L(θ) is linear.
+    """
+    zero = jnp.zeros((noise.dimension(landscape),), theta.dtype)
+    columns = jax.jacfwd(lambda z: noise.noisy_gradient(theta, z, 1.0, landscape))(zero)
+    return columns @ columns.T

@@ -1,0 +1,205 @@
+"""How batches are made: with replacement, fresh subsets, shuffled epochs."""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Int, PyTree
+
+from ..draws import Draws, scale_to, Stream
+from ..landscapes.base import AbstractLandscape
+
+# Floyd's algorithm compares each new index with all earlier ones, B²/2 in all; above this
+# batch size sorting N random keys is cheaper on a CPU.
+_FLOYD_LIMIT = 64
+
+
+class AbstractSampling(eqx.Module):
+    """A law of batches. `draw` serves all members of an ensemble at once.
+
+    The covariance of a batch gradient is `noise_factor`(N) · Σ(θ).
+    """
+
+    batch_size: eqx.AbstractVar[int]
+
+    @abc.abstractmethod
+    def noise_factor(self, num_examples: int | None) -> float:
+        """c in Cov(ĝ_B) = c Σ, for N examples or for a population (None)."""
+
+    @abc.abstractmethod
+    def check(self, landscape: AbstractLandscape) -> None:
+        """Raises `ValueError` if this law has no batches on the landscape."""
+
+    @abc.abstractmethod
+    def init(self, draws: Draws, landscape: AbstractLandscape) -> PyTree[Array]:
+        """State of the sampler, members first on every leaf."""
+
+    @abc.abstractmethod
+    def draw(
+        self, state: PyTree[Array], draws: Draws, landscape: AbstractLandscape
+    ) -> tuple[PyTree[Array], PyTree[Array]]:
+        """The next state and the batch: indices (members, B), or fresh examples."""
+
+
+class WithReplacement(AbstractSampling):
+    """B independent examples each step: c = 1/B. On a population, B fresh examples."""
+
+    batch_size: int = eqx.field(static=True)
+
+    def __check_init__(self):
+        _check_batch_size(self.batch_size)
+
+    def noise_factor(self, num_examples: int | None) -> float:
+        return 1 / self.batch_size
+
+    def check(self, landscape: AbstractLandscape) -> None:
+        pass
+
+    def init(self, draws: Draws, landscape: AbstractLandscape) -> None:
+        return None
+
+    def draw(self, state: None, draws: Draws, landscape: AbstractLandscape):
+        return None, landscape.draw_examples(draws, self.batch_size)
+
+
+class WithoutReplacement(AbstractSampling):
+    """A fresh subset of B examples each step: c = (N − B)/(B(N − 1)), zero at B = N.
+
+    Subsets are drawn by Floyd's algorithm (Bentley & Floyd 1987), or, for B > 64, as the
+    B smallest of N random keys.
+    """
+
+    batch_size: int = eqx.field(static=True)
+
+    def __check_init__(self):
+        _check_batch_size(self.batch_size)
+
+    def noise_factor(self, num_examples: int | None) -> float:
+        return _subset_factor(num_examples, self.batch_size)
+
+    def check(self, landscape: AbstractLandscape) -> None:
+        _check_subset(self, landscape)
+
+    def init(self, draws: Draws, landscape: AbstractLandscape) -> None:
+        return None
+
+    def draw(self, state: None, draws: Draws, landscape: AbstractLandscape):
+        num = landscape.num_examples
+        assert num is not None
+        if self.batch_size == num:
+            everyone = jnp.arange(num, dtype=jnp.int32)
+            return None, jnp.broadcast_to(everyone, (*draws.identity.shape, num))
+        if self.batch_size > _FLOYD_LIMIT:
+            return None, _permutation(draws, num)[..., : self.batch_size]
+        return None, _floyd(draws, num, self.batch_size)
+
+
+class ReshufflingState(eqx.Module):
+    """Order of the current epoch, (members, N), and how many batches are used, (members,)."""
+
+    order: Int[Array, "members n"]
+    used: Int[Array, " members"]
+
+
+class RandomReshuffling(AbstractSampling):
+    """Epochs: each member walks through its own random order, a new one each epoch.
+
+    An epoch has M = ⌊N/B⌋ steps. When B does not divide N, the last N − MB examples of an
+    order are not used in that epoch (PyTorch's `drop_last=True`).
+
+    c = (N − B)/(B(N − 1)) is only the covariance of *one* step: steps of one epoch are
+    correlated, −1/(M − 1) of it for a pair when B divides N, and no SDE driven by white noise has that.
+    """
+
+    batch_size: int = eqx.field(static=True)
+
+    def __check_init__(self):
+        _check_batch_size(self.batch_size)
+
+    def noise_factor(self, num_examples: int | None) -> float:
+        return _subset_factor(num_examples, self.batch_size)
+
+    def check(self, landscape: AbstractLandscape) -> None:
+        _check_subset(self, landscape)
+
+    def init(self, draws: Draws, landscape: AbstractLandscape) -> ReshufflingState:
+        num = landscape.num_examples
+        assert num is not None
+        (members,) = draws.identity.shape
+        order = jnp.broadcast_to(jnp.arange(num, dtype=jnp.int32), (members, num))
+        return ReshufflingState(order, jnp.zeros((members,), jnp.int32))
+
+    def draw(self, state: ReshufflingState, draws: Draws, landscape: AbstractLandscape):
+        num = state.order.shape[1]
+        fresh = state.used == 0
+
+        def reshuffle():
+            return jnp.where(fresh[:, None], _permutation(draws, num), state.order)
+
+        order = lax.cond(jnp.any(fresh), reshuffle, lambda: state.order)
+        offset = state.used * self.batch_size
+        take = jax.vmap(lambda row, start: lax.dynamic_slice(row, (start,), (self.batch_size,)))
+        used = (state.used + 1) % (num // self.batch_size)
+        return ReshufflingState(order, used), take(order, offset)
+
+
+def _permutation(draws: Draws, num: int) -> Int[Array, "members n"]:
+    """Uniform orders of N examples: N random keys, sorted.
+
+    Up to 4 096 examples the index rides in the low bits of its key, so that one array is
+    sorted (ties, at most 2⁻²⁰ a pair, fall back to the index order); beyond, key and
+    index are sorted as a pair.
+    """
+    index = jnp.arange(num, dtype=jnp.uint32)
+    bits = draws.bits((num,), Stream.BATCH)
+    if num <= 4096:
+        width = max(num - 1, 1).bit_length()
+        packed = ((bits >> width) << width) | index
+        return (jnp.sort(packed, axis=-1) & jnp.uint32((1 << width) - 1)).astype(jnp.int32)
+    order = lax.sort((bits, jnp.broadcast_to(index, bits.shape)), dimension=-1, num_keys=1)[1]
+    return order.astype(jnp.int32)
+
+
+def _floyd(draws: Draws, num: int, batch: int) -> Int[Array, "members batch"]:
+    """Floyd's algorithm: for j = N−B…N−1 take a random t ≤ j, or j itself if t is taken."""
+    last = jnp.arange(num - batch, num, dtype=jnp.int32)
+    candidates = scale_to(draws.bits((batch,), Stream.BATCH), last + 1)
+    chosen: list[Array] = []
+    for j in range(batch):
+        candidate = candidates[..., j]
+        taken = jnp.zeros(candidate.shape, bool)
+        for earlier in chosen:
+            taken = taken | (earlier == candidate)
+        chosen.append(jnp.where(taken, last[j], candidate))
+    return jnp.stack(chosen, axis=-1)
+
+
+def _subset_factor(num_examples: int | None, batch: int) -> float:
+    if num_examples is None:
+        raise ValueError(
+            "A population has no subsets: use WithReplacement, which draws fresh examples."
+        )
+    if num_examples == 1:
+        return 0.0
+    return (num_examples - batch) / (batch * (num_examples - 1))
+
+
+def _check_batch_size(batch: int) -> None:
+    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+        raise ValueError(f"batch_size must be an integer ≥ 1; got {batch!r}.")
+
+
+def _check_subset(sampling: AbstractSampling, landscape: AbstractLandscape) -> None:
+    name, num = type(sampling).__name__, landscape.num_examples
+    if num is None:
+        raise ValueError(
+            f"{name} needs a finite number of examples, and {type(landscape).__name__} is a "
+            f"population: use WithReplacement, which draws fresh examples."
+        )
+    if sampling.batch_size > num:
+        raise ValueError(
+            f"{name} cannot take batch_size={sampling.batch_size} of N={num} examples: lower it "
+            f"to at most {num}, or use WithReplacement."
+        )

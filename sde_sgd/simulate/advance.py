@@ -1,0 +1,214 @@
+"""The compiled loop: some members, some iterations, all measures."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, PyTree
+
+from ..draws import Draws
+from ..dynamics.base import AbstractProcess
+from ..measure.base import AbstractMeasure, Tick
+from ..types import Alive, Identity, Positions
+
+
+class Members(eqx.Module):
+    """Everything that the engine knows of some members; the members come first on every leaf.
+
+    - `identity`: what their random numbers are keyed by.
+    - `start`: where they began and, with refill, begin again, (members, d).
+    - `state`: of the process. `carries`: of the measures, by name.
+    - `diverged_at`: completed iterations at which a member was first not finite; −1 if alive.
+    """
+
+    identity: Identity
+    start: Positions
+    state: PyTree[Array]
+    carries: dict[str, PyTree[Array]]
+    diverged_at: Array
+
+    @property
+    def alive(self) -> Alive:
+        """Members that have not diverged."""
+        return self.diverged_at < 0
+
+
+def create(
+    process: AbstractProcess,
+    measures: dict[str, AbstractMeasure],
+    start: Positions,
+    identity: Identity,
+    root: Array,
+) -> Members:
+    """Members at k = 0."""
+    draws = Draws(root, identity, jnp.uint32(0), jnp.uint32(0))
+    carries = {name: measure.init(start) for name, measure in measures.items()}
+    state = process.init(start, draws)
+    return Members(identity, start, state, carries, jnp.full(identity.shape, -1, jnp.int32))
+
+
+def iterate(
+    process: AbstractProcess,
+    measures: dict[str, AbstractMeasure],
+    refill: bool,
+    root: Array,
+    iteration: Array,
+    members: Members,
+) -> Members:
+    """One SGD iteration of all members: step, observe, find the diverged, restart the finished."""
+    draws = Draws(root, members.identity, iteration, jnp.uint32(0))
+    alive = members.alive
+    inner = {name: m for name, m in measures.items() if m.watches == "substeps"}
+
+    def observe(carries, before, after, substep):
+        tick = Tick(iteration + 1, substep, draws)
+        return {
+            name: m.update(carries[name], before, after, tick, alive) for name, m in inner.items()
+        }
+
+    before = process.position(members.state)
+    carries = dict(members.carries)
+    state, watched = process.step(
+        members.state, draws, observe, {name: carries[name] for name in inner}
+    )
+    carries.update(watched)
+    after = process.position(state)
+    sound = jnp.all(jnp.abs(after) < _bound(after.dtype), axis=-1)
+    diverged_at = jnp.where(alive & ~sound, (iteration + 1).astype(jnp.int32), members.diverged_at)
+    tick = Tick(iteration + 1, jnp.uint32(process.substeps - 1), draws)
+    for name, measure in measures.items():
+        if measure.watches == "iterations":
+            carries[name] = measure.update(carries[name], before, after, tick, alive & sound)
+    moved = Members(members.identity, members.start, state, carries, diverged_at)
+    return _restart(process, measures, draws, moved) if refill else moved
+
+
+def _bound(dtype) -> float:
+    """√max: beyond it a square overflows, and no average of the member is finite."""
+    return float(jnp.finfo(dtype).max) ** 0.5
+
+
+def _restart(process, measures, draws: Draws, members: Members) -> Members:
+    flags = [m.finished(members.carries[name]) for name, m in measures.items()]
+    finished = jnp.zeros(members.identity.shape, bool)
+    for flag in flags:
+        finished = finished if flag is None else finished | flag
+
+    def put_back():
+        fresh = process.init(members.start, draws)
+
+        def choose(new, old):
+            mask = finished.reshape(finished.shape + (1,) * (old.ndim - 1))
+            return jnp.where(mask, new, old)
+
+        carries = {name: m.restart(members.carries[name], finished) for name, m in measures.items()}
+        return jax.tree.map(choose, fresh, members.state), carries
+
+    state, carries = lax.cond(jnp.any(finished), put_back, lambda: (members.state, members.carries))
+    return Members(members.identity, members.start, state, carries, members.diverged_at)
+
+
+@eqx.filter_jit
+def advance(
+    process: AbstractProcess,
+    measures: dict[str, AbstractMeasure],
+    members: Members,
+    root: Array,
+    iteration: Array,
+    blocks: Array,
+    length: Array,
+    *,
+    capacity: int,
+    refill: bool,
+    mesh: Mesh | None,
+) -> tuple[Members, Array]:
+    """`blocks` blocks of `length` iterations, and the positions after each block.
+
+    Bounds are traced: every length of a run shares one executable. The buffer of
+    positions has room for `capacity` blocks (0: nothing is recorded), members first.
+    """
+    arrays, static = eqx.partition((process, measures), eqx.is_array)
+
+    def run(arrays, members, root, iteration, blocks, length):
+        process, measures = eqx.combine(arrays, static)
+
+        def block(i, loop):
+            members, buffer = loop
+            first = iteration + i * length
+            members = lax.fori_loop(
+                first,
+                first + length,
+                lambda k, m: iterate(process, measures, refill, root, k, m),
+                members,
+            )
+            if capacity:
+                position = process.position(members.state)
+                buffer = lax.dynamic_update_index_in_dim(buffer, position, i, axis=1)
+            return members, buffer
+
+        shape = process.position(members.state).shape
+        buffer = jnp.zeros((shape[0], capacity, shape[1]), members.start.dtype)
+        return lax.fori_loop(jnp.uint32(0), blocks, block, (members, buffer))
+
+    if mesh is not None:
+        alone, shared = PartitionSpec("members"), PartitionSpec()
+        run = jax.shard_map(
+            run,
+            mesh=mesh,
+            in_specs=(shared, alone, shared, shared, shared, shared),
+            out_specs=alone,
+            check_vma=False,
+        )
+    return run(arrays, members, root, iteration, blocks, length)
+
+
+def step_bytes(process: AbstractProcess, measures: dict[str, AbstractMeasure], dtype) -> int:
+    """Bytes that one member's iteration holds at its fullest, before fusion (an upper bound)."""
+
+    def one(start, identity, root):
+        members = create(process, measures, start, identity, root)
+        return iterate(process, measures, False, root, jnp.uint32(0), members)
+
+    start = jax.ShapeDtypeStruct((1, process.landscape.dimension), dtype)
+    identity = jax.ShapeDtypeStruct((1,), jnp.uint32)
+    root = jax.ShapeDtypeStruct((2,), jnp.uint32)
+    closed = jax.make_jaxpr(one)(start, identity, root)
+    return _peak(closed.jaxpr)
+
+
+def _peak(jaxpr: Any) -> int:
+    """Largest total of live values while the equations run in order."""
+    last = {}
+    for index, equation in enumerate(jaxpr.eqns):
+        for var in equation.invars:
+            if hasattr(var, "count"):
+                last[var] = index
+    live = peak = 0
+    for index, equation in enumerate(jaxpr.eqns):
+        inner = max((_peak(sub) for sub in _inner(equation)), default=0)
+        live += sum(_bytes(var) for var in equation.outvars)
+        peak = max(peak, live + inner)
+        for var in set(v for v in equation.invars if hasattr(v, "count")):
+            if last.get(var) == index and var not in jaxpr.invars:
+                live -= _bytes(var)
+    return peak
+
+
+def _inner(equation: Any):
+    for value in equation.params.values():
+        for item in value if isinstance(value, tuple | list) else (value,):
+            if hasattr(item, "eqns"):
+                yield item
+            elif hasattr(item, "jaxpr"):
+                yield item.jaxpr
+
+
+def _bytes(var: Any) -> int:
+    shape = getattr(var.aval, "shape", ())
+    size = 1
+    for extent in shape:
+        size *= int(extent)
+    return size * getattr(getattr(var.aval, "dtype", None), "itemsize", 4)

@@ -1,0 +1,102 @@
+"""Atomic checkpoints: one file that is either the old state or the new one."""
+
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+
+
+class Checkpoint(eqx.Module):
+    """Where and how often a run saves itself.
+
+    **Arguments:** `path` of one file; `every_seconds` between saves (a run also saves
+    itself when it ends, is interrupted or runs out of budget).
+    """
+
+    path: Path = eqx.field(static=True, converter=Path)
+    every_seconds: float = eqx.field(static=True, default=30.0)
+
+
+def as_checkpoint(checkpoint: Any) -> Checkpoint | None:
+    """A path or a `Checkpoint`; the folder must exist."""
+    if checkpoint is None:
+        return None
+    made = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
+    if not made.path.parent.is_dir():
+        raise ValueError(f"The folder of checkpoint={str(made.path)!r} does not exist: create it.")
+    if made.path.is_dir():
+        raise ValueError(f"checkpoint={str(made.path)!r} is a folder: name a file in it.")
+    return made
+
+
+def versions() -> dict[str, str]:
+    """Versions on which a bit-exact resume depends."""
+    return {"jax": jax.__version__, "backend": jax.default_backend()}
+
+
+def save(path: Path, header: dict[str, Any], arrays: list[np.ndarray]) -> None:
+    """Writes header and arrays to a temporary file beside `path`, then renames it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    named = {f"leaf{i}": array for i, array in enumerate(arrays)}
+    try:
+        with open(temporary, "wb") as file:
+            np.savez(file, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **named)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(path: Path, fingerprint: Any) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """Header and arrays of a checkpoint, refused when it belongs to another configuration."""
+    try:
+        with np.load(path) as file:
+            header = json.loads(bytes(file["header"]).decode())
+            arrays = [file[f"leaf{i}"] for i in range(header["num_leaves"])]
+    except Exception as error:
+        raise ValueError(
+            f"checkpoint={str(path)!r} exists and is not a checkpoint of this library ({error}): "
+            f"choose another file or remove it."
+        ) from error
+    wanted = json.loads(json.dumps(fingerprint))
+    if header["fingerprint"] != wanted:
+        where = "; ".join(_differences(header["fingerprint"], wanted)[:4])
+        raise ValueError(
+            f"checkpoint={str(path)!r} belongs to another configuration: {where}. Choose another "
+            f"file, remove this one, or restore the configuration."
+        )
+    if header["versions"] != versions():
+        warnings.warn(
+            f"The checkpoint was written with {header['versions']}, now {versions()}: the resumed "
+            f"run is valid, but may differ in the last bits.",
+            stacklevel=4,
+        )
+    return header, arrays
+
+
+def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """Where two descriptions differ, as «path: old, now new»."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        found = []
+        for key in dict.fromkeys([*old, *new]):
+            if old.get(key) != new.get(key):
+                found += _differences(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
+        return found
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        found = []
+        for index, (a, b) in enumerate(zip(old, new, strict=True)):
+            if a != b:
+                found += _differences(a, b, f"{path}[{index}]")
+        return found
+    return [f"{path} was {_short(old)} and is {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) < 60 else text[:57] + "..."

@@ -1,0 +1,90 @@
+"""What a run *is*, in words that do not change between interpreters."""
+
+import dataclasses
+import functools
+import hashlib
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+
+
+def describe(value: Any) -> Any:
+    """A JSON-able description: fields of modules, digests of arrays, code of functions.
+
+    Functions are described by qualified name, bytecode, constants, defaults, the values
+    that they close over and the globals' names that they use, so that two schedules from
+    one factory differ when their parameters do.
+    """
+    return _describe(value, frozenset())
+
+
+def _describe(value: Any, seen: frozenset[int]) -> Any:
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value.hex()
+    if isinstance(value, np.dtype):
+        return str(value)
+    if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+        return {"key": str(jax.random.key_impl(value)), "data": _array(jax.random.key_data(value))}
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        return _array(value)
+    if id(value) in seen:
+        return "(itself)"
+    seen = seen | {id(value)}
+    if isinstance(value, dict):
+        return {str(key): _describe(item, seen) for key, item in sorted(value.items(), key=str)}
+    if isinstance(value, tuple | list):
+        return [_describe(item, seen) for item in value]
+    if isinstance(value, type):
+        return f"{value.__module__}.{value.__qualname__}"
+    if isinstance(value, eqx.Module) or (
+        dataclasses.is_dataclass(value) and not isinstance(value, type)
+    ):
+        fields = {f.name: getattr(value, f.name, None) for f in dataclasses.fields(value)}
+        return {
+            "type": f"{type(value).__module__}.{type(value).__qualname__}",
+            **{name: _describe(item, seen) for name, item in fields.items()},
+        }
+    if isinstance(value, functools.partial):
+        return [_describe(part, seen) for part in (value.func, value.args, value.keywords)]
+    if callable(value):
+        return _function(value, seen)
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def _array(value) -> dict[str, Any]:
+    array = np.ascontiguousarray(np.asarray(value))
+    digest = hashlib.sha256(array.tobytes()).hexdigest()[:16]
+    return {"dtype": str(array.dtype), "shape": list(array.shape), "sha256": digest}
+
+
+def _function(function: Any, seen: frozenset[int]) -> dict[str, Any]:
+    wrapped = getattr(function, "__wrapped__", None)
+    code = getattr(function, "__code__", None)
+    name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', '')}"
+    text: dict[str, Any] = {"function": name or type(function).__qualname__}
+    if code is not None:
+        text["code"] = hashlib.sha256(code.co_code).hexdigest()[:16]
+        text["constants"] = [
+            c if isinstance(c, bool | int | float | str | None) else type(c).__name__
+            for c in code.co_consts
+        ]
+        text["names"] = list(code.co_names)
+        text["defaults"] = _describe(getattr(function, "__defaults__", None), seen)
+        cells = getattr(function, "__closure__", None) or ()
+        text["closure"] = [_describe(_cell(cell), seen) for cell in cells]
+    elif wrapped is not None:
+        text["wraps"] = _describe(wrapped, seen)
+    elif dataclasses.is_dataclass(function) or hasattr(function, "__dict__"):
+        text["state"] = _describe(dict(vars(function)), seen)
+    return text
+
+
+def _cell(cell) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return "(empty)"

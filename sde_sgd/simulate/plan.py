@@ -1,0 +1,84 @@
+"""How an ensemble is cut: chunks of members from memory, devices, segments from time."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+# Activations of one chunk: large enough to fill the cores, small enough for their caches.
+_CHUNK_BYTES = 256 * 2**20
+_RECORD_BYTES = 64 * 2**20
+
+
+class Plan(eqx.Module):
+    """Members in `num_chunks` chunks of `chunk_size`, the last padded with idle members.
+
+    `capacity`: positions that a compiled call can record; `bytes`: what the run holds.
+    """
+
+    ensemble_size: int = eqx.field(static=True)
+    chunk_size: int = eqx.field(static=True)
+    num_chunks: int = eqx.field(static=True)
+    capacity: int = eqx.field(static=True)
+    bytes: int = eqx.field(static=True)
+    mesh: Mesh | None = eqx.field(static=True)
+
+    @property
+    def padded(self) -> int:
+        """Members simulated, the idle ones included."""
+        return self.chunk_size * self.num_chunks
+
+    def place(self, tree: Any) -> Any:
+        """Puts a chunk on the devices, members split over them."""
+        if self.mesh is None:
+            return tree
+        return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec("members")))
+
+
+def make_mesh(devices: int | Sequence[Any] | None) -> Mesh | None:
+    """A mesh with one axis, members, over some devices; None for the default device."""
+    if devices is None:
+        return None
+    everything = jax.devices()
+    if isinstance(devices, int):
+        if not 1 <= devices <= len(everything):
+            raise ValueError(
+                f"devices={devices}, and JAX sees {len(everything)} ({everything[0].platform})."
+            )
+        chosen = everything[:devices]
+    else:
+        chosen = list(devices)
+        if not chosen:
+            raise ValueError("devices is empty: give a number of devices or a list of them.")
+    return Mesh(np.array(chosen), ("members",), axis_types=(AxisType.Auto,))
+
+
+def make_plan(
+    ensemble_size: int,
+    held_bytes: int,
+    step_bytes: int,
+    row_bytes: int,
+    num_records: int,
+    chunk_size: int | None,
+    mesh: Mesh | None,
+) -> Plan:
+    """Chunks so that members × step_bytes stays near 256 MB; `chunk_size` overrides."""
+    count = 1 if mesh is None else mesh.size
+    if chunk_size is None:
+        chunk_size = max(1, min(ensemble_size, _CHUNK_BYTES * count // max(step_bytes, 1)))
+    num_chunks = math.ceil(ensemble_size / chunk_size)
+    chunk = math.ceil(math.ceil(ensemble_size / num_chunks) / count) * count
+    capacity = 0
+    if num_records:
+        capacity = max(1, min(num_records, 4096, _RECORD_BYTES // max(row_bytes * chunk, 1)))
+    total = (
+        2 * held_bytes * ensemble_size
+        + step_bytes * chunk
+        + capacity * row_bytes * chunk
+        + num_records * row_bytes * ensemble_size
+    )
+    return Plan(ensemble_size, chunk, math.ceil(ensemble_size / chunk), capacity, total, mesh)

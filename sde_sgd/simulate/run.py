@@ -1,0 +1,159 @@
+"""What a simulation gives back."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, TYPE_CHECKING
+
+import equinox as eqx
+import numpy as np
+import xarray as xr
+from jaxtyping import Bool, Float, Int
+
+from ..measure.estimate import Estimate
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+
+class Run:
+    """A finished, interrupted or extended simulation.
+
+    - `run["name"]`: result of a measure, over the members alive.
+    - `positions` (members, d): θ at the last iteration; `alive` (members,).
+    - `num_steps`: iterations done; `requested_steps`; `complete`: whether they are equal.
+    - `records`: iterations (n,) and positions (n, members, d) if `record_every` was given.
+    - `diverged`: {member: iteration at which it was first not finite}.
+    - `seconds`: wall time so far, compilation included; `forecast`: what was foreseen.
+    """
+
+    def __init__(self, engine: "Engine"):
+        self._engine = engine
+        members = engine.gather()
+        self.process = engine.process
+        self.num_steps: int = engine.done
+        self.requested_steps: int = engine.requested
+        self.ensemble_size: int = engine.plan.ensemble_size
+        self.positions: Float[np.ndarray, "members d"] = np.asarray(
+            engine.process.position(members.state)
+        )
+        self.diverged_at: Int[np.ndarray, " members"] = np.asarray(members.diverged_at)
+        self.alive: Bool[np.ndarray, " members"] = self.diverged_at < 0
+        self.records = engine.records()
+        self.seconds: float = engine.seconds
+        self.forecast = engine.forecast
+        self.results: dict[str, Any] = {
+            name: measure.result(members.carries[name], self.alive, engine.process)
+            for name, measure in engine.measures.items()
+        }
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.results:
+            raise KeyError(f"No measure {name!r} in this run; it has {sorted(self.results)}.")
+        return self.results[name]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every iteration asked for was done."""
+        return self.num_steps == self.requested_steps
+
+    @property
+    def time(self) -> float:
+        """Physical time t of the last iteration."""
+        return float(self.process.time(np.asarray(self.num_steps)))
+
+    @property
+    def diverged(self) -> dict[int, int]:
+        """Diverged members and the iteration of each."""
+        members = np.flatnonzero(~self.alive)
+        return {int(i): int(self.diverged_at[i]) for i in members}
+
+    def extend(self, num_steps: int, **options: Any) -> "Run":
+        """This run continued by `num_steps` more iterations, as if it had never stopped.
+
+        Measures go on accumulating. Options: `progress`, `budget`, `checkpoint`,
+        `on_divergence`, as in `simulate`. The continuation belongs to the engine, so only the
+        newest `Run` of a chain can be extended.
+        """
+        if self._engine.done != self.num_steps:
+            raise ValueError(
+                f"This run ended at iteration {self.num_steps} and has been extended to "
+                f"{self._engine.done} since: extend the newest result."
+            )
+        return self._engine.extend(num_steps, **options)
+
+    def __repr__(self) -> str:
+        state = "complete" if self.complete else f"stopped short of {self.requested_steps}"
+        dead = int((~self.alive).sum())
+        return (
+            f"Run({type(self.process).__name__}, {self.ensemble_size} members, "
+            f"{self.num_steps} iterations, t={self.time:.6g}, {state}, {dead} diverged, "
+            f"measures={sorted(self.results)})"
+        )
+
+    def to_xarray(self) -> xr.Dataset:
+        """Final positions, records and measures as labelled arrays, in k and in t."""
+        arrays: dict[str, Any] = {
+            "position": (("member", "parameter"), self.positions),
+            "alive": ("member", self.alive),
+            "diverged_at": ("member", self.diverged_at),
+        }
+        coordinates: dict[str, Any] = {"member": np.arange(self.ensemble_size)}
+        if self.records is not None:
+            steps, positions = self.records
+            arrays["trajectory"] = (("k", "member", "parameter"), positions)
+            coordinates["k"] = steps
+            coordinates["t"] = ("k", self.process.time(steps))
+        for name, result in self.results.items():
+            for path, value in _flatten(name, result):
+                dims = tuple(f"{path}_dim{i}" for i in range(value.ndim))
+                arrays[path] = (dims, value)
+        attributes = {
+            "process": type(self.process).__name__,
+            "num_steps": self.num_steps,
+            "time": self.time,
+            "seconds": self.seconds,
+        }
+        return xr.Dataset(arrays, coordinates, attributes)
+
+    def save(self, path: str | Path) -> None:
+        """Writes `to_xarray()` as netCDF (HDF5), readable by xarray, Python or ncdump."""
+        self.to_xarray().to_netcdf(path, engine="h5netcdf")
+
+
+def load(path: str | Path) -> xr.Dataset:
+    """The labelled arrays that `Run.save` wrote."""
+    with xr.open_dataset(path, engine="h5netcdf") as data:
+        return data.load()
+
+
+def _flatten(path: str, value: Any):
+    if isinstance(value, Estimate):
+        yield path, value.value
+        yield f"{path}_standard_error", value.standard_error
+        yield f"{path}_num_samples", np.asarray(value.num_samples)
+    elif isinstance(value, eqx.Module):
+        for field in dataclasses.fields(value):
+            yield from _flatten(f"{path}_{field.name}", getattr(value, field.name))
+    elif value is not None:
+        array = np.asarray(value)
+        if array.dtype.kind in "bifu":
+            yield path, array
+
+
+class DivergenceError(RuntimeError):
+    """Members left the range of their dtype. `run` holds everything computed so far.
+
+    Pass `on_divergence="mask"` to go on with the others.
+    """
+
+    def __init__(self, run: Run):
+        self.run = run
+        named = list(run.diverged.items())
+        first = ", ".join(f"member {m} at iteration {k}" for m, k in named[:5])
+        more = f" and {len(named) - 5} more" if len(named) > 5 else ""
+        super().__init__(
+            f"{len(named)} of {run.ensemble_size} members of {type(run.process).__name__} "
+            f"diverged: {first}{more}. The error's .run holds the partial results (members "
+            f'alive only); lower the learning rate, or pass on_divergence="mask" to go on '
+            f"without them."
+        )

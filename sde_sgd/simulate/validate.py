@@ -1,0 +1,208 @@
+"""Everything that can be wrong with a run, found before time is spent."""
+
+import os
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import diffrax as dfx
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+
+from ..draws import key_words, Stream, threefry
+from ..dynamics.base import AbstractProcess, LearningRate
+from ..dynamics.continuous import GradientFlow, ModifiedEquation
+from ..dynamics.discrete import OptaxSGD
+from ..landscapes.finite_sums import LeastSquares
+from ..measure.base import AbstractMeasure
+from ..noise.models import MinibatchNoise
+from ..theory.least_squares import max_stable_learning_rate, mean_square_stability
+
+
+def check_count(name: str, value: Any, most: int | None = None) -> int:
+    """An integer ≥ 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"{name} must be an integer ≥ 1; got {value!r}.")
+    if most is not None and value > most:
+        raise ValueError(f"{name} must be at most {most}; got {value}.")
+    return int(value)
+
+
+def check_key(key: Any) -> jax.Array:
+    """A JAX key, as `jax.random.key(0)` gives (or `PRNGKey`)."""
+    is_key = isinstance(key, jax.Array) and (
+        (jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        and key.shape == ())
+        or (key.dtype == jnp.uint32 and key.shape == (2,))
+    )
+    if not is_key:
+        raise ValueError(f"key must be one JAX key, such as jax.random.key(0); got {key!r}.")
+    return key
+
+
+def check_measures(measures: Any, process: AbstractProcess, num_steps: int) -> dict:
+    """A dictionary of measures that fit the process and the length of the run."""
+    if measures is None:
+        return {}
+    if not isinstance(measures, dict):
+        raise ValueError(
+            f"measures must be a dictionary of names and measures, such as "
+            f'{{"moments": ss.Moments()}}; got {type(measures).__name__}.'
+        )
+    for name, measure in measures.items():
+        if not isinstance(measure, AbstractMeasure):
+            raise ValueError(
+                f"measures[{name!r}] is {measure!r}, which is no measure: use ss.Moments, "
+                f"ss.Histogram, ss.Snapshots, ss.FirstPassage or a subclass of AbstractMeasure."
+            )
+        measure.check(process, num_steps)
+    return dict(measures)
+
+
+def starts(process: AbstractProcess, theta0: Any, ensemble_size: int, key) -> jax.Array:
+    """(members, d) starting points from one point, one a member, or a sampler key -> (d,)."""
+    landscape = process.landscape
+    dim, dtype = landscape.dimension, landscape.dtype
+    if callable(theta0):
+        sampled = _sample(theta0, ensemble_size, key)
+        if sampled.shape != (ensemble_size, dim):
+            raise ValueError(
+                f"The sampler theta0(key) must give shape ({dim},); it gave {sampled.shape[1:]}."
+            )
+        theta = sampled
+    else:
+        theta = jnp.asarray(theta0)
+        if not jnp.issubdtype(theta.dtype, jnp.floating):
+            theta = theta.astype(dtype)
+        if theta.shape not in ((dim,), (ensemble_size, dim)):
+            raise ValueError(
+                f"theta0 must have shape ({dim},) or ({ensemble_size}, {dim}), or be a sampler "
+                f"key -> ({dim},); got {theta.shape}."
+            )
+    if theta.dtype != dtype:
+        raise ValueError(
+            f"theta0 is {theta.dtype} and the landscape {dtype}: cast one of them, so that the "
+            f"whole run has one dtype."
+        )
+    if not bool(jnp.all(jnp.isfinite(theta))):
+        raise ValueError("theta0 has entries that are NaN or infinite.")
+    return jnp.broadcast_to(theta, (ensemble_size, dim))
+
+
+def _sample(sampler: Callable, ensemble_size: int, key) -> jax.Array:
+    root = key_words(key)
+    zero = jnp.uint32(0)
+    stream = threefry((root[0], root[1]), jnp.uint32(Stream.INITIAL), zero)
+    words = threefry(stream, jnp.arange(ensemble_size, dtype=jnp.uint32), zero)
+    keys = jr.wrap_key_data(jnp.stack(words, axis=-1), impl="threefry2x32")
+    return jax.vmap(sampler)(keys)
+
+
+def check_memory(needed: int, limit: int | None, what: str) -> None:
+    """Raises `MemoryError` with the bytes and the way out."""
+    allowed = limit if limit is not None else int(0.8 * available_memory())
+    if needed > allowed:
+        raise MemoryError(
+            f"This run needs about {needed / 1e9:.3g} GB ({needed} bytes; {what}) and may use "
+            f"{allowed / 1e9:.3g} GB. Lower ensemble_size, record less often (record_every, "
+            f'Snapshots(at=...)), measure a projection (of=...), use covariance="diagonal", or '
+            f"pass a larger memory=."
+        )
+
+
+def available_memory() -> int:
+    """Bytes that the operating system would give now."""
+    try:
+        with open("/proc/meminfo") as lines:
+            for line in lines:
+                if line.startswith("MemAvailable"):
+                    return int(line.split()[1]) * 1024
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (OSError, ValueError, AttributeError):
+        return 4 * 2**30
+
+
+# Exact mean-square stability costs an eigenproblem of d(d+1)/2 unknowns.
+_EXACT_STABILITY = 40
+
+
+def check_stability(process: AbstractProcess, theta: jax.Array) -> None:
+    """Mean-square stability: an error for least squares, elsewhere a warning from ηλ_max > 2.
+
+    Exact on `LeastSquares` up to d = 40; beyond, and for other landscapes, only the step's
+    overshoot η λ_max/substeps > 2 at the first start is looked at. Schedules, optimisers
+    with a rate of their own and solvers other than Euler are not judged.
+    """
+    rate = getattr(process, "learning_rate", None)
+    eta = rate.constant() if isinstance(rate, LearningRate) else None
+    if eta is None or isinstance(process, OptaxSGD):
+        return
+    if _is_flow(process) and type(process.solver) is not dfx.Euler:  # pyright: ignore
+        return
+    landscape = process.landscape
+    momentum = float(getattr(process, "momentum", 0.0))
+    order = getattr(process, "order", 1)
+    if isinstance(landscape, LeastSquares) and landscape.dimension <= _EXACT_STABILITY:
+        inputs = np.asarray(landscape.data[0], dtype=float)
+        noise: dict[str, Any] = dict(noise_factor=_noise_factor(process), l2=float(landscape.l2))
+        if order == 2:
+            step = eta / process.substeps
+            stable = mean_square_stability(
+                inputs, learning_rate=eta, time_step=step, order=2, **noise
+            ).stable
+            hint = "lower it, or raise substeps"
+        else:
+            most = max_stable_learning_rate(
+                inputs, momentum=momentum, step_ratio=1 / process.substeps, **noise
+            )
+            stable, hint = eta < most, f"it is stable below {most:.6g}"
+        if not stable:
+            raise ValueError(
+                f"learning_rate={eta:g} is beyond the mean-square stability of "
+                f"{type(process).__name__} on this LeastSquares (noise factor "
+                f"{noise['noise_factor']:g}): the second moment grows without bound; {hint}."
+            )
+        return
+    # Heavy ball overshoots at η λ_max = 2(1 + μ).
+    overshoot = eta / process.substeps * _top_eigenvalue(landscape, theta[0]) / (1 + momentum)
+    if overshoot > 2:
+        message = (
+            f"learning_rate={eta:g}: η λ_max/(substeps·(1+μ)) = {overshoot:.3g} exceeds 2 at the "
+            f"first start, so that steps overshoot there"
+        )
+        if isinstance(landscape, LeastSquares):
+            raise ValueError(f"{message} for ever: lower it below {2 * eta / overshoot:.4g}.")
+        warnings.warn(f"{message}; the run may diverge.", stacklevel=4)
+
+
+def _is_flow(process) -> bool:
+    return isinstance(process, GradientFlow | ModifiedEquation)
+
+
+def _noise_factor(process) -> float:
+    """c of the minibatch noise; 0 (the mean alone) for other noise models."""
+    num = process.landscape.num_examples
+    sampling = getattr(process, "sampling", None)
+    noise = getattr(process, "noise", None)
+    if sampling is None and isinstance(noise, MinibatchNoise):
+        sampling = noise.sampling
+    return 0.0 if sampling is None else sampling.noise_factor(num)
+
+
+@eqx.filter_jit
+def _power_iteration(landscape, theta):
+    def body(_, v):
+        w = landscape.hessian_vector_product(theta, v)
+        return w / jnp.maximum(jnp.linalg.norm(w), jnp.finfo(w.dtype).tiny)
+
+    start = jnp.cos(jnp.arange(theta.shape[0], dtype=theta.dtype) * 1.7 + 0.3)
+    v = jax.lax.fori_loop(0, 20, body, start / jnp.linalg.norm(start))
+    return jnp.abs(jnp.vdot(v, landscape.hessian_vector_product(theta, v)))
+
+
+def _top_eigenvalue(landscape, theta) -> float:
+    """|λ_max| of the Hessian by 20 power iterations: a lower bound, close enough to warn."""
+    return float(_power_iteration(landscape, theta))
