@@ -96,13 +96,15 @@ class LearningRate(eqx.Module):
         """Σ_{j<k} η_j for integer iterations k ≥ 0."""
         iterations = np.asarray(iterations)
         if self.schedule is None:
-            return float(self.value) * iterations  # pyright: ignore[reportArgumentType]
+            return np.asarray(float(self.value) * iterations)  # pyright: ignore[reportArgumentType]
         if iterations.size == 0:
             return iterations.astype(float)
         rates = jax.vmap(lambda k: jnp.asarray(self.schedule(k)))(  # pyright: ignore
             jnp.arange(max(int(iterations.max()), 1))
         )
-        return np.concatenate([[0.0], np.cumsum(np.asarray(rates, dtype=float))])[iterations]
+        return np.asarray(
+            np.concatenate([[0.0], np.cumsum(np.asarray(rates, dtype=float))])[iterations]
+        )
 
     def constant(self) -> float | None:
         """The number η, or None for a schedule."""

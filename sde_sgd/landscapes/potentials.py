@@ -245,7 +245,7 @@ def sharp_and_flat_wells(
     sharp_curvature: RealLike = 10.0,
     asymmetry: RealLike = 0.0,
 ) -> Potential:
-    """`SharpAndFlatWellsEnergy` with gradient noise of covariance Σ: flat at (−1, 0), sharp at (1, 0).
+    """`SharpAndFlatWellsEnergy`, flat at (−1, 0) and sharp at (1, 0), with noise of covariance Σ.
 
     **Arguments:**
 

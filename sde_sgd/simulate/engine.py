@@ -227,6 +227,11 @@ class Engine:
         host = [jax.device_get(chunk) for chunk in self.chunks]
         return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:size], *host)
 
+    def positions(self) -> np.ndarray:
+        """θ of every member on the host, (members, d)."""
+        rows = [np.asarray(self.process.position(chunk.state)) for chunk in self.chunks]
+        return np.concatenate(rows)[: self.plan.ensemble_size]
+
     def records(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Recorded iterations (n,) and positions (n, members, d)."""
         if not self._steps:

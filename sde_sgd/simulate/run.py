@@ -33,9 +33,7 @@ class Run:
         self.num_steps: int = engine.done
         self.requested_steps: int = engine.requested
         self.ensemble_size: int = engine.plan.ensemble_size
-        self.positions: Float[np.ndarray, "members d"] = np.asarray(
-            engine.process.position(members.state)
-        )
+        self.positions: Float[np.ndarray, "members d"] = engine.positions()
         self.diverged_at: Int[np.ndarray, " members"] = np.asarray(members.diverged_at)
         self.alive: Bool[np.ndarray, " members"] = self.diverged_at < 0
         self.records = engine.records()

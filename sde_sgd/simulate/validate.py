@@ -34,8 +34,7 @@ def check_count(name: str, value: Any, most: int | None = None) -> int:
 def check_key(key: Any) -> jax.Array:
     """A JAX key, as `jax.random.key(0)` gives (or `PRNGKey`)."""
     is_key = isinstance(key, jax.Array) and (
-        (jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-        and key.shape == ())
+        (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ())
         or (key.dtype == jnp.uint32 and key.shape == (2,))
     )
     if not is_key:

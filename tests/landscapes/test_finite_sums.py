@@ -1,6 +1,8 @@
 """Finite sums against their definition: every identity holds to rounding, nothing is sampled."""
 
+import functools
 import itertools
+from types import SimpleNamespace
 
 import equinox as eqx
 import jax
@@ -75,10 +77,8 @@ POTENTIALS = {
     "mueller_brown": lambda: mueller_brown(1.0, scale=0.01),
     "no_noise": lambda: mueller_brown(0.0, scale=0.01),
 }
-every = pytest.mark.parametrize(
-    "make", [*DATA_LANDSCAPES.values(), *POTENTIALS.values()], ids=[*DATA_LANDSCAPES, *POTENTIALS]
-)
-on_data = pytest.mark.parametrize("make", DATA_LANDSCAPES.values(), ids=DATA_LANDSCAPES)
+every = pytest.mark.parametrize("name", [*DATA_LANDSCAPES, *POTENTIALS])
+on_data = pytest.mark.parametrize("name", DATA_LANDSCAPES)
 
 
 def point(landscape):
@@ -86,141 +86,164 @@ def point(landscape):
     return 0.7 * jr.normal(jr.key(4), (landscape.dimension,))
 
 
-def definition(landscape, theta):
-    """(1/N) Σ (g_i − g)(g_i − g)ᵀ from forward-mode gradients of every example's loss."""
-    rows = np.asarray(jax.jacfwd(landscape.example_losses)(theta))
+@functools.cache
+def facts(name):
+    """All that a landscape says at one θ, compiled once, with the definitions it is held to."""
+    landscape = {**DATA_LANDSCAPES, **POTENTIALS}[name]()
+    theta, num = point(landscape), landscape.num_examples
+    weights = jr.normal(jr.key(5), (num,))
+    z = jr.normal(jr.key(6), (landscape.noise_dimension,))
+    vector = jr.normal(jr.key(7), (landscape.dimension,))
+
+    @eqx.filter_jit
+    def compute(landscape, theta):
+        gradient = landscape.gradient(theta)
+
+        def slope(direction, h):
+            ahead, behind = (landscape.gradient(theta + s * h * direction) for s in (1, -1))
+            return (ahead - behind) / (2 * h)
+
+        def difference(direction):
+            coarse, middle, fine = (slope(direction, h) for h in (4e-3, 2e-3, 1e-3))
+            first, second = (4 * middle - coarse) / 3, (4 * fine - middle) / 3
+            return (16 * second - first) / 15
+
+        return {
+            "losses": landscape.example_losses(theta),
+            "loss": landscape.loss(theta),
+            "gradient": gradient,
+            "forward_jacobian": jax.jacfwd(landscape.example_losses)(theta),
+            "jacobian": landscape.example_gradients(theta),
+            "weighted": landscape.weighted_gradient(theta, weights),
+            "covariance": landscape.gradient_covariance(theta),
+            "root": landscape.covariance_root(theta),
+            "no_noise": landscape.noisy_gradient(theta, jnp.zeros_like(z), 1.0),
+            "half_noise": landscape.noisy_gradient(theta, z, 0.5),
+            "columns": jax.vmap(lambda z: landscape.noisy_gradient(theta, z, 1.0) - gradient)(
+                jnp.eye(z.size)
+            ),
+            "hessian": landscape.hessian(theta),
+            "product": landscape.hessian_vector_product(theta, vector),
+            "differences": jax.vmap(difference)(jnp.eye(theta.size)),
+        }
+
+    values = {key: np.asarray(value) for key, value in compute(landscape, theta).items()}
+    rows = values["forward_jacobian"]
     centred = rows - rows.mean(axis=0)
-    return centred.T @ centred / len(rows)
+    sigma = centred.T @ centred / num
+    return SimpleNamespace(
+        landscape=landscape,
+        theta=theta,
+        weights=np.asarray(weights),
+        z=np.asarray(z),
+        vector=np.asarray(vector),
+        sigma=sigma,
+        scale=np.max(rows**2),
+        **values,
+    )
 
 
-def batch_moments(landscape, theta, batches):
+def batch_moments(fact, batches):
     """Mean and covariance of ĝ_B over equally likely batches."""
-    gradients = jax.jit(jax.vmap(landscape.minibatch_gradient, (None, 0)))(
-        theta, jnp.asarray(batches)
-    )
-    return np.mean(gradients, axis=0), np.cov(np.asarray(gradients), rowvar=False, bias=True)
+    gradient = eqx.filter_vmap(fact.landscape.minibatch_gradient, in_axes=(None, 0))
+    gradients = eqx.filter_jit(gradient)(fact.theta, jnp.asarray(batches))
+    return np.mean(gradients, axis=0), np.cov(np.asarray(gradients).T, bias=True)
 
 
-def close(actual, expected, scale=None, tolerance=1e-12):
-    """Agreement to rounding, relative to the largest entry of either or to `scale`."""
-    size = max(np.max(np.abs(expected), initial=0), np.max(np.abs(actual), initial=0))
-    size = size if scale is None else scale
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * max(1.0, size))
+def close(actual, expected, scale=1.0, tolerance=1e-12):
+    """Agreement to rounding relative to `scale`, the size of what was added up."""
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * max(1.0, scale))
 
 
 @every
-def test_weighted_gradient_is_the_transposed_jacobian_times_the_weights(make):
-    """Jᵀw with J from `example_gradients` and from forward mode."""
-    landscape = make()
-    theta, weights = point(landscape), jr.normal(jr.key(5), (landscape.num_examples,))
-    jacobian = landscape.example_gradients(theta)
-    close(jacobian, jax.jacfwd(landscape.example_losses)(theta))
-    close(landscape.weighted_gradient(theta, weights), jacobian.T @ weights)
+def test_weighted_gradient_is_the_transposed_jacobian_times_the_weights(name):
+    """Jᵀw, with J the same from `example_gradients` and from forward mode."""
+    fact = facts(name)
+    close(fact.jacobian, fact.forward_jacobian, fact.scale)
+    close(fact.weighted, fact.forward_jacobian.T @ fact.weights, fact.scale)
 
 
 @every
-def test_gradient_is_that_of_the_mean_loss(make):
-    """∇L = ∇ (1/N) Σ ℓ_i, and θ, L, ∇L agree in shape and dtype."""
-    landscape = make()
-    theta = point(landscape)
-    close(
-        landscape.gradient(theta), jax.jacfwd(lambda x: landscape.example_losses(x).mean())(theta)
-    )
-    close(landscape.loss(theta), landscape.example_losses(theta).mean())
-    assert landscape.gradient(theta).shape == (landscape.dimension,)
-    assert landscape.gradient(theta).dtype == landscape.dtype == jnp.float64
+def test_gradient_is_that_of_the_mean_loss(name):
+    """L = (1/N) Σ ℓ_i, ∇L = (1/N) Σ ∇ℓ_i, in the shape and dtype of θ."""
+    fact = facts(name)
+    close(fact.loss, fact.losses.mean(), fact.scale)
+    close(fact.gradient, fact.forward_jacobian.mean(axis=0), fact.scale)
+    assert fact.gradient.shape == (fact.landscape.dimension,)
+    assert fact.gradient.dtype == fact.landscape.dtype == np.float64
 
 
 @every
-def test_gradient_covariance_is_its_definition(make):
+def test_gradient_covariance_is_its_definition(name):
     """Σ = (1/N) Σ (g_i − g)(g_i − g)ᵀ = R Rᵀ."""
-    landscape = make()
-    theta = point(landscape)
-    scale = float(jnp.max(landscape.example_gradients(theta) ** 2))
-    close(landscape.gradient_covariance(theta), definition(landscape, theta), scale)
-    root = landscape.covariance_root(theta)
-    assert root.shape == (landscape.dimension, landscape.noise_dimension)
-    close(root @ root.T, definition(landscape, theta), scale)
+    fact = facts(name)
+    close(fact.covariance, fact.sigma, fact.scale)
+    assert fact.root.shape == (fact.landscape.dimension, fact.landscape.noise_dimension)
+    close(fact.root @ fact.root.T, fact.sigma, fact.scale)
 
 
 @every
-def test_noise_operator_has_covariance_sigma(make):
-    """z ↦ ∇L + a·Mz is affine with M Mᵀ = Σ(θ): the matrix is read off column by column."""
-    landscape = make()
-    theta, num = point(landscape), landscape.noise_dimension
-    gradient = landscape.gradient(theta)
-    scale = float(jnp.max(landscape.example_gradients(theta) ** 2))
-    close(landscape.noisy_gradient(theta, jnp.zeros(num), 1.0), gradient)
-    columns = jax.vmap(lambda z: landscape.noisy_gradient(theta, z, 1.0) - gradient)(jnp.eye(num))
-    close(columns.T @ columns, definition(landscape, theta), scale)
-    z = jr.normal(jr.key(6), (num,))
-    close(landscape.noisy_gradient(theta, z, 0.5), gradient + 0.5 * z @ columns, scale)
-    close(z @ columns, landscape.covariance_root(theta) @ z, scale)
+def test_noise_operator_has_covariance_sigma(name):
+    """z ↦ ∇L + a·Mz is affine with M Mᵀ = Σ(θ): M is read off column by column."""
+    fact = facts(name)
+    close(fact.no_noise, fact.gradient, fact.scale)
+    close(fact.columns.T @ fact.columns, fact.sigma, fact.scale)
+    close(fact.half_noise, fact.gradient + 0.5 * fact.z @ fact.columns, fact.scale)
+    close(fact.columns.T, fact.root, fact.scale)
 
 
 @every
-def test_subsets_have_the_covariance_of_the_theory(make):
+def test_subsets_have_the_covariance_of_the_theory(name):
     """Over all subsets E ĝ = ∇L, Cov ĝ = (N−B)/(B(N−1)) Σ: Σ/7 at N = 8, B = 4; 0 at B = N."""
-    landscape = make()
-    num, theta = landscape.num_examples, point(landscape)
-    scale = float(jnp.max(landscape.example_gradients(theta) ** 2))
-    sigma = definition(landscape, theta)
-    for batch in {1, -(-num // 2), num}:
+    fact = facts(name)
+    num = fact.landscape.num_examples
+    for batch in {1, (num + 1) // 2, num}:
         factor = (num - batch) / (batch * (num - 1)) if num > 1 else 0.0
         subsets = list(itertools.combinations(range(num), batch))
-        mean, covariance = batch_moments(landscape, theta, subsets)
-        close(mean, landscape.gradient(theta))
-        close(covariance, factor * sigma, scale)
+        mean, covariance = batch_moments(fact, subsets)
+        close(mean, fact.gradient, fact.scale)
+        close(covariance, factor * fact.sigma, fact.scale)
+    assert name in POTENTIALS or (num - BATCH) / (BATCH * (num - 1)) == 1 / 7
 
 
 @on_data
-def test_batches_with_replacement_have_the_covariance_of_the_theory(make):
+def test_batches_with_replacement_have_the_covariance_of_the_theory(name):
     """Over all 8⁴ tuples E ĝ = ∇L, Cov ĝ = Σ/4, which is not the Σ/7 of the 70 subsets."""
-    landscape = make()
-    theta = point(landscape)
-    sigma = definition(landscape, theta)
-    scale = float(jnp.max(landscape.example_gradients(theta) ** 2))
-    tuples = list(itertools.product(range(NUM), repeat=BATCH))
-    mean, covariance = batch_moments(landscape, theta, tuples)
-    close(mean, landscape.gradient(theta))
-    close(covariance, sigma / 4, scale)
+    fact = facts(name)
+    mean, covariance = batch_moments(fact, list(itertools.product(range(NUM), repeat=BATCH)))
+    close(mean, fact.gradient, fact.scale)
+    close(covariance, fact.sigma / 4, fact.scale)
     with pytest.raises(AssertionError):
-        close(covariance, sigma / 7, scale)
+        close(covariance, fact.sigma / 7, fact.scale)
 
 
 @on_data
-def test_l2_adds_to_the_loss_and_never_to_the_noise(make):
-    """L_λ = L + (λ/2)|θ|², ∇L_λ = ∇L + λθ, Σ_λ = Σ, on every batch."""
-    plain, penalised = make(), make(l2=0.3)
-    theta, batch = point(plain), jnp.array([0, 0, 5])
-    close(penalised.loss(theta), plain.loss(theta) + 0.15 * theta @ theta)
-    close(penalised.gradient(theta), plain.gradient(theta) + 0.3 * theta)
-    close(
-        penalised.minibatch_gradient(theta, batch),
-        plain.minibatch_gradient(theta, batch) + 0.3 * theta,
-    )
-    close(penalised.gradient_covariance(theta), plain.gradient_covariance(theta))
+def test_l2_adds_to_the_loss_and_never_to_the_noise(name):
+    """L_λ = L + (λ/2)|θ|², ĝ_λ = ĝ + λθ on every batch, so Σ_λ = Σ."""
+    fact = facts(name)
+    theta, batch = fact.theta, jnp.array([0, 0, 5])
+    penalised = DATA_LANDSCAPES[name](l2=0.3)
+
+    @eqx.filter_jit
+    def compute(landscape):
+        minibatch = landscape.minibatch_gradient(theta, batch)
+        return landscape.loss(theta), landscape.gradient_covariance(theta), minibatch
+
+    (loss, covariance, minibatch), plain = compute(penalised), compute(fact.landscape)
+    close(loss, plain[0] + 0.15 * theta @ theta, fact.scale)
+    close(covariance, fact.sigma, fact.scale)
+    close(minibatch, plain[2] + 0.3 * theta, fact.scale)
 
 
 @every
-def test_hessian_is_the_derivative_of_the_gradient(make):
-    """∇²L = ∇²L ᵀ, its columns are fourth-order differences of ∇L, and Hv is its product."""
-    landscape = make()
-    theta, step = point(landscape), 1e-3
-    hessian = jax.jit(landscape.hessian)(theta)
-    close(hessian, hessian.T)
-
-    def difference(direction):
-        near, far = (
-            landscape.gradient(theta + h * direction) - landscape.gradient(theta - h * direction)
-            for h in (step, 2 * step)
-        )
-        return (8 * near - far) / (12 * step)
-
-    # What is left: rounding eps·|∇L|/step, and the next term of order step⁴.
-    close(jax.jit(jax.vmap(difference))(jnp.eye(theta.size)), hessian, tolerance=1e-10)
-    vector = jr.normal(jr.key(7), (landscape.dimension,))
-    close(landscape.hessian_vector_product(theta, vector), hessian @ vector)
+def test_hessian_is_the_derivative_of_the_gradient(name):
+    """∇²L = ∇²L ᵀ, its columns are sixth-order differences of ∇L, and Hv is its product."""
+    fact = facts(name)
+    size = max(fact.scale, np.abs(fact.hessian).max())
+    close(fact.hessian, fact.hessian.T, size)
+    close(fact.product, fact.hessian @ fact.vector, size)
+    # Extrapolated differences: rounding eps·|∇L|/1e-3 is what is left of their error.
+    close(fact.differences, fact.hessian, size, tolerance=1e-10)
 
 
 def test_least_squares_closed_forms():
@@ -312,100 +335,25 @@ def test_draw_examples_are_indices_of_examples():
 
 
 @every
-def test_everything_stays_in_the_dtype_of_theta(make):
+def test_everything_stays_in_the_dtype_of_theta(name):
     """float32 data give float32 L, ∇L, Σ, ĝ and noise, also next to float64 numbers."""
     landscape = jax.tree.map(
-        lambda leaf: leaf.astype(jnp.float32) if eqx.is_inexact_array(leaf) else leaf, make()
+        lambda leaf: leaf.astype(jnp.float32) if eqx.is_inexact_array(leaf) else leaf,
+        facts(name).landscape,
     )
     theta = point(landscape).astype(jnp.float32)
     z = jnp.ones(landscape.noise_dimension, jnp.float32)
-    batch = jnp.zeros(2, int)
-    results = {
-        "loss": landscape.loss(theta),
-        "gradient": landscape.gradient(theta),
-        "minibatch_gradient": landscape.minibatch_gradient(theta, batch),
-        "gradient_covariance": landscape.gradient_covariance(theta),
-        "covariance_root": landscape.covariance_root(theta),
-        "noisy_gradient": landscape.noisy_gradient(theta, z, jnp.asarray(0.1, jnp.float64)),
-        "hessian": landscape.hessian(theta),
-    }
+
+    def compute(landscape, theta):
+        return {
+            "loss": landscape.loss(theta),
+            "gradient": landscape.gradient(theta),
+            "minibatch_gradient": landscape.minibatch_gradient(theta, jnp.zeros(2, int)),
+            "gradient_covariance": landscape.gradient_covariance(theta),
+            "covariance_root": landscape.covariance_root(theta),
+            "noisy_gradient": landscape.noisy_gradient(theta, z, jnp.asarray(0.1, jnp.float64)),
+            "hessian": landscape.hessian(theta),
+        }
+
+    results = eqx.filter_eval_shape(compute, landscape, theta)
     assert {name: str(x.dtype) for name, x in results.items()} == dict.fromkeys(results, "float32")
-
-
-class Stateful(eqx.Module):
-    norm: eqx.nn.BatchNorm
-    linear: eqx.nn.Linear
-
-
-def stateful_model():
-    model, _ = eqx.nn.make_with_state(
-        lambda: Stateful(
-            eqx.nn.BatchNorm(2, "batch", mode="batch"), eqx.nn.Linear(2, 1, key=jr.key(0))
-        )
-    )()
-    return model
-
-
-def dropout_model():
-    return eqx.nn.Sequential([eqx.nn.Linear(2, 3, key=jr.key(0)), eqx.nn.Dropout(0.5)])
-
-
-NAN = jnp.ones((NUM, 2)).at[3, 1].set(jnp.nan)
-BAD = {
-    "nan": (lambda: LeastSquares(NAN, jnp.ones(NUM)), r"inputs has 1 entries.*\(3, 1\)"),
-    "infinite": (lambda: LeastSquares(inputs(2), jnp.full(NUM, jnp.inf)), "targets has 8"),
-    "lengths": (lambda: LeastSquares(inputs(2), jnp.ones(7)), r"\(8, 2\) and \(7,\)"),
-    "empty": (lambda: LeastSquares(jnp.ones((0, 2)), jnp.ones(0)), "N = 0"),
-    "target_rank": (lambda: LeastSquares(inputs(2), jnp.ones((NUM, 1))), r"shape \(N,\)"),
-    "input_rank": (lambda: LeastSquares(inputs(), jnp.ones(NUM)), r"inputs \(N, d\)"),
-    "dtypes": (
-        lambda: LeastSquares(inputs(2).astype(jnp.float32), jnp.ones(NUM)),
-        "inputs are float32 and targets float64",
-    ),
-    "negative_l2": (lambda: LeastSquares(inputs(2), jnp.ones(NUM), l2=-1.0), "l2 must be.*-1.0"),
-    "one_class": (lambda: LogisticRegression(inputs(2), jnp.zeros(NUM)), "num_classes=1"),
-    "negative_label": (lambda: LogisticRegression(inputs(2), labels(2) - 1), "labels -1…0"),
-    "large_label": (
-        lambda: LogisticRegression(inputs(2), labels(3), num_classes=2),
-        "labels 0…2 and num_classes=2",
-    ),
-    "fractional_label": (lambda: LogisticRegression(inputs(2), labels(2) / 2), "must be integers"),
-    "logistic_inputs": (
-        lambda: LogisticRegression(inputs(2, 2), labels(2)),
-        r"inputs \(N, features\)",
-    ),
-    "batch_norm": (
-        lambda: EmpiricalRisk(stateful_model(), inputs(2), labels(2), cross_entropy),
-        "BatchNorm carries running state.*no finite sum",
-    ),
-    "dropout": (
-        lambda: EmpiricalRisk(dropout_model(), inputs(2), labels(2), cross_entropy),
-        "active dropout.*inference_mode",
-    ),
-    "no_parameters": (
-        lambda: EmpiricalRisk(eqx.nn.Identity(), inputs(2), labels(2), cross_entropy),
-        "nothing to train",
-    ),
-    "vector_loss": (
-        lambda: EmpiricalRisk(mlp(), inputs(2), labels(3), lambda p, y: p - y),
-        r"one float64 scalar an example; got shape \(3,\)",
-    ),
-    "model_dtype": (
-        lambda: EmpiricalRisk(mlp(dtype=jnp.float32), inputs(2), labels(3), cross_entropy),
-        "parameters are.*float32.*inputs float64",
-    ),
-}
-
-
-@pytest.mark.parametrize(("make", "match"), BAD.values(), ids=BAD)
-def test_bad_input_is_refused_with_the_reason(make, match):
-    """ValueError with the offending value."""
-    with pytest.raises(ValueError, match=match):
-        make()
-
-
-def test_dropout_that_is_switched_off_is_accepted():
-    """eqx.nn.inference_mode(model) is stateless and deterministic."""
-    model = eqx.nn.inference_mode(dropout_model())
-    landscape = EmpiricalRisk(model, inputs(2), labels(3), cross_entropy)
-    close(landscape.loss(landscape.initial), landscape.example_losses(landscape.initial).mean())
