@@ -43,6 +43,7 @@ from .noise import (
     WithoutReplacement as WithoutReplacement,
     WithReplacement as WithReplacement,
 )
+from .side_by_side import side_by_side as side_by_side, SideBySide as SideBySide
 from .simulate import (
     Checkpoint as Checkpoint,
     DivergenceError as DivergenceError,

@@ -114,6 +114,8 @@ class ModifiedEquation(AbstractProcess):
     - `substeps`: solver steps an iteration.
     - `increments`: "gaussian", or "two_point" (±√h: cheaper, same weak order, for
       moments only; wrong tails and exit rates).
+    - `refinement`: r > 1 sums r finer increments for each step, so that the run sees the
+      Brownian path of a run with r·substeps: paired runs at two steps.
     - `solver`: `diffrax.Euler()` by default. `ItoMilstein` is Itô as well; Stratonovich and
       additive-noise solvers are accepted for additive noise only.
 
@@ -127,6 +129,7 @@ class ModifiedEquation(AbstractProcess):
     order: int = eqx.field(static=True)
     num_substeps: int = eqx.field(static=True)
     increments: Increments = eqx.field(static=True)
+    refinement: int = eqx.field(static=True)
 
     def __init__(
         self,
@@ -137,6 +140,7 @@ class ModifiedEquation(AbstractProcess):
         substeps: int = 8,
         increments: Increments = "gaussian",
         solver: dfx.AbstractSolver | None = None,
+        refinement: int = 1,
     ):
         if order not in (1, 2):
             raise ValueError(f"order must be 1 or 2; got {order!r}.")
@@ -148,9 +152,12 @@ class ModifiedEquation(AbstractProcess):
         self.order = order
         self.num_substeps = _check_substeps(substeps)
         self.increments = increments
+        self.refinement = _check_substeps(refinement, "refinement")
         self.solver = dfx.Euler() if solver is None else solver
         noise.check(landscape)
         _check_solver(self.solver, noise, increments)
+        if refinement > 1 and isinstance(self.solver, _SPACE_TIME):
+            raise ValueError("refinement sums increments; Lévy areas do not add up so simply.")
 
     @property
     def substeps(self) -> int:
@@ -187,6 +194,7 @@ class ModifiedEquation(AbstractProcess):
             increments=self.increments,
             dtype=self.landscape.dtype,
             levy_area=dfx.SpaceTimeLevyArea if needs_area else dfx.BrownianIncrement,
+            refinement=self.refinement,
             checked=checked,
         )
         # Other noise models have no closed form to gain from one product; Euler takes both.
@@ -234,9 +242,9 @@ def _substeps(process: AbstractProcess, advance, theta, draws: Draws, observe: O
     return lax.fori_loop(jnp.uint32(0), jnp.uint32(process.substeps), body, (theta, carry))
 
 
-def _check_substeps(substeps: int) -> int:
+def _check_substeps(substeps: int, name: str = "substeps") -> int:
     if isinstance(substeps, bool) or not isinstance(substeps, int | np.integer) or substeps < 1:
-        raise ValueError(f"substeps must be an integer ≥ 1; got {substeps!r}.")
+        raise ValueError(f"{name} must be an integer ≥ 1; got {substeps!r}.")
     return int(substeps)
 
 

@@ -75,8 +75,8 @@ def check_schedule(name: str, burn_in: int, every: int, num_steps: int) -> None:
             raise ValueError(f"{name}: {label} must be an integer ≥ {least}; got {value!r}.")
     if burn_in + every > num_steps:
         raise ValueError(
-            f"{name} starts after burn_in={burn_in} iterations and measures every {every}; a run of "
-            f"{num_steps} iterations gives it nothing. Lengthen the run or lower burn_in."
+            f"{name} starts after burn_in={burn_in} iterations and measures every {every}; a run "
+            f"of {num_steps} iterations gives it nothing. Lengthen the run or lower burn_in."
         )
 
 

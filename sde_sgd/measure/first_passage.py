@@ -50,7 +50,7 @@ class FirstPassage(AbstractMeasure):
     **Arguments:** `exited`: a function of θ (d,) that gives a boolean.
     """
 
-    exited: Callable = eqx.field(static=True)
+    exited: Callable
     watches = "substeps"
 
     def check(self, process: Any, num_steps: int) -> None:

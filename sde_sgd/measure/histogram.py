@@ -41,7 +41,7 @@ class Histogram(AbstractMeasure):
     """
 
     edges: Float[Array, " edges"]
-    of: Callable | None = eqx.field(static=True)
+    of: Callable | None
     burn_in: int = eqx.field(static=True)
     every: int = eqx.field(static=True)
     watches = "iterations"

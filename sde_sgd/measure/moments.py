@@ -59,7 +59,7 @@ class Moments(AbstractMeasure):
     - `covariance`: True, "diagonal" (variances only) or False.
     """
 
-    of: Callable | None = eqx.field(static=True, default=None)
+    of: Callable | None = None
     burn_in: int = eqx.field(static=True, default=0)
     every: int = eqx.field(static=True, default=1)
     covariance: Literal[True, False, "diagonal"] = eqx.field(static=True, default=True)

@@ -28,7 +28,7 @@ class Snapshots(AbstractMeasure):
     """
 
     at: tuple[int, ...] = eqx.field(static=True)
-    of: Callable | None = eqx.field(static=True)
+    of: Callable | None
     watches = "iterations"
 
     def __init__(self, at: Sequence[int], of: Callable | None = None):

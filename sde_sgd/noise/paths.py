@@ -24,6 +24,8 @@ class IterationNoise(dfx.AbstractBrownianPath):
 
     **Fields:** `draws` of one member at the base iteration; `size` k; `substeps` solver
     steps an iteration; `increments` "gaussian", or "two_point" (±√dt, weak order one only).
+    With `refinement` r an increment is the sum of r finer ones, so that the path is the one
+    that `substeps·r` steps with refinement 1 see: common random numbers for two step sizes.
     """
 
     draws: Draws
@@ -32,6 +34,7 @@ class IterationNoise(dfx.AbstractBrownianPath):
     increments: Increments = eqx.field(static=True)
     dtype: jnp.dtype = eqx.field(static=True)
     levy_area: type = eqx.field(static=True, default=dfx.BrownianIncrement)
+    refinement: int = eqx.field(static=True, default=1)
     checked: bool = eqx.field(static=True, default=True)
 
     @property
@@ -71,7 +74,9 @@ class IterationNoise(dfx.AbstractBrownianPath):
         substeps = jnp.uint32(self.substeps)
         draws = self.draws.at(self.draws.iteration + index // substeps, index % substeps)
         dt = jnp.asarray(1 / self.substeps, self.dtype)
-        increment = jnp.sqrt(dt) * self._numbers(draws, Stream.NOISE)
+        first = (index % substeps) * jnp.uint32(self.refinement)
+        fine = [self._numbers(draws.at(substep=first + i)) for i in range(self.refinement)]
+        increment = jnp.sqrt(dt / self.refinement) * sum(fine[1:], start=fine[0])
         if not use_levy:
             return increment
         if issubclass(self.levy_area, dfx.SpaceTimeLevyArea):
@@ -79,7 +84,7 @@ class IterationNoise(dfx.AbstractBrownianPath):
             return dfx.SpaceTimeLevyArea(dt=dt, W=increment, H=area)
         return dfx.BrownianIncrement(dt=dt, W=increment)
 
-    def _numbers(self, draws: Draws, stream: int) -> Float[Array, " k"]:
+    def _numbers(self, draws: Draws) -> Float[Array, " k"]:
         if self.increments == "two_point":
-            return draws.two_point((self.size,), stream, self.dtype)
-        return draws.normal((self.size,), stream, self.dtype)
+            return draws.two_point((self.size,), Stream.NOISE, self.dtype)
+        return draws.normal((self.size,), Stream.NOISE, self.dtype)

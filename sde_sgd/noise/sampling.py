@@ -110,7 +110,8 @@ class RandomReshuffling(AbstractSampling):
     order are not used in that epoch (PyTorch's `drop_last=True`).
 
     c = (N − B)/(B(N − 1)) is only the covariance of *one* step: steps of one epoch are
-    correlated, −1/(M − 1) of it for a pair when B divides N, and no SDE driven by white noise has that.
+    correlated, −1/(M − 1) of it for a pair when B divides N, and no SDE driven by white noise
+    has that.
     """
 
     batch_size: int = eqx.field(static=True)

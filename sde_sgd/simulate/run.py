@@ -19,7 +19,8 @@ class Run:
     """A finished, interrupted or extended simulation.
 
     - `run["name"]`: result of a measure, over the members alive.
-    - `positions` (members, d): θ at the last iteration; `alive` (members,).
+    - `starts`, `positions` (members, d): θ at the first and the last iteration; `alive`
+      (members,).
     - `num_steps`: iterations done; `requested_steps`; `complete`: whether they are equal.
     - `records`: iterations (n,) and positions (n, members, d) if `record_every` was given.
     - `diverged`: {member: iteration at which it was first not finite}.
@@ -34,6 +35,7 @@ class Run:
         self.requested_steps: int = engine.requested
         self.ensemble_size: int = engine.plan.ensemble_size
         self.positions: Float[np.ndarray, "members d"] = engine.positions()
+        self.starts: Float[np.ndarray, "members d"] = np.asarray(members.start)
         self.diverged_at: Int[np.ndarray, " members"] = np.asarray(members.diverged_at)
         self.alive: Bool[np.ndarray, " members"] = self.diverged_at < 0
         self.records = engine.records()

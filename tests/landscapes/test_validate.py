@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import pytest
 
-from sde_sgd.landscapes import EmpiricalRisk, LeastSquares, LogisticRegression, cross_entropy
+from sde_sgd.landscapes import cross_entropy, EmpiricalRisk, LeastSquares, LogisticRegression
 
 NUM = 8
 

@@ -1,0 +1,1 @@
+"""One readable script for each claim; `python -m experiments` lists them."""

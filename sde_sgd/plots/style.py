@@ -1,0 +1,49 @@
+"""Colours and error bars that all figures share. Figures are made without a global state."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..measure.estimate import Estimate
+
+# Okabe and Ito's palette, told apart by colour-blind readers too.
+COLOURS = {
+    "SGD": "#0072B2",
+    "SGD (second ensemble)": "#56B4E9",
+    "Gaussian SGD": "#009E73",
+    "SDE": "#D55E00",
+    "prediction": "#000000",
+    "other": "#CC79A7",
+}
+
+
+def new_figure(rows: int, columns: int, *, width: float = 4.2, height: float = 3.4):
+    """A figure and its (rows, columns) array of axes, without pyplot."""
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.grid(alpha=0.25, linewidth=0.6)
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def points(axis: Axes, x: Any, estimate: Estimate, label: str, **style: Any) -> None:
+    """Measured values with bars of ± one standard error."""
+    options = {"fmt": "o", "markersize": 4, "capsize": 2, "linewidth": 1, "color": colour(label)}
+    error = np.where(np.isfinite(estimate.standard_error), estimate.standard_error, 0)
+    axis.errorbar(np.asarray(x), estimate.value, yerr=error, label=label, **(options | style))
+
+
+def band(axis: Axes, x: Any, estimate: Estimate, label: str, **style: Any) -> None:
+    """A line with a band of ± two standard errors."""
+    shade = style.pop("color", colour(label))
+    axis.plot(x, estimate.value, color=shade, label=label, **style)
+    low, high = estimate.interval(2.0)
+    axis.fill_between(np.asarray(x), low, high, color=shade, alpha=0.25, linewidth=0)
+
+
+def colour(label: str) -> str:
+    """The palette's colour of a process, by its name."""
+    return COLOURS.get(label, COLOURS["other"])
