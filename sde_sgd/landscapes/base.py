@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ..draws import Draws, Stream
 from ..types import Indices, Matrix, Scalar, Vector, Weights
+from .noise_forms import AbstractNoiseForm
 
 
 class AbstractLandscape(eqx.Module):
@@ -87,11 +88,12 @@ class AbstractFiniteSum(AbstractLandscape):
 
     A subclass gives `data` (leading axis N on every leaf) and `losses(theta, data)`, the
     losses of any slice of it. Everything else follows from one vector–Jacobian product,
-    Jᵀw with J the N×d Jacobian of the example losses.
+    Jᵀw with J the N×d Jacobian of the example losses, and `noise_form` says how normal numbers
+    become minibatch noise (`ExampleWeights()` serves any finite sum).
     """
 
     data: eqx.AbstractVar[PyTree[Array]]
-    noise_basis: eqx.AbstractVar[Float[Array, "n k"] | None]
+    noise_form: eqx.AbstractVar[AbstractNoiseForm]
 
     @abc.abstractmethod
     def losses(self, theta: Vector, data: PyTree[Array]) -> Weights:
@@ -103,7 +105,7 @@ class AbstractFiniteSum(AbstractLandscape):
 
     @property
     def noise_dimension(self) -> int:
-        return self.num_examples if self.noise_basis is None else self.noise_basis.shape[1]
+        return self.noise_form.dimension(self)
 
     def example_losses(self, theta: Vector) -> Weights:
         """ℓ_i(θ), (N,)."""
@@ -141,27 +143,11 @@ class AbstractFiniteSum(AbstractLandscape):
         root = self.covariance_root(theta)
         return root @ root.T
 
-    def noise_weights(self, z: Float[Array, " k"]) -> Weights:
-        """Example weights of covariance (I − 11ᵀ/N) — or of the same effect on Jᵀw — from z."""
-        if self.noise_basis is None:
-            return z - jnp.mean(z)
-        return self.noise_basis @ z
-
     def noisy_gradient(self, theta: Vector, z: Float[Array, " k"], amplitude) -> Vector:
-        """Jᵀ(1/N + amplitude·(z − z̄)/√N): drift and exact minibatch noise in one VJP."""
-        num = self.num_examples
-        scale = jnp.asarray(amplitude, theta.dtype) / jnp.sqrt(jnp.asarray(num, theta.dtype))
-        weights = 1 / jnp.asarray(num, theta.dtype) + scale * self.noise_weights(z)
-        return self.weighted_gradient(theta, weights)
+        return self.noise_form.noisy_gradient(self, theta, z, amplitude)
 
     def covariance_root(self, theta: Vector) -> Float[Array, "d k"]:
-        """Jᵀ(I − 11ᵀ/N)/√N, (d, N): per-example gradients, centred."""
-        jacobian = self.example_gradients(theta)
-        num = jacobian.shape[0]
-        if self.noise_basis is None:
-            centred = jacobian - jacobian.mean(axis=0)
-            return centred.T / jnp.sqrt(jnp.asarray(num, theta.dtype))
-        return jacobian.T @ self.noise_basis / jnp.sqrt(jnp.asarray(num, theta.dtype))
+        return self.noise_form.root(self, theta)
 
     def draw_examples(self, draws: Draws, batch_size: int) -> PyTree[Array]:
         return draws.integers((batch_size,), self.num_examples, Stream.BATCH)

@@ -6,7 +6,7 @@ asked for.
 
 import importlib
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,6 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from ..types import Key, RealLike
 from .validate import as_real, check_covariance, check_non_negative
-
-Scaling = Literal["standard", "unit"]
-Layout = Literal["flat", "images"]
 
 
 class Dataset(NamedTuple):
@@ -42,8 +39,8 @@ class Dataset(NamedTuple):
 def digits(
     classes: Sequence[int] | None = None,
     *,
-    scaling: Scaling = "standard",
-    layout: Layout = "flat",
+    scaling: str = "standard",
+    layout: str = "flat",
     principal_directions: int | None = None,
     test_fraction: float = 0.2,
     seed: int = 0,
@@ -83,8 +80,8 @@ def digits(
 def mnist_subset(
     classes: Sequence[int] | None = None,
     *,
-    scaling: Scaling = "unit",
-    layout: Layout = "flat",
+    scaling: str = "unit",
+    layout: str = "flat",
     principal_directions: int | None = None,
     test_fraction: float = 0.2,
     seed: int = 0,
@@ -137,7 +134,7 @@ def diabetes(*, test_fraction: float = 0.2, seed: int = 0, dtype=None) -> Datase
 def digits_regression(
     num_directions: int = 6,
     *,
-    targets: Literal["parity", "label"] = "parity",
+    targets: str = "parity",
     test_fraction: float = 0.0,
     seed: int = 0,
     dtype=None,

@@ -11,7 +11,11 @@ from jaxtyping import Array, Float, PyTree
 
 from ..types import RealLike, Vector, Weights
 from .base import AbstractFiniteSum
+from .noise_forms import AbstractNoiseForm, ExampleWeights, ResidualMoments
 from .validate import check_arrays, check_non_negative, refuse_stateful
+
+# Up to here a d×d Cholesky factor of Σ(θ) costs less than N normal numbers.
+_FEW_DIMENSIONS = 8
 
 
 class LeastSquares(AbstractFiniteSum):
@@ -31,7 +35,7 @@ class LeastSquares(AbstractFiniteSum):
 
     data: tuple[Float[Array, "n d"], Float[Array, " n"]]
     l2: Float[Array, ""]
-    noise_basis: Float[Array, "n k"] | None = eqx.field(init=False, default=None)
+    noise_form: AbstractNoiseForm
 
     def __init__(self, inputs, targets, *, l2: RealLike = 0.0):
         inputs, targets = check_arrays(inputs, targets, target_rank=1)
@@ -39,6 +43,10 @@ class LeastSquares(AbstractFiniteSum):
             raise ValueError(f"LeastSquares needs inputs (N, d); got {inputs.shape}.")
         self.data = (inputs, targets)
         self.l2 = check_non_negative("l2", l2, inputs.dtype)
+        self.noise_form = ExampleWeights()
+        num, dim = inputs.shape
+        if dim <= _FEW_DIMENSIONS and dim < num:
+            self.noise_form = ResidualMoments.of(inputs, targets, self.l2, self.minimum())
 
     @property
     def dimension(self) -> int:
@@ -78,7 +86,7 @@ class LogisticRegression(AbstractFiniteSum):
     l2: Float[Array, ""]
     num_classes: int = eqx.field(static=True)
     bias: bool = eqx.field(static=True)
-    noise_basis: Float[Array, "n k"] | None = eqx.field(init=False, default=None)
+    noise_form: AbstractNoiseForm
 
     def __init__(self, inputs, labels, *, num_classes=None, l2: RealLike = 0.0, bias: bool = True):
         inputs, labels = check_arrays(inputs, labels, target_rank=1, integer_targets=True)
@@ -94,6 +102,7 @@ class LogisticRegression(AbstractFiniteSum):
         self.l2 = check_non_negative("l2", l2, inputs.dtype)
         self.num_classes = classes
         self.bias = bias
+        self.noise_form = ExampleWeights()
 
     @property
     def _outputs(self) -> int:
@@ -155,7 +164,7 @@ class EmpiricalRisk(AbstractFiniteSum):
     l2: Float[Array, ""]
     initial: Vector
     example_loss: Callable = eqx.field(static=True)
-    noise_basis: Float[Array, "n k"] | None = eqx.field(init=False, default=None)
+    noise_form: AbstractNoiseForm
     _unravel: Callable = eqx.field(static=True)
     _fixed: Any
 
@@ -177,7 +186,7 @@ class EmpiricalRisk(AbstractFiniteSum):
         self.l2 = check_non_negative("l2", l2, inputs.dtype)
         self.example_loss = example_loss
         example = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), self.data)
-        value = jax.eval_shape(lambda x, y: example_loss(model(x), y), *example)
+        value = jax.eval_shape(lambda x, y: example_loss(self.model(self.initial)(x), y), *example)
         if value.shape != () or value.dtype != inputs.dtype:
             raise ValueError(
                 f"example_loss must give one {inputs.dtype} scalar an example; got shape "

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ..types import Matrix, RealLike, Scalar, Vector, Weights
 from .base import AbstractFiniteSum
+from .noise_forms import ExampleWeights
 from .validate import as_real, check_covariance, check_finite, check_positive, check_symmetric
 
 
@@ -43,7 +44,7 @@ class Potential(AbstractFiniteSum):
 
     energy: Callable
     data: Float[Array, "n d"]
-    noise_basis: Float[Array, "n rank"] | None
+    noise_form: ExampleWeights
 
     def __init__(self, energy: Callable, noise_covariance=None, *, tilts=None):
         if (noise_covariance is None) == (tilts is None):
@@ -59,7 +60,7 @@ class Potential(AbstractFiniteSum):
             basis = _column_space(np.asarray(points, np.float64), float(jnp.finfo(dtype).eps))
         self.energy = energy
         self.data = jnp.asarray(points, dtype)
-        self.noise_basis = jnp.asarray(basis, dtype)
+        self.noise_form = ExampleWeights(jnp.asarray(basis, dtype))
         value = jax.eval_shape(energy, jax.ShapeDtypeStruct((self.dimension,), dtype))
         if value.shape != () or value.dtype != dtype:
             raise ValueError(
