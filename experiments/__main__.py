@@ -37,14 +37,14 @@ def main(arguments: list[str]) -> int:
         console.print(__doc__)
         return main([])
     module = framework.load(name)
-    preset = _preset(rest, module)
-    base = module.PRESETS[preset]
+    chosen = _preset(rest, module)
+    base = module.PRESETS[chosen]
 
     @dataclasses.dataclass
     class Options:
         """Options of one experiment."""
 
-        preset: str = preset
+        preset: str = chosen
         """which of the experiment's presets to start from"""
         seed: int = 0
         """of the random key"""
@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> int:
         Options, args=rest, prog=f"python -m experiments {name}", description=module.__doc__
     )
     good = framework.run(
-        name, options.config, preset, options.seed, options.out, options.replot, console
+        name, options.config, chosen, options.seed, options.out, options.replot, console
     )
     return 0 if good else 1
 

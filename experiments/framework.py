@@ -32,7 +32,7 @@ from rich.table import Table
 
 import sde_sgd as ss
 
-_SHARED = {"framework", "__main__"}
+_SHARED = {"framework", "peers", "probe", "__main__"}
 
 
 def names() -> list[str]:

@@ -88,7 +88,9 @@ class LearningRate(eqx.Module):
     def at(self, iteration, dtype) -> Float[Array, ""]:
         """η_k in a dtype."""
         if self.schedule is not None:
-            return jnp.asarray(self.schedule(iteration)).astype(dtype)
+            # Signed, as schedules compute −k or k − k₀, which would wrap around unsigned.
+            signed = jnp.asarray(iteration).astype(jnp.result_type(int))
+            return jnp.asarray(self.schedule(signed)).astype(dtype)
         assert self.value is not None
         return self.value.astype(dtype)
 

@@ -258,7 +258,8 @@ def _check_solver(solver, noise: AbstractGradientNoise, increments: Increments) 
         if increments == "two_point" and not isinstance(solver, dfx.Euler):
             raise ValueError(f"Two-point increments are of weak order one, with Euler; not {name}.")
         return
-    if type(solver) in _ADDITIVE or isinstance(solver, dfx.AbstractStratonovichSolver):
+    stratonovich = type(solver) in _ADDITIVE or isinstance(solver, dfx.AbstractStratonovichSolver)
+    if stratonovich and not noise.additive:
         raise ValueError(
             f"{name} converges to the Stratonovich equation, or holds for additive noise only, and "
             f"{model} depends on θ: the modified equations of SGD are Itô. Use diffrax.Euler() or "

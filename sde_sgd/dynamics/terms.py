@@ -18,6 +18,12 @@ from ..noise.paths import IterationNoise
 from ..types import Vector
 from .base import LearningRate
 
+_EULER_ONLY = (
+    "These are the fused terms of a ModifiedEquation with solver=diffrax.Euler(), and another "
+    "solver would converge to another equation with them: solve with diffrax.Euler(), or make the "
+    "ModifiedEquation with the solver you want and take its terms."
+)
+
 
 def drift_correction(landscape: AbstractLandscape, theta: Vector, eta, order: int) -> Vector | None:
     """(η/2) H∇L = ∇(η/4)|∇L|², the second-order term of Li, Tai, E (1511.06251); else None."""
@@ -30,9 +36,9 @@ def drift_correction(landscape: AbstractLandscape, theta: Vector, eta, order: in
 class FusedTerm(dfx.AbstractTerm):
     """−η(∇L ds + C^{1/2} dW_s) from one vector–Jacobian product, drift included. Euler only.
 
-    The control is (ds, dW_s). `vf_prod` evaluates ∇L + C^{1/2} dW/ds at once, which is
-    affine in dW: solvers that build derivatives of the vector field need the separate
-    terms (`ModifiedEquation` hands those out for every solver but Euler).
+    The control is (ds, dW_s). `vf_prod` evaluates ∇L + C^{1/2} dW/ds at once, which is all
+    that Euler asks for. Solvers that combine vector fields would run, and converge to another
+    equation: they are refused (`ModifiedEquation` hands out separate terms for them).
     """
 
     landscape: AbstractLandscape
@@ -42,23 +48,27 @@ class FusedTerm(dfx.AbstractTerm):
     order: int = eqx.field(static=True)
 
     def vf(self, t, y, args) -> Any:
-        return self._rate(t, y.dtype), y
+        raise ValueError(_EULER_ONLY)
+
+    def is_vf_expensive(self, t0, t1, y, args) -> bool:
+        raise ValueError(_EULER_ONLY)
 
     def contr(self, t0, t1, **kwargs) -> tuple[Any, Float[Array, " k"]]:
         dt = jnp.asarray(1 / self.path.substeps, self.path.dtype)
         return dt, self.path.evaluate(t0, t1, **kwargs)
 
     def prod(self, vf, control):
-        (eta, theta), (dt, increment) = vf, control
-        substeps = self.path.substeps
-        noisy = self.noise.noisy_gradient(theta, increment, float(substeps), self.landscape)
-        correction = drift_correction(self.landscape, theta, eta, self.order)
+        raise ValueError(_EULER_ONLY)
+
+    def vf_prod(self, t, y, args, control) -> Vector:
+        dt, increment = control
+        eta = _rate(self.learning_rate, self.path, t, y.dtype)
+        amplitude = float(self.path.substeps)
+        noisy = self.noise.noisy_gradient(y, increment, amplitude, self.landscape)
+        correction = drift_correction(self.landscape, y, eta, self.order)
         if correction is not None:
             noisy = noisy + correction
         return -(eta * dt) * noisy
-
-    def _rate(self, t, dtype):
-        return _rate(self.learning_rate, self.path, t, dtype)
 
 
 def separate_terms(
@@ -85,6 +95,9 @@ def separate_terms(
 def _rate(learning_rate: LearningRate, path: IterationNoise, t, dtype):
     if learning_rate.schedule is None:
         return learning_rate.at(0, dtype)
-    # The small offset keeps t = 1 − 1e-16 in the iteration it was meant to open.
-    offset = jnp.floor(jnp.asarray(t) + 1e-3).astype(jnp.uint32)
-    return learning_rate.at(path.draws.iteration + offset, dtype)
+    if not path.checked:
+        # The engine steps inside one iteration, whose rate also holds at the step's end.
+        return learning_rate.at(path.draws.iteration, dtype)
+    # A hundredth of a step keeps t = 1 − 1e-16 in the iteration it was meant to open.
+    step = jnp.floor(jnp.asarray(t) * path.substeps + 1e-2).astype(jnp.uint32)
+    return learning_rate.at(path.draws.iteration + step // path.substeps, dtype)

@@ -185,6 +185,7 @@ class EmpiricalRisk(AbstractFiniteSum):
         self.data = (inputs, targets)
         self.l2 = check_non_negative("l2", l2, inputs.dtype)
         self.example_loss = example_loss
+        self.noise_form = ExampleWeights()
         example = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), self.data)
         value = jax.eval_shape(lambda x, y: example_loss(self.model(self.initial)(x), y), *example)
         if value.shape != () or value.dtype != inputs.dtype:

@@ -25,11 +25,12 @@ class FirstPassageCarry(eqx.Module):
 
 
 class FirstPassageResult(eqx.Module):
-    """Exit statistics; times in iterations, of members alive.
+    """Exit statistics; times in iterations, of members alive or diverged only after their exit.
 
     - `rate`: Estimate of exits per iteration at risk, the maximum-likelihood rate of
-      censored exponential times; its error is the ratio estimator's over members.
-    - `mean_time`: Estimate of its inverse, iterations; `num_exits` exits in all.
+      censored exponential times; its error is the ratio estimator's over members. Without any
+      exit it is 0 with the error of one, 1/(time at risk) (95 % limit: three times that).
+    - `mean_time`: Estimate of its inverse, iterations (NaN without exits); `num_exits` in all.
     - `first_times`: (members,) iterations to each member's first exit, NaN if it never left.
     """
 
@@ -59,6 +60,11 @@ class FirstPassage(AbstractMeasure):
                 "Two-point increments give wrong exit times (their tails are cut): use "
                 'increments="gaussian" with FirstPassage.'
             )
+        if num_steps * process.substeps >= 2**31:
+            raise ValueError(
+                f"FirstPassage counts solver steps in 32 bits: num_steps={num_steps} times "
+                f"substeps={process.substeps} must stay below 2**31."
+            )
 
     def init(self, theta: Positions) -> FirstPassageCarry:
         members = theta.shape[0]
@@ -83,10 +89,12 @@ class FirstPassage(AbstractMeasure):
         return carry.just_left
 
     def restart(self, carry: FirstPassageCarry, restarted: Alive) -> FirstPassageCarry:
+        # Another measure may have ended a life that this one still watched: it is censored.
+        censored = jnp.where(restarted & ~carry.just_left, carry.age, 0)
         return FirstPassageCarry(
             jnp.where(restarted, 0, carry.age),
             carry.exits,
-            carry.at_risk,
+            carry.at_risk + censored,
             carry.first,
             carry.just_left & ~restarted,
         )
@@ -95,11 +103,14 @@ class FirstPassage(AbstractMeasure):
         self, carry: FirstPassageCarry, alive: np.ndarray, process: Any
     ) -> FirstPassageResult:
         per_iteration = process.substeps
-        exits = np.asarray(carry.exits, dtype=float)[alive]
+        kept = alive | np.asarray(carry.just_left)
+        exits = np.asarray(carry.exits, dtype=float)[kept]
         running = np.where(np.asarray(carry.just_left), 0, np.asarray(carry.age))
-        risk = (np.asarray(carry.at_risk, dtype=float) + running)[alive] / per_iteration
-        first = np.asarray(carry.first, dtype=float)[alive]
+        risk = (np.asarray(carry.at_risk, dtype=float) + running)[kept] / per_iteration
+        first = np.asarray(carry.first, dtype=float)[kept]
         rate = _ratio(exits, risk)
+        if rate.value == 0:
+            rate = Estimate(rate.value, np.asarray(1 / risk.sum()), rate.num_samples)
         mean = _ratio(risk, exits)
         times = np.where(first > 0, first / per_iteration, np.nan)
         return FirstPassageResult(rate, mean, int(exits.sum()), times)

@@ -18,7 +18,9 @@ class HistogramResult(eqx.Module):
     """Bin edges (bins+1,), density Estimate (bins,) per unit of f, mass of every bin (bins,).
 
     `below` and `above` are the probabilities outside the edges; density integrates to
-    1 − below − above. Errors come from the spread between members.
+    1 − below − above. Errors come from the spread between members. A bin that none of n members
+    visited (or that none ever left) has no spread and yet no certainty: its error is 1/n, one
+    member in n elsewhere all the time, an upper bound whatever the correlation in time.
     """
 
     edges: np.ndarray
@@ -48,8 +50,10 @@ class Histogram(AbstractMeasure):
 
     def __init__(self, edges, of: Callable | None = None, burn_in: int = 0, every: int = 1):
         array = np.asarray(edges, dtype=float)
-        if array.ndim != 1 or array.size < 2 or not (np.diff(array) > 0).all():
-            raise ValueError("Histogram needs at least two increasing, finite edges.")
+        if array.ndim != 1 or array.size < 2 or not np.isfinite(array).all():
+            raise ValueError(f"Histogram needs at least two finite edges; got {array}.")
+        if not (np.diff(array) > 0).all():
+            raise ValueError(f"Histogram needs increasing edges; got {array}.")
         self.edges = jnp.asarray(array, jnp.result_type(float))
         self.of, self.burn_in, self.every = of, burn_in, every
 
@@ -84,8 +88,17 @@ class Histogram(AbstractMeasure):
         counts = counts[counts.sum(1) > 0]
         shares = counts / counts.sum(1, keepdims=True)
         edges = np.asarray(self.edges, dtype=float)
-        everything = Estimate.from_samples(shares)
+        everything = _bounded(Estimate.from_samples(shares))
         inside = everything[1:-1]
         width = np.diff(edges)
         density = Estimate(inside.value / width, inside.standard_error / width, inside.num_samples)
         return HistogramResult(edges, density, inside, everything[0], everything[-1])
+
+
+def _bounded(shares: Estimate) -> Estimate:
+    """Probabilities of exactly 0 or 1 get the error of one member, 1/n."""
+    if shares.num_samples < 2:
+        return shares
+    settled = (shares.value == 0) | (shares.value == 1)
+    error = np.where(settled, 1 / shares.num_samples, shares.standard_error)
+    return Estimate(shares.value, error, shares.num_samples)

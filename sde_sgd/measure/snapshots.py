@@ -14,7 +14,10 @@ from .base import AbstractMeasure, evaluate, Tick
 
 
 class SnapshotsResult(eqx.Module):
-    """Iterations k (n,), their physical times (n,), values (n, members alive, ...)."""
+    """Iterations k (n,), their physical times (n,), values (n, members alive, ...).
+
+    Values of iterations that a partial run did not reach are NaN.
+    """
 
     iterations: np.ndarray
     times: np.ndarray
@@ -33,7 +36,12 @@ class Snapshots(AbstractMeasure):
 
     def __init__(self, at: Sequence[int], of: Callable | None = None):
         times = tuple(int(k) for k in at)
-        if not times or times[0] < 0 or any(b <= a for a, b in zip(times, times[1:], strict=False)):
+        if (
+            list(times) != list(at)
+            or not times
+            or times[0] < 0
+            or any(b <= a for a, b in zip(times, times[1:], strict=False))
+        ):
             raise ValueError(f"Snapshots needs increasing iterations ≥ 0; got {list(at)}.")
         self.at, self.of = times, of
 
@@ -45,7 +53,7 @@ class Snapshots(AbstractMeasure):
 
     def init(self, theta: Positions) -> Array:
         value = evaluate(self.of, theta)
-        buffer = jnp.zeros((value.shape[0], len(self.at), *value.shape[1:]), value.dtype)
+        buffer = jnp.full((value.shape[0], len(self.at), *value.shape[1:]), jnp.nan, value.dtype)
         return buffer.at[:, 0].set(value) if self.at[0] == 0 else buffer
 
     def update(self, carry, before: Positions, after: Positions, tick: Tick, alive: Alive):

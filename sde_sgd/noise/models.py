@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..landscapes.base import AbstractLandscape
+from ..landscapes.validate import check_symmetric
 from ..types import Matrix, Scalar, Vector
 from .sampling import AbstractSampling, RandomReshuffling
 
@@ -102,21 +103,16 @@ class ConstantNoise(AbstractGradientNoise):
     additive = True
     fused = False
 
-    def __init__(self, covariance: Float[Array, "d d"] | np.ndarray):
-        matrix = np.asarray(covariance)
-        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
-            raise ValueError(f"ConstantNoise needs a (d, d) covariance; got {matrix.shape}.")
-        if not np.isfinite(matrix).all() or not np.allclose(matrix, matrix.T, rtol=1e-6):
-            raise ValueError("ConstantNoise needs a finite, symmetric covariance.")
-        values, vectors = np.linalg.eigh(matrix.astype(np.float64))
+    def __init__(self, covariance):
+        matrix = check_symmetric("covariance", covariance)
+        values, vectors = np.linalg.eigh(np.asarray(matrix, np.float64))
         if values.min() < -1e-6 * max(np.abs(values).max(), 1e-300):
             raise ValueError(
                 f"ConstantNoise needs a positive semi-definite covariance; its smallest "
                 f"eigenvalue is {values.min():.3g}."
             )
         root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
-        dtype = jnp.asarray(covariance).dtype
-        self.matrix, self.root = jnp.asarray(matrix, dtype), jnp.asarray(root, dtype)
+        self.matrix, self.root = matrix, jnp.asarray(root, matrix.dtype)
 
     @staticmethod
     def at(landscape: AbstractLandscape, theta: Vector, sampling: AbstractSampling):

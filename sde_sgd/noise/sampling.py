@@ -182,6 +182,8 @@ def _subset_factor(num_examples: int | None, batch: int) -> float:
         raise ValueError(
             "A population has no subsets: use WithReplacement, which draws fresh examples."
         )
+    if batch > num_examples:
+        raise ValueError(f"There is no subset of B={batch} of N={num_examples} examples.")
     if num_examples == 1:
         return 0.0
     return (num_examples - batch) / (batch * (num_examples - 1))

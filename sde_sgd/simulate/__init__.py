@@ -1,5 +1,6 @@
 """The engine."""
 
 from .checkpoint import Checkpoint as Checkpoint
-from .engine import Forecast as Forecast, forecast as forecast, simulate as simulate
+from .driver import Forecast as Forecast
+from .engine import forecast as forecast, simulate as simulate
 from .run import DivergenceError as DivergenceError, load as load, Run as Run

@@ -1,14 +1,16 @@
 """Atomic checkpoints: one file that is either the old state or the new one."""
 
+import glob
 import json
 import os
-import warnings
 from pathlib import Path
 from typing import Any
 
 import equinox as eqx
 import jax
 import numpy as np
+
+from .warn import warn
 
 
 class Checkpoint(eqx.Module):
@@ -72,16 +74,17 @@ def load(path: Path, fingerprint: Any) -> tuple[dict[str, Any], list[np.ndarray]
             f"file, remove this one, or restore the configuration."
         )
     if header["versions"] != versions():
-        warnings.warn(
+        warn(
             f"The checkpoint was written with {header['versions']}, now {versions()}: the resumed "
-            f"run is valid, but may differ in the last bits.",
-            stacklevel=4,
+            f"run is valid, but may differ in the last bits."
         )
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        leftover.unlink(missing_ok=True)  # of a run that was killed while it wrote
     return header, arrays
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """Where two descriptions differ, as «path: old, now new»."""
+    """Where two descriptions differ, as «path was old and is new»."""
     if isinstance(old, dict) and isinstance(new, dict):
         found = []
         for key in dict.fromkeys([*old, *new]):

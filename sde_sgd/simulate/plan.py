@@ -17,7 +17,8 @@ _RECORD_BYTES = 64 * 2**20
 class Plan(eqx.Module):
     """Members in `num_chunks` chunks of `chunk_size`, the last padded with idle members.
 
-    `capacity`: positions that a compiled call can record; `bytes`: what the run holds.
+    `capacity`: positions that a compiled call can record; `bytes`: what the run holds;
+    `row_bytes`: of one position.
     """
 
     ensemble_size: int = eqx.field(static=True)
@@ -25,6 +26,7 @@ class Plan(eqx.Module):
     num_chunks: int = eqx.field(static=True)
     capacity: int = eqx.field(static=True)
     bytes: int = eqx.field(static=True)
+    row_bytes: int = eqx.field(static=True)
     mesh: Mesh | None = eqx.field(static=True)
 
     @property
@@ -62,7 +64,7 @@ def make_plan(
     held_bytes: int,
     step_bytes: int,
     row_bytes: int,
-    num_records: int,
+    num_records: int | None,
     chunk_size: int | None,
     mesh: Mesh | None,
 ) -> Plan:
@@ -73,12 +75,13 @@ def make_plan(
     num_chunks = math.ceil(ensemble_size / chunk_size)
     chunk = math.ceil(math.ceil(ensemble_size / num_chunks) / count) * count
     capacity = 0
-    if num_records:
+    if num_records is not None:
         capacity = max(1, min(num_records, 4096, _RECORD_BYTES // max(row_bytes * chunk, 1)))
     total = (
         2 * held_bytes * ensemble_size
         + step_bytes * chunk
         + capacity * row_bytes * chunk
-        + num_records * row_bytes * ensemble_size
+        + (num_records or 0) * row_bytes * ensemble_size
     )
-    return Plan(ensemble_size, chunk, math.ceil(ensemble_size / chunk), capacity, total, mesh)
+    chunks = math.ceil(ensemble_size / chunk)
+    return Plan(ensemble_size, chunk, chunks, capacity, total, row_bytes, mesh)

@@ -41,8 +41,9 @@ class Progress:
         if self.show:
             seconds = time.monotonic() - self.started
             self._write(f"{self.name}: {self.done}/{self.last} iterations in {seconds:.1f} s")
-            self.stream.write("\n")
-            self.stream.flush()
+            if self.stream.isatty():
+                self.stream.write("\n")
+                self.stream.flush()
 
     def _write(self, text: str) -> None:
         end = "\r" if self.stream.isatty() else "\n"

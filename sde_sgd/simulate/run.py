@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from ..measure.estimate import Estimate
 
 if TYPE_CHECKING:
-    from .engine import Engine
+    from .driver import Engine
 
 
 class Run:

@@ -1,7 +1,6 @@
 """Everything that can be wrong with a run, found before time is spent."""
 
 import os
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +18,9 @@ from ..dynamics.discrete import OptaxSGD
 from ..landscapes.finite_sums import LeastSquares
 from ..measure.base import AbstractMeasure
 from ..noise.models import MinibatchNoise
+from ..noise.sampling import RandomReshuffling
 from ..theory.least_squares import max_stable_learning_rate, mean_square_stability
+from .warn import warn
 
 
 def check_count(name: str, value: Any, most: int | None = None) -> int:
@@ -59,6 +60,29 @@ def check_measures(measures: Any, process: AbstractProcess, num_steps: int) -> d
             )
         measure.check(process, num_steps)
     return dict(measures)
+
+
+def check_refill(process: AbstractProcess, measures: dict[str, AbstractMeasure], carries) -> None:
+    """Refill needs a process that may restart and a measure that says when."""
+    if not process.restartable:
+        raise ValueError(
+            f"refill=True puts members back to their start at any iteration, and this "
+            f"{type(process).__name__} depends on the common clock (a learning-rate schedule)."
+        )
+    if all(measure.finished(carries[name]) is None for name, measure in measures.items()):
+        raise ValueError(
+            "refill=True restarts the members that a measure has finished with, and no measure of "
+            "this run ever finishes: add ss.FirstPassage, or leave refill out."
+        )
+
+
+def check_outcome(on_divergence: Any, budget: Any) -> str:
+    """What to do with diverged members, "raise" or "mask"; a budget of some seconds."""
+    if on_divergence not in ("raise", "mask"):
+        raise ValueError(f'on_divergence must be "raise" or "mask"; got {on_divergence!r}.')
+    if budget is not None and not budget > 0:
+        raise ValueError(f"budget must be a number of seconds > 0; got {budget!r}.")
+    return on_divergence
 
 
 def starts(process: AbstractProcess, theta0: Any, ensemble_size: int, key) -> jax.Array:
@@ -132,7 +156,8 @@ def check_stability(process: AbstractProcess, theta: jax.Array) -> None:
     """Mean-square stability: an error for least squares, elsewhere a warning from ηλ_max > 2.
 
     Exact on `LeastSquares` up to d = 40; beyond, and for other landscapes, only the step's
-    overshoot η λ_max/substeps > 2 at the first start is looked at. Schedules, optimisers
+    overshoot η λ_max/substeps > 2 at the first start is looked at. Reshuffled epochs, whose
+    batches compensate each other, can be stable beyond it: a warning. Schedules, optimisers
     with a rate of their own and solvers other than Euler are not judged.
     """
     rate = getattr(process, "learning_rate", None)
@@ -144,7 +169,9 @@ def check_stability(process: AbstractProcess, theta: jax.Array) -> None:
     landscape = process.landscape
     momentum = float(getattr(process, "momentum", 0.0))
     order = getattr(process, "order", 1)
-    if isinstance(landscape, LeastSquares) and landscape.dimension <= _EXACT_STABILITY:
+    epochs = isinstance(getattr(process, "sampling", None), RandomReshuffling)
+    exact = isinstance(landscape, LeastSquares) and not epochs
+    if isinstance(landscape, LeastSquares) and exact and landscape.dimension <= _EXACT_STABILITY:
         inputs = np.asarray(landscape.data[0], dtype=float)
         noise: dict[str, Any] = dict(noise_factor=_noise_factor(process), l2=float(landscape.l2))
         if order == 2:
@@ -172,9 +199,9 @@ def check_stability(process: AbstractProcess, theta: jax.Array) -> None:
             f"learning_rate={eta:g}: η λ_max/(substeps·(1+μ)) = {overshoot:.3g} exceeds 2 at the "
             f"first start, so that steps overshoot there"
         )
-        if isinstance(landscape, LeastSquares):
+        if exact:
             raise ValueError(f"{message} for ever: lower it below {2 * eta / overshoot:.4g}.")
-        warnings.warn(f"{message}; the run may diverge.", stacklevel=4)
+        warn(f"{message}; the run may diverge.")
 
 
 def _is_flow(process) -> bool:

@@ -57,6 +57,10 @@ def mlp(outputs=3, **options):
 
 DATA_LANDSCAPES = {
     "least_squares": lambda l2=0.0: LeastSquares(inputs(3), inputs(3) @ jnp.ones(3) + 1, l2=l2),
+    "least_squares_wide": lambda l2=0.0: LeastSquares(inputs(9), inputs(3)[:, 0], l2=l2),
+    "least_squares_collinear": lambda l2=0.0: LeastSquares(
+        inputs(2)[:, jnp.array([0, 1, 0])], inputs(3)[:, 0], l2=l2
+    ),
     "logistic_two": lambda l2=0.0: LogisticRegression(inputs(2), labels(2), l2=l2),
     "logistic_three": lambda l2=0.0: LogisticRegression(inputs(2), labels(3), l2=l2),
     "logistic_no_bias": lambda l2=0.0: LogisticRegression(inputs(2), labels(3), bias=False, l2=l2),

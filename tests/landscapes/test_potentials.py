@@ -52,7 +52,7 @@ def test_default_tilts_are_the_smallest_centred_set_of_covariance_sigma(sigma, r
 def test_noise_weights_span_the_tilts(sigma, rank):
     """QᵀQ = I, 1ᵀQ = 0, (ZᵀQ)(ZᵀQ)ᵀ = NΣ: rank normal numbers make noise of covariance Σ."""
     landscape = Potential(bowl, sigma)
-    basis, num = landscape.noise_form.basis, landscape.num_examples
+    basis, num = np.asarray(landscape.noise_form.basis), landscape.num_examples
     assert landscape.noise_dimension == rank
     close(basis.T @ basis, np.eye(rank))
     close(basis.sum(axis=0), np.zeros(rank))

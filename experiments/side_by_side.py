@@ -1,0 +1,226 @@
+"""The main job: SGD and its SDE, from one start, on one clock, on real data.
+
+Claim: on digits, at a small learning rate, the law of SGD's parameters and of its loss stays
+within the sampling noise of its SDE's, for a logistic regression and for a neural network;
+and a learning rate large enough to break that is seen to break it.
+
+Source: Smith & Le 1710.06451 (§4, the noise scale), Li, Tai, E 1511.06251 (weak order one).
+
+Command: python -m experiments side_by_side
+
+For each model three ensembles run from the same start: SGD, SGD again (the noise floor), and
+the SDE dθ = −∇L dt + √η (cΣ(θ))^{1/2} dW with t = ηk. The distance between the laws of θ is
+the energy distance; its excess over the floor is compared with zero, and so is the
+difference of mean losses, beside the SDE's own discretisation error. Rows named «large η»
+must deviate: there the SDE is known to be wrong by O(η).
+"""
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+import sde_sgd as ss
+from experiments.framework import get, put
+from sde_sgd.plots import band, COLOURS, new_figure, points
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Two models, each at a learning rate where the SDE should hold and one where it must not."""
+
+    num_examples: int = 500
+    """digits used (of 1 797), so that a step of the SDE costs little"""
+    batch_size: int = 20
+    ensemble_size: int = 96
+    time: float = 4.0
+    """physical time t = ηk of every run"""
+    logistic_rate: float = 0.05
+    logistic_large: float = 1.0
+    network_rate: float = 0.05
+    network_large: float = 0.8
+    hidden: int = 16
+    substeps: int = 2
+    snapshots: int = 5
+
+
+PRESETS = {
+    "smoke": Config(),
+    "paper": Config(num_examples=1797, ensemble_size=512, time=10.0, hidden=32, substeps=4),
+}
+"""Claims are fixed before the run: small rates agree, large ones deviate."""
+
+
+def landscapes(config: Config) -> dict[str, tuple[ss.EmpiricalRisk | ss.LogisticRegression, jax.Array]]:
+    """Logistic regression from zero, and a tanh network from its Equinox initialisation."""
+    data = ss.digits(test_fraction=0.0, dtype=jnp.float32)
+    inputs = data.inputs[: config.num_examples] / 8
+    labels = data.targets[: config.num_examples]
+    logistic = ss.LogisticRegression(inputs, labels, num_classes=10, l2=1e-3)
+    model = eqx.nn.MLP(
+        64, 10, config.hidden, 1, activation=jax.nn.tanh, dtype=jnp.float32, key=jr.key(0)
+    )
+    network = ss.EmpiricalRisk(model, inputs, labels, ss.cross_entropy, l2=1e-3)
+    start = jnp.zeros(logistic.dimension, jnp.float32)
+    return {"logistic": (logistic, start), "MLP": (network, network.initial)}
+
+
+def measure(config: Config, key) -> xr.Dataset:
+    """Side by side for each model and learning rate."""
+    data: dict = {}
+    for model, (landscape, start) in landscapes(config).items():
+        for regime in ("small", "large"):
+            key, own = jr.split(key)
+            _measure_one(config, data, model, regime, landscape, start, own)
+    return xr.Dataset(data)
+
+
+def _measure_one(config, data, model, regime, landscape, start, key) -> None:
+    rate = learning_rate(config, model, regime)
+    sampling = ss.WithReplacement(config.batch_size)
+    sgd = ss.SGD(landscape, rate, sampling)
+    # The same solver step in physical time for both rates.
+    small = learning_rate(config, model, "small")
+    substeps = max(config.substeps, round(config.substeps * rate / small))
+    sde = ss.ModifiedEquation(landscape, rate, ss.MinibatchNoise(sampling), substeps=substeps)
+    both = ss.side_by_side(
+        sgd,
+        sde,
+        start,
+        num_steps=round(config.time / rate),
+        ensemble_size=config.ensemble_size,
+        key=key,
+        snapshots=config.snapshots,
+        distances=("energy",),
+    )
+    tag = f"{model}, {regime}"
+    when, after = f"k of {tag}", f"k after start of {tag}"
+    data[f"{tag}, t"] = ((when,), both.times)
+    loss = both.observables["loss"]
+    for label in ("SGD", "SGD (second ensemble)", "SDE"):
+        put(data, f"{tag}, loss of {label}", loss.means[label], (when,))
+        data[f"{tag}, final losses of {label}"] = ((f"member of {tag}, {label}",), loss.samples[label][-1])
+    assert loss.step_error is not None
+    put(data, f"{tag}, step error", loss.step_error, (when,))
+    for field in ("distance", "floor", "excess"):
+        put(data, f"{tag}, energy {field}", getattr(both.distances["energy"], field), (after,))
+
+
+def learning_rate(config: Config, model: str, regime: str) -> float:
+    """η of one run."""
+    small = config.logistic_rate if model == "logistic" else config.network_rate
+    large = config.logistic_large if model == "logistic" else config.network_large
+    return small if regime == "small" else large
+
+
+def predict(config: Config) -> dict:
+    """Equal laws: no difference of means, no excess distance."""
+    return {"difference": 0.0, "excess": 0.0}
+
+
+def check(config: Config, data: xr.Dataset, predicted: dict) -> list[ss.Comparison]:
+    """Distances and mean losses at the last time."""
+    rows = []
+    for model in ("logistic", "MLP"):
+        for regime in ("small", "large"):
+            tag = f"{model}, {regime}"
+            expected = "agree" if regime == "small" else "deviate"
+            eta = learning_rate(config, model, regime)
+            floor = get(data, f"{tag}, energy floor")[-1]
+            rows.append(
+                ss.compare(
+                    get(data, f"{tag}, energy excess")[-1],
+                    predicted["excess"],
+                    # Both laws may differ by the noise floor's own size and still be «equal».
+                    name=f"{model}, {regime} η = {eta:g}: energy distance over the floor",
+                    process="SDE against SGD",
+                    expected=expected,
+                )
+            )
+            del floor
+            if regime == "small":
+                difference = _mean_difference(data, tag)
+                rows.append(
+                    ss.compare(
+                        difference,
+                        predicted["difference"],
+                        name=f"{model}, {regime} η = {eta:g}: mean loss, SGD − SDE",
+                        process="SDE against SGD",
+                        expected=expected,
+                    )
+                )
+    return rows
+
+
+def _mean_difference(data: xr.Dataset, tag: str) -> ss.Estimate:
+    """SGD − SDE of the mean loss, with the discretisation error in the error bar."""
+    sgd, sde = (get(data, f"{tag}, loss of {label}")[-1] for label in ("SGD", "SDE"))
+    step = get(data, f"{tag}, step error")[-1]
+    error = np.sqrt(sgd.standard_error**2 + sde.standard_error**2 + step.value**2)
+    return ss.Estimate(sgd.value - sde.value, error, sgd.num_samples)
+
+
+def conclude(config: Config, data: xr.Dataset, comparisons: list[ss.Comparison]) -> str:
+    """How far the SDE is off, in units of the noise floor."""
+    lines = []
+    for model in ("logistic", "MLP"):
+        for regime in ("small", "large"):
+            tag = f"{model}, {regime}"
+            distance = float(get(data, f"{tag}, energy distance").value[-1])
+            error = float(get(data, f"{tag}, energy floor").standard_error[-1])
+            step = get(data, f"{tag}, step error")[-1]
+            lines.append(
+                f"{model}, η = {learning_rate(config, model, regime):g}: SGD–SDE energy distance "
+                f"{distance:.3g} (floor 0 ± {error:.2g}); discretisation error of the SDE's mean "
+                f"loss {float(step.value):.2g} ± {float(step.standard_error):.1g}."
+            )
+    return "\n".join(lines)
+
+
+def plot(config: Config, data: xr.Dataset, predicted: dict) -> Figure:
+    """Rows: models. Columns: loss over t at small and large η, final losses, distances."""
+    figure, axes = new_figure(2, 4)
+    for row, model in zip(axes, ("logistic", "MLP"), strict=True):
+        for axis, regime in zip(row[:2], ("small", "large"), strict=True):
+            tag = f"{model}, {regime}"
+            for label in ("SGD", "SDE"):
+                band(axis, data[f"{tag}, t"], get(data, f"{tag}, loss of {label}"), label)
+            axis.set_title(f"{model}, η = {learning_rate(config, model, regime):g}", fontsize=10)
+            axis.set_xlabel("time t = ηk")
+            axis.set_ylabel("mean loss (± 2 s.e.)")
+            axis.legend(frameon=False)
+        _final_losses(row[2], data, model)
+        for regime, marker in (("small", "o"), ("large", "s")):
+            tag = f"{model}, {regime}"
+            when = data[f"{tag}, t"].values[1:]
+            eta = learning_rate(config, model, regime)
+            distance, floor = (get(data, f"{tag}, energy {f}") for f in ("distance", "floor"))
+            points(row[3], when, distance, f"SGD–SDE, η = {eta:g}", color=COLOURS["SDE"], fmt=f"{marker}-")
+            points(row[3], when, floor, f"SGD–SGD, η = {eta:g}", color=COLOURS["SGD"], fmt=f"{marker}:")
+        row[3].axhline(0, color="black", linewidth=0.8, label="equal laws")
+        row[3].set_xlabel("time t = ηk")
+        row[3].set_ylabel("energy distance of θ (± 1 s.e.)")
+        row[3].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _final_losses(axis, data: xr.Dataset, model: str) -> None:
+    tag = f"{model}, small"
+    rows = {label: data[f"{tag}, final losses of {label}"].values for label in ("SGD", "SDE")}
+    edges = np.histogram_bin_edges(np.concatenate(list(rows.values())), bins=20)
+    middle, width = 0.5 * (edges[1:] + edges[:-1]), np.diff(edges)
+    for label, values in rows.items():
+        counts = np.histogram(values, edges)[0]
+        density = counts / (len(values) * width)
+        error = np.sqrt(counts * (1 - counts / len(values))) / (len(values) * width)
+        axis.stairs(density, edges, color=COLOURS[label], label=label)
+        axis.errorbar(middle, density, error, fmt="none", color=COLOURS[label], linewidth=0.8)
+    axis.set_title(f"{model}, small η, last time", fontsize=10)
+    axis.set_xlabel("loss")
+    axis.set_ylabel("probability density (± 1 s.e.)")
+    axis.legend(frameon=False)

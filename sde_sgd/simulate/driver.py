@@ -1,0 +1,314 @@
+"""The engine itself: chunks, clock, checkpoints, interrupts, budget."""
+
+import time
+from pathlib import Path
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..draws import key_words
+from ..dynamics.base import AbstractProcess
+from ..measure.base import AbstractMeasure
+from ..types import Key
+from . import checkpoint as ckpt
+from .advance import advance, create, Members
+from .fingerprint import describe
+from .interrupt import Interrupt
+from .plan import Plan
+from .progress import Progress
+from .run import DivergenceError, Run
+from .validate import check_count, check_memory, check_outcome
+from .warn import warn
+
+# Iterations are 32-bit, and measures store them signed.
+MOST_STEPS = 2**31 - 2
+_SEGMENT_SECONDS = 0.5
+_create = eqx.filter_jit(create)
+
+
+class Forecast(eqx.Module):
+    """What a run will take: seconds (compilation included) and bytes."""
+
+    seconds: float
+    bytes: int
+    seconds_per_iteration: float
+
+
+class Engine:
+    """Owns the integer clock, the members and what was recorded. `Run` is its public face."""
+
+    def __init__(
+        self,
+        process: AbstractProcess,
+        measures: dict[str, AbstractMeasure],
+        theta: jax.Array,
+        key: Key,
+        plan: Plan,
+        record_every: int | None,
+        refill: bool,
+        memory: int | None,
+    ):
+        self.process, self.measures = process, measures
+        self.plan, self.record_every, self.refill = plan, record_every, refill
+        self.memory = memory
+        self.root = key_words(key)
+        self.fingerprint = describe(
+            {
+                "process": process,
+                "measures": measures,
+                "key": np.asarray(self.root),
+                "theta0": theta,
+                "ensemble_size": plan.ensemble_size,
+                "record_every": record_every,
+                "refill": refill,
+            }
+        )
+        self.done = 0
+        self.requested = 0
+        self.seconds = 0.0
+        self.on_divergence = "raise"
+        self.forecast: Forecast | None = None
+        self.chunks = self._scatter(theta)
+        start = [np.asarray(theta)[None]] if record_every is not None else []
+        self._steps: list[np.ndarray] = [np.zeros(1, np.int64)] if start else []
+        self._rows: list[np.ndarray] = start
+        self._per_iteration: float | None = None
+
+    def _scatter(self, theta: jax.Array) -> list[Members]:
+        plan = self.plan
+        extra = plan.padded - plan.ensemble_size
+        filled = jnp.concatenate([theta, jnp.broadcast_to(theta[:1], (extra, theta.shape[1]))])
+        chunks = []
+        for i in range(plan.num_chunks):
+            own = slice(i * plan.chunk_size, (i + 1) * plan.chunk_size)
+            identity = jnp.arange(own.start, own.stop, dtype=jnp.uint32)
+            members = _create(self.process, self.measures, filled[own], identity, self.root)
+            chunks.append(plan.place(members))
+        return chunks
+
+    def gather(self) -> Members:
+        """All members on the host, the idle ones left out."""
+        size = self.plan.ensemble_size
+        host = [jax.device_get(chunk) for chunk in self.chunks]
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:size], *host)
+
+    def positions(self) -> np.ndarray:
+        """θ of every member on the host, (members, d)."""
+        rows = [np.asarray(self.process.position(chunk.state)) for chunk in self.chunks]
+        return np.concatenate(rows)[: self.plan.ensemble_size]
+
+    def records(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Recorded iterations (n,) and positions (n, members, d)."""
+        if not self._steps:
+            return None
+        return np.concatenate(self._steps), np.concatenate(self._rows)
+
+    def extend(
+        self,
+        num_steps: int,
+        progress: bool | None = None,
+        checkpoint: str | Path | ckpt.Checkpoint | None = None,
+        budget: float | None = None,
+        on_divergence: Literal["raise", "mask"] | None = None,
+    ) -> Run:
+        """Continues by `num_steps` iterations."""
+        total = self.done + check_count("num_steps", num_steps, MOST_STEPS - self.done)
+        for measure in self.measures.values():
+            measure.check(self.process, total)
+        if self.record_every is not None:
+            new = total // self.record_every - self.done // self.record_every
+            what = f"{new} more records of {self.plan.ensemble_size} members"
+            check_memory(new * self.plan.row_bytes * self.plan.ensemble_size, self.memory, what)
+        saved = ckpt.as_checkpoint(checkpoint)
+        on_divergence = self.on_divergence if on_divergence is None else on_divergence
+        return self.go(total, progress, saved, budget, on_divergence, resume=False)
+
+    def rehearse(self, num_steps: int) -> Forecast:
+        """Runs a few iterations, puts everything back, and extrapolates."""
+        kept = self.chunks
+        started = time.monotonic()
+        self.advance(min(2, num_steps), 1)
+        first = time.monotonic() - started
+        length, per_iteration = 2, first
+        while True:
+            started = time.monotonic()
+            self.advance(length, 1)
+            spent = time.monotonic() - started
+            per_iteration = spent / length
+            if spent > 0.2 or length >= num_steps:
+                break
+            length = min(4 * length, num_steps)
+        self.chunks = kept
+        return Forecast(first + per_iteration * num_steps, self.plan.bytes, per_iteration)
+
+    def go(
+        self,
+        total: int,
+        progress: bool | None,
+        checkpoint: ckpt.Checkpoint | None,
+        budget: float | None,
+        on_divergence: str,
+        resume: bool = True,
+    ) -> Run:
+        """Advances to iteration `total`; every way out leaves consistent members behind."""
+        self.on_divergence = on_divergence = check_outcome(on_divergence, budget)
+        if checkpoint is not None and resume and checkpoint.path.exists():
+            self._restore(checkpoint.path, total)
+        self.requested = total
+        name = type(self.process).__name__
+        report = Progress(name, self.plan.ensemble_size, self.done, total, progress)
+        started = saved = time.monotonic()
+        before = self.seconds
+        stop = self._diverged()
+        try:
+            with Interrupt() as interrupt:
+                while self.done < total and not stop:
+                    self._segment(total)
+                    now = time.monotonic()
+                    self.seconds = before + now - started
+                    report.update(self.done)
+                    stop = self._reason(total, now - started, budget, interrupt)
+                    due = checkpoint is not None and now - saved > checkpoint.every_seconds
+                    if checkpoint is not None and (due or stop or self.done >= total):
+                        self._try_to_save(checkpoint.path)
+                        saved = time.monotonic()
+        finally:
+            report.close()
+        run = Run(self)
+        if stop == "diverged":
+            raise DivergenceError(run)
+        if stop:
+            where = f" Its state is in {str(checkpoint.path)!r}." if checkpoint else ""
+            warn(
+                f"{name} stopped at iteration {self.done} of {total}: {stop}. The result is "
+                f"partial; continue with run.extend({total - self.done}).{where}"
+            )
+        return run
+
+    def _diverged(self) -> str:
+        """Says "diverged" when that ends the run: at the first member, with "mask" at the last."""
+        size = self.plan.ensemble_size
+        dead = np.concatenate([np.asarray(c.diverged_at) for c in self.chunks])[:size] >= 0
+        ends = dead.any() if self.on_divergence == "raise" else dead.all()
+        return "diverged" if ends else ""
+
+    def _reason(
+        self, total: int, elapsed: float, budget: float | None, interrupt: Interrupt
+    ) -> str:
+        diverged = self._diverged()
+        if diverged:
+            return diverged
+        if interrupt.requested and self.done < total:
+            return "interrupted"
+        if budget is not None and self.done < total:
+            ahead = 0.0 if self._per_iteration is None else self._per_iteration
+            if elapsed + ahead >= budget:
+                return f"the budget of {budget:g} s is used up"
+        return ""
+
+    def _segment(self, total: int) -> None:
+        """A stretch of about half a second, cut so that records fall on its ends."""
+        left = total - self.done
+        known = self._per_iteration
+        wanted = min(left, 8 if known is None else max(1, int(_SEGMENT_SECONDS / known)))
+        every = self.record_every
+        length, blocks = wanted, 1
+        if every is not None:
+            to_next = every - self.done % every
+            if to_next < every or wanted < every:
+                length = min(to_next, wanted)
+            else:
+                length, blocks = every, min(wanted // every, self.plan.capacity)
+        started = time.monotonic()
+        rows = self.advance(length, blocks)
+        spent = time.monotonic() - started
+        steps = self.done + length * np.arange(1, blocks + 1)
+        self.done = int(steps[-1])
+        if every is not None and steps[0] % every == 0:
+            self._steps.append(steps)
+            self._rows.append(rows)
+        first = self.forecast is None and known is None
+        if first:
+            # The first call compiles; its time says nothing of the rate.
+            self._per_iteration = _SEGMENT_SECONDS / 8 if spent > 4 * _SEGMENT_SECONDS else None
+            self.forecast = Forecast(spent, self.plan.bytes, float("nan"))
+        else:
+            self._per_iteration = spent / (length * blocks)
+            if self.forecast is not None and np.isnan(self.forecast.seconds_per_iteration):
+                ahead = self._per_iteration * (total - self.done)
+                seconds = self.forecast.seconds + spent + ahead
+                self.forecast = Forecast(seconds, self.plan.bytes, self._per_iteration)
+
+    def advance(self, length: int, blocks: int) -> np.ndarray:
+        """Advances every chunk; positions after each block, (blocks, members, d)."""
+        words = [jnp.uint32(n) for n in (self.done, blocks, length)]
+        moved, recorded = [], []
+        for chunk in self.chunks:
+            members, buffer = advance(
+                self.process,
+                self.measures,
+                chunk,
+                self.root,
+                *words,
+                capacity=self.plan.capacity,
+                refill=self.refill,
+                mesh=self.plan.mesh,
+            )
+            moved.append(members)
+            recorded.append(np.moveaxis(np.asarray(buffer)[:, :blocks], 1, 0))
+        self.chunks = jax.block_until_ready(moved)
+        return np.concatenate(recorded, axis=1)[:, : self.plan.ensemble_size]
+
+    def _try_to_save(self, path: Path) -> None:
+        """A full disk costs a checkpoint, not the run."""
+        try:
+            self.save(path)
+        except OSError as error:
+            warn(f"checkpoint={str(path)!r} could not be written ({error}); the run goes on.")
+
+    def save(self, path: Path) -> None:
+        """Writes the whole state atomically."""
+        leaves = jax.tree.leaves(self.gather())
+        recorded = self.records()
+        extra = [] if recorded is None else list(recorded)
+        header = {
+            "fingerprint": self.fingerprint,
+            "versions": ckpt.versions(),
+            "done": self.done,
+            "seconds": self.seconds,
+            "num_leaves": len(leaves) + len(extra),
+        }
+        ckpt.save(path, header, [*leaves, *extra])
+
+    def _restore(self, path: Path, total: int) -> None:
+        header, arrays = ckpt.load(path, self.fingerprint)
+        if header["done"] > total:
+            raise ValueError(
+                f"checkpoint={str(path)!r} is at iteration {header['done']}, beyond "
+                f"num_steps={total}: ask for at least as many, or choose another file."
+            )
+        leaves, structure = jax.tree.flatten(self.chunks[0])
+        size, count = self.plan.ensemble_size, len(leaves)
+        wanted = [(size, *leaf.shape[1:], leaf.dtype) for leaf in leaves]
+        if wanted != [(*array.shape, array.dtype) for array in arrays[:count]]:
+            raise ValueError(
+                f"checkpoint={str(path)!r} was written by another version of this library: its "
+                f"arrays do not fit. Choose another file or remove it."
+            )
+        plan, chunks = self.plan, []
+        extra = plan.padded - size
+        for i, old in enumerate(self.chunks):
+            own = slice(i * plan.chunk_size, (i + 1) * plan.chunk_size)
+            rows = [
+                np.concatenate([x, np.repeat(x[:1], extra, axis=0)])[own] for x in arrays[:count]
+            ]
+            members = jax.tree.unflatten(structure, [jnp.asarray(x) for x in rows])
+            members = eqx.tree_at(lambda m: m.identity, members, old.identity)
+            chunks.append(plan.place(members))
+        self.chunks, self.done = chunks, int(header["done"])
+        self.seconds = float(header["seconds"])
+        if self.record_every is not None:
+            self._steps, self._rows = [arrays[count]], [arrays[count + 1]]
