@@ -20,6 +20,8 @@ from . import framework  # noqa: E402
 def main(arguments: list[str]) -> int:
     """Lists the experiments, or runs one; 0 if every verdict is as expected, else 1."""
     console = Console()
+    # A pipe has no width of its own; tables of 80 columns break every word.
+    console.width = max(console.width, 120)
     if not arguments:
         table = Table("experiment", "claim", "source")
         for name in framework.names():

@@ -241,7 +241,6 @@ def _landscapes():
 
 
 def _sgd_problems():
-    inputs, labels = _digits()
     regression = ss.digits_regression(6, dtype=jnp.float32)
     least = ss.LeastSquares(regression.inputs, regression.targets)
     (_, logistic, _), (_, network, _) = _landscapes()
@@ -257,7 +256,13 @@ def _library(process, theta, members: int, key, measures=None, refill=False):
     from sde_sgd.simulate.engine import prepare
 
     engine = prepare(
-        process, theta, num_steps=1, ensemble_size=members, key=key, measures=measures, refill=refill
+        process,
+        theta,
+        num_steps=1,
+        ensemble_size=members,
+        key=key,
+        measures=measures,
+        refill=refill,
     )
 
     def call(steps: int):
@@ -287,7 +292,9 @@ def _sde_rows(config, key, name, landscape, members) -> dict[str, list[float]]:
         if kind == "gaussian" and name == "MLP":
             slow = per_example_scan(landscape, ETA)
             few = max(1, steps // 20)
-            times = _compare(config, lambda f=ours, n=few: f(n), lambda: slow(key, start, few))
+            times = _compare(
+                config, lambda f=ours, n=few: f(n), lambda p=slow, n=few: p(key, start, n)
+            )
             found["SDE step, MLP, against per-example gradients"] = times
     return found
 

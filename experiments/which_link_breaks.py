@@ -88,7 +88,7 @@ LABELS = {
     "gaussian": "Gaussian SGD",
     "euler": "Euler, h = η",
     "sde": "SDE, h = η/substeps",
-    "limit": "SDE, extrapolated to h = 0",
+    "limit": "SDE, h → 0",
 }
 
 
@@ -254,27 +254,28 @@ def check(config: Config, data: xr.Dataset, predicted) -> list[ss.Comparison]:
     rows, variance, shape = [], slice(0, 1), slice(1, 3)
     for name, exact in predicted.items():
 
-        def against(process, reference, part=slice(None), *, name=name, what, **options):
-            measured = get(data, f"{name} {process}")[part]
-            options = {"name": f"{name}: {what}", "process": LABELS[process]} | options
-            rows.append(ss.compare(measured, reference, **options))
+        def against(measured, reference, part, what, of, name=name, **options):
+            estimate = get(data, f"{name} {measured}")[part]
+            rows.append(
+                ss.compare(estimate, reference, name=f"{name}: {what}", process=of, **options)
+            )
 
-        for process in ("sgd", "gaussian", "sde"):
-            against(process, exact[process], what="own exact values")
+        for own in ("sgd", "gaussian", "sde"):
+            against(own, exact[own], slice(None), "own exact values", LABELS[own])
         # The discretisation that is left is stated beside the statistical error.
         left = ss.Estimate(exact["limit"], np.abs(exact["residual"]), 2**31)
-        against("limit", left, what="exact values at h = 0")
-        for link, process, other in ((1, "sgd", "gaussian"), (3, "euler", "limit")):
+        against("limit", left, slice(None), "exact values at h = 0", LABELS["limit"])
+        for link, one, other in ((1, "sgd", "gaussian"), (3, "euler", "limit")):
             reference, (same_variance, same_shape) = exact[other], EXPECTED[name, link]
+            of = f"{LABELS[one]} against {LABELS[other]}"
             # No approximation touches the variance along link 1: any difference counts there.
             width = None if link == 1 else config.resolution * reference[variance]
-            of = {"process": f"{LABELS[process]} against {LABELS[other]}"}
             what = f"link {link}, variance" + ("" if link == 1 else f" to {config.resolution:.0%}")
             options = {"resolution": width, "expected": same_variance}
-            against(process, reference[variance], variance, what=what, **options, **of)
+            against(one, reference[variance], variance, what, of, **options)
             what = f"link {link}, skewness and kurtosis to {config.resolution:g}"
             options = {"resolution": config.resolution, "expected": same_shape}
-            against(process, reference[shape], shape, what=what, **options, **of)
+            against(one, reference[shape], shape, what, of, **options)
         distance, steps = data[f"{name} link 2"].values, int(data[f"{name} link 2 steps"])
         rows.append(
             ss.compare(

@@ -18,6 +18,7 @@ from .finite_sums import (
     LogisticRegression,
     squared_error,
 )
+from .noise_forms import AbstractNoiseForm, ExampleWeights
 from .population import PopulationLeastSquares
 from .potentials import (
     double_well,
@@ -34,10 +35,12 @@ from .potentials import (
 __all__ = [
     "AbstractFiniteSum",
     "AbstractLandscape",
+    "AbstractNoiseForm",
     "AbstractPopulation",
     "Dataset",
     "DoubleWellEnergy",
     "EmpiricalRisk",
+    "ExampleWeights",
     "LeastSquares",
     "LogisticRegression",
     "MuellerBrownEnergy",

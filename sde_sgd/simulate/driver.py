@@ -117,7 +117,7 @@ class Engine:
         """Continues by `num_steps` iterations."""
         total = self.done + check_count("num_steps", num_steps, MOST_STEPS - self.done)
         for measure in self.measures.values():
-            measure.check(self.process, total)
+            measure.check(self.process, max(total, self.requested))
         if self.record_every is not None:
             new = total // self.record_every - self.done // self.record_every
             what = f"{new} more records of {self.plan.ensemble_size} members"

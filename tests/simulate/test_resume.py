@@ -81,7 +81,7 @@ def killed(tmp_path_factory):
         )
     try:
         for child, path in zip(children, paths.values(), strict=True):
-            saves(path, 4, child)
+            saves(path, 3, child)
     finally:
         for child in children:
             os.kill(child.pid, signal.SIGKILL)
