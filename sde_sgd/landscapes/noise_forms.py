@@ -66,72 +66,87 @@ class ExampleWeights(AbstractNoiseForm):
 class ResidualMoments(AbstractNoiseForm):
     """Least squares in few dimensions: Σ(θ) is a quadratic in δ = θ − θ*, and N drops out.
 
-    With residuals r* and gradients s_i = x_i r*_i at θ*,
+    With residuals r* at θ*, s̄ = E[x r*] and A = E[x xᵀ],
 
-        Σ(θ) = E[x x r*²] + 2 E[x x r* x]·δ + E[x x x x]·δδ − (s̄ + Aδ)(s̄ + Aδ)ᵀ,
+        Σ(θ) = E[x x r*²] + 2 E[x x r* x]·δ + E[x x x x]·δδ − (s̄ + Aδ)(s̄ + Aδ)ᵀ.
 
-    A = E[x xᵀ]. R is its Cholesky factor: d normal numbers instead of N.
+    `coefficients` maps the monomials (1, δ_a, δ_a δ_b) to the lower triangle of Σ, which under
+    `vmap` is one matrix product for all members. R is its Cholesky factor: d normal numbers
+    instead of N.
     """
 
     minimum: Vector
-    slope: Vector
-    gradient_at_minimum: Vector
-    curvature: Matrix
-    second: Matrix
-    third: Float[Array, "d d d"]
-    fourth: Float[Array, "d d d d"]
-    l2: Float[Array, ""]
+    residual_gradient: Vector
+    hessian: Matrix
+    coefficients: Float[Array, "triangle monomials"]
 
     @staticmethod
     def of(inputs: Array, targets: Array, l2: Array, minimum: Array) -> "ResidualMoments":
-        """Moments of (N, d) inputs and (N,) targets, summed in float64."""
+        """From (N, d) inputs and (N,) targets, summed in float64."""
         x, y = np.asarray(inputs, np.float64), np.asarray(targets, np.float64)
-        best, num = np.asarray(minimum, np.float64), len(x)
+        best, (num, dim) = np.asarray(minimum, np.float64), x.shape
         residual = x @ best - y
-        slope = x.T @ residual / num
-        moments = (
-            best,
-            slope,
-            slope + float(l2) * best,
-            x.T @ x / num,
-            np.einsum("na,nb,n->ab", x, x, residual**2) / num,
-            np.einsum("na,nb,nc,n->abc", x, x, x, residual, optimize=True) / num,
-            np.einsum("na,nb,nc,nd->abcd", x, x, x, x, optimize=True) / num,
-        )
-        return ResidualMoments(*(jnp.asarray(m, inputs.dtype) for m in moments), l2=l2)
+        slope, curvature = x.T @ residual / num, x.T @ x / num
+        rows, columns = np.tril_indices(dim)
+        pairs = x[:, rows] * x[:, columns]
+        # Monomials δ_a δ_b, a ≥ b: off the diagonal each stands for two terms.
+        twice = np.where(rows == columns, 1.0, 2.0)
+        constant = pairs.T @ residual**2 / num - slope[rows] * slope[columns]
+        linear = 2 * (pairs.T @ (x * residual[:, None])) / num
+        linear -= slope[rows, None] * curvature[columns] + slope[columns, None] * curvature[rows]
+        product = curvature[rows][:, rows] * curvature[columns][:, columns]
+        swapped = curvature[rows][:, columns] * curvature[columns][:, rows]
+        quadratic = (pairs.T @ pairs / num - 0.5 * (product + swapped)) * twice
+        coefficients = np.concatenate([constant[:, None], linear, quadratic], axis=1)
+        hessian = curvature + float(l2) * np.eye(dim)
+        kept = (best, slope + float(l2) * best, hessian, coefficients)
+        return ResidualMoments(*(jnp.asarray(m, inputs.dtype) for m in kept))
 
     def dimension(self, landscape: "AbstractFiniteSum") -> int:
         return self.minimum.shape[0]
 
     def root(self, landscape: "AbstractFiniteSum", theta: Vector) -> Float[Array, "d k"]:
-        offset = theta - self.minimum
-        along = self.fourth @ offset + 2 * self.third
-        mean = self.slope + self.curvature @ offset
-        return _cholesky(self.second + along @ offset - mean[:, None] * mean[None, :])
+        rows = self._factor(theta)
+        size, zero = len(rows), jnp.zeros((), theta.dtype)
+        return jnp.stack([jnp.stack([*row, *[zero] * (size - len(row))]) for row in rows])
 
     def noisy_gradient(self, landscape: "AbstractFiniteSum", theta, z, amplitude) -> Vector:
+        gradient = self.residual_gradient + self.hessian @ (theta - self.minimum)
+        rows = self._factor(theta)
+        noise = jnp.stack([sum(r * z[j] for j, r in enumerate(row)) for row in rows])
+        return gradient + jnp.asarray(amplitude, theta.dtype) * noise
+
+    def _factor(self, theta: Vector) -> list[list[Array]]:
         offset = theta - self.minimum
-        gradient = self.gradient_at_minimum + self.curvature @ offset + self.l2 * offset
-        return gradient + jnp.asarray(amplitude, theta.dtype) * (self.root(landscape, theta) @ z)
+        size = offset.shape[0]
+        each = [offset[i] for i in range(size)]
+        squares = [each[i] * each[j] for i in range(size) for j in range(i + 1)]
+        monomials = jnp.stack([jnp.ones((), theta.dtype), *each, *squares])
+        packed = self.coefficients @ monomials
+        entries = iter(packed[i] for i in range(packed.shape[0]))
+        return _cholesky([[next(entries) for _ in range(i + 1)] for i in range(size)])
 
 
-def _cholesky(matrix: Matrix) -> Matrix:
-    """Lower factor of a small positive *semi*-definite matrix, written out.
+def _cholesky(lower: list[list[Array]]) -> list[list[Array]]:
+    """Lower factor of a small positive *semi*-definite matrix, given and returned by rows.
 
-    Under `vmap` every entry is one vector over the members, which LAPACK's batched routine is
-    not. A pivot that is not positive (rank-deficient Σ) gives a zero column.
+    Written out entry by entry: under `vmap` each is one vector over the members, which
+    LAPACK's batched routine is not. A pivot that is not positive, up to the rounding of its
+    own diagonal entry (rank-deficient Σ), gives a zero column.
     """
-    size = matrix.shape[0]
-    zero = jnp.zeros((), matrix.dtype)
-    # A pivot below the rounding of its own diagonal entry carries no variance.
-    eps = jnp.finfo(matrix.dtype).eps * size
-    columns = [[zero] * size for _ in range(size)]
+    size = len(lower)
+    eps = size * float(jnp.finfo(lower[0][0].dtype).eps)
+    factor: list[list[Array]] = [[] for _ in range(size)]
     for j in range(size):
-        pivot = matrix[j, j] - sum((columns[k][j] ** 2 for k in range(j)), start=zero)
-        sound = pivot > eps * matrix[j, j]
+        pivot = lower[j][j] - sum(entry**2 for entry in factor[j])
+        sound = pivot > eps * lower[j][j]
         root = jnp.sqrt(jnp.where(sound, pivot, 1))
-        columns[j][j] = jnp.where(sound, root, 0)
-        for i in range(j + 1, size):
-            rest = matrix[i, j] - sum((columns[k][i] * columns[k][j] for k in range(j)), start=zero)
-            columns[j][i] = jnp.where(sound, rest / root, 0)
-    return jnp.stack([jnp.stack(column) for column in columns], axis=1)
+        for i in range(j, size):
+            if i == j:
+                factor[j].append(jnp.where(sound, root, 0))
+                continue
+            rest = lower[i][j] - sum(
+                a * b for a, b in zip(factor[i][:j], factor[j][:j], strict=True)
+            )
+            factor[i].append(jnp.where(sound, rest / root, 0))
+    return factor
