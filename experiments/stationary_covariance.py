@@ -21,6 +21,7 @@ Command: python -m experiments stationary_covariance --preset paper
 """
 
 import dataclasses
+import functools
 
 import jax.numpy as jnp
 import jax.random as jr
@@ -95,6 +96,7 @@ def pairs(data: str) -> tuple[tuple[str, str, str], ...]:
     return SUBSET_PAIRS if data == SUBSET else PAIRS
 
 
+@functools.cache
 def problems(config: Config) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Inputs (N, d) and targets (N,) of each data set."""
     digits = ss.digits_regression(config.num_directions)
@@ -232,6 +234,7 @@ def plot(config: Config, data: xr.Dataset, predicted):
         "c = 1/B": ("prediction", "-"),
         "c = (N−B)/(B(N−1))": (second, "-"),
     }
+    steps = str(config.substeps)
     figure, axes = new_figure(3, 1, width=11, height=3.0)
     for axis, (name, exact) in zip(axes[:, 0], predicted.items(), strict=True):
         entries = np.triu_indices(config.num_directions)
@@ -245,7 +248,7 @@ def plot(config: Config, data: xr.Dataset, predicted):
             height = percent * (matrix - base)[index]
             half = [place - 0.42, place + 0.42]
             style = {"color": COLOURS[colour], "linestyle": line, "linewidth": 1.2}
-            axis.hlines(height, *half, label=f"exact, {value}", **style)
+            axis.hlines(height, *half, label=f"exact, {value.replace('substeps', steps)}", **style)
         names = list(dict.fromkeys(pair[0] for pair in pairs(name)))
         for shift, process in zip(np.linspace(-0.24, 0.24, len(names)), names, strict=True):
             measured = get(data, f"{name} {process}")
@@ -254,7 +257,8 @@ def plot(config: Config, data: xr.Dataset, predicted):
                 percent * measured.standard_error[index],
                 measured.num_samples,
             )
-            points(axis, place + shift, relative, LABELS[process], color=COLOURS[styles[process]])
+            label = LABELS[process].replace("substeps", steps)
+            points(axis, place + shift, relative, label, color=COLOURS[styles[process]])
         num = len(problems(config)[name][1])
         batch = config.subset_batch_size if name == SUBSET else config.batch_size
         axis.set_title(f"{name}: N = {num}, B = {batch}, η = {config.learning_rate:g}")

@@ -123,14 +123,14 @@ def _measure_one(config: Config, name: str, key, variables: dict) -> None:
     landscape, sampling = ss.LeastSquares(inputs[:, None], targets), ss.WithReplacement(batch)
     noise, substeps = ss.MinibatchNoise(sampling), config.substeps
     minimum = ss.theory.stationary_mean_least_squares(inputs[:, None], targets)
-    at = config.burn_in + spacing * np.arange(1, config.looks + 1)
+    at = range(config.burn_in + spacing, config.burn_in + spacing * config.looks + 1, spacing)
     key_sgd, key_gaussian, key_sde = jr.split(key, 3)
 
     def looks(process, own):
         run = ss.simulate(
             process,
             jnp.asarray(minimum),
-            num_steps=int(at[-1]),
+            num_steps=at[-1],
             ensemble_size=config.ensemble_size,
             key=own,
             measures={"theta": ss.Snapshots(at)},
@@ -154,7 +154,7 @@ def _measure_one(config: Config, name: str, key, variables: dict) -> None:
     for process, samples in rows.items():
         put(variables, f"{name} {process}", ss.Estimate.from_samples(samples), ("observable",))
     variables[f"{name} link 2"] = ((), np.abs(gaussian - euler).max() / gaussian.std())
-    variables[f"{name} link 2 steps"] = ((), int(at[-1]))
+    variables[f"{name} link 2 steps"] = ((), at[-1])
 
 
 def member_rows(delta: np.ndarray) -> np.ndarray:

@@ -160,11 +160,20 @@ class Draws(eqx.Module):
         size = int(np.prod(shape, dtype=int))
         if size == 0:
             return jnp.zeros((*self.identity.shape, *shape), dtype)
-        pairs = self._words(-(-size // 64), stream)
-        words = jnp.stack(pairs, axis=-1).reshape(*self.identity.shape, -1)
+        high, low = self._words(-(-size // 64), stream)
         # Shift each random bit to the sign bit and or it into 1.0.
-        shifted = words[..., None] << lax.iota(jnp.uint32, 32)
-        sign = shifted.reshape(*self.identity.shape, -1)[..., :size] & jnp.uint32(0x80000000)
+        if size <= 64:
+            # Both words of a single hash are chosen from, not concatenated: XLA fuses the
+            # concatenation with the hash and then needs minutes to compile it on a CPU.
+            place = lax.iota(jnp.uint32, size)
+            word = high if size <= 32 else jnp.where(place < 32, high, low)
+            shifted = word << (place & jnp.uint32(31))
+        else:
+            words = jnp.stack((high, low), axis=-1)
+            shifted = (words[..., None] << lax.iota(jnp.uint32, 32)).reshape(
+                *self.identity.shape, -1
+            )[..., :size]
+        sign = shifted & jnp.uint32(0x80000000)
         one = jnp.uint32(0x3F800000)
         signs = lax.bitcast_convert_type(sign | one, jnp.float32)
         return signs.astype(dtype).reshape(*self.identity.shape, *shape)

@@ -121,7 +121,7 @@ class Engine:
         if self.record_every is not None:
             new = total // self.record_every - self.done // self.record_every
             what = f"{new} more records of {self.plan.ensemble_size} members"
-            check_memory(new * self.plan.row_bytes * self.plan.ensemble_size, self.memory, what)
+            check_memory(2 * new * self.plan.row_bytes * self.plan.ensemble_size, self.memory, what)
         saved = ckpt.as_checkpoint(checkpoint)
         on_divergence = self.on_divergence if on_divergence is None else on_divergence
         return self.go(total, progress, saved, budget, on_divergence, resume=False)

@@ -81,7 +81,8 @@ def make_plan(
         2 * held_bytes * ensemble_size
         + step_bytes * chunk
         + capacity * row_bytes * chunk
-        + (num_records or 0) * row_bytes * ensemble_size
+        # Twice, as the pieces are joined at the end.
+        + 2 * (num_records or 0) * row_bytes * ensemble_size
     )
     chunks = math.ceil(ensemble_size / chunk)
     return Plan(ensemble_size, chunk, chunks, capacity, total, row_bytes, mesh)

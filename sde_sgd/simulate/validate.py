@@ -69,7 +69,8 @@ def check_refill(process: AbstractProcess, measures: dict[str, AbstractMeasure],
             f"refill=True puts members back to their start at any iteration, and this "
             f"{type(process).__name__} depends on the common clock (a learning-rate schedule)."
         )
-    if all(measure.finished(carries[name]) is None for name, measure in measures.items()):
+    ends = [eqx.filter_eval_shape(m.finished, carries[name]) for name, m in measures.items()]
+    if all(end is None for end in ends):
         raise ValueError(
             "refill=True restarts the members that a measure has finished with, and no measure of "
             "this run ever finishes: add ss.FirstPassage, or leave refill out."

@@ -251,7 +251,7 @@ def test_the_threshold_is_below_that_of_the_mean():
 
 
 def test_epochs_can_be_stable_beyond_it():
-    """x² = 1, 3, B = 1: an epoch contracts by (1 − η)(1 − 3η), stable to η = 4/3; subsets to 4/5."""
+    """x² = 1, 3, B = 1: epochs contract by (1 − η)(1 − 3η), to η = 4/3; single draws to 4/5."""
     landscape = ss.LeastSquares(np.sqrt([[1.0], [3.0]]), np.array([1.0, 0.0]))
     with pytest.raises(ValueError, match="beyond the mean-square stability"):
         simulate(sgd(1.2, landscape, ss.WithReplacement(1)))

@@ -116,9 +116,7 @@ def test_identities_by_place_in_the_chunk_are_seen(monkeypatch):
 
     def by_place(self, theta):
         chunks = scatter(self, theta)
-        return [
-            type(c)(jnp.arange(len(c.identity), dtype=jnp.uint32), *_rest(c)) for c in chunks
-        ]
+        return [type(c)(jnp.arange(len(c.identity), dtype=jnp.uint32), *_rest(c)) for c in chunks]
 
     monkeypatch.setattr(Engine, "_scatter", by_place)
     wrong = simulate(made, chunk_size=4)
