@@ -102,18 +102,25 @@ class Draws(eqx.Module):
             self.root, self.identity, iteration.astype(jnp.uint32), substep.astype(jnp.uint32)
         )
 
-    def _words(self, size: int, stream: int) -> tuple[Array, Array]:
-        """(members, size) pairs of words."""
+    def _key(self, stream: int) -> tuple[Array, Array]:
+        """The key whose counters are the members' identities and the entries' indices."""
         zero = jnp.uint32(0)
         stream_key = threefry((self.root[0], self.root[1]), jnp.uint32(stream), zero)
-        key = threefry(stream_key, self.iteration, self.substep)
+        return threefry(stream_key, self.iteration, self.substep)
+
+    def _rows(self, index: UInt32[Array, " size"], stream: int) -> tuple[Array, Array]:
+        """(members, size) pairs of words, of the entries `index`."""
+        key = [jnp.expand_dims(word, -1) for word in self._key(stream)]
+        return threefry((key[0], key[1]), self.identity[..., None], index)
+
+    def _words(self, size: int, stream: int) -> tuple[Array, Array]:
+        """(members, size) pairs of words."""
         if size < _COLUMNS:
+            key = self._key(stream)
             columns = [threefry(key, self.identity, jnp.uint32(j)) for j in range(size)]
             high, low = zip(*columns, strict=True)
             return jnp.stack(high, axis=-1), jnp.stack(low, axis=-1)
-        index = lax.iota(jnp.uint32, size)
-        key = tuple(jnp.expand_dims(word, -1) for word in key)
-        return threefry(key, self.identity[..., None], index)
+        return self._rows(lax.iota(jnp.uint32, size), stream)
 
     def bits(self, shape: tuple[int, ...], stream: int) -> UInt32[Array, "..."]:
         """(members, *shape) uniform 32-bit words."""
@@ -160,19 +167,20 @@ class Draws(eqx.Module):
         size = int(np.prod(shape, dtype=int))
         if size == 0:
             return jnp.zeros((*self.identity.shape, *shape), dtype)
-        high, low = self._words(-(-size // 64), stream)
-        # Shift each random bit to the sign bit and or it into 1.0.
+        # Shift each random bit to the sign bit and or it into 1.0. The two words of a hash are
+        # chosen from and never concatenated: XLA would fuse the concatenation with the hash,
+        # and then compile for minutes or hash once for every sign (CPU, jax 0.10).
         if size <= 64:
-            # Both words of a single hash are chosen from, not concatenated: XLA fuses the
-            # concatenation with the hash and then needs minutes to compile it on a CPU.
+            high, low = self._words(1, stream)
             place = lax.iota(jnp.uint32, size)
             word = high if size <= 32 else jnp.where(place < 32, high, low)
             shifted = word << (place & jnp.uint32(31))
         else:
-            words = jnp.stack((high, low), axis=-1)
-            shifted = (words[..., None] << lax.iota(jnp.uint32, 32)).reshape(
-                *self.identity.shape, -1
-            )[..., :size]
+            index = lax.iota(jnp.uint32, 2 * -(-size // 64))
+            high, low = self._rows(index // 2, stream)
+            word = jnp.where(index % 2 == 0, high, low)
+            shifted = word[..., None] << lax.iota(jnp.uint32, 32)
+            shifted = shifted.reshape(*self.identity.shape, -1)[..., :size]
         sign = shifted & jnp.uint32(0x80000000)
         one = jnp.uint32(0x3F800000)
         signs = lax.bitcast_convert_type(sign | one, jnp.float32)

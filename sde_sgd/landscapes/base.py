@@ -88,8 +88,8 @@ class AbstractFiniteSum(AbstractLandscape):
 
     A subclass gives `data` (leading axis N on every leaf) and `losses(theta, data)`, the
     losses of any slice of it. Everything else follows from one vector–Jacobian product,
-    Jᵀw with J the N×d Jacobian of the example losses, and `noise_form` says how normal numbers
-    become minibatch noise (`ExampleWeights()` serves any finite sum).
+    Jᵀw with J the N×d Jacobian of the example losses; `noise_form` says how ∇L and minibatch
+    noise come about: `ExampleWeights()` serves any finite sum, others know a shorter way.
     """
 
     data: eqx.AbstractVar[PyTree[Array]]
@@ -130,8 +130,7 @@ class AbstractFiniteSum(AbstractLandscape):
         return jnp.mean(self.example_losses(theta))
 
     def gradient(self, theta: Vector) -> Vector:
-        num = self.num_examples
-        return self.weighted_gradient(theta, jnp.full((num,), 1 / num, theta.dtype))
+        return self.noise_form.gradient(self, theta)
 
     def minibatch_gradient(self, theta: Vector, examples: Indices) -> Vector:
         batch = jax.tree.map(lambda leaf: leaf[examples], self.data)

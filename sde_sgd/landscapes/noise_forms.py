@@ -1,17 +1,19 @@
-"""How a finite sum turns normal numbers into exact minibatch noise.
+"""How a finite sum computes ∇L and turns normal numbers into exact minibatch noise.
 
-All forms have the same law, a Gaussian of covariance Σ(θ); they differ in cost.
+All forms have the same law, a Gaussian of mean ∇L and covariance Σ(θ); they differ in cost.
 """
 
 import abc
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..types import Matrix, Vector, Weights
+from ..types import Matrix, Vector
 
 if TYPE_CHECKING:
     from .base import AbstractFiniteSum
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
 
 class AbstractNoiseForm(eqx.Module):
     """∇L(θ) + amplitude·R(θ) z with R Rᵀ = Σ(θ), z of `dimension` standard normal numbers."""
+
+    @abc.abstractmethod
+    def gradient(self, landscape: "AbstractFiniteSum", theta: Vector) -> Vector:
+        """∇L(θ)."""
 
     @abc.abstractmethod
     def dimension(self, landscape: "AbstractFiniteSum") -> int:
@@ -36,31 +42,47 @@ class AbstractNoiseForm(eqx.Module):
 
 
 class ExampleWeights(AbstractNoiseForm):
-    """Jᵀ(1/N + amplitude·(z − z̄)/√N): one VJP, N normal numbers, for any landscape.
+    """Jᵀ(1/N + amplitude·(z − z̄)/√N): one VJP, N normal numbers, for any landscape."""
 
-    With `basis` Q, (N, k) orthonormal columns that span those of the centred J, the weights
-    are Qz: the same law from k numbers.
-    """
-
-    basis: Float[Array, "n k"] | None = None
+    def gradient(self, landscape: "AbstractFiniteSum", theta: Vector) -> Vector:
+        num = landscape.num_examples
+        return landscape.weighted_gradient(theta, jnp.full((num,), 1 / num, theta.dtype))
 
     def dimension(self, landscape: "AbstractFiniteSum") -> int:
-        return landscape.num_examples if self.basis is None else self.basis.shape[1]
+        return landscape.num_examples
 
     def root(self, landscape: "AbstractFiniteSum", theta: Vector) -> Float[Array, "d k"]:
         jacobian = landscape.example_gradients(theta)
         scale = jnp.sqrt(jnp.asarray(jacobian.shape[0], theta.dtype))
-        if self.basis is None:
-            return (jacobian - jacobian.mean(axis=0)).T / scale
-        return jacobian.T @ self.basis / scale
+        return (jacobian - jacobian.mean(axis=0)).T / scale
 
     def noisy_gradient(self, landscape: "AbstractFiniteSum", theta, z, amplitude) -> Vector:
         num = jnp.asarray(landscape.num_examples, theta.dtype)
-        weights = 1 / num + jnp.asarray(amplitude, theta.dtype) / jnp.sqrt(num) * self._centred(z)
-        return landscape.weighted_gradient(theta, weights)
+        scale = jnp.asarray(amplitude, theta.dtype) / jnp.sqrt(num)
+        return landscape.weighted_gradient(theta, 1 / num + scale * (z - jnp.mean(z)))
 
-    def _centred(self, z: Float[Array, " k"]) -> Weights:
-        return z - jnp.mean(z) if self.basis is None else self.basis @ z
+
+class ConstantRoot(AbstractNoiseForm):
+    """∇U(θ) + amplitude·R z for ℓ_i = U + z_i·θ with centred tilts: rank(Σ) normal numbers.
+
+    The tilts are not touched, however many there are.
+    """
+
+    energy: Callable
+    matrix: Float[Array, "d rank"]
+
+    def gradient(self, landscape: "AbstractFiniteSum", theta: Vector) -> Vector:
+        return jax.grad(self.energy)(theta)
+
+    def dimension(self, landscape: "AbstractFiniteSum") -> int:
+        return self.matrix.shape[1]
+
+    def root(self, landscape: "AbstractFiniteSum", theta: Vector) -> Float[Array, "d k"]:
+        return self.matrix
+
+    def noisy_gradient(self, landscape: "AbstractFiniteSum", theta, z, amplitude) -> Vector:
+        noise = self.matrix @ z
+        return self.gradient(landscape, theta) + jnp.asarray(amplitude, theta.dtype) * noise
 
 
 class ResidualMoments(AbstractNoiseForm):
@@ -102,6 +124,9 @@ class ResidualMoments(AbstractNoiseForm):
         kept = (best, slope + float(l2) * best, hessian, coefficients)
         return ResidualMoments(*(jnp.asarray(m, inputs.dtype) for m in kept))
 
+    def gradient(self, landscape: "AbstractFiniteSum", theta: Vector) -> Vector:
+        return self.residual_gradient + self.hessian @ (theta - self.minimum)
+
     def dimension(self, landscape: "AbstractFiniteSum") -> int:
         return self.minimum.shape[0]
 
@@ -111,7 +136,7 @@ class ResidualMoments(AbstractNoiseForm):
         return jnp.stack([jnp.stack([*row, *[zero] * (size - len(row))]) for row in rows])
 
     def noisy_gradient(self, landscape: "AbstractFiniteSum", theta, z, amplitude) -> Vector:
-        gradient = self.residual_gradient + self.hessian @ (theta - self.minimum)
+        gradient = self.gradient(landscape, theta)
         rows = self._factor(theta)
         noise = jnp.stack([sum(r * z[j] for j, r in enumerate(row)) for row in rows])
         return gradient + jnp.asarray(amplitude, theta.dtype) * noise

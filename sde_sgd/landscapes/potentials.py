@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ..types import Matrix, RealLike, Scalar, Vector, Weights
 from .base import AbstractFiniteSum
-from .noise_forms import ExampleWeights
+from .noise_forms import ConstantRoot
 from .validate import as_real, check_covariance, check_finite, check_positive, check_symmetric
 
 
@@ -44,7 +44,7 @@ class Potential(AbstractFiniteSum):
 
     energy: Callable
     data: Float[Array, "n d"]
-    noise_form: ExampleWeights
+    noise_form: ConstantRoot
 
     def __init__(self, energy: Callable, noise_covariance=None, *, tilts=None):
         if (noise_covariance is None) == (tilts is None):
@@ -60,7 +60,8 @@ class Potential(AbstractFiniteSum):
             basis = _column_space(np.asarray(points, np.float64), float(jnp.finfo(dtype).eps))
         self.energy = energy
         self.data = jnp.asarray(points, dtype)
-        self.noise_form = ExampleWeights(jnp.asarray(basis, dtype))
+        spread = np.asarray(points, np.float64).T @ basis / np.sqrt(len(basis))
+        self.noise_form = ConstantRoot(energy, jnp.asarray(spread, dtype))
         value = jax.eval_shape(energy, jax.ShapeDtypeStruct((self.dimension,), dtype))
         if value.shape != () or value.dtype != dtype:
             raise ValueError(

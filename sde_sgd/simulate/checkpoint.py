@@ -44,10 +44,11 @@ def versions() -> dict[str, str]:
 def save(path: Path, header: dict[str, Any], arrays: list[np.ndarray]) -> None:
     """Writes header and arrays to a temporary file beside `path`, then renames it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    named = {f"leaf{i}": array for i, array in enumerate(arrays)}
+    named: dict[str, Any] = {f"leaf{i}": array for i, array in enumerate(arrays)}
+    named["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
     try:
         with open(temporary, "wb") as file:
-            np.savez(file, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **named)
+            np.savez(file, **named)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

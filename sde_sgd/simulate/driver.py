@@ -123,8 +123,8 @@ class Engine:
             what = f"{new} more records of {self.plan.ensemble_size} members"
             check_memory(2 * new * self.plan.row_bytes * self.plan.ensemble_size, self.memory, what)
         saved = ckpt.as_checkpoint(checkpoint)
-        on_divergence = self.on_divergence if on_divergence is None else on_divergence
-        return self.go(total, progress, saved, budget, on_divergence, resume=False)
+        outcome = self.on_divergence if on_divergence is None else on_divergence
+        return self.go(total, progress, saved, budget, outcome, resume=False)
 
     def rehearse(self, num_steps: int) -> Forecast:
         """Runs a few iterations, puts everything back, and extrapolates."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -29,7 +30,7 @@ def _describe(value: Any, seen: frozenset[int]) -> Any:
         return value.hex()
     if isinstance(value, np.dtype):
         return str(value)
-    if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
         return {"key": str(jax.random.key_impl(value)), "data": _array(jax.random.key_data(value))}
     if isinstance(value, np.ndarray | np.generic | jax.Array):
         return _array(value)

@@ -49,15 +49,16 @@ def test_default_tilts_are_the_smallest_centred_set_of_covariance_sigma(sigma, r
 
 
 @pytest.mark.parametrize(("sigma", "rank"), COVARIANCES.values(), ids=COVARIANCES)
-def test_noise_weights_span_the_tilts(sigma, rank):
-    """QᵀQ = I, 1ᵀQ = 0, (ZᵀQ)(ZᵀQ)ᵀ = NΣ: rank normal numbers make noise of covariance Σ."""
+def test_noise_needs_rank_normal_numbers(sigma, rank):
+    """R Rᵀ = Σ with R of rank(Σ) columns, and the tilts' own weighted gradient has it too."""
     landscape = Potential(bowl, sigma)
-    basis, num = np.asarray(landscape.noise_form.basis), landscape.num_examples
-    assert landscape.noise_dimension == rank
-    close(basis.T @ basis, np.eye(rank))
-    close(basis.sum(axis=0), np.zeros(rank))
-    root = landscape.data.T @ basis
-    close(root @ root.T, num * sigma)
+    theta = jnp.zeros(len(sigma))
+    root = landscape.covariance_root(theta)
+    assert landscape.noise_dimension == rank == root.shape[1]
+    close(root @ root.T, sigma)
+    close(landscape.gradient(theta + 0.3), theta + 0.3)
+    weighted = jax.vmap(lambda w: landscape.weighted_gradient(theta, w))(jnp.eye(rank + 1))
+    close(weighted.T @ weighted / (rank + 1), sigma)
 
 
 @pytest.mark.parametrize("variance", [0.36, 2.0])
