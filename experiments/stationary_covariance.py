@@ -235,7 +235,7 @@ def plot(config: Config, data: xr.Dataset, predicted):
         "c = (N−B)/(B(N−1))": (second, "-"),
     }
     steps = str(config.substeps)
-    figure, axes = new_figure(3, 1, width=11, height=3.0)
+    figure, axes = new_figure(3, 1, width=11.0, height=3.0)
     for axis, (name, exact) in zip(axes[:, 0], predicted.items(), strict=True):
         entries = np.triu_indices(config.num_directions)
         # Variances first, then covariances.
