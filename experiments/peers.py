@@ -121,8 +121,8 @@ def torchsde_seconds(
 ) -> list[float] | None:
     """Seconds of the same Ornstein–Uhlenbeck runs by torchsde, or None without it."""
     try:
-        import torch
-        import torchsde
+        import torch  # pyright: ignore[reportMissingImports]
+        import torchsde  # pyright: ignore[reportMissingImports]
     except ImportError:
         return None
 

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import Literal
 
 import diffrax as dfx
 import equinox as eqx
@@ -183,7 +184,7 @@ def _steps(config: Config, call: Callable[[int], Callable]) -> int:
 
 def _compare(config: Config, ours: Callable, peer: Callable) -> list[float]:
     """Alternating repetitions of time(peer)/time(ours), after one call of each."""
-    ours(), peer()
+    jax.block_until_ready((ours(), peer()))
     return [_time(peer) / _time(ours) for _ in range(config.repetitions)]
 
 
@@ -271,12 +272,18 @@ def _library(process, theta, members: int, key, measures=None, refill=False):
     return call
 
 
+_KINDS: tuple[tuple[Literal["gaussian", "two_point"], str], ...] = (
+    ("gaussian", "SDE step"),
+    ("two_point", "two-point SDE step"),
+)
+
+
 def _sde_rows(config, key, name, landscape, members) -> dict[str, list[float]]:
     sampling = ss.WithReplacement(16)
     theta = jnp.zeros(landscape.dimension, landscape.dtype)
     start = jnp.broadcast_to(theta, (members, landscape.dimension))
     found = {}
-    for kind, label in (("gaussian", "SDE step"), ("two_point", "two-point SDE step")):
+    for kind, label in _KINDS:
         sde = ss.ModifiedEquation(
             landscape, ETA, ss.MinibatchNoise(sampling), substeps=1, increments=kind
         )

@@ -1,7 +1,7 @@
 """The main job: SGD and its SDE from one start, on one clock, compared with errors."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -124,7 +124,7 @@ def side_by_side(
     key: Key,
     observables: dict[str, Callable] | None = None,
     snapshots: int | Sequence[int] = 6,
-    measures: dict[str, AbstractMeasure] | None = None,
+    measures: Mapping[str, AbstractMeasure] | None = None,
     distances: tuple[str, ...] = ("sliced", "energy"),
     step_check: float = 0.25,
     paired: bool = False,

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ..draws import Draws
 from ..landscapes.base import AbstractLandscape
-from ..types import Positions, RealLike
+from ..types import Positions
 
 # (carry, positions before, positions after, substep) -> carry: called once a solver step.
 Observe: TypeAlias = Callable[[Any, Positions, Positions, Any], Any]
@@ -73,7 +73,7 @@ class LearningRate(eqx.Module):
     value: Float[Array, ""] | None
     schedule: Callable | None = eqx.field(static=True)
 
-    def __init__(self, rate: RealLike | Callable):
+    def __init__(self, rate: Any):
         if callable(rate):
             self.value, self.schedule = None, rate
             first = float(jnp.asarray(rate(jnp.asarray(0))))

@@ -10,7 +10,6 @@ import diffrax as dfx
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from ..landscapes.base import AbstractLandscape
 from ..noise.models import AbstractGradientNoise
@@ -54,7 +53,7 @@ class FusedTerm(dfx.AbstractTerm):
     def is_vf_expensive(self, t0, t1, y, args) -> bool:
         raise ValueError(_EULER_ONLY)
 
-    def contr(self, t0, t1, **kwargs) -> tuple[Any, Float[Array, " k"]]:
+    def contr(self, t0, t1, **kwargs) -> tuple[Any, Any]:
         dt = jnp.asarray(1 / self.path.substeps, self.path.dtype)
         return dt, self.path.evaluate(t0, t1, **kwargs)
 

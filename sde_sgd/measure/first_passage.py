@@ -1,7 +1,7 @@
 """Time to leave a set, with members that start again once they have left."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -52,7 +52,7 @@ class FirstPassage(AbstractMeasure):
     """
 
     exited: Callable
-    watches = "substeps"
+    watches: ClassVar[Literal["iterations", "substeps"]] = "substeps"
 
     def check(self, process: Any, num_steps: int) -> None:
         if getattr(process, "increments", "gaussian") == "two_point":

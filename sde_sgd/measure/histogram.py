@@ -1,7 +1,7 @@
 """Histogram of a scalar function of θ, over members and time."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -46,7 +46,7 @@ class Histogram(AbstractMeasure):
     of: Callable | None
     burn_in: int = eqx.field(static=True)
     every: int = eqx.field(static=True)
-    watches = "iterations"
+    watches: ClassVar[Literal["iterations", "substeps"]] = "iterations"
 
     def __init__(self, edges, of: Callable | None = None, burn_in: int = 0, every: int = 1):
         array = np.asarray(edges, dtype=float)

@@ -1,7 +1,7 @@
 """Mean and covariance over members and time."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -63,7 +63,7 @@ class Moments(AbstractMeasure):
     burn_in: int = eqx.field(static=True, default=0)
     every: int = eqx.field(static=True, default=1)
     covariance: Literal[True, False, "diagonal"] = eqx.field(static=True, default=True)
-    watches = "iterations"
+    watches: ClassVar[Literal["iterations", "substeps"]] = "iterations"
 
     def __check_init__(self):
         if self.covariance not in (True, False, "diagonal"):

@@ -1,7 +1,7 @@
 """Values of a function of θ at chosen iterations."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ class Snapshots(AbstractMeasure):
 
     at: tuple[int, ...] = eqx.field(static=True)
     of: Callable | None
-    watches = "iterations"
+    watches: ClassVar[Literal["iterations", "substeps"]] = "iterations"
 
     def __init__(self, at: Sequence[int], of: Callable | None = None):
         times = tuple(int(k) for k in at)

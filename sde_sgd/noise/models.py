@@ -4,6 +4,7 @@ All of them state C(θ) = Cov(ĝ), the covariance of the gradient that *one iter
 """
 
 import abc
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -61,8 +62,8 @@ class MinibatchNoise(AbstractGradientNoise):
     """
 
     sampling: AbstractSampling
-    additive = False
-    fused = True
+    additive: ClassVar[bool] = False
+    fused: ClassVar[bool] = True
 
     def check(self, landscape: AbstractLandscape) -> None:
         self.sampling.check(landscape)
@@ -100,8 +101,8 @@ class ConstantNoise(AbstractGradientNoise):
 
     matrix: Matrix
     root: Matrix
-    additive = True
-    fused = False
+    additive: ClassVar[bool] = True
+    fused: ClassVar[bool] = False
 
     def __init__(self, covariance):
         matrix = check_symmetric("covariance", covariance)
@@ -143,8 +144,8 @@ class IsotropicNoise(AbstractGradientNoise):
     """C(θ) = (c tr Σ(θ)/d) I: the trace of the minibatch noise, none of its directions."""
 
     sampling: AbstractSampling
-    additive = False
-    fused = False
+    additive: ClassVar[bool] = False
+    fused: ClassVar[bool] = False
 
     def check(self, landscape: AbstractLandscape) -> None:
         self.sampling.check(landscape)
@@ -173,8 +174,8 @@ class DiagonalNoise(AbstractGradientNoise):
     """C(θ) = c diag Σ(θ): the variance of every coordinate, no correlation between them."""
 
     sampling: AbstractSampling
-    additive = False
-    fused = False
+    additive: ClassVar[bool] = False
+    fused: ClassVar[bool] = False
 
     def check(self, landscape: AbstractLandscape) -> None:
         self.sampling.check(landscape)
@@ -210,8 +211,8 @@ class HessianNoise(AbstractGradientNoise):
 
     scale: Float[Array, ""] = eqx.field(converter=jnp.asarray)
     times_loss: bool = eqx.field(static=True, default=False)
-    additive = False
-    fused = False
+    additive: ClassVar[bool] = False
+    fused: ClassVar[bool] = False
 
     def __check_init__(self):
         if self.scale.shape != () or not bool(self.scale > 0):

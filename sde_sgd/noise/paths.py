@@ -1,6 +1,6 @@
 """Brownian motion on the iteration clock, as a Diffrax path."""
 
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import diffrax as dfx
 import equinox as eqx
@@ -28,14 +28,30 @@ class IterationNoise(dfx.AbstractBrownianPath):
     that `substeps·r` steps with refinement 1 see: common random numbers for two step sizes.
     """
 
+    levy_area: type[dfx.BrownianIncrement | dfx.SpaceTimeLevyArea] = eqx.field(static=True)
     draws: Draws
     size: int = eqx.field(static=True)
     substeps: int = eqx.field(static=True)
     increments: Increments = eqx.field(static=True)
     dtype: jnp.dtype = eqx.field(static=True)
-    levy_area: type = eqx.field(static=True, default=dfx.BrownianIncrement)
-    refinement: int = eqx.field(static=True, default=1)
-    checked: bool = eqx.field(static=True, default=True)
+    refinement: int = eqx.field(static=True)
+    checked: bool = eqx.field(static=True)
+
+    def __init__(
+        self,
+        draws: Draws,
+        *,
+        size: int,
+        substeps: int,
+        dtype: Any,
+        increments: Increments = "gaussian",
+        levy_area: type[dfx.BrownianIncrement | dfx.SpaceTimeLevyArea] = dfx.BrownianIncrement,
+        refinement: int = 1,
+        checked: bool = True,
+    ):
+        self.draws, self.size, self.substeps = draws, size, substeps
+        self.increments, self.dtype, self.levy_area = increments, jnp.dtype(dtype), levy_area
+        self.refinement, self.checked = refinement, checked
 
     @property
     def t0(self):

@@ -19,7 +19,7 @@ COLOURS = {
 }
 
 
-def new_figure(rows: int, columns: int, *, width: float = 4.2, height: float = 3.4):
+def new_figure(rows: int, columns: int, *, width: float | int = 4.2, height: float | int = 3.4):
     """A figure and its (rows, columns) array of axes, without pyplot."""
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)

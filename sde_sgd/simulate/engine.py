@@ -1,6 +1,6 @@
 """What a user calls: checks, a plan, and the engine is handed the rest."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +35,7 @@ def simulate(
     num_steps: int,
     ensemble_size: int,
     key: Key,
-    measures: dict[str, AbstractMeasure] | None = None,
+    measures: Mapping[str, AbstractMeasure] | None = None,
     record_every: int | None = None,
     refill: bool = False,
     progress: bool | None = None,
@@ -107,7 +107,7 @@ def prepare(
     num_steps: int,
     ensemble_size: int,
     key: Key,
-    measures: dict[str, AbstractMeasure] | None = None,
+    measures: Mapping[str, AbstractMeasure] | None = None,
     record_every: int | None = None,
     refill: bool = False,
     memory: int | None = None,

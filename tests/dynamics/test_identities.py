@@ -170,7 +170,9 @@ def test_sgd_is_the_heavy_ball_by_hand(landscape, momentum, rate):
         gradient = np.stack(
             [np.asarray(landscape.example_gradients(jnp.asarray(t))) for t in theta]
         )
-        batch = np.stack([g[i].mean(axis=0) for g, i in zip(gradient, np.asarray(index), strict=True)])
+        batch = np.stack(
+            [g[i].mean(axis=0) for g, i in zip(gradient, np.asarray(index), strict=True)]
+        )
         velocity = momentum * velocity + batch
         theta = theta - (float(rate(k)) if callable(rate) else rate) * velocity
     close(run(sgd, 8).positions, theta, 1e-11)
