@@ -126,7 +126,7 @@ def side_by_side(
     snapshots: int | Sequence[int] = 6,
     measures: Mapping[str, AbstractMeasure] | None = None,
     distances: tuple[str, ...] = ("sliced", "energy"),
-    step_check: float = 0.25,
+    step_check: float | int = 0.25,
     paired: bool = False,
     resolution: dict[str, float] | None = None,
     num_bootstrap: int = 100,

@@ -63,6 +63,12 @@ class AbstractProcess(eqx.Module):
         """Raises `ValueError` for a process that cannot run, before time is spent."""
 
 
+def check_part(name: str, value: Any, kind: type, example: str) -> None:
+    """Raises unless `value` is of the kind of module that belongs there."""
+    if not isinstance(value, kind):
+        raise ValueError(f"{name} must be {example}; got {value!r}.")
+
+
 class LearningRate(eqx.Module):
     """η, constant (an array: other values need no compilation) or a schedule k ↦ η_k.
 
@@ -74,14 +80,14 @@ class LearningRate(eqx.Module):
     schedule: Callable | None = eqx.field(static=True)
 
     def __init__(self, rate: Any):
-        if callable(rate):
-            self.value, self.schedule = None, rate
-            first = float(jnp.asarray(rate(jnp.asarray(0))))
-        else:
-            self.value, self.schedule = jnp.asarray(rate, jnp.result_type(float)), None
-            if self.value.shape != ():
-                raise ValueError(f"learning_rate must be one number; got shape {self.value.shape}.")
-            first = float(self.value)
+        if rate is None or isinstance(rate, str):
+            raise ValueError(f"learning_rate must be a number or a schedule; got {rate!r}.")
+        self.schedule = rate if callable(rate) else None
+        initial = jnp.asarray(rate(jnp.asarray(0)) if callable(rate) else rate, float)
+        if initial.shape != ():
+            raise ValueError(f"learning_rate must be one number; got shape {initial.shape}.")
+        self.value = None if callable(rate) else initial
+        first = float(initial)
         if not np.isfinite(first) or (first <= 0 and self.schedule is None) or first < 0:
             raise ValueError(f"learning_rate must be a finite number > 0; got {first}.")
 

@@ -15,7 +15,7 @@ from ..landscapes.base import AbstractLandscape
 from ..noise.models import AbstractGradientNoise
 from ..noise.paths import Increments, IterationNoise
 from ..types import Key, Positions, Vector
-from .base import AbstractProcess, LearningRate, Observe
+from .base import AbstractProcess, check_part, LearningRate, Observe
 from .terms import FusedTerm, separate_terms
 
 # Solvers that converge to the Itô solution for any σ(θ).
@@ -60,9 +60,11 @@ class GradientFlow(AbstractProcess):
         substeps: int = 1,
         solver: dfx.AbstractSolver | None = None,
     ):
+        check_part("landscape", landscape, AbstractLandscape, "a landscape such as LeastSquares")
         self.landscape = landscape
         self.learning_rate = LearningRate(learning_rate)
         self.solver = dfx.Tsit5() if solver is None else solver
+        check_part("solver", self.solver, dfx.AbstractSolver, "a solver such as diffrax.Euler()")
         self.num_substeps = _check_substeps(substeps)
 
     @property
@@ -146,6 +148,8 @@ class ModifiedEquation(AbstractProcess):
             raise ValueError(f"order must be 1 or 2; got {order!r}.")
         if increments not in ("gaussian", "two_point"):
             raise ValueError(f'increments must be "gaussian" or "two_point"; got {increments!r}.')
+        check_part("landscape", landscape, AbstractLandscape, "a landscape such as LeastSquares")
+        check_part("noise", noise, AbstractGradientNoise, "such as MinibatchNoise(sampling)")
         self.landscape = landscape
         self.learning_rate = LearningRate(learning_rate)
         self.noise = noise
@@ -154,6 +158,7 @@ class ModifiedEquation(AbstractProcess):
         self.increments = increments
         self.refinement = _check_substeps(refinement, "refinement")
         self.solver = dfx.Euler() if solver is None else solver
+        check_part("solver", self.solver, dfx.AbstractSolver, "a solver such as diffrax.Euler()")
         noise.check(landscape)
         _check_solver(self.solver, noise, increments)
         if refinement > 1 and isinstance(self.solver, _SPACE_TIME):
@@ -177,6 +182,12 @@ class ModifiedEquation(AbstractProcess):
         dt0=1/substeps, y0=theta, max_steps=n*substeps)` reproduces n iterations of that
         member of a run with the same key.
         """
+        if self.learning_rate.schedule is not None and isinstance(self.solver, dfx.Heun):
+            raise ValueError(
+                "Heun evaluates the end of a step, where a schedule may have jumped to the next "
+                "rate: inside `simulate` that is known, from the time alone it is not. Take the "
+                "terms with a constant learning rate, or diffrax.Midpoint()."
+            )
         return self._terms(Draws.create(key, member, iteration), checked=True)
 
     def diffusion(self, theta: Vector, direction: Array) -> Vector:

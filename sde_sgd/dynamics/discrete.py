@@ -14,7 +14,7 @@ from ..landscapes.base import AbstractLandscape
 from ..noise.models import AbstractGradientNoise
 from ..noise.sampling import AbstractSampling
 from ..types import Positions, RealLike
-from .base import AbstractProcess, LearningRate, Observe
+from .base import AbstractProcess, check_part, LearningRate, Observe
 
 
 class SGDState(eqx.Module):
@@ -59,6 +59,8 @@ class SGD(AbstractProcess):
         sampling: AbstractSampling,
         momentum: RealLike = 0.0,
     ):
+        check_part("landscape", landscape, AbstractLandscape, "a landscape such as LeastSquares")
+        check_part("sampling", sampling, AbstractSampling, "a scheme such as WithReplacement(8)")
         self.landscape = landscape
         self.learning_rate = LearningRate(learning_rate)
         self.sampling = sampling
@@ -118,6 +120,8 @@ class GaussianSGD(AbstractProcess):
         noise: AbstractGradientNoise,
         momentum: RealLike = 0.0,
     ):
+        check_part("landscape", landscape, AbstractLandscape, "a landscape such as LeastSquares")
+        check_part("noise", noise, AbstractGradientNoise, "such as MinibatchNoise(sampling)")
         self.landscape = landscape
         self.learning_rate = LearningRate(learning_rate)
         self.noise = noise
@@ -194,6 +198,8 @@ class OptaxSGD(AbstractProcess):
             raise ValueError(
                 f"OptaxSGD needs an optax.GradientTransformation; got {type(optimizer).__name__}."
             )
+        check_part("landscape", landscape, AbstractLandscape, "a landscape such as LeastSquares")
+        check_part("sampling", sampling, AbstractSampling, "a scheme such as WithReplacement(8)")
         self.landscape = landscape
         self.optimizer = optimizer
         self.sampling = sampling

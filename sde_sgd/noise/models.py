@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..landscapes.base import AbstractLandscape
-from ..landscapes.validate import check_symmetric
+from ..landscapes.validate import as_real, check_symmetric
 from ..types import Matrix, Scalar, Vector
 from .sampling import AbstractSampling, RandomReshuffling
 
@@ -209,14 +209,14 @@ class HessianNoise(AbstractGradientNoise):
     Mori et al. 2021 (scale = 1/B).
     """
 
-    scale: Float[Array, ""] = eqx.field(converter=jnp.asarray)
+    scale: Float[Array, ""] = eqx.field(converter=as_real)
     times_loss: bool = eqx.field(static=True, default=False)
     additive: ClassVar[bool] = False
     fused: ClassVar[bool] = False
 
     def __check_init__(self):
-        if self.scale.shape != () or not bool(self.scale > 0):
-            raise ValueError(f"HessianNoise needs scale > 0; got {self.scale}.")
+        if self.scale.shape != () or not 0 < float(self.scale) < np.inf:
+            raise ValueError(f"HessianNoise needs a finite scale > 0; got {self.scale}.")
 
     def check(self, landscape: AbstractLandscape) -> None:
         pass

@@ -1,6 +1,7 @@
 """z-scores, the Šidák threshold and the three verdicts."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -46,13 +47,15 @@ def test_the_normal_quantile_of_one_entry_fails_more_often(monkeypatch):
     original = sidak_threshold
     with monkeypatch.context() as patch:
         patch.setattr(
-            "sde_sgd.compare.verdict.sidak_threshold",
+            sys.modules[compare.__module__],
+            "sidak_threshold",
             lambda entries, rate, freedom=np.inf: original(1, rate, freedom),
         )
         assert count_failures(400, 5) > high
     with monkeypatch.context() as patch:
         patch.setattr(
-            "sde_sgd.compare.verdict.sidak_threshold",
+            sys.modules[compare.__module__],
+            "sidak_threshold",
             lambda entries, rate, freedom=np.inf: original(entries, rate),
         )
         assert count_failures(12, 1) > high
