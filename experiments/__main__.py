@@ -22,6 +22,8 @@ def main(arguments: list[str]) -> int:
     console = Console()
     # A pipe has no width of its own; tables of 80 columns break every word.
     console.width = max(console.width, 120)
+    if arguments and arguments[0].startswith("--"):
+        raise SystemExit(f"Name an experiment first: {', '.join(framework.names())}.")
     if not arguments:
         table = Table("experiment", "claim", "source")
         for name in framework.names():

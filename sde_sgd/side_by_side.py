@@ -152,6 +152,8 @@ def side_by_side(
     Compares at the last time: the mean of each observable, and the excess of each distance
     over the floor between two SGD ensembles against zero.
     """
+    if ensemble_size < 2:
+        raise ValueError(f"A comparison needs ensemble_size ≥ 2; got {ensemble_size}.")
     observables = _check(sgd, sde, num_steps, observables, snapshots, step_check)
     at = _iterations(snapshots, num_steps)
     keys = jr.split(key, 5)
@@ -206,6 +208,12 @@ def _check(sgd, sde, num_steps, observables, snapshots, step_check) -> dict[str,
         raise ValueError(
             f"The clocks differ: after {num_steps} iterations SGD is at t={ends[0]:.6g} and the "
             f"SDE at t={ends[1]:.6g}. Give both the same learning rate or schedule."
+        )
+    if getattr(sgd, "has_momentum", False) and isinstance(sde, ModifiedEquation):
+        warnings.warn(
+            "SGD has momentum and ModifiedEquation has none: they are two different dynamics on "
+            "the clock t = ηk (the slow motion of heavy ball is 1/(1 − μ) times as fast).",
+            stacklevel=3,
         )
     if not 0 <= step_check <= 1:
         raise ValueError(f"step_check must be a fraction in [0, 1]; got {step_check}.")

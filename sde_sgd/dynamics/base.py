@@ -82,6 +82,8 @@ class LearningRate(eqx.Module):
     def __init__(self, rate: Any):
         if rate is None or isinstance(rate, str):
             raise ValueError(f"learning_rate must be a number or a schedule; got {rate!r}.")
+        if hasattr(rate, "init") and hasattr(rate, "update"):
+            raise ValueError("learning_rate is an optax optimiser: give it to ss.OptaxSGD.")
         self.schedule = rate if callable(rate) else None
         initial = jnp.asarray(rate(jnp.asarray(0)) if callable(rate) else rate, float)
         if initial.shape != ():

@@ -42,7 +42,10 @@ class SGD(AbstractProcess):
     - `sampling`: the law of the batches.
     - `momentum`: μ in [0, 1).
 
-    Physical time is t = ηk (Σ η_j with a schedule). On a mean loss, Smith & Le's noise
+    Physical time is t = ηk (Σ η_j with a schedule), also with momentum, whose slow motion is
+    1/(1 − μ) times as fast: `ModifiedEquation` describes SGD without momentum only.
+
+    On a mean loss, Smith & Le's noise
     scale is g = ε(N/B − 1) with ε = N·η in their summed cost's units (1710.06451, §4).
     """
 

@@ -146,7 +146,8 @@ class LogisticRegression(AbstractFiniteSum):
 class EmpiricalRisk(AbstractFiniteSum):
     """ℓ_i(θ) = example_loss(model_θ(x_i), y_i) + (λ/2)|θ|² for a stateless Equinox model.
 
-    θ is every inexact array of `model`, flattened in the order of `jax.tree.leaves`.
+    θ is every inexact array of `model`, flattened in the order of `jax.tree.leaves`;
+    `initial` (d,) are the parameters it came with, `model(θ)` is the Equinox model back.
 
     **Arguments:**
 
@@ -193,6 +194,13 @@ class EmpiricalRisk(AbstractFiniteSum):
                 f"example_loss must give one {inputs.dtype} scalar an example; got shape "
                 f"{value.shape} and dtype {value.dtype}."
             )
+        bad = ~jnp.isfinite(self.losses(self.initial, self.data))
+        if bool(bad.any()):
+            raise ValueError(
+                f"{int(bad.sum())} of {bad.shape[0]} example losses are not finite at the model's "
+                f"own parameters, the first of example {int(jnp.argmax(bad))}: look for NaN "
+                f"weights and for labels outside the model's classes."
+            )
 
     @property
     def dimension(self) -> int:
@@ -218,11 +226,28 @@ class EmpiricalRisk(AbstractFiniteSum):
 
 
 def cross_entropy(logits: Float[Array, " classes"], label) -> Float[Array, ""]:
-    """−log softmax(logits)_label for one example, an `example_loss`."""
-    chosen = jnp.sum(jax.nn.one_hot(label, logits.shape[-1], dtype=logits.dtype) * logits)
-    return jax.nn.logsumexp(logits) - chosen
+    """−log softmax(logits)_label for one example, an `example_loss`.
+
+    **Arguments:** `logits` (classes,); `label` an integer in [0, classes), no one-hot vector
+    (outside that range the loss is NaN, which `EmpiricalRisk` refuses).
+    """
+    label = jnp.asarray(label)
+    if label.shape != () or not jnp.issubdtype(label.dtype, jnp.integer):
+        raise ValueError(
+            f"cross_entropy needs one integer label an example; got shape {label.shape} and dtype "
+            f"{label.dtype}."
+        )
+    classes = logits.shape[-1]
+    chosen = jnp.sum(jax.nn.one_hot(label, classes, dtype=logits.dtype) * logits)
+    known = (label >= 0) & (label < classes)
+    return jax.nn.logsumexp(logits) - jnp.where(known, chosen, jnp.nan)
 
 
 def squared_error(prediction: Float[Array, "*out"], target) -> Float[Array, ""]:
-    """½|prediction − target|² for one example, an `example_loss`."""
+    """½|prediction − target|² for one example of equal shapes, an `example_loss`."""
+    if jnp.shape(prediction) != jnp.shape(target):
+        raise ValueError(
+            f"squared_error needs prediction and target of one shape; got {jnp.shape(prediction)} "
+            f"and {jnp.shape(target)}."
+        )
     return 0.5 * jnp.sum((prediction - target) ** 2)

@@ -38,6 +38,9 @@ class AbstractMeasure(eqx.Module):
     def check(self, process: Any, num_steps: int) -> None:
         """Raises `ValueError` if this measure makes no sense for a process or a length."""
 
+    def check_start(self, theta: Positions) -> None:
+        """Raises `ValueError` for starts (members, d) that make no sense; most do."""
+
     @abc.abstractmethod
     def init(self, theta: Positions) -> PyTree[Array]:
         """The carry at k = 0."""

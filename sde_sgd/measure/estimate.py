@@ -33,6 +33,15 @@ class Estimate(eqx.Module):
                 f"{self.value.shape} and {self.standard_error.shape}."
             )
 
+    def __repr__(self) -> str:
+        if self.value.ndim == 0:
+            return f"{self.value:.6g} ± {self.standard_error:.2g} (n={self.num_samples})"
+        return (
+            f"Estimate(value={np.array2string(self.value, precision=6, threshold=20)}, "
+            f"standard_error={np.array2string(self.standard_error, precision=2, threshold=20)}, "
+            f"num_samples={self.num_samples})"
+        )
+
     @staticmethod
     def from_samples(samples: Num[np.ndarray | jax.Array, "members *shape"]) -> "Estimate":
         """Mean over the leading axis, x̄ = Σ x_i/n, with error √(Σ(x_i − x̄)²/(n(n−1))).

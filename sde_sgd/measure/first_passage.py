@@ -60,10 +60,27 @@ class FirstPassage(AbstractMeasure):
                 "Two-point increments give wrong exit times (their tails are cut): use "
                 'increments="gaussian" with FirstPassage.'
             )
+        landscape = process.landscape
+        probe = jax.ShapeDtypeStruct((landscape.dimension,), landscape.dtype)
+        out = jax.eval_shape(lambda x: jnp.asarray(self.exited(x)), probe)
+        if out.shape != () or out.dtype != bool:
+            raise ValueError(
+                f"exited(θ) must give one boolean for θ of shape {probe.shape}, such as θ[0] > 0; "
+                f"it gives shape {out.shape} and dtype {out.dtype}."
+            )
         if num_steps * process.substeps >= 2**31:
             raise ValueError(
                 f"FirstPassage counts solver steps in 32 bits: num_steps={num_steps} times "
                 f"substeps={process.substeps} must stay below 2**31."
+            )
+
+    def check_start(self, theta: Positions) -> None:
+        outside = np.asarray(jax.vmap(self.exited)(theta))
+        if outside.any():
+            raise ValueError(
+                f"{int(outside.sum())} of {outside.size} members start where exited(θ) already "
+                f"holds, the first of them member {int(np.argmax(outside))}: their exit time is "
+                f"zero. Start inside, or turn the condition round."
             )
 
     def init(self, theta: Positions) -> FirstPassageCarry:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -63,6 +64,15 @@ class Histogram(AbstractMeasure):
             raise ValueError(
                 f"Histogram needs `of=`, a scalar function of θ: θ has "
                 f"{process.landscape.dimension} entries."
+            )
+
+        landscape = process.landscape
+        probe = jax.ShapeDtypeStruct((1, landscape.dimension), landscape.dtype)
+        shape = jax.eval_shape(lambda x: evaluate(self.of, x), probe).shape
+        if np.prod(shape, dtype=int) != 1:
+            raise ValueError(
+                f"Histogram needs a scalar function of θ; `of` has shape {shape[1:]}. Take one "
+                f"entry of it, or use Snapshots."
             )
 
     def init(self, theta: Positions) -> Int[Array, "members bins"]:

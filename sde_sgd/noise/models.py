@@ -4,7 +4,7 @@ All of them state C(θ) = Cov(ĝ), the covariance of the gradient that *one iter
 """
 
 import abc
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -64,6 +64,9 @@ class MinibatchNoise(AbstractGradientNoise):
     sampling: AbstractSampling
     additive: ClassVar[bool] = False
     fused: ClassVar[bool] = True
+
+    def __check_init__(self):
+        _check_sampling(self)
 
     def check(self, landscape: AbstractLandscape) -> None:
         self.sampling.check(landscape)
@@ -147,6 +150,9 @@ class IsotropicNoise(AbstractGradientNoise):
     additive: ClassVar[bool] = False
     fused: ClassVar[bool] = False
 
+    def __check_init__(self):
+        _check_sampling(self)
+
     def check(self, landscape: AbstractLandscape) -> None:
         self.sampling.check(landscape)
 
@@ -176,6 +182,9 @@ class DiagonalNoise(AbstractGradientNoise):
     sampling: AbstractSampling
     additive: ClassVar[bool] = False
     fused: ClassVar[bool] = False
+
+    def __check_init__(self):
+        _check_sampling(self)
 
     def check(self, landscape: AbstractLandscape) -> None:
         self.sampling.check(landscape)
@@ -240,6 +249,14 @@ class HessianNoise(AbstractGradientNoise):
 
     def noisy_gradient(self, theta, z, amplitude, landscape) -> Vector:
         return landscape.gradient(theta) + amplitude * (self._root(theta, landscape) @ z)
+
+
+def _check_sampling(noise: Any) -> None:
+    if not isinstance(noise.sampling, AbstractSampling):
+        raise ValueError(
+            f"{type(noise).__name__} needs the sampling whose noise it models, such as "
+            f"WithReplacement(8); got {noise.sampling!r}. A given matrix is ConstantNoise(matrix)."
+        )
 
 
 def covariance_operator(

@@ -122,8 +122,14 @@ class Run:
 
 def load(path: str | Path) -> xr.Dataset:
     """The labelled arrays that `Run.save` wrote."""
-    with xr.open_dataset(path, engine="h5netcdf") as data:
-        return data.load()
+    try:
+        with xr.open_dataset(path, engine="h5netcdf") as data:
+            return data.load()
+    except OSError as error:
+        raise ValueError(
+            f"{str(path)!r} cannot be read as what Run.save writes ({error}). A checkpoint is read "
+            f"by simulate(..., checkpoint=path)."
+        ) from error
 
 
 def _flatten(path: str, value: Any):

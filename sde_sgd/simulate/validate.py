@@ -90,6 +90,11 @@ def starts(process: AbstractProcess, theta0: Any, ensemble_size: int, key) -> ja
     """(members, d) starting points from one point, one a member, or a sampler key -> (d,)."""
     landscape = process.landscape
     dim, dtype = landscape.dimension, landscape.dtype
+    if isinstance(theta0, eqx.Module):
+        raise ValueError(
+            f"theta0 is a {type(theta0).__name__}, and must be flat parameters: with "
+            f"EmpiricalRisk the model's own are landscape.initial."
+        )
     if callable(theta0):
         sampled = _sample(theta0, ensemble_size, key)
         if sampled.shape != (ensemble_size, dim):
