@@ -120,7 +120,7 @@ def test_large_subsets_hold_every_example_equally_often(num, batch):
     assert inclusion(indices, num) > FAILURE_RATE
 
 
-@pytest.mark.parametrize("num", [1, 3, 70])
+@pytest.mark.parametrize("num", [1, 70])
 def test_a_batch_of_all_examples_is_all_examples(num):
     """B = N: the indices are 0…N−1 for every member."""
     for scheme in SUBSETS:
@@ -128,7 +128,7 @@ def test_a_batch_of_all_examples_is_all_examples(num):
         np.testing.assert_array_equal(indices, np.broadcast_to(np.arange(num), (2, 6, num)))
 
 
-@pytest.mark.parametrize("num, batch", [(6, 2), (7, 2), (12, 3), (10, 4), (5, 5), (5000, 1250)])
+@pytest.mark.parametrize("num, batch", [(6, 2), (7, 2), (5, 5), (5000, 1250)])
 def test_epochs_visit_every_example_once(num, batch):
     """⌊N/B⌋ steps of one epoch hold ⌊N/B⌋·B distinct examples: all N when B divides N."""
     steps = num // batch
