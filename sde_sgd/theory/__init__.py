@@ -1,5 +1,7 @@
 """Predictions: closed forms and deterministic numerics, which never simulate."""
 
+from sde_sgd.theory.fokker_planck import FokkerPlanck
+from sde_sgd.theory.grid_density import GridDensity
 from sde_sgd.theory.least_squares import (
     max_stable_learning_rate,
     mean_square_stability,
@@ -18,6 +20,8 @@ from sde_sgd.theory.lyapunov import (
 from sde_sgd.theory.population_least_squares import stationary_covariance_population_least_squares
 
 __all__ = [
+    "FokkerPlanck",
+    "GridDensity",
     "MeanSquareStability",
     "TransientMoments",
     "max_stable_learning_rate",
