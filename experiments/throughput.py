@@ -324,7 +324,8 @@ def _sgd_rows(config, key, name, landscape, members, batch) -> dict[str, list[fl
 def _solvers(config, key) -> dict[str, list[float]]:
     """Ornstein–Uhlenbeck in 16 dimensions, 256 members."""
     dim, members, steps = 16, 256, 512
-    well = ss.quadratic(np.eye(dim, dtype=np.float32), np.eye(dim, dtype=np.float32))
+    # The gradient is θ itself, as the peers write it, and no product with a matrix.
+    well = ss.Potential(lambda x: 0.5 * jnp.sum(x**2), np.eye(dim, dtype=np.float32))
     noise = ss.ConstantNoise(np.eye(dim, dtype=np.float32))
     sde = ss.ModifiedEquation(well, ETA, noise, substeps=1, solver=dfx.Euler())
     theta = jnp.zeros(dim, jnp.float32)

@@ -180,7 +180,13 @@ def side_by_side(
         "SDE": run(sde, keys[0] if paired else keys[2], ensemble_size, watched),
     }
     errors: dict[str, Estimate] = {}
-    if step_check and isinstance(sde, ModifiedEquation):
+    if step_check and isinstance(sde, ModifiedEquation) and not sde.refinable:
+        warnings.warn(
+            f"The step error of {type(sde.solver).__name__} is not measured: its Lévy areas have "
+            f"no common path at two step sizes. Pass step_check=0, or compare two runs.",
+            stacklevel=2,
+        )
+    elif step_check and isinstance(sde, ModifiedEquation):
         members = max(2, round(step_check * ensemble_size))
         runs |= {
             label: run(process, keys[4], members, own) for label, process in _two_steps(sde).items()

@@ -172,6 +172,11 @@ class ModifiedEquation(AbstractProcess):
     def restartable(self) -> bool:
         return self.learning_rate.schedule is None
 
+    @property
+    def refinable(self) -> bool:
+        """Whether runs at two step sizes can share one Brownian path (`refinement`)."""
+        return not isinstance(self.solver, _SPACE_TIME)
+
     def check(self) -> None:
         self.noise.check(self.landscape)
 
@@ -190,9 +195,12 @@ class ModifiedEquation(AbstractProcess):
             )
         return self._terms(Draws.create(key, member, iteration), checked=True)
 
-    def diffusion(self, theta: Vector, direction: Array) -> Vector:
-        """√η C^{1/2}(θ) v per √t, for a direction v of `noise.dimension` entries, (d,)."""
-        eta = self.learning_rate.at(0, theta.dtype)
+    def diffusion(self, theta: Vector, direction: Array, iteration: int = 0) -> Vector:
+        """√η C^{1/2}(θ) v per √t, for a direction v of `noise.dimension` entries, (d,).
+
+        `iteration` says which η of a schedule.
+        """
+        eta = self.learning_rate.at(iteration, theta.dtype)
         moved = self.noise.noisy_gradient(theta, direction, 1.0, self.landscape)
         return jnp.sqrt(eta) * (moved - self.landscape.gradient(theta))
 

@@ -35,9 +35,10 @@ def drift_correction(landscape: AbstractLandscape, theta: Vector, eta, order: in
 class FusedTerm(dfx.AbstractTerm):
     """−η(∇L ds + C^{1/2} dW_s) from one vector–Jacobian product, drift included. Euler only.
 
-    The control is (ds, dW_s). `vf_prod` evaluates ∇L + C^{1/2} dW/ds at once, which is all
-    that Euler asks for. Solvers that combine vector fields would run, and converge to another
-    equation: they are refused (`ModifiedEquation` hands out separate terms for them).
+    The control is (s, ds, dW_s). `vf_prod` evaluates ∇L + C^{1/2} dW/ds at once, which is all
+    that Euler asks for. Solvers that combine vector fields, or evaluate them elsewhere than at
+    the start s of a step (implicit Euler), would run, and converge to another equation: they are
+    refused (`ModifiedEquation` hands out separate terms for them).
     """
 
     landscape: AbstractLandscape
@@ -53,15 +54,17 @@ class FusedTerm(dfx.AbstractTerm):
     def is_vf_expensive(self, t0, t1, y, args) -> bool:
         raise ValueError(_EULER_ONLY)
 
-    def contr(self, t0, t1, **kwargs) -> tuple[Any, Any]:
+    def contr(self, t0, t1, **kwargs) -> tuple[Any, Any, Any]:
         dt = jnp.asarray(1 / self.path.substeps, self.path.dtype)
-        return dt, self.path.evaluate(t0, t1, **kwargs)
+        return t0, dt, self.path.evaluate(t0, t1, **kwargs)
 
     def prod(self, vf, control):
         raise ValueError(_EULER_ONLY)
 
     def vf_prod(self, t, y, args, control) -> Vector:
-        dt, increment = control
+        start, dt, increment = control
+        if self.path.checked:
+            increment = eqx.error_if(increment, jnp.asarray(t) != start, _EULER_ONLY)
         eta = _rate(self.learning_rate, self.path, t, y.dtype)
         amplitude = float(self.path.substeps)
         noisy = self.noise.noisy_gradient(y, increment, amplitude, self.landscape)

@@ -61,7 +61,11 @@ class AbstractMeasure(eqx.Module):
 
     @abc.abstractmethod
     def result(self, carry: PyTree[np.ndarray], alive: np.ndarray, process: Any) -> Any:
-        """What was measured, from the members that are still alive."""
+        """What was measured, from the members that are still alive.
+
+        A class of results may name the axes of its arrays, {field: names}, as a class variable
+        `axes`: `Run.to_xarray` labels them so.
+        """
 
 
 def evaluate(of: Callable | None, theta: Positions) -> Float[Array, "members *shape"]:

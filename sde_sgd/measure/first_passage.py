@@ -15,9 +15,11 @@ from .estimate import Estimate
 
 
 class FirstPassageCarry(eqx.Module):
-    """Steps of the current life, exits, steps at risk, first exit (0: none), all (members,)."""
+    """Exits, steps at risk in all lives, first exit (0: none), outside now; all (members,).
 
-    age: Array
+    Until its first exit a member has been at risk in every step: no age need be kept.
+    """
+
     exits: Array
     at_risk: Array
     first: Array
@@ -38,6 +40,7 @@ class FirstPassageResult(eqx.Module):
     mean_time: Estimate
     num_exits: int
     first_times: np.ndarray
+    axes: ClassVar[dict[str, tuple[str, ...]]] = {"first_times": ("member",)}
 
 
 class FirstPassage(AbstractMeasure):
@@ -86,35 +89,23 @@ class FirstPassage(AbstractMeasure):
     def init(self, theta: Positions) -> FirstPassageCarry:
         members = theta.shape[0]
         zero = jnp.zeros(members, jnp.int32)
-        return FirstPassageCarry(zero, zero, zero, zero, jnp.zeros(members, bool))
+        return FirstPassageCarry(zero, zero, zero, jnp.zeros(members, bool))
 
     def update(
         self, carry: FirstPassageCarry, before, after: Positions, tick: Tick, alive: Alive
     ) -> FirstPassageCarry:
         idle = carry.just_left
         out = jax.vmap(lambda x: jnp.asarray(self.exited(x), bool))(after) & ~idle & alive
-        age = jnp.where(idle, carry.age, carry.age + 1)
-        return FirstPassageCarry(
-            age,
-            carry.exits + out,
-            jnp.where(out, carry.at_risk + age, carry.at_risk),
-            jnp.where(out & (carry.first == 0), age, carry.first),
-            idle | out,
-        )
+        at_risk = carry.at_risk + ~idle
+        first = jnp.where(out & (carry.first == 0), at_risk, carry.first)
+        return FirstPassageCarry(carry.exits + out, at_risk, first, idle | out)
 
     def finished(self, carry: FirstPassageCarry) -> Alive:
         return carry.just_left
 
     def restart(self, carry: FirstPassageCarry, restarted: Alive) -> FirstPassageCarry:
-        # Another measure may have ended a life that this one still watched: it is censored.
-        censored = jnp.where(restarted & ~carry.just_left, carry.age, 0)
-        return FirstPassageCarry(
-            jnp.where(restarted, 0, carry.age),
-            carry.exits,
-            carry.at_risk + censored,
-            carry.first,
-            carry.just_left & ~restarted,
-        )
+        # A life that another measure ended is censored: its steps stay at risk, without an exit.
+        return eqx.tree_at(lambda c: c.just_left, carry, carry.just_left & ~restarted)
 
     def result(
         self, carry: FirstPassageCarry, alive: np.ndarray, process: Any
@@ -122,8 +113,7 @@ class FirstPassage(AbstractMeasure):
         per_iteration = process.substeps
         kept = alive | np.asarray(carry.just_left)
         exits = np.asarray(carry.exits, dtype=float)[kept]
-        running = np.where(np.asarray(carry.just_left), 0, np.asarray(carry.age))
-        risk = (np.asarray(carry.at_risk, dtype=float) + running)[kept] / per_iteration
+        risk = np.asarray(carry.at_risk, dtype=float)[kept] / per_iteration
         first = np.asarray(carry.first, dtype=float)[kept]
         rate = _ratio(exits, risk)
         if rate.value == 0:

@@ -30,7 +30,8 @@ class MomentsResult(eqx.Module):
     """What `Moments` measured over all counted iterations of the members alive.
 
     - `mean`: Estimate of E f, shape of f.
-    - `covariance`: Estimate of Cov f, (size, size), or None.
+    - `covariance`: Estimate of Cov f, (size, size) for the size entries of f in order (so
+      (1, 1) for a scalar f), or None.
     - `variance`: Estimate of Var f, shape of f, or None.
     - `num_iterations`: counted iterations of each member.
 

@@ -22,6 +22,11 @@ class SnapshotsResult(eqx.Module):
     iterations: np.ndarray
     times: np.ndarray
     values: np.ndarray
+    axes: ClassVar[dict[str, tuple[str, ...]]] = {
+        "iterations": ("k",),
+        "times": ("k",),
+        "values": ("k", "member"),
+    }
 
 
 class Snapshots(AbstractMeasure):

@@ -103,7 +103,7 @@ class ConstantNoise(AbstractGradientNoise):
     """
 
     matrix: Matrix
-    root: Matrix
+    root: Matrix | Vector
     additive: ClassVar[bool] = True
     fused: ClassVar[bool] = False
 
@@ -115,7 +115,12 @@ class ConstantNoise(AbstractGradientNoise):
                 f"ConstantNoise needs a positive semi-definite covariance; its smallest "
                 f"eigenvalue is {values.min():.3g}."
             )
-        root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
+        diagonal = np.diagonal(matrix)
+        if np.array_equal(matrix, np.diag(diagonal)):
+            # Uncorrelated components need no product with a matrix.
+            root = np.sqrt(np.clip(diagonal, 0, None))
+        else:
+            root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
         self.matrix, self.root = matrix, jnp.asarray(root, matrix.dtype)
 
     @staticmethod
@@ -137,10 +142,11 @@ class ConstantNoise(AbstractGradientNoise):
         return self.matrix.astype(theta.dtype)
 
     def diffusion(self, theta: Vector, landscape: AbstractLandscape) -> lx.AbstractLinearOperator:
-        return lx.MatrixLinearOperator(self.root.astype(theta.dtype))
+        root = self.root.astype(theta.dtype)
+        return lx.DiagonalLinearOperator(root) if root.ndim == 1 else lx.MatrixLinearOperator(root)
 
     def noisy_gradient(self, theta, z, amplitude, landscape) -> Vector:
-        return landscape.gradient(theta) + amplitude * (self.root.astype(theta.dtype) @ z)
+        return landscape.gradient(theta) + amplitude * self.diffusion(theta, landscape).mv(z)
 
 
 class IsotropicNoise(AbstractGradientNoise):
@@ -215,7 +221,7 @@ class HessianNoise(AbstractGradientNoise):
     scale = 1/B). Costs a Hessian and its eigenvectors at every step.
 
     **Arguments:** `scale` > 0; with `times_loss=True` C(θ) = scale·2L(θ)·H⁺(θ), the form of
-    Mori et al. 2021 (scale = 1/B).
+    Mori et al. 2021 (scale = 1/B), for losses ≥ 0: where L < 0 there is no noise.
     """
 
     scale: Float[Array, ""] = eqx.field(converter=as_real)
@@ -237,7 +243,7 @@ class HessianNoise(AbstractGradientNoise):
         values, vectors = jnp.linalg.eigh(landscape.hessian(theta))
         scale = self.scale.astype(theta.dtype)
         if self.times_loss:
-            scale = scale * 2 * landscape.loss(theta)
+            scale = scale * 2 * jnp.clip(landscape.loss(theta), 0)
         return (vectors * jnp.sqrt(scale * jnp.clip(values, 0))) @ vectors.T
 
     def covariance(self, theta: Vector, landscape: AbstractLandscape) -> Matrix:

@@ -58,8 +58,12 @@ def iterate(
     iteration: Array,
     members: Members,
 ) -> Members:
-    """One SGD iteration of all members: step, observe, find the diverged, restart the finished."""
+    """One SGD iteration of all members: put back the finished, step, observe, find the diverged."""
     draws = Draws(root, members.identity, iteration, jnp.uint32(0))
+    if refill:
+        # Before the step, where everything lies in memory: selecting after it would make the
+        # compiler draw the step's random numbers again for each consumer.
+        members = _restart(process, measures, draws, members)
     alive = members.alive
     inner = {name: m for name, m in measures.items() if m.watches == "substeps"}
 
@@ -82,8 +86,7 @@ def iterate(
     for name, measure in measures.items():
         if measure.watches == "iterations":
             carries[name] = measure.update(carries[name], before, after, tick, alive & sound)
-    moved = Members(members.identity, members.start, state, carries, diverged_at)
-    return _restart(process, measures, draws, moved) if refill else moved
+    return Members(members.identity, members.start, state, carries, diverged_at)
 
 
 def _bound(dtype) -> float:
@@ -107,8 +110,24 @@ def _restart(process, measures, draws: Draws, members: Members) -> Members:
         carries = {name: m.restart(members.carries[name], finished) for name, m in measures.items()}
         return jax.tree.map(choose, fresh, members.state), carries
 
-    state, carries = lax.cond(jnp.any(finished), put_back, lambda: (members.state, members.carries))
+    if _start_is_random(process, members.start, draws):
+        kept = (members.state, members.carries)
+        state, carries = lax.cond(jnp.any(finished), put_back, lambda: kept)
+    else:
+        # Selecting is cheaper than a branch, which copies every carry.
+        state, carries = put_back()
     return Members(members.identity, members.start, state, carries, members.diverged_at)
+
+
+def _start_is_random(process: AbstractProcess, start: Positions, draws: Draws) -> bool:
+    """Whether a state's beginning draws random numbers, as the order of an epoch does."""
+
+    def begin(identity):
+        return process.init(start, eqx.tree_at(lambda d: d.identity, draws, identity))
+
+    jaxpr = jax.make_jaxpr(begin)(draws.identity).jaxpr
+    (identity,) = jaxpr.invars
+    return any(var is identity for equation in jaxpr.eqns for var in equation.invars)
 
 
 @eqx.filter_jit

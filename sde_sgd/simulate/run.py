@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any, TYPE_CHECKING
+from typing import Any, Literal, TYPE_CHECKING
 
 import equinox as eqx
 import numpy as np
@@ -67,19 +67,29 @@ class Run:
         members = np.flatnonzero(~self.alive)
         return {int(i): int(self.diverged_at[i]) for i in members}
 
-    def extend(self, num_steps: int, **options: Any) -> "Run":
+    def extend(
+        self,
+        num_steps: int,
+        *,
+        progress: bool | None = None,
+        checkpoint: Any = None,
+        budget: float | None = None,
+        on_divergence: Literal["raise", "mask"] | None = None,
+    ) -> "Run":
         """This run continued by `num_steps` more iterations, as if it had never stopped.
 
-        Measures go on accumulating. Options: `progress`, `budget`, `checkpoint`,
-        `on_divergence`, as in `simulate`. The continuation belongs to the engine, so only the
-        newest `Run` of a chain can be extended.
+        Measures go on accumulating. `progress`, `checkpoint`, `budget` and `on_divergence`
+        (None: as before) mean what they mean in `simulate`. The continuation belongs to the
+        engine, so only the newest `Run` of a chain can be extended.
+
+        **Raises:** `ValueError` for a run that has been extended already.
         """
         if self._engine.done != self.num_steps:
             raise ValueError(
                 f"This run ended at iteration {self.num_steps} and has been extended to "
                 f"{self._engine.done} since: extend the newest result."
             )
-        return self._engine.extend(num_steps, **options)
+        return self._engine.extend(num_steps, progress, checkpoint, budget, on_divergence)
 
     def __repr__(self) -> str:
         state = "complete" if self.complete else f"stopped short of {self.requested_steps}"
@@ -91,7 +101,12 @@ class Run:
         )
 
     def to_xarray(self) -> xr.Dataset:
-        """Final positions, records and measures as labelled arrays, in k and in t."""
+        """Final positions, records and measures as labelled arrays, in k and in t.
+
+        A measure's axes carry its name: those of snapshots under "late" are `late_k`,
+        `late_member`, and so on, its iterations and times the variables `late_iterations`,
+        `late_times`.
+        """
         arrays: dict[str, Any] = {
             "position": (("member", "parameter"), self.positions),
             "alive": ("member", self.alive),
@@ -104,9 +119,10 @@ class Run:
             coordinates["k"] = steps
             coordinates["t"] = ("k", self.process.time(steps))
         for name, result in self.results.items():
-            for path, value in _flatten(name, result):
-                dims = tuple(f"{path}_dim{i}" for i in range(value.ndim))
-                arrays[path] = (dims, value)
+            for path, value, axes in _flatten(name, result, ()):
+                left = range(len(axes), value.ndim)
+                own = [f"{name}_{axis}" for axis in axes] + [f"{path}_dim{i}" for i in left]
+                arrays[path] = (tuple(own), value)
         attributes = {
             "process": type(self.process).__name__,
             "num_steps": self.num_steps,
@@ -132,18 +148,21 @@ def load(path: str | Path) -> xr.Dataset:
         ) from error
 
 
-def _flatten(path: str, value: Any):
+def _flatten(path: str, value: Any, axes: tuple[str, ...]):
+    """Arrays of a result, with the names of their first axes where its class knows them."""
     if isinstance(value, Estimate):
-        yield path, value.value
-        yield f"{path}_standard_error", value.standard_error
-        yield f"{path}_num_samples", np.asarray(value.num_samples)
+        yield path, value.value, axes
+        yield f"{path}_standard_error", value.standard_error, axes
+        yield f"{path}_num_samples", np.asarray(value.num_samples), ()
     elif isinstance(value, eqx.Module):
+        known = getattr(type(value), "axes", {})
         for field in dataclasses.fields(value):
-            yield from _flatten(f"{path}_{field.name}", getattr(value, field.name))
+            inner = getattr(value, field.name)
+            yield from _flatten(f"{path}_{field.name}", inner, known.get(field.name, ()))
     elif value is not None:
         array = np.asarray(value)
         if array.dtype.kind in "bifu":
-            yield path, array
+            yield path, array, axes
 
 
 class DivergenceError(RuntimeError):
@@ -157,9 +176,13 @@ class DivergenceError(RuntimeError):
         named = list(run.diverged.items())
         first = ", ".join(f"member {m} at iteration {k}" for m, k in named[:5])
         more = f" and {len(named) - 5} more" if len(named) > 5 else ""
+        advice = (
+            'lower the learning rate, or pass on_divergence="mask" to go on without them.'
+            if run.alive.any()
+            else "no member is left to go on with: lower the learning rate."
+        )
         super().__init__(
             f"{len(named)} of {run.ensemble_size} members of {type(run.process).__name__} "
             f"diverged: {first}{more}. The error's .run holds the partial results (members "
-            f'alive only); lower the learning rate, or pass on_divergence="mask" to go on '
-            f"without them."
+            f"alive only); {advice}"
         )
