@@ -42,9 +42,10 @@ def simulate(process, num_steps=30, members=16, key=0, measures=None, **options)
 
 
 class Trajectory(ss.AbstractMeasure):
-    """Every solver step of every member, for short runs."""
+    """Where every solver step of every member ends (or begins), for short runs."""
 
     length: int
+    begins: bool = False
     watches = "substeps"
 
     def check(self, process, num_steps):
@@ -55,7 +56,8 @@ class Trajectory(ss.AbstractMeasure):
 
     def update(self, carry, before, after, tick, alive):
         place = jnp.asarray(carry[0, -1], int)
-        return carry.at[:, place].set(after[:, 0]).at[:, -1].add(1)
+        where = before if self.begins else after
+        return carry.at[:, place].set(where[:, 0]).at[:, -1].add(1)
 
     def finished(self, carry):
         return None
@@ -102,16 +104,22 @@ def test_exits_of_the_recorded_trajectory(substeps):
 def test_exits_with_refill(substeps):
     """With refill: lives end at the first exit, the next begins at the next iteration from x₀."""
     steps = 40
-    measures = {"exit": ss.FirstPassage(left), "path": Trajectory(steps * substeps)}
+    measures = {
+        "exit": ss.FirstPassage(left),
+        "path": Trajectory(steps * substeps),
+        "begins": Trajectory(steps * substeps, begins=True),
+    }
     run = simulate(sde(substeps=substeps), steps, measures=measures, refill=True, record_every=1)
+    begins = run["begins"].reshape(16, steps, substeps)[:, :, 0]
     exits, risk, first = np.zeros(16), np.zeros(16), np.full(16, np.nan)
     for member, path in enumerate(run["path"].reshape(16, steps, substeps)):
         age = 0
         for k, iteration in enumerate(path):
             out = np.flatnonzero(np.abs(iteration) > BARRIER)
             age += out[0] + 1 if len(out) else substeps
-            start = run.records[1][k + 1, member, 0] == 0.0
-            assert start == (len(out) > 0)
+            assert run.records[1][k + 1, member, 0] == iteration[-1]
+            if k + 1 < steps:
+                assert begins[member, k + 1] == (0.0 if len(out) else iteration[-1])
             if len(out):
                 exits[member] += 1
                 risk[member] += age / substeps
