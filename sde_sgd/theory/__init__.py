@@ -1,6 +1,7 @@
 """Predictions: closed forms and deterministic numerics, which never simulate."""
 
 from sde_sgd.theory.fokker_planck import FokkerPlanck
+from sde_sgd.theory.gradient_laws import BatchGradients, GaussianGradient
 from sde_sgd.theory.grid_density import GridDensity
 from sde_sgd.theory.least_squares import (
     max_stable_learning_rate,
@@ -17,12 +18,18 @@ from sde_sgd.theory.lyapunov import (
     transient_moments_linear,
     TransientMoments,
 )
+from sde_sgd.theory.master_equation import MasterEquation
 from sde_sgd.theory.population_least_squares import stationary_covariance_population_least_squares
+from sde_sgd.theory.scalar_law import ScalarLaw
 
 __all__ = [
+    "BatchGradients",
     "FokkerPlanck",
+    "GaussianGradient",
     "GridDensity",
+    "MasterEquation",
     "MeanSquareStability",
+    "ScalarLaw",
     "TransientMoments",
     "max_stable_learning_rate",
     "mean_square_stability",

@@ -1,0 +1,190 @@
+"""Laws of the gradient of one iteration in one dimension: Gaussian, or one value a batch."""
+
+import abc
+import itertools
+import math
+from collections.abc import Callable
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+
+from sde_sgd.landscapes.base import AbstractFiniteSum, AbstractLandscape
+from sde_sgd.noise.models import AbstractGradientNoise
+from sde_sgd.noise.sampling import AbstractSampling, WithoutReplacement, WithReplacement
+from sde_sgd.theory import _checks
+from sde_sgd.theory._finite_volume import check_finite, evaluate
+
+_MAX_BATCHES = 20_000
+
+
+class AbstractGradientLaw(eqx.Module):
+    """The law of ĝ(x) in θ ← θ − η ĝ(θ), θ ∈ R, independent from step to step.
+
+    Functions of θ are JAX functions of one θ of shape (1,).
+    """
+
+    @abc.abstractmethod
+    def moments(self, x: Float[np.ndarray, " n"], order: int) -> Float[np.ndarray, "orders n"]:
+        """E ĝ(x)^m for m = 0..order, (order + 1, n)."""
+
+
+class GaussianGradient(AbstractGradientLaw):
+    """ĝ(x) ~ N(g(x), C(x)): discrete Gaussian SGD, and Euler's scheme of an SDE.
+
+    For Euler with step h of dx = b dt + √(2D) dW take g = −b, C = 2D/h and `learning_rate` h.
+
+    **Arguments:** `gradient` g = L′ and `covariance` C, functions of θ (1,) with one value;
+    `GaussianGradient.of` takes them from a landscape and a noise model.
+    """
+
+    gradient: Callable
+    covariance: Callable
+
+    @classmethod
+    def of(cls, landscape: AbstractLandscape, noise: AbstractGradientNoise) -> "GaussianGradient":
+        """g = L′ and C of a one-dimensional landscape and its noise model."""
+        _check_dimension(landscape)
+        noise.check(landscape)
+        dtype = landscape.dtype
+        return cls(
+            lambda theta: landscape.gradient(theta.astype(dtype))[0],
+            lambda theta: noise.covariance(theta.astype(dtype), landscape)[0, 0],
+        )
+
+    def mean_and_std(
+        self, x: Float[np.ndarray, " n"]
+    ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+        """g(x) and √C(x), C refused where it is negative."""
+        mean = _one_value("gradient", self.gradient, x)
+        variance = _one_value("covariance", self.covariance, x)
+        worst = int(np.argmin(variance))
+        if variance[worst] < 0:
+            raise ValueError(
+                f"covariance must not be negative; at x = {x[worst]:g} it is "
+                f"{variance[worst]:.6g}. Shrink the box to where it is not."
+            )
+        return mean, np.sqrt(variance)
+
+    def moments(self, x: Float[np.ndarray, " n"], order: int) -> Float[np.ndarray, "orders n"]:
+        mean, std = self.mean_and_std(x)
+        found = [np.ones_like(mean), mean]
+        # E g^{m+1} = g E g^m + m C E g^{m−1}
+        for m in range(1, order):
+            found.append(mean * found[m] + m * std**2 * found[m - 1])
+        return np.array(found[: order + 1])
+
+
+class BatchGradients(AbstractGradientLaw):
+    """ĝ(x) = g_a(x) with probability π_a: every batch that there is, or a quadrature of a law.
+
+    **Arguments:**
+
+    - `gradients`: function of θ (1,) with the A values g_a, (A,).
+    - `probabilities`: π_a, (A,), non-negative, sum 1.
+
+    `BatchGradients.of` enumerates the batches of a finite sum. The exact law of a batch of a
+    population is given by the nodes of a quadrature: g_a the gradients at them, π_a the weights.
+
+    **Raises:** `ValueError` for probabilities that are none.
+    """
+
+    gradients: Callable
+    probabilities: Float[np.ndarray, " batches"]
+
+    def __init__(self, gradients: Callable, probabilities: ArrayLike):
+        weights = _checks.real_array("probabilities", probabilities, 1)
+        if (weights < 0).any() or abs(weights.sum() - 1) > 1e-6:
+            raise ValueError(
+                f"probabilities must be >= 0 with sum 1; the smallest is {weights.min():g} and the "
+                f"sum {weights.sum():.9g}."
+            )
+        self.gradients, self.probabilities = gradients, weights / weights.sum()
+
+    @classmethod
+    def of(cls, landscape: AbstractLandscape, sampling: AbstractSampling) -> "BatchGradients":
+        """All batches of a one-dimensional finite sum, each with its probability.
+
+        **Raises:** `ValueError` for a population, for shuffled epochs (their steps are not
+        independent: θ alone is no Markov chain) and for more than 20 000 different batches.
+        """
+        _check_dimension(landscape)
+        if not isinstance(landscape, AbstractFiniteSum):
+            raise ValueError(
+                f"{type(landscape).__name__} is a population and has no batches to enumerate: pass "
+                f"BatchGradients(gradients, probabilities) with the nodes of a quadrature."
+            )
+        sampling.check(landscape)
+        counts, weights = _batches(sampling, landscape.num_examples)
+        share = jnp.asarray(counts / sampling.batch_size, landscape.dtype)
+
+        def gradients(theta):
+            return share @ landscape.example_gradients(theta.astype(landscape.dtype))[:, 0]
+
+        return cls(gradients, weights)
+
+    def values(self, x: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n batches"]:
+        """g_a(x), (n, A)."""
+        # A few lengths only, so that growing sets of atoms do not compile every time.
+        padded = np.full(max(64, 1 << (len(x) - 1).bit_length()), x[0])
+        padded[: len(x)] = x
+        found = evaluate(self.gradients, padded[:, None])[: len(x)]
+        if found.shape[1:] != self.probabilities.shape:
+            raise ValueError(
+                f"gradients must give one value for each of the {len(self.probabilities)} "
+                f"probabilities; got shape {found.shape[1:]}."
+            )
+        check_finite("gradients", found, x)
+        return found
+
+    def moments(self, x: Float[np.ndarray, " n"], order: int) -> Float[np.ndarray, "orders n"]:
+        values = self.values(x)
+        return np.array([values**m @ self.probabilities for m in range(order + 1)])
+
+
+def _batches(sampling: AbstractSampling, num: int) -> tuple[np.ndarray, np.ndarray]:
+    """Counts (A, N) of every batch, and its probability."""
+    size = sampling.batch_size
+    if isinstance(sampling, WithReplacement):
+        total, choose = math.comb(num + size - 1, size), itertools.combinations_with_replacement
+    elif isinstance(sampling, WithoutReplacement):
+        total, choose = math.comb(num, size), itertools.combinations
+    else:
+        raise ValueError(
+            f"{type(sampling).__name__} has steps that depend on each other, so that θ alone is no "
+            f"Markov chain; enumerate WithReplacement or WithoutReplacement."
+        )
+    if total > _MAX_BATCHES:
+        raise ValueError(
+            f"there are {total} different batches of B={size} from N={num} examples, more than "
+            f"{_MAX_BATCHES}: take fewer examples or a smaller batch, GaussianGradient, or "
+            f"BatchGradients with a quadrature of the batch gradient."
+        )
+    counts = np.zeros((total, num))
+    for row, batch in enumerate(choose(range(num), size)):
+        np.add.at(counts[row], list(batch), 1)
+    if isinstance(sampling, WithoutReplacement):
+        return counts, np.full(total, 1 / total)
+    factorials = np.array([math.factorial(k) for k in range(size + 1)], dtype=float)
+    ways = factorials[size] / np.prod(factorials[counts.astype(int)], axis=1)
+    return counts, ways / float(num) ** size
+
+
+def _check_dimension(landscape: AbstractLandscape) -> None:
+    if landscape.dimension != 1:
+        raise ValueError(
+            f"the master equation is one-dimensional; the landscape has d={landscape.dimension}."
+        )
+
+
+def _one_value(name: str, function: Callable, x: np.ndarray) -> np.ndarray:
+    values = evaluate(function, x[:, None])
+    if values[0].size != 1:
+        raise ValueError(
+            f"{name} must have one value at each θ (1,); got shape {values.shape[1:]}."
+        )
+    values = values.reshape(len(x))
+    check_finite(name, values, x)
+    return values
