@@ -238,8 +238,8 @@ def _gaussian_kernel(means, stds, nodes, weights, box) -> tuple[np.ndarray, np.n
         needed = 1.3 * (box[1] - box[0]) / stds.min()
         raise ValueError(
             f"the nodes do not resolve the step: its kernel of standard deviation "
-            f"{stds[worst]:.3g} around x = {means[worst]:.4g} integrates with an error of {error[worst]:.2g}. Take "
-            f"about nodes={int(np.ceil(max(2.5 * needed, 1.5 * len(nodes))))}, or a smaller box."
+            f"{stds[worst]:.3g} around x = {means[worst]:.4g} integrates with an error of "
+            f"{error[worst]:.2g}. Take about nodes={int(np.ceil(max(2.5 * needed, 1.5 * len(nodes))))}, or a smaller box."
         )
     return matrix, leak
 
