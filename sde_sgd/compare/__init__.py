@@ -9,6 +9,7 @@ from sde_sgd.compare.distances import (
     sliced_wasserstein,
     wasserstein_per_direction,
 )
+from sde_sgd.compare.laws import compare_law, compare_laws, LawComparison, LawDistance
 from sde_sgd.compare.paired import paired_difference
 from sde_sgd.compare.permutation import permutation_test, PermutationTest
 from sde_sgd.compare.verdict import compare, Comparison, sidak_threshold, verdict_table
@@ -17,8 +18,12 @@ __all__ = [
     "Comparison",
     "DistanceRow",
     "DistanceTable",
+    "LawComparison",
+    "LawDistance",
     "PermutationTest",
     "compare",
+    "compare_law",
+    "compare_laws",
     "distance_table",
     "energy_distance",
     "excess",

@@ -62,6 +62,12 @@ class AbstractProcess(eqx.Module):
     def check(self) -> None:
         """Raises `ValueError` for a process that cannot run, before time is spent."""
 
+    def check_start(self, theta: Positions) -> None:
+        """Raises `ValueError` for starts (members, d) from which it cannot run; most run from any.
+
+        A default of its own: it does nothing, and few processes define it anew.
+        """
+
 
 def check_part(name: str, value: Any, kind: type, example: str) -> None:
     """Raises unless `value` is of the kind of module that belongs there."""

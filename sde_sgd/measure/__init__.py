@@ -1,8 +1,27 @@
 """Streaming measures and the estimates they return."""
 
+from .autocovariance import (
+    Autocovariance as Autocovariance,
+    AutocovarianceResult as AutocovarianceResult,
+)
 from .base import AbstractMeasure as AbstractMeasure, Tick as Tick
+from .currents import ArealVelocity as ArealVelocity, ArealVelocityResult as ArealVelocityResult
+from .entropy import (
+    EntropyProduction as EntropyProduction,
+    EntropyProductionResult as EntropyProductionResult,
+    transition_log_ratio as transition_log_ratio,
+)
 from .estimate import Estimate as Estimate
 from .first_passage import FirstPassage as FirstPassage
-from .histogram import Histogram as Histogram
+from .histogram import (
+    Histogram as Histogram,
+    HistogramResult as HistogramResult,
+    JointHistogramResult as JointHistogramResult,
+)
 from .moments import Moments as Moments
 from .snapshots import Snapshots as Snapshots
+from .stationarity import (
+    Stationarity as Stationarity,
+    StationarityResult as StationarityResult,
+)
+from .tails import TailRatios as TailRatios, TailRatiosResult as TailRatiosResult

@@ -1,4 +1,4 @@
-"""Histogram of a scalar function of θ, over members and time."""
+"""Distribution of a scalar, or joint distribution of a pair, over members and time."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
@@ -19,9 +19,10 @@ class HistogramResult(eqx.Module):
     """Bin edges (bins+1,), density Estimate (bins,) per unit of f, mass of every bin (bins,).
 
     `below` and `above` are the probabilities outside the edges; density integrates to
-    1 − below − above. Errors come from the spread between members. A bin that none of n members
-    visited (or that none ever left) has no spread and yet no certainty: its error is 1/n, one
-    member in n elsewhere all the time, an upper bound whatever the correlation in time.
+    1 − below − above. `cumulative` (bins+1,) is P(f < e_j) at every edge. Errors come from the
+    spread between members. A bin that none of n members visited (or that none ever left) has no
+    spread and yet no certainty: its error is 1/n, one member in n elsewhere all the time, an
+    upper bound whatever the correlation in time.
     """
 
     edges: np.ndarray
@@ -29,60 +30,117 @@ class HistogramResult(eqx.Module):
     probability: Estimate
     below: Estimate
     above: Estimate
+    cumulative: Estimate
 
     @property
     def centres(self) -> np.ndarray:
         """Middles of the bins, (bins,)."""
         return 0.5 * (self.edges[1:] + self.edges[:-1])
 
+    def quantile(self, level: Any) -> Estimate:
+        """x with P(f < x) = level, linear inside its bin; the error is that of P over p(x).
 
-class Histogram(AbstractMeasure):
-    """How often f(θ) falls into each bin [e_j, e_{j+1}).
+        It exists where moments do not: the median of |θ| instead of its variance. The bin's
+        width is a resolution that the error does not hold: make bins narrow beside it.
 
-    **Arguments:** `edges` (bins+1,) increasing; `of` a scalar function of θ (θ itself in one
-    dimension by default); `burn_in`, `every` as in `Moments`.
+        **Arguments:** `level`, a number or array in (0, 1).
+
+        **Raises:** `ValueError` for a level outside (0, 1), or whose quantile lies outside the
+        edges.
+        """
+        wanted = np.asarray(level, dtype=float)
+        if not ((wanted > 0) & (wanted < 1)).all():
+            raise ValueError(f"quantile needs levels in (0, 1); got {level}.")
+        heights, errors = self.cumulative.value, self.cumulative.standard_error
+        if not ((wanted >= heights[0]) & (wanted < heights[-1])).all():
+            raise ValueError(
+                f"The quantile {level} lies outside the edges, which hold the levels "
+                f"{heights[0]:.4g} to {heights[-1]:.4g} only: widen the edges of the Histogram."
+            )
+        left = np.searchsorted(heights, wanted, side="right") - 1
+        mass, width = heights[left + 1] - heights[left], np.diff(self.edges)[left]
+        share = (wanted - heights[left]) / mass
+        error = (1 - share) * errors[left] + share * errors[left + 1]
+        value = self.edges[left] + share * width
+        return Estimate(value, error * width / mass, self.cumulative.num_samples)
+
+
+class JointHistogramResult(eqx.Module):
+    """Edges of both coordinates, density and mass of each cell, Estimates (rows, columns).
+
+    Row i holds x_edges[i] ≤ f₁ < x_edges[i+1], column j the same of f₂. `outside` is the
+    probability of lying outside the box; `x` and `y` are the marginals, `HistogramResult`s
+    with their own `below` and `above`, over *all* values of the other coordinate. Errors as in
+    `HistogramResult`.
     """
 
-    edges: Float[Array, " edges"]
+    x_edges: np.ndarray
+    y_edges: np.ndarray
+    density: Estimate
+    probability: Estimate
+    outside: Estimate
+    x: HistogramResult
+    y: HistogramResult
+
+    @property
+    def edges(self) -> tuple[np.ndarray, np.ndarray]:
+        """(x_edges, y_edges)."""
+        return self.x_edges, self.y_edges
+
+
+class Histogram(AbstractMeasure):
+    """How often f(θ) falls into each bin [e_j, e_{j+1}), or a pair into each cell of a box.
+
+    A pair of edges makes a joint histogram (`JointHistogramResult`). Each member holds its own
+    counts, 4·(bins + 2) bytes, or 4·(rows + 2)(columns + 2): for one instant of very many
+    members take `run.positions` and `compare_law` instead.
+
+    **Arguments:** `edges` (bins+1,) increasing, or two such arrays; `of` a scalar function of θ
+    (of two entries for a pair; θ itself by default where d is 1 or 2); `burn_in`, `every` as in
+    `Moments`.
+    """
+
+    edges: tuple[Float[Array, " edges"], ...]
     of: Callable | None
     burn_in: int = eqx.field(static=True)
     every: int = eqx.field(static=True)
     watches: ClassVar[Literal["iterations", "substeps"]] = "iterations"
 
     def __init__(self, edges, of: Callable | None = None, burn_in: int = 0, every: int = 1):
-        array = np.asarray(edges, dtype=float)
-        if array.ndim != 1 or array.size < 2 or not np.isfinite(array).all():
-            raise ValueError(f"Histogram needs at least two finite edges; got {array}.")
-        if not (np.diff(array) > 0).all():
-            raise ValueError(f"Histogram needs increasing edges; got {array}.")
-        self.edges = jnp.asarray(array, jnp.result_type(float))
+        is_pair = len(edges) == 2 and all(np.ndim(e) == 1 for e in edges)
+        arrays = [check_edges("Histogram", e) for e in (edges if is_pair else (edges,))]
+        self.edges = tuple(jnp.asarray(a, jnp.result_type(float)) for a in arrays)
         self.of, self.burn_in, self.every = of, burn_in, every
 
     def check(self, process: Any, num_steps: int) -> None:
         check_schedule("Histogram", self.burn_in, self.every, num_steps)
-        if self.of is None and process.landscape.dimension != 1:
-            raise ValueError(
-                f"Histogram needs `of=`, a scalar function of θ: θ has "
-                f"{process.landscape.dimension} entries."
-            )
-
         landscape = process.landscape
+        wanted = "a scalar function of θ" if len(self.edges) == 1 else "a pair of functions of θ"
+        if self.of is None and landscape.dimension != len(self.edges):
+            raise ValueError(
+                f"Histogram needs `of=`, {wanted}: θ has {landscape.dimension} entries."
+            )
         probe = jax.ShapeDtypeStruct((1, landscape.dimension), landscape.dtype)
         shape = jax.eval_shape(lambda x: evaluate(self.of, x), probe).shape
-        if np.prod(shape, dtype=int) != 1:
+        if np.prod(shape, dtype=int) != len(self.edges):
             raise ValueError(
-                f"Histogram needs a scalar function of θ; `of` has shape {shape[1:]}. Take one "
-                f"entry of it, or use Snapshots."
+                f"Histogram needs {wanted}; `of` has shape {shape[1:]}. Take one entry of it for "
+                f"each array of edges, or use Snapshots."
             )
 
     def init(self, theta: Positions) -> Int[Array, "members bins"]:
-        return jnp.zeros((theta.shape[0], self.edges.shape[0] + 1), jnp.int32)
+        bins = int(np.prod([e.shape[0] + 1 for e in self.edges]))
+        return jnp.zeros((theta.shape[0], bins), jnp.int32)
 
     def update(self, carry, before: Positions, after: Positions, tick: Tick, alive: Alive):
         def add():
-            value = evaluate(self.of, after).reshape(after.shape[0])
-            edges = self.edges.astype(value.dtype)
-            index = jnp.searchsorted(edges, value, side="right")
+            value = evaluate(self.of, after).reshape(after.shape[0], len(self.edges))
+            index = jnp.zeros(value.shape[0], jnp.int32)
+            for column, edges in enumerate(self.edges):
+                place = jnp.searchsorted(
+                    edges.astype(value.dtype), value[:, column], side="right"
+                ).astype(jnp.int32)
+                index = index * (edges.shape[0] + 1) + place
             return carry.at[jnp.arange(value.shape[0]), index].add(1)
 
         return lax.cond(due(tick.iteration, self.burn_in, self.every), add, lambda: carry)
@@ -93,19 +151,55 @@ class Histogram(AbstractMeasure):
     def restart(self, carry, restarted: Alive):
         return carry
 
-    def result(self, carry, alive: np.ndarray, process: Any) -> HistogramResult:
+    def result(
+        self, carry, alive: np.ndarray, process: Any
+    ) -> HistogramResult | JointHistogramResult:
         counts = np.asarray(carry, dtype=float)[alive]
         counts = counts[counts.sum(1) > 0]
         shares = counts / counts.sum(1, keepdims=True)
-        edges = np.asarray(self.edges, dtype=float)
-        everything = _bounded(Estimate.from_samples(shares))
-        inside = everything[1:-1]
-        width = np.diff(edges)
-        density = Estimate(inside.value / width, inside.standard_error / width, inside.num_samples)
-        return HistogramResult(edges, density, inside, everything[0], everything[-1])
+        edges = [np.asarray(e, dtype=float) for e in self.edges]
+        if len(edges) == 1:
+            return _line(edges[0], shares)
+        x, y = edges
+        shares = shares.reshape(len(shares), len(x) + 1, len(y) + 1)
+        inside = bounded(Estimate.from_samples(shares[:, 1:-1, 1:-1]))
+        outside = 1 - shares[:, 1:-1, 1:-1].sum(axis=(1, 2))
+        return JointHistogramResult(
+            x,
+            y,
+            _per_unit(inside, np.outer(np.diff(x), np.diff(y))),
+            inside,
+            bounded(Estimate.from_samples(outside)),
+            _line(x, shares.sum(axis=2)),
+            _line(y, shares.sum(axis=1)),
+        )
 
 
-def _bounded(shares: Estimate) -> Estimate:
+def check_edges(name: str, edges: Any) -> np.ndarray:
+    """Increasing, finite edges (bins+1,), or `ValueError`."""
+    array = np.asarray(edges, dtype=float)
+    if array.ndim != 1 or array.size < 2 or not np.isfinite(array).all():
+        raise ValueError(f"{name} needs at least two finite edges; got {array}.")
+    if not (np.diff(array) > 0).all():
+        raise ValueError(f"{name} needs increasing edges; got {array}.")
+    return array
+
+
+def _line(edges: np.ndarray, shares: np.ndarray) -> HistogramResult:
+    """The result from each member's shares below, in the bins and above, (members, bins + 2)."""
+    everything = bounded(Estimate.from_samples(shares))
+    inside = everything[1:-1]
+    cumulative = bounded(Estimate.from_samples(np.cumsum(shares, axis=1)[:, :-1]))
+    density = _per_unit(inside, np.diff(edges))
+    return HistogramResult(edges, density, inside, everything[0], everything[-1], cumulative)
+
+
+def _per_unit(probability: Estimate, size: np.ndarray) -> Estimate:
+    value, error = probability.value / size, probability.standard_error / size
+    return Estimate(value, error, probability.num_samples)
+
+
+def bounded(shares: Estimate) -> Estimate:
     """Probabilities of exactly 0 or 1 get the error of one member, 1/n."""
     if shares.num_samples < 2:
         return shares

@@ -1,5 +1,6 @@
 """Sampling schemes, gradient-noise models and Diffrax noise paths."""
 
+from .function_noise import FunctionNoise as FunctionNoise
 from .models import (
     AbstractGradientNoise as AbstractGradientNoise,
     ConstantNoise as ConstantNoise,

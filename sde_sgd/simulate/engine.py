@@ -142,6 +142,7 @@ def prepare(
     what = f"{ensemble_size} members × {held} bytes of state and measures, {records or 0} records"
     check_memory(plan.bytes, memory, what)
     theta = starts(process, theta0, ensemble_size, key)
+    process.check_start(theta)
     for measure in named.values():
         measure.check_start(theta)
     check_stability(process, theta)

@@ -1,0 +1,174 @@
+"""The modified equation in other coordinates, for noise that Euler in θ cannot carry."""
+
+from collections.abc import Callable
+from typing import Any
+
+import diffrax as dfx
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from ..draws import Draws
+from ..landscapes.base import AbstractLandscape
+from ..noise.paths import Increments, IterationNoise
+from ..types import Positions, Vector
+from .base import AbstractProcess, check_part, Observe
+from .continuous import ModifiedEquation
+from .terms import drift_correction
+
+
+class TransformedState(eqx.Module):
+    """y = φ(θ), (members, p)."""
+
+    coordinates: Positions
+
+
+class TransformedEquation(AbstractProcess):
+    """Euler–Maruyama in y = φ(θ) for the modified equation dθ = b dt + √η R(θ) dW, RRᵀ = C.
+
+    By Itô's formula, with derivatives by automatic differentiation,
+
+        dy = [∇φ·b + (η/2) Σ_j D²φ(R_j, R_j)] dt + √η ∇φ·R dW ,
+
+    at θ = ψ(y), R_j the columns of R. It converges to the same Itô equation, with other
+    errors of order h: in y = log θ multiplicative noise becomes additive (geometric Brownian
+    motion is exact at any h), positions stay positive, and superlinear noise, with which
+    Euler in θ diverges for every h, is carried. What is kept is y, so that θ → 0 loses no
+    digits.
+
+    The noise path is that of `equation`: two runs with one key are paired.
+
+    **Arguments:**
+
+    - `equation`: a `ModifiedEquation` with `diffrax.Euler()`. Its order, noise, substeps,
+      increments and refinement hold.
+    - `forward`: φ, θ (d,) ↦ y (p,), twice differentiable where the members go.
+    - `inverse`: ψ, y ↦ θ, with ψ(φ(θ)) = θ. Where p > d, y is taken off the image of φ by
+      discretisation, and ψ must be defined there.
+
+    Costs R(θ), (d, k), and k second derivatives a step.
+
+    **Raises:** `ValueError` for another solver, for functions of other shapes, and in
+    `simulate` for starts outside the domain, where ψ(φ(θ)) ≠ θ.
+
+    **Source:** Itô's formula; on the divergence of Euler's scheme, Hutzenthaler, Jentzen, Kloeden,
+    Proc. R. Soc. A 467 (2011) 1563.
+    """
+
+    equation: ModifiedEquation
+    forward: Callable
+    inverse: Callable
+
+    def __check_init__(self):
+        check_part("equation", self.equation, ModifiedEquation, "a ModifiedEquation")
+        if not isinstance(self.equation.solver, dfx.Euler):
+            raise ValueError(
+                f"TransformedEquation takes Euler steps in its own coordinates; the equation has "
+                f"{type(self.equation.solver).__name__}. Make it with diffrax.Euler()."
+            )
+        theta = jax.ShapeDtypeStruct((self.landscape.dimension,), self.landscape.dtype)
+        there = eqx.filter_eval_shape(self.forward, theta)
+        back = None
+        if getattr(there, "ndim", 0) == 1:
+            back = eqx.filter_eval_shape(self.inverse, there)
+        if back is None or (back.shape, back.dtype) != (theta.shape, theta.dtype):
+            raise ValueError(
+                f"forward must take θ {theta.shape} to a vector and inverse take it back, in "
+                f"{theta.dtype}; forward gives {there} and inverse {back}."
+            )
+
+    @property
+    def landscape(self) -> AbstractLandscape:
+        """Where the equation moves."""
+        return self.equation.landscape
+
+    @property
+    def substeps(self) -> int:
+        return self.equation.substeps
+
+    @property
+    def increments(self) -> Increments:
+        """ "gaussian" or "two_point", as the equation's."""
+        return self.equation.increments
+
+    @property
+    def restartable(self) -> bool:
+        return self.equation.restartable
+
+    def check(self) -> None:
+        self.equation.check()
+
+    def check_start(self, theta: Positions) -> None:
+        back = np.asarray(jax.vmap(lambda x: self.inverse(self.forward(x)))(theta))
+        start = np.asarray(theta)
+        scale = np.abs(start).max(axis=1, keepdims=True)
+        wrong = ~(np.abs(back - start) <= 1e3 * np.finfo(start.dtype).eps * scale).all(axis=1)
+        if wrong.any():
+            member = int(np.argmax(wrong))
+            raise ValueError(
+                f"inverse(forward(θ)) differs from θ for {int(wrong.sum())} of {wrong.size} "
+                f"starts, the first of them member {member}: {start[member]} becomes "
+                f"{back[member]}. Start inside the domain of the coordinates."
+            )
+
+    def init(self, theta: Positions, draws: Draws) -> TransformedState:
+        return TransformedState(jax.vmap(self.forward)(theta))
+
+    def position(self, state: TransformedState) -> Positions:
+        return jax.vmap(self.inverse)(state.coordinates)
+
+    def time(self, iterations: np.ndarray) -> np.ndarray:
+        return self.equation.time(iterations)
+
+    def step(self, state: TransformedState, draws: Draws, observe: Observe, carry: Any):
+        def advance(y, identity, j):
+            own = eqx.tree_at(lambda d: d.identity, draws, identity)
+            return self._advance(y, own, j)
+
+        def body(j, loop):
+            before, carry = loop
+            after = jax.vmap(advance, in_axes=(0, 0, None))(before, draws.identity, j)
+            ends = (jax.vmap(self.inverse)(y) for y in (before, after))
+            return after, observe(carry, *ends, j)
+
+        loop = (state.coordinates, carry)
+        if self.substeps == 1:
+            y, carry = body(jnp.uint32(0), loop)
+        else:
+            y, carry = lax.fori_loop(jnp.uint32(0), jnp.uint32(self.substeps), body, loop)
+        return TransformedState(y), carry
+
+    def _advance(self, y: Vector, draws: Draws, j) -> Vector:
+        """One solver step of length 1/substeps in iterations: dθ = η b ds + η R dW_s."""
+        equation, landscape = self.equation, self.landscape
+        theta = self.inverse(y)
+        eta = equation.learning_rate.at(draws.iteration, theta.dtype)
+        path = IterationNoise(
+            draws,
+            size=equation.noise.dimension(landscape),
+            substeps=self.substeps,
+            increments=equation.increments,
+            dtype=landscape.dtype,
+            refinement=equation.refinement,
+            checked=False,
+        )
+        start = j.astype(theta.dtype) / self.substeps
+        increment = path.evaluate(start, start + 1 / self.substeps)
+        dt = jnp.asarray(1 / self.substeps, theta.dtype)
+        drift = landscape.gradient(theta)
+        correction = drift_correction(landscape, theta, eta, equation.order)
+        drift = drift if correction is None else drift + correction
+        root = eta * equation.noise.diffusion(theta, landscape).as_matrix()
+
+        def second(column):
+            def first(x):
+                return jax.jvp(self.forward, (x,), (column,))[1]
+
+            return jax.jvp(first, (theta,), (column,))[1]
+
+        moved = -eta * dt * drift - root @ increment
+        slope = jax.jvp(self.forward, (theta,), (moved,))[1]
+        curved = jnp.sum(jax.vmap(second, in_axes=1)(root), axis=0)
+        return y + slope + 0.5 * dt * curved

@@ -1,0 +1,136 @@
+"""Tails: how often |f| exceeds a level, and a multiple of it."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+from ..types import Alive, Positions
+from .autocovariance import ratio
+from .base import AbstractMeasure, check_schedule, due, evaluate, Tick
+from .estimate import Estimate
+
+
+class TailCarry(eqx.Module):
+    """Values counted (members,), and above u_j and factor·u_j, (members, 2, levels)."""
+
+    count: Array
+    beyond: Array
+
+
+class TailRatiosResult(eqx.Module):
+    """Tail ratios at each level u, Estimates (levels,); errors from the spread over members.
+
+    - `levels`, `factor`.
+    - `probability`: P(|f| > u); `far_probability`: P(|f| > factor·u).
+    - `ratio`: their quotient, factor^{−β} for a power-law tail p ∝ |f|^{−1−β}.
+    - `index`: β = −ln(ratio)/ln(factor), by linearisation.
+    - `members_beyond`: how many members ever exceeded factor·u. Below about 20 of them the error
+      itself is unknown; where it is 0, the ratio is 0 with the error 1/(members that exceeded
+      u), and the index NaN.
+    """
+
+    levels: np.ndarray
+    factor: float
+    probability: Estimate
+    far_probability: Estimate
+    ratio: Estimate
+    index: Estimate
+    members_beyond: np.ndarray
+
+
+class TailRatios(AbstractMeasure):
+    """P(|f| > factor·u)/P(|f| > u) at increasing levels u: a tail index without a fit.
+
+    For a density with power-law tail p ∝ |f|^{−1−β} it tends to factor^{−β} as u grows, at any
+    β, however few moments exist.
+
+    **Arguments:** `levels` u > 0, increasing; `of` a scalar function of θ (θ itself in one
+    dimension by default); `factor` > 1, 2 by default; `burn_in`, `every` as in `Moments`.
+    """
+
+    levels: Float[Array, " levels"]
+    factor: float = eqx.field(static=True)
+    of: Callable | None
+    burn_in: int = eqx.field(static=True)
+    every: int = eqx.field(static=True)
+    watches: ClassVar[Literal["iterations", "substeps"]] = "iterations"
+
+    def __init__(
+        self,
+        levels: Sequence[float] | np.ndarray,
+        of: Callable | None = None,
+        factor: float = 2.0,
+        burn_in: int = 0,
+        every: int = 1,
+    ):
+        array = np.asarray(levels, dtype=float)
+        rising = array.ndim == 1 and array.size > 0 and bool((np.diff(array) > 0).all())
+        if not rising or not np.isfinite(array).all() or array[0] <= 0:
+            raise ValueError(f"TailRatios needs increasing, finite levels > 0; got {levels}.")
+        if not 1 < factor < np.inf:
+            raise ValueError(f"TailRatios needs a finite factor > 1; got {factor}.")
+        self.levels = jnp.asarray(array, jnp.result_type(float))
+        self.factor, self.of = float(factor), of
+        self.burn_in, self.every = burn_in, every
+
+    def check(self, process: Any, num_steps: int) -> None:
+        check_schedule("TailRatios", self.burn_in, self.every, num_steps)
+        if getattr(process, "increments", "gaussian") == "two_point":
+            raise ValueError(
+                "Two-point increments have no tails: use increments='gaussian' with TailRatios."
+            )
+        landscape = process.landscape
+        probe = jax.ShapeDtypeStruct((1, landscape.dimension), landscape.dtype)
+        shape = jax.eval_shape(lambda x: evaluate(self.of, x), probe).shape
+        if np.prod(shape, dtype=int) != 1:
+            raise ValueError(
+                f"TailRatios needs `of=`, a scalar function of θ; f(θ) has shape {shape[1:]}."
+            )
+
+    def init(self, theta: Positions) -> TailCarry:
+        members = theta.shape[0]
+        beyond = jnp.zeros((members, 2, self.levels.shape[0]), jnp.int32)
+        return TailCarry(jnp.zeros(members, jnp.int32), beyond)
+
+    def update(
+        self, carry: TailCarry, before: Positions, after: Positions, tick: Tick, alive: Alive
+    ) -> TailCarry:
+        def add() -> TailCarry:
+            size = jnp.abs(evaluate(self.of, after).reshape(after.shape[0], 1, 1))
+            levels = self.levels.astype(size.dtype)
+            beyond = size > jnp.stack([levels, self.factor * levels])
+            return TailCarry(carry.count + 1, carry.beyond + beyond)
+
+        return lax.cond(due(tick.iteration, self.burn_in, self.every), add, lambda: carry)
+
+    def finished(self, carry: TailCarry) -> None:
+        return None
+
+    def restart(self, carry: TailCarry, restarted: Alive) -> TailCarry:
+        return carry
+
+    def result(self, carry: TailCarry, alive: np.ndarray, process: Any) -> TailRatiosResult:
+        kept = alive & (np.asarray(carry.count) > 0)
+        count = np.asarray(carry.count, dtype=float)[kept]
+        beyond = np.asarray(carry.beyond, dtype=float)[kept]
+        shares = beyond / count[:, None, None]
+        near, far = Estimate.from_samples(shares[:, 0]), Estimate.from_samples(shares[:, 1])
+        quotient = ratio(shares[:, 1], shares[:, 0])
+        # Nobody beyond is no certainty: as in Histogram, one member of those that came near.
+        visitors = np.maximum((beyond[:, 0] > 0).sum(axis=0), 1)
+        error = np.where(quotient.value == 0, 1 / visitors, quotient.standard_error)
+        quotient = Estimate(quotient.value, error, quotient.num_samples)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            beta = -np.log(quotient.value) / np.log(self.factor)
+            slack = error / (quotient.value * np.log(self.factor))
+        known = quotient.value > 0
+        index = Estimate(np.where(known, beta, np.nan), np.where(known, slack, np.inf), len(count))
+        levels = np.asarray(self.levels, dtype=float)
+        members = (beyond[:, 1] > 0).sum(axis=0)
+        return TailRatiosResult(levels, self.factor, near, far, quotient, index, members)
