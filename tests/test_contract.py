@@ -59,5 +59,24 @@ def test_contract_runs_in_under_a_minute():
     )
     assert ss.compare(measured, of_the_limit).verdict == "disagrees"
     assert both.table and both.figure() is not None
-    # Other tests share the two cores: the bound is the design's, met with room to spare alone.
-    assert seconds < 120
+    # The design's minute; on a machine that other jobs hold up, twice what the random numbers
+    # of the SDE runs alone take there in a scan written by hand (16 000
+    # solver steps of 4 096 members, and in the check of the step 64 000 of 1 024).
+    assert seconds < max(60, 2 * 32_000 * _seconds_per_draw((4096, 3)))
+
+
+def _seconds_per_draw(shape, steps=200):
+    """Wall time of one step of a hand-written scan over normal numbers."""
+
+    @jax.jit
+    def scan(key, x):
+        def body(k, x):
+            return 0.9 * x + jr.normal(jr.fold_in(key, k), shape, x.dtype)
+
+        return jax.lax.fori_loop(0, steps, body, x)
+
+    start = jax.numpy.zeros(shape)
+    scan(jr.key(0), start).block_until_ready()
+    began = time.monotonic()
+    scan(jr.key(0), start).block_until_ready()
+    return (time.monotonic() - began) / steps
