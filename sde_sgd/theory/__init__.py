@@ -1,8 +1,64 @@
 """Predictions: closed forms and deterministic numerics, which never simulate."""
 
+from sde_sgd.theory.backward_equation import (
+    committor_on_grid,
+    GridFunction,
+    mean_exit_time_on_grid,
+)
+from sde_sgd.theory.batch_exit_times import (
+    batch_committor,
+    batch_exit_time,
+    BatchExitTime,
+)
+from sde_sgd.theory.epochs import (
+    epoch_noise_autocovariance,
+    EpochCovariance,
+    stationary_covariance_epochs,
+)
+from sde_sgd.theory.escape_laws import (
+    mori_escape_rate,
+    mori_stationary_exponent,
+    watched_barrier_shift,
+    xie_escape_time,
+)
+from sde_sgd.theory.exit_times import (
+    committor,
+    drift_and_diffusion,
+    exit_time,
+    ExitTime,
+    mean_exit_time,
+)
+from sde_sgd.theory.eyring_kramers import (
+    eyring_kramers,
+    EyringKramers,
+    stationary_point,
+    StationaryPoint,
+)
 from sde_sgd.theory.fokker_planck import FokkerPlanck
 from sde_sgd.theory.gradient_laws import BatchGradients, GaussianGradient
 from sde_sgd.theory.grid_density import GridDensity
+from sde_sgd.theory.ito import (
+    gibbs_density,
+    stationary_density,
+    stationary_density_landscape,
+    StationaryDensity,
+)
+from sde_sgd.theory.kesten import (
+    moment_online_least_squares,
+    tail_index_finite_sum,
+    tail_index_limit,
+    tail_index_online_least_squares,
+    tail_index_published,
+)
+from sde_sgd.theory.large_deviations import quasi_potential, QuasiPotential
+from sde_sgd.theory.law_of_balance import (
+    balance_factor,
+    balance_moments,
+    balance_moments_gaussian,
+    BalanceMoments,
+    law_of_balance_density,
+    law_of_balance_equation,
+)
 from sde_sgd.theory.least_squares import (
     max_stable_learning_rate,
     mean_square_stability,
@@ -19,26 +75,85 @@ from sde_sgd.theory.lyapunov import (
     TransientMoments,
 )
 from sde_sgd.theory.master_equation import MasterEquation
+from sde_sgd.theory.ornstein_uhlenbeck import (
+    EntropyProduction,
+    stationary_current,
+    StationaryCurrent,
+)
 from sde_sgd.theory.population_least_squares import stationary_covariance_population_least_squares
 from sde_sgd.theory.scalar_law import ScalarLaw
+from sde_sgd.theory.scalar_moments import (
+    ScalarMoments,
+    stationary_scalar_moments,
+    transient_scalar_moments,
+)
+from sde_sgd.theory.underdamped import (
+    stationary_covariance_underdamped,
+)
 
 __all__ = [
+    "BalanceMoments",
+    "BatchExitTime",
     "BatchGradients",
+    "EntropyProduction",
+    "EpochCovariance",
+    "ExitTime",
+    "EyringKramers",
     "FokkerPlanck",
     "GaussianGradient",
     "GridDensity",
+    "GridFunction",
     "MasterEquation",
     "MeanSquareStability",
+    "QuasiPotential",
     "ScalarLaw",
+    "ScalarMoments",
+    "StationaryCurrent",
+    "StationaryDensity",
+    "StationaryPoint",
     "TransientMoments",
+    "balance_factor",
+    "balance_moments",
+    "balance_moments_gaussian",
+    "batch_committor",
+    "batch_exit_time",
+    "committor",
+    "committor_on_grid",
+    "drift_and_diffusion",
+    "epoch_noise_autocovariance",
+    "exit_time",
+    "eyring_kramers",
+    "gibbs_density",
+    "law_of_balance_density",
+    "law_of_balance_equation",
     "max_stable_learning_rate",
+    "mean_exit_time",
+    "mean_exit_time_on_grid",
     "mean_square_stability",
+    "moment_online_least_squares",
+    "mori_escape_rate",
+    "mori_stationary_exponent",
+    "quasi_potential",
     "second_moment_operator",
     "stationary_covariance",
+    "stationary_covariance_epochs",
     "stationary_covariance_least_squares",
     "stationary_covariance_momentum",
     "stationary_covariance_population_least_squares",
+    "stationary_covariance_underdamped",
+    "stationary_current",
+    "stationary_density",
+    "stationary_density_landscape",
     "stationary_mean_least_squares",
+    "stationary_point",
+    "stationary_scalar_moments",
+    "tail_index_finite_sum",
+    "tail_index_limit",
+    "tail_index_online_least_squares",
+    "tail_index_published",
     "transient_moments_least_squares",
     "transient_moments_linear",
+    "transient_scalar_moments",
+    "watched_barrier_shift",
+    "xie_escape_time",
 ]

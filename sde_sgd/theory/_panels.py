@@ -1,0 +1,231 @@
+"""Piecewise spectral quadrature for φ = −∫ b/D, the scale function and the speed measure."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from numpy.polynomial import legendre
+
+_ORDER = 16
+# φ may change by this much inside a panel: e^{±φ} is then resolved to rounding by 16 nodes.
+_STEP_OF_PHI = 3.0
+# Where φ has risen this far above the highest point that matters, the rest weighs e^{−40}.
+_NEGLIGIBLE_RISE = 40.0
+_LARGEST_PHI = 690.0
+
+Function = Callable[[np.ndarray], np.ndarray]
+
+
+class NotPositive(ValueError):
+    """A diffusion that is zero or negative somewhere."""
+
+
+class Panels(NamedTuple):
+    """Adaptive panels with Gauss–Legendre nodes, and what they know of φ = −∫ b/D.
+
+    **Fields:** `edges` (n+1,), ascending; `phi`, `diffusion` at the nodes, (n, 16); `edge_phi`
+    (n+1,), zero at the right end.
+    """
+
+    edges: Float[np.ndarray, " edges"]
+    phi: Float[np.ndarray, "panels nodes"]
+    diffusion: Float[np.ndarray, "panels nodes"]
+    edge_phi: Float[np.ndarray, " edges"]
+
+    @property
+    def half(self) -> Float[np.ndarray, "panels 1"]:
+        return np.diff(self.edges)[:, None] / 2
+
+    def from_left(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """∫ of `values` (n, 16) from the left end up to the nodes (n, 16) and the edges (n+1,)."""
+        whole = np.sum(self.half * values * _WEIGHTS, axis=1)
+        edges = np.concatenate([[0.0], np.cumsum(whole)])
+        return edges[:-1, None] + self.half * values @ _FROM_LEFT.T, edges
+
+    def from_right(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """∫ from the nodes, and from the edges, up to the right end: no difference of big sums."""
+        whole = np.sum(self.half * values * _WEIGHTS, axis=1)
+        edges = np.concatenate([np.cumsum(whole[::-1])[::-1], [0.0]])
+        return edges[1:, None] + self.half * values @ _FROM_RIGHT.T, edges
+
+    @property
+    def highest_phi(self) -> float:
+        """The largest φ; refuses barriers whose exponential is not a number any more."""
+        top, bottom = self.phi.max(), self.phi.min()
+        if top - bottom > _LARGEST_PHI:
+            raise ValueError(
+                f"The barrier is ∫ V'/D = {top - bottom:.4g} high, so that the exit time exceeds "
+                f"e^{_LARGEST_PHI:g}, more than a float64 holds: raise the diffusion, or ask for "
+                f"the exponent alone (theory.quasi_potential)."
+            )
+        return float(top)
+
+
+def function(name: str, value: Callable | float) -> Function:
+    """A number or a function of points (n,) as a checked float64 function of an array."""
+    if not callable(value):
+        number = float(value)
+        if not np.isfinite(number):
+            raise ValueError(f"{name} must be finite, got {number!r}.")
+        return lambda x: np.full(x.shape, number)
+
+    def evaluate(x: np.ndarray) -> np.ndarray:
+        result = np.asarray(value(x))
+        if result.dtype.kind not in "iuf" or result.dtype == np.float32:
+            raise ValueError(
+                f"{name}(x) gives {result.dtype}: exit times need float64. With JAX functions, set "
+                f'jax.config.update("jax_enable_x64", True).'
+            )
+        if result.shape not in ((), x.shape):
+            raise ValueError(
+                f"{name} must map points of shape {x.shape} to values of that shape, got "
+                f"{result.shape}. Vectorise a function of one point with jax.vmap."
+            )
+        values = np.broadcast_to(result.astype(np.float64), x.shape)
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name} is not finite at x={x[~np.isfinite(values)][0]!r}.")
+        return values
+
+    return evaluate
+
+
+def padded(function: Callable[[np.ndarray], Any]) -> Function:
+    """A compiled function on few lengths of its argument only, so that few are compiled.
+
+    The points run along the last axis of the result.
+    """
+
+    def evaluate(x: np.ndarray) -> np.ndarray:
+        length = 256
+        while length < len(x):
+            length *= 4
+        filled = np.full(length, x[0])
+        filled[: len(x)] = x
+        return np.asarray(function(filled))[..., : len(x)]
+
+    return evaluate
+
+
+def positive(diffusion: Function) -> Function:
+    """The same function, which refuses D ≤ 0."""
+
+    def evaluate(x: np.ndarray) -> np.ndarray:
+        values = diffusion(x)
+        if (values <= 0).any():
+            worst = int(values.argmin())
+            raise NotPositive(
+                f"diffusion must be positive between the exits, but D({x[worst]:.6g}) = "
+                f"{values[worst]:.4g}: move the exits, or put a wall inside the region D > 0."
+            )
+        return values
+
+    return evaluate
+
+
+def between(drift: Function, diffusion: Function, breaks: np.ndarray) -> Panels:
+    """Panels over [breaks[0], breaks[-1]], an edge at every break."""
+    edges, slope, values = _resolve(drift, diffusion, np.unique(breaks))
+    return _with_phi(edges, slope, values)
+
+
+def below(drift: Function, diffusion: Function, breaks: np.ndarray) -> Panels:
+    """As `between`, continued to the left until e^{−φ} is negligible there."""
+    panels = between(drift, diffusion, breaks)
+    width = breaks.max() - breaks.min()
+    step, start = width / 4, breaks.min()
+    while True:
+        left = panels.edges[0]
+        try:
+            edges, slope, values = _resolve(drift, diffusion, np.array([left - step, left]))
+        except NotPositive:
+            step /= 4
+            if step < 1e-10 * width:
+                raise
+            continue
+        more = _with_phi(edges, slope, values)
+        panels = Panels(
+            np.concatenate([more.edges[:-1], panels.edges]),
+            np.concatenate([more.phi + panels.edge_phi[0], panels.phi]),
+            np.concatenate([more.diffusion, panels.diffusion]),
+            np.concatenate([more.edge_phi[:-1] + panels.edge_phi[0], panels.edge_phi]),
+        )
+        highest = panels.edge_phi[panels.edges >= start].max()
+        risen = panels.edge_phi - highest > _NEGLIGIBLE_RISE
+        risen &= panels.edges < start
+        if risen.any():
+            cut = int(np.flatnonzero(risen)[-1])
+            return Panels(
+                panels.edges[cut:], panels.phi[cut:], panels.diffusion[cut:], panels.edge_phi[cut:]
+            )
+        if start - panels.edges[0] > 1e9 * width:
+            raise ValueError(
+                f"The drift does not hold the process back on the far side: down to "
+                f"x={panels.edges[0]:.3g} the potential ∫ −b/D has risen by only "
+                f"{panels.edge_phi[0] - highest:.3g} above the barrier. The mean exit time may be "
+                f"infinite: give a second exit, or a wall."
+            )
+        step *= 2
+
+
+def _resolve(drift: Function, diffusion: Function, breaks: np.ndarray):
+    """Edges, and b/D and D at the nodes, of panels split until both are polynomials there."""
+    left, right = breaks[:-1], breaks[1:]
+    done_edges: list[np.ndarray] = []
+    done_slope, done_values = [], []
+    smallest = 1e-13 * max(breaks[-1] - breaks[0], np.abs(breaks).max())
+    for _ in range(80):
+        half = (right - left)[:, None] / 2
+        nodes = left[:, None] + half * (1 + _NODES)
+        values = diffusion(nodes.ravel()).reshape(nodes.shape)
+        slope = drift(nodes.ravel()).reshape(nodes.shape) / values
+        fine = (np.abs(slope).max(axis=1) * 2 * half[:, 0] < _STEP_OF_PHI) & _smooth(
+            1 / values, 0.0
+        )
+        fine &= _smooth(slope, 1e-14 / half)
+        fine |= half[:, 0] < smallest
+        done_edges.append(left[fine])
+        done_slope.append(slope[fine])
+        done_values.append(values[fine])
+        left, right = left[~fine], right[~fine]
+        if not len(left):
+            break
+        middle = (left + right) / 2
+        left, right = np.concatenate([left, middle]), np.concatenate([middle, right])
+        if len(left) > 200_000:
+            raise ValueError(
+                f"drift and diffusion change too fast near x={left[0]:.6g} to be integrated: are "
+                f"they noisy, or singular there?"
+            )
+    start = np.concatenate(done_edges)
+    order = np.argsort(start)
+    edges = np.concatenate([start[order], breaks[-1:]])
+    return edges, np.concatenate(done_slope)[order], np.concatenate(done_values)[order]
+
+
+def _smooth(values: np.ndarray, absolute: np.ndarray | float) -> np.ndarray:
+    """Whether the last two Legendre coefficients of each row have died out."""
+    size = np.abs(values @ _TO_LEGENDRE.T)
+    return (size[:, -2:] < 1e-11 * size.max(axis=1, keepdims=True) + absolute).all(axis=1)
+
+
+def _with_phi(edges: np.ndarray, slope: np.ndarray, values: np.ndarray) -> Panels:
+    """φ' = −b/D, φ = 0 at the right end."""
+    blank = Panels(edges, slope, values, edges)
+    phi, edge_phi = blank.from_right(slope)
+    return blank._replace(phi=phi, edge_phi=edge_phi)
+
+
+def _matrices():
+    """Nodes, weights, ∫_{−1}^{node} and ∫_{node}^{1} of the interpolant, Legendre coefficients."""
+    nodes, weights = legendre.leggauss(_ORDER)
+    values = legendre.legvander(nodes, _ORDER - 1)
+    coefficients = np.linalg.inv(values)
+    integrals = np.stack(
+        [legendre.legval(nodes, legendre.legint(row, lbnd=-1)) for row in np.eye(_ORDER)], axis=1
+    )
+    left = integrals @ coefficients
+    return nodes, weights, left, weights[None, :] - left, coefficients
+
+
+_NODES, _WEIGHTS, _FROM_LEFT, _FROM_RIGHT, _TO_LEGENDRE = _matrices()
