@@ -201,13 +201,16 @@ def conclude(config: Config, data: xr.Dataset, comparisons: list[ss.Comparison])
 
 
 def plot(config: Config, data: xr.Dataset, predicted):
-    """tr M relative to the Ornstein–Uhlenbeck value over η: measured points, every formula."""
-    figure, axes = new_figure(1, len(DATA), width=11.0, height=4.2)
+    """tr M in units of the Ornstein–Uhlenbeck value, over η: measured points, every formula."""
+    figure, axes = new_figure(1, len(DATA), width=5.6, height=4.2)
+    # On the slow clock t/(1 − μ) momentum's noise is that of a rate η/(1 − μ).
+    scale = {name: 1 - config.momentum for name in ("exact, momentum", "momentum")}
     grid = np.linspace(0.005, 1.08 * max(config.learning_rates), 25)
     styles = {
         "exact, SGD": ("SGD", "-"),
         "exact, momentum": ("SGD (second ensemble)", "-"),
-        "exact, SDE": ("SDE", "-"),
+        "exact, SDE at h": ("SDE", "-"),
+        "exact, SDE": ("SDE", ":"),
         PUBLISHED[0]: ("other", "--"),
         PUBLISHED[1]: ("other", ":"),
     }
@@ -215,7 +218,7 @@ def plot(config: Config, data: xr.Dataset, predicted):
     for axis, name in zip(axes[0], DATA, strict=True):
         lines = {k: np.trace(v, axis1=1, axis2=2) for k, v in curves(config, name, grid).items()}
         for formula, (colour, line) in styles.items():
-            ratio = lines[formula] / lines[PUBLISHED[1]]
+            ratio = lines[formula] / lines[PUBLISHED[1]] * scale.get(formula, 1)
             axis.plot(grid, ratio, line, color=COLOURS[colour], linewidth=1.3, label=formula)
         base = np.trace(predicted[name][PUBLISHED[1]], axis1=1, axis2=2)
         for process, colour in shown.items():
@@ -223,13 +226,14 @@ def plot(config: Config, data: xr.Dataset, predicted):
             # Errors of the diagonal added up as if fully correlated: an upper bound.
             error = np.trace(measured.standard_error, axis1=1, axis2=2)
             trace = np.trace(measured.value, axis1=1, axis2=2)
-            relative = ss.Estimate(trace / base, error / base, measured.num_samples)
+            unit = base / scale.get(process, 1)
+            relative = ss.Estimate(trace / unit, error / unit, measured.num_samples)
             label = LABELS[process].replace("substeps", str(config.substeps))
             rates = np.asarray(config.learning_rates)
             points(axis, rates, relative, label, color=COLOURS[colour])
         num = len(problems(config)[name][1])
         axis.set_title(f"{name}: N = {num}, B = {config.batch_size}, μ = {config.momentum:g} or 0")
         axis.set_xlabel("learning rate η")
-        axis.set_ylabel("tr M / tr M of Ornstein–Uhlenbeck (± 1 s.e.)")
+        axis.set_ylabel("(1 − μ) tr M / tr M of Ornstein–Uhlenbeck (± 1 s.e.)", fontsize=9)
     axes[0, -1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
