@@ -1,0 +1,290 @@
+"""Moments 1 to 4 of scalar least squares: enumerated batches, weak orders, stationary laws."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sde_sgd.theory import (
+    stationary_covariance_least_squares,
+    stationary_density,
+    stationary_scalar_moments,
+    transient_scalar_moments,
+)
+
+PAIR: dict[str, Any] = {"inputs": [1.0, 1.0], "targets": [1.0, -1.0], "batch_size": 1}
+INPUTS = np.array([0.9, -0.4, 1.3, 0.2, -1.1])
+TARGETS = np.array([0.5, 0.7, 0.1, -1.2, -0.4])
+POWERS = np.arange(1, 5)
+
+
+def every_batch(num, size, replacement):
+    """All batches of `size` from `num` examples, equally likely."""
+    if replacement:
+        return list(itertools.product(range(num), repeat=size))
+    return list(itertools.combinations(range(num), size))
+
+
+SCHEMES = [(3, 2, True), (3, 2, False), (2, 1, False), (5, 3, False), (4, 4, False), (1, 1, False)]
+
+
+@pytest.mark.parametrize("num, size, replacement", [*SCHEMES, (5, 4, False), (2, 3, True)])
+def test_sgd_with_every_batch(num, size, replacement):
+    """All trajectories of three steps, one by one: raw and central moments to rounding."""
+    x, y, eta, decay = INPUTS[:num], TARGETS[:num], 0.3, 0.2
+    batches = [list(batch) for batch in every_batch(num, size, replacement)]
+    theta = np.array([0.7])
+    for _ in range(3):
+        slopes = [np.mean(x[b] ** 2) + decay for b in batches]
+        pulls = [np.mean(x[b] * y[b]) for b in batches]
+        theta = np.concatenate(
+            [theta - eta * (s * theta - p) for s, p in zip(slopes, pulls, strict=True)]
+        )
+    found = transient_scalar_moments(
+        x,
+        y,
+        learning_rate=eta,
+        batch_size=size,
+        replacement=replacement,
+        times=[3 * eta, 0.0],
+        theta0=0.7,
+        l2=decay,
+    )
+    np.testing.assert_allclose(found.raw[0], [np.mean(theta**n) for n in POWERS], atol=1e-14)
+    spread = theta - theta.mean()
+    np.testing.assert_allclose(found.central[0], [np.mean(spread**n) for n in POWERS], atol=1e-14)
+    np.testing.assert_allclose(found.raw[1], 0.7**POWERS, rtol=1e-13)
+    if size == 2 and num == 3:  # control: the other scheme
+        other = transient_scalar_moments(
+            x,
+            y,
+            learning_rate=eta,
+            batch_size=size,
+            replacement=not replacement,
+            times=[3 * eta],
+            theta0=0.7,
+            l2=decay,
+        )
+        assert np.abs(other.central[0, 1:] / found.central[0, 1:] - 1).min() > 0.05
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_euler_step(order):
+    """θ + hb + √(hηcΣ) ξ after two steps, ξ by Gauss–Hermite, exact for fourth moments."""
+    eta, h, size, decay = 0.4, 0.1, 2, 0.15
+    nodes, weights = np.polynomial.hermite_e.hermegauss(5)
+    weights = weights / weights.sum()
+    theta, chance = np.array([0.7]), np.array([1.0])
+    for _ in range(2):
+        slopes = np.outer(theta, INPUTS**2) - INPUTS * TARGETS
+        gradient = slopes.mean(1) + decay * theta
+        hess = np.mean(INPUTS**2) + decay
+        drift = -gradient * (1 + (eta / 2 * hess if order == 2 else 0))
+        noise = np.sqrt(h * eta / size * slopes.var(axis=1))
+        theta = (theta + h * drift)[:, None] + noise[:, None] * nodes
+        theta, chance = theta.ravel(), np.outer(chance, weights).ravel()
+    found = transient_scalar_moments(
+        INPUTS,
+        TARGETS,
+        learning_rate=eta,
+        batch_size=size,
+        time_step=h,
+        order=order,
+        times=[2 * h],
+        theta0=0.7,
+        l2=decay,
+    )
+    exact = [np.sum(chance * theta**n) for n in POWERS]
+    np.testing.assert_allclose(found.raw[0], exact, rtol=1e-12)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_equation_is_the_limit_of_euler(order):
+    """h = 0 by the exponential of the generator; Richardson in h of Euler's exact moments."""
+    common: dict[str, Any] = dict(
+        inputs=INPUTS,
+        targets=TARGETS,
+        learning_rate=0.3,
+        batch_size=2,
+        order=order,
+        times=[0.6],
+        theta0=1.0,
+    )
+    limit = transient_scalar_moments(time_step=0.0, **common).raw[0]
+    coarse, fine = (
+        transient_scalar_moments(time_step=h, **common).raw[0] for h in (0.6 / 2**13, 0.6 / 2**14)
+    )
+    np.testing.assert_allclose(2 * fine - coarse, limit, rtol=1e-8)
+    assert np.abs(coarse - limit).max() > 1e-6
+
+
+def weak_errors(eta, order):
+    """|E θⁿ of SGD − of the modified equation| at T = 1 for ½(x − γ)², γ = ±1, x0 = 1."""
+    both = (
+        transient_scalar_moments(**PAIR, learning_rate=eta, times=[1.0], theta0=1.0, **options)
+        for options in ({}, {"time_step": 0.0, "order": order})
+    )
+    sgd, equation = (moments.raw[0] for moments in both)
+    return np.abs(sgd - equation)
+
+
+TABLE = [(1 / 16, 1, 1.181e-2, 7.40e-3), (1 / 16, 2, 4.869e-4, 1.371e-3)]
+TABLE += [(1 / 32, 1, 5.824e-3, 3.97e-3), (1 / 32, 2, 1.207e-4, 3.383e-4)]
+
+
+@pytest.mark.parametrize("eta, order, mean, second", TABLE)
+def test_weak_errors(eta, order, mean, second):
+    """η = 1/16 and 1/32: errors of the mean and of E x² of both orders, to the digits given."""
+    found = weak_errors(eta, order)
+    # The second printed moment of order 1 has three digits, the others have four.
+    assert found[0] == pytest.approx(mean, rel=5e-4)
+    assert found[1] == pytest.approx(second, rel=1.4e-3 if order == 1 else 5e-4)
+
+
+def test_weak_orders():
+    """Fits over 2⁻⁴…2⁻⁸: 1.009 and 2.005 for the mean, .957 and 2.008 for E x²; 3 and 4 too."""
+    rates = 2.0 ** -np.arange(4, 9)
+    errors = np.array([[weak_errors(eta, order) for eta in rates] for order in (1, 2)])
+    slopes = np.polyfit(np.log(rates), np.log(errors.transpose(1, 0, 2).reshape(5, -1)), 1)[0]
+    slopes = slopes.reshape(2, 4)
+    np.testing.assert_allclose(slopes[:, 0], [1.009, 2.005], atol=5e-4)
+    np.testing.assert_allclose(slopes[:, 1], [0.957, 2.008], atol=5e-4)
+    np.testing.assert_allclose(slopes[1, 2:], 2, atol=0.1)
+    assert np.abs(slopes[0, 2:] - 1).max() < 0.1
+
+
+@pytest.mark.parametrize("replacement", [True, False])
+def test_weak_orders_with_state_dependent_noise(replacement):
+    """Slopes 1 and 2 of all four moments where Σ depends on θ, for both schemes."""
+    rates = 2.0 ** -np.arange(9, 13)
+    common: dict[str, Any] = dict(
+        inputs=INPUTS,
+        targets=TARGETS,
+        batch_size=2,
+        replacement=replacement,
+        times=[1.0],
+        theta0=1.0,
+    )
+    for order in (1, 2):
+        errors = [
+            transient_scalar_moments(learning_rate=eta, **common).raw[0]
+            - transient_scalar_moments(learning_rate=eta, time_step=0.0, order=order, **common).raw[
+                0
+            ]
+            for eta in rates
+        ]
+        slopes = np.polyfit(np.log(rates), np.log(np.abs(errors)), 1)[0]
+        np.testing.assert_allclose(slopes, order, atol=0.15)
+
+
+def test_stationary_variances():
+    """η/(2−η) SGD, η/2 order 1, η/(2+η) order 2, which is the worse one."""
+    eta = 0.1
+    options = [{}, {"time_step": 0.0}, {"time_step": 0.0, "order": 2}, {"time_step": eta}]
+    expected = [eta / (2 - eta), eta / 2, eta / (2 + eta), eta / (2 - eta)]
+    for option, variance in zip(options, expected, strict=True):
+        found = stationary_scalar_moments(**PAIR, learning_rate=eta, **option)
+        assert found.variance == pytest.approx(variance, rel=1e-13)
+        assert found.mean == pytest.approx(0, abs=1e-15)
+    # Two-point noise is lighter than Gaussian: x = Σ η(1−η)^k γ_k has E x⁴ from its cumulant.
+    sgd = stationary_scalar_moments(**PAIR, learning_rate=eta)
+    cumulant = -2 * eta**4 / (1 - (1 - eta) ** 4)
+    assert sgd.raw[3] == pytest.approx(3 * sgd.variance**2 + cumulant, rel=1e-12)
+
+
+@pytest.mark.parametrize("replacement, factor", [(True, 1 / 2), (False, 3 / 8)])
+@pytest.mark.parametrize("step", [None, 0.0, 0.1])
+def test_stationary_variance_of_the_second_moment_closure(replacement, factor, step):
+    """The variance of `stationary_covariance_least_squares`, for SGD, Euler and the SDE."""
+    eta, decay = 0.5, 0.1
+    exact = stationary_covariance_least_squares(
+        INPUTS[:, None],
+        TARGETS,
+        learning_rate=eta,
+        noise_factor=factor,
+        time_step=eta if step is None else step,
+        l2=decay,
+    )
+    found = stationary_scalar_moments(
+        INPUTS,
+        TARGETS,
+        learning_rate=eta,
+        batch_size=2,
+        replacement=replacement,
+        time_step=step,
+        l2=decay,
+    )
+    assert found.variance == pytest.approx(exact[0, 0], rel=1e-12)
+
+
+def test_stationary_moments_of_the_equation_are_those_of_its_density():
+    """h = 0: moments 1–4 by quadrature over the Itô density; Stratonovich has others."""
+    eta, size = 0.4, 2
+
+    def slopes(theta):
+        return np.outer(theta, INPUTS**2) - INPUTS * TARGETS
+
+    laws = {
+        kind: stationary_density(
+            lambda t: slopes(t).mean(1),
+            lambda t: eta / (2 * size) * slopes(t).var(axis=1),
+            convention=kind,
+        )
+        for kind in ("ito", "stratonovich")
+    }
+    found = stationary_scalar_moments(
+        INPUTS, TARGETS, learning_rate=eta, batch_size=size, time_step=0.0
+    )
+    exact = [laws["ito"].moment(int(n)) for n in POWERS]
+    np.testing.assert_allclose(found.raw, exact, rtol=1e-8)
+    assert abs(laws["stratonovich"].moment(2) / found.raw[1] - 1) > 0.01  # control
+
+
+def test_late_is_stationary():
+    """t → ∞ of each process is its stationary law."""
+    for option in ({}, {"time_step": 0.1}, {"time_step": 0.0, "order": 2}):
+        common: dict[str, Any] = dict(
+            inputs=INPUTS, targets=TARGETS, learning_rate=0.3, batch_size=2, **option
+        )
+        late = transient_scalar_moments(times=[150.0], theta0=2.0, **common)
+        np.testing.assert_allclose(late.raw[0], stationary_scalar_moments(**common).raw, rtol=1e-10)
+
+
+def test_missing_moments_are_told_apart():
+    """E(1−ηx²)⁴ ≥ 1 > E(1−ηx²)²: the second moment exists, the fourth does not."""
+    inputs, targets = np.array([2.0, 0.3, 0.2, 0.1]), np.array([1.0, 0.5, -0.2, 0.4])
+    common: dict[str, Any] = dict(inputs=inputs, targets=targets, learning_rate=0.6, batch_size=1)
+    factors = 1 - 0.6 * inputs**2
+    assert np.mean(factors**4) > 1
+    assert (
+        stationary_scalar_moments(**(common | {"learning_rate": 0.45}), max_moment=2).variance > 0
+    )
+    rate = 0.49
+    assert np.mean((1 - rate * inputs**2) ** 2) < 1
+    with pytest.raises(ValueError, match="No stationary|no moment of order"):
+        stationary_scalar_moments(**common)
+    with pytest.raises(ValueError, match="no moment of order 2.*smaller learning rate"):
+        stationary_scalar_moments(**(common | {"learning_rate": 0.9}), max_moment=2)
+
+
+BAD = [
+    ({"targets": [1.0]}, "equally many"),
+    ({"batch_size": 3, "replacement": False}, "between 1 and N=2"),
+    ({"batch_size": 0}, "between 1 and N=2"),
+    ({"order": 2}, "pass time_step"),
+    ({"order": 3, "time_step": 0.0}, "order must be 1 or 2"),
+    ({"max_moment": 5}, "max_moment"),
+    ({"inputs": [0.0, 0.0]}, "flat"),
+    ({"times": [0.15]}, "multiples of"),
+    ({"theta0": np.inf}, "theta0"),
+    ({"learning_rate": -0.1}, "learning_rate"),
+]
+
+
+@pytest.mark.parametrize("change, match", BAD)
+def test_refuses(change, match):
+    """Bad shapes, numbers and combinations raise `ValueError`."""
+    good = PAIR | {"learning_rate": 0.1, "times": [0.1], "theta0": 1.0}
+    with pytest.raises(ValueError, match=match):
+        transient_scalar_moments(**(good | change))
