@@ -16,6 +16,7 @@ ORDER = (
     "dynamics",
     "measure",
     "simulate",
+    "rare_events",
     "compare",
     "plots",
     "side_by_side",

@@ -1,0 +1,161 @@
+"""Waves of repetitions, with their budget, interrupts and checkpoints."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..simulate import checkpoint as ckpt
+from ..simulate.fingerprint import describe
+from ..simulate.interrupt import Interrupt
+from ..simulate.warn import warn
+from .passage import Passage
+from .wave import Finished, Settings, Wave
+
+_SEGMENT_SECONDS = 1.0
+
+
+class Campaign:
+    """Waves of repetitions, their results, budget and checkpoints. `Splitting` is its face."""
+
+    def __init__(
+        self,
+        passage: Passage,
+        root: jax.Array,
+        starts: Callable[[int, int], jax.Array],
+        settings: Settings,
+    ):
+        self.passage, self.root, self.starts, self.settings = passage, root, starts, settings
+        self.fingerprint = describe(
+            {
+                "passage": passage,
+                "key": np.asarray(root),
+                "theta0": starts(0, settings.num_replicas),
+                "settings": [settings.num_replicas, settings.killed, settings.stride],
+            }
+        )
+        self.done: list[Finished] = []
+        self.paths: list[np.ndarray] = []
+        self.wave: Wave | None = None
+        self.requested = 0
+        self.seconds = 0.0
+        self.iterations = 0
+        self._length = 16
+
+    @property
+    def num_done(self) -> int:
+        """Repetitions in finished waves."""
+        return sum(len(part.probability) for part in self.done)
+
+    def go(self, total: int, budget: float | None, checkpoint: ckpt.Checkpoint | None) -> None:
+        """Runs until `total` repetitions are finished, the budget is used or Ctrl-C is pressed."""
+        self.requested = max(total, self.requested)
+        started = saved = time.monotonic()
+        before, stop = self.seconds, ""
+        with Interrupt() as interrupt:
+            while not stop and (self.wave is not None or self.num_done < self.requested):
+                if self.wave is None:
+                    count = min(self.settings.reps_at_once, self.requested - self.num_done)
+                    self.wave = Wave(self, self.num_done, count)
+                turned = time.monotonic()
+                work, ended = self.wave.turn(self._length)
+                now = time.monotonic()
+                self.iterations += work
+                self._adapt(now - turned, ended)
+                if self.wave.finished.all():
+                    self._close()
+                self.seconds = before + now - started
+                if interrupt.requested:
+                    stop = "interrupted"
+                elif budget is not None and now - started >= budget:
+                    stop = f"the budget of {budget:g} s is used up"
+                over = self.wave is None and self.num_done >= self.requested
+                due = checkpoint is not None and now - saved > checkpoint.every_seconds
+                if checkpoint is not None and (due or stop or over):
+                    self._try_to_save(checkpoint.path)
+                    saved = time.monotonic()
+        if stop and (self.wave is not None or self.num_done < self.requested):
+            done = self.num_done + (self.wave.prefix() if self.wave else 0)
+            warn(
+                f"splitting stopped after {done} of {self.requested} repetitions: {stop}. The "
+                f"result is partial; continue with result.resume()."
+            )
+
+    def _adapt(self, spent: float, ended: float) -> None:
+        """Segments in which a fair share of the lanes ends: longer ones idle, shorter ones wait."""
+        if ended > 0.3:
+            self._length = max(8, self._length // 2)
+        elif ended < 0.15 and spent < _SEGMENT_SECONDS:
+            self._length = min(1 << 16, self._length * 2)
+
+    def _close(self) -> None:
+        assert self.wave is not None
+        count = len(self.wave.finished)
+        self.done.append(self.wave.results(count))
+        missing = self.settings.num_paths - len(self.paths)
+        if missing > 0:
+            self.paths += self.wave.paths(count, missing)
+        self.wave = None
+
+    def finished(self) -> Finished | None:
+        """All finished repetitions without a gap: who is fast is not preferred."""
+        parts = list(self.done)
+        if self.wave is not None and self.wave.prefix():
+            parts.append(self.wave.results(self.wave.prefix()))
+        return Finished.join(parts) if parts else None
+
+    def _try_to_save(self, path: Path) -> None:
+        try:
+            self.save(path)
+        except OSError as error:
+            warn(f"checkpoint={str(path)!r} could not be written ({error}); splitting goes on.")
+
+    def save(self, path: Path) -> None:
+        """Writes everything atomically."""
+        arrays = [x for part in self.done for x in jax.tree.leaves(part)] + self.paths
+        header: dict[str, Any] = {
+            "fingerprint": self.fingerprint,
+            "versions": ckpt.versions(),
+            "parts": len(self.done),
+            "paths": len(self.paths),
+            "requested": self.requested,
+            "seconds": self.seconds,
+            "iterations": self.iterations,
+            "wave": None,
+        }
+        if self.wave is not None:
+            header["wave"] = [self.wave.first, len(self.wave.finished)]
+            header["lineages"] = self.wave.lineages
+            arrays += self.wave.arrays
+            arrays += jax.device_get(jax.tree.leaves((self.wave.replicas, self.wave.rungs)))
+        header["num_leaves"] = len(arrays)
+        ckpt.save(path, header, arrays)
+
+    def restore(self, path: Path) -> None:
+        """Continues from what `save` wrote."""
+        header, arrays = ckpt.load(path, self.fingerprint)
+        width = len(Finished.__dataclass_fields__)
+        for _ in range(header["parts"]):
+            self.done.append(Finished(*arrays[:width]))
+            arrays = arrays[width:]
+        self.paths, arrays = arrays[: header["paths"]], arrays[header["paths"] :]
+        self.requested, self.seconds = header["requested"], header["seconds"]
+        self.iterations = header["iterations"]
+        if header["wave"] is None:
+            return
+        self.wave = wave = Wave(self, *header["wave"])
+        for old in wave.arrays:
+            old[...] = arrays.pop(0)
+        wave.lineages = header["lineages"]
+        leaves, structure = jax.tree.flatten((wave.replicas, wave.rungs))
+        if [x.shape for x in leaves] != [x.shape for x in arrays]:
+            raise ValueError(
+                f"checkpoint={str(path)!r} was written by another version of this library: its "
+                f"arrays do not fit. Choose another file or remove it."
+            )
+        filled = [jnp.asarray(x) for x in arrays]
+        wave.replicas, wave.rungs = jax.tree.unflatten(structure, filled)
