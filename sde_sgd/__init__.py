@@ -43,6 +43,11 @@ from .noise import (
     WithoutReplacement as WithoutReplacement,
     WithReplacement as WithReplacement,
 )
+from .rare_events import (
+    Splitting as Splitting,
+    splitting as splitting,
+    SplittingError as SplittingError,
+)
 from .side_by_side import side_by_side as side_by_side, SideBySide as SideBySide
 from .simulate import (
     Checkpoint as Checkpoint,
