@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from sde_sgd.landscapes.base import AbstractFiniteSum
+from sde_sgd.landscapes.base import AbstractFiniteSum, AbstractLandscape
 from sde_sgd.noise.sampling import AbstractSampling, RandomReshuffling, WithReplacement
 
 # Compiled once for each kind of landscape, not once for each call.
@@ -61,7 +61,7 @@ def extreme_gradient(
     return ordered[-sampling.batch_size :].mean(axis=0)
 
 
-def check_landscape(landscape: AbstractFiniteSum, sampling: AbstractSampling) -> None:
+def check_landscape(landscape: AbstractLandscape, sampling: AbstractSampling) -> None:
     """Refuses all but one-dimensional finite sums with batches independent between steps."""
     if not isinstance(landscape, AbstractFiniteSum):
         raise ValueError(

@@ -20,7 +20,7 @@ from scipy.sparse.linalg import splu
 
 from sde_sgd.theory import _checks, _panels
 from sde_sgd.theory.exit_times import Exits, interval
-from sde_sgd.theory.gradient_laws import BatchGradients
+from sde_sgd.theory.gradient_laws import AbstractGradientLaw, BatchGradients
 from sde_sgd.types import RealLike
 
 _LARGEST_ERROR = 0.01
@@ -47,10 +47,10 @@ class BatchExitTime(NamedTuple):
 
 
 def batch_exit_time(
-    law: BatchGradients,
+    law: AbstractGradientLaw,
     *,
     learning_rate: RealLike,
-    start: ArrayLike,
+    start: ArrayLike | RealLike,
     exits: Exits,
     cells: int = 1000,
 ) -> BatchExitTime:
@@ -90,10 +90,10 @@ def batch_exit_time(
 
 
 def batch_committor(
-    law: BatchGradients,
+    law: AbstractGradientLaw,
     *,
     learning_rate: RealLike,
-    start: ArrayLike,
+    start: ArrayLike | RealLike,
     lower: RealLike,
     upper: RealLike,
     cells: int = 1000,
@@ -118,7 +118,7 @@ def batch_committor(
     return fine.reshape(np.shape(start))
 
 
-def _transposed(law: BatchGradients) -> Callable[[np.ndarray], np.ndarray]:
+def _transposed(law: AbstractGradientLaw) -> Callable[[np.ndarray], np.ndarray]:
     if not isinstance(law, BatchGradients):
         raise ValueError(
             f"law must be BatchGradients, got {type(law).__name__}; for Gaussian gradients use "

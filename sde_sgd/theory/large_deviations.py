@@ -78,7 +78,7 @@ def quasi_potential(
     if not np.isfinite([first, last]).all() or first == last:
         raise ValueError(f"start and end must be two different points, got {start} and {end}.")
     if isinstance(noise, AbstractSampling):
-        cumulants.check_landscape(landscape, noise)  # pyright: ignore[reportArgumentType]
+        cumulants.check_landscape(landscape, noise)
     elif isinstance(noise, AbstractGradientNoise):
         noise.check(landscape)
     else:
