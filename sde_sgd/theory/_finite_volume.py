@@ -32,9 +32,7 @@ from scipy import sparse
 SIDES = ("reflecting", "wall", "absorbing")
 _PAIRS = ((0, 1), (1, 2), (2, 0))
 _MAX_REDUCTIONS = 30
-# Tensors (in units of cells) that do not reduce get this ratio of eigenvalues: offsets of some
-# ten cells.
-_SMALLEST_RATIO = 1e-2
+_BLOCK = 1024
 
 
 class Grid(eqx.Module):
@@ -130,12 +128,7 @@ def generator(
 
     Q[i, j] is the rate from cell i to cell j ≠ i; rows sum to minus the absorption.
     """
-    rates = _node_tensors(grid, diffusion)
-    offsets, weights, added = (
-        selling(rates)
-        if grid.dimension == 2
-        else (np.ones((len(rates), 1, 1), int), rates[:, 0], 0.0)
-    )
+    offsets, weights, added = _directions(grid, _node_tensors(grid, diffusion))
     field = _drift_on_half_grid(grid, drift)
     index = grid.index
     inverse = _drift_inverse(offsets, weights)
@@ -160,6 +153,26 @@ def generator(
     jumps = sparse.csr_array(sparse.coo_array((value, (row, column)), shape=size))
     out = np.asarray(jumps.sum(axis=1)).ravel() + killed.sum(axis=(1, 2))
     return sparse.csr_array(jumps - sparse.diags_array(out)), killed, added
+
+
+def _directions(grid: Grid, tensors: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Offsets (n, k, d) and weights (n, k) of every cell."""
+    if grid.dimension == 1:
+        return np.ones((len(tensors), 1, 1), int), tensors[:, 0], 0.0
+    offsets, weights, added = selling(tensors, max(grid.shape))
+    closed = np.array([[side != "absorbing" for side in pair] for pair in grid.sides])
+    index, last = grid.index[:, None, :], np.array(grid.shape) - 1
+    reach = np.abs(offsets)
+    dropped = (closed[:, 0] & (index < reach)) | (closed[:, 1] & (index > last - reach))
+    cut = (dropped.any(axis=2) & (reach.max(axis=2) > 1)).any(axis=1)
+    if cut.any():
+        # Long jumps do not fit beside a closed side: nearest neighbours, and of the cross
+        # diffusion what they can carry.
+        near = tensors[cut].copy()
+        bound = np.minimum(near[:, 0, 0], near[:, 1, 1])
+        near[:, 0, 1] = near[:, 1, 0] = np.clip(near[:, 0, 1], -bound, bound)
+        offsets[cut], weights[cut], _ = selling(near, max(grid.shape))
+    return offsets, weights, added
 
 
 def _exponential_fit(rho: np.ndarray, push: np.ndarray) -> np.ndarray:
@@ -258,24 +271,26 @@ def _drift_inverse(offsets: np.ndarray, weights: np.ndarray) -> Float[np.ndarray
 
 
 def selling(
-    tensors: Float[np.ndarray, "n 2 2"],
+    tensors: Float[np.ndarray, "n 2 2"], cells: int
 ) -> tuple[Int[np.ndarray, "n 3 2"], Float[np.ndarray, "n 3"], float]:
     """Integer offsets e_k and weights ρ_k ≥ 0 with A = Σ_k ρ_k e_k e_kᵀ, and what was added to A.
 
     A superbase e_0 + e_1 + e_2 = 0 is reduced until e_i·A e_j ≤ 0 for all pairs; the offsets are
-    its quarter turns. A singular A along no short integer vector would need very long offsets: its
-    smaller eigenvalue is raised, and the largest addition relative to the trace is returned.
+    its quarter turns. A singular A along no short integer vector would need very long offsets:
+    its smaller eigenvalue is raised to 1/`cells` of the larger, and the largest addition relative
+    to the trace is returned.
     """
     trace = np.einsum("nii->n", tensors)
     base, reduced = _reduce(tensors, trace)
     added = 0.0
-    if not reduced.all():
-        stiff = tensors[~reduced]
-        values, vectors = np.linalg.eigh(stiff)
-        raised = np.maximum(values, _SMALLEST_RATIO * values[:, 1:])
+    # The error of offsets of W cells is (W/n)², that of raising to W⁻² is W⁻²: balanced at √n.
+    long = ~reduced | (np.abs(base).max(axis=(1, 2)) > 2 * np.sqrt(cells))
+    if long.any():
+        values, vectors = np.linalg.eigh(tensors[long])
+        raised = np.maximum(values, values[:, 1:] / cells)
         tensors = tensors.copy()
-        tensors[~reduced] = np.einsum("nij,nj,nkj->nik", vectors, raised, vectors)
-        added = float(np.max((raised - values)[:, 0] / trace[~reduced]))
+        tensors[long] = np.einsum("nij,nj,nkj->nik", vectors, raised, vectors)
+        added = float(np.max((raised - values)[:, 0] / trace[long]))
         base, _ = _reduce(tensors, trace)
     products = np.einsum("nki,nij,nlj->nkl", base, tensors, base)
     weights = np.stack([-products[:, i, j] for i, j in _PAIRS], axis=1)
@@ -302,10 +317,34 @@ def _reduce(tensors: np.ndarray, trace: np.ndarray) -> tuple[np.ndarray, np.ndar
     return base, ~bad
 
 
+class Batched(eqx.Module):
+    """A function of one θ (d,), compiled once for blocks of 1 024."""
+
+    function: Callable
+    compiled: Callable
+
+    def __init__(self, function: Callable):
+        self.function, self.compiled = function, jax.jit(jax.vmap(function))
+
+    def __call__(self, theta: Any) -> Any:
+        return self.function(theta)
+
+
+def batched(function: Callable) -> Batched:
+    """`function` made ready for `evaluate`, so that calls on other grids share its compilation."""
+    return function if isinstance(function, Batched) else Batched(function)
+
+
 def evaluate(function: Callable, points: Float[np.ndarray, "n d"]) -> np.ndarray:
-    """`function` of one θ (d,) at many points, by JAX, 4 096 at a time."""
-    mapped = jax.jit(lambda x: jax.lax.map(function, x, batch_size=4096))
-    return np.asarray(mapped(jnp.asarray(points)), dtype=np.float64)
+    """`function` of one θ (d,) at many points, by JAX, (n, ...) in float64."""
+    compiled, found = batched(function).compiled, []
+    for first in range(0, len(points), _BLOCK):
+        block = points[first : first + _BLOCK]
+        padded = np.concatenate(
+            [block, np.broadcast_to(block[:1], (_BLOCK - len(block), *block.shape[1:]))]
+        )
+        found.append(np.asarray(compiled(jnp.asarray(padded)), dtype=np.float64)[: len(block)])
+    return np.concatenate(found)
 
 
 def check_finite(name: str, values: np.ndarray, points: np.ndarray) -> None:

@@ -7,8 +7,10 @@ from scipy.linalg import expm
 from scipy.sparse import csgraph
 from scipy.sparse.linalg import splu
 
-# Uniformisation costs about q·t products; above this many non-zeros in all, factorise instead.
-_MAX_WORK = 4e9
+# Uniformisation costs about q·t products, each of the time of its non-zeros and of a call; above
+# this many non-zeros in all, factorise instead.
+_MAX_WORK = 1e9
+_CALL = 20_000
 _TOLERANCE = 1e-11
 
 
@@ -64,12 +66,7 @@ def _null_vector(block: sparse.csr_array) -> tuple[np.ndarray, float]:
     scale = float(np.abs(block.diagonal()).max())
     shift = 1e-12 * scale
     matrix = sparse.csc_array(shift * sparse.eye_array(size) - block.T)
-    factor = splu(
-        matrix,
-        permc_spec="MMD_AT_PLUS_A",
-        diag_pivot_thresh=0.0,
-        options={"SymmetricMode": True},
-    )
+    factor = _factorise(matrix)
     index = np.arange(size)
     starts = [np.full(size, 1 / size), np.exp(-index / size * 20)]
     ends, change = [], np.inf
@@ -92,6 +89,16 @@ def _null_vector(block: sparse.csr_array) -> tuple[np.ndarray, float]:
     most_negative = float(min(ends[0].min() / ends[0].max(), 0.0))
     weights = np.maximum(ends[0], 0.0)
     return weights / weights.sum(), most_negative
+
+
+def _factorise(matrix):
+    """LU of an M-matrix, which needs no pivoting."""
+    return splu(
+        matrix,
+        permc_spec="MMD_AT_PLUS_A",
+        diag_pivot_thresh=0.0,
+        options={"SymmetricMode": True},
+    )
 
 
 def propagate(
@@ -118,7 +125,7 @@ def propagate(
     total = state.sum()
     rate = float(np.abs(operator.diagonal()).max())
     most_negative = 0.0
-    if rate * duration * operator.nnz <= _MAX_WORK:
+    if rate * duration * (operator.nnz + _CALL) <= _MAX_WORK:
         state = _uniformise(operator, state, rate, duration)
     else:
         state = _rational_krylov(operator, state, duration)
@@ -155,7 +162,7 @@ def _rational_krylov(operator, state: np.ndarray, duration: float) -> np.ndarray
     """
     size = len(state)
     gamma = duration / 10
-    factor = splu(sparse.csc_array(sparse.eye_array(size) - gamma * operator))
+    factor = _factorise(sparse.csc_array(sparse.eye_array(size) - gamma * operator))
     norm = float(np.linalg.norm(state))
     basis, upper = [state / norm], np.zeros((101, 100))
     previous = None

@@ -15,7 +15,7 @@ from sde_sgd.landscapes.base import AbstractFiniteSum, AbstractLandscape
 from sde_sgd.noise.models import AbstractGradientNoise
 from sde_sgd.noise.sampling import AbstractSampling, WithoutReplacement, WithReplacement
 from sde_sgd.theory import _checks
-from sde_sgd.theory._finite_volume import check_finite, evaluate
+from sde_sgd.theory._finite_volume import batched, check_finite, evaluate
 
 _MAX_BATCHES = 20_000
 
@@ -42,6 +42,9 @@ class GaussianGradient(AbstractGradientLaw):
 
     gradient: Callable
     covariance: Callable
+
+    def __init__(self, gradient: Callable, covariance: Callable):
+        self.gradient, self.covariance = batched(gradient), batched(covariance)
 
     @classmethod
     def of(cls, landscape: AbstractLandscape, noise: AbstractGradientNoise) -> "GaussianGradient":
@@ -101,7 +104,7 @@ class BatchGradients(AbstractGradientLaw):
                 f"probabilities must be >= 0 with sum 1; the smallest is {weights.min():g} and the "
                 f"sum {weights.sum():.9g}."
             )
-        self.gradients, self.probabilities = gradients, weights / weights.sum()
+        self.gradients, self.probabilities = batched(gradients), weights / weights.sum()
 
     @classmethod
     def of(cls, landscape: AbstractLandscape, sampling: AbstractSampling) -> "BatchGradients":
@@ -127,10 +130,7 @@ class BatchGradients(AbstractGradientLaw):
 
     def values(self, x: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n batches"]:
         """g_a(x), (n, A)."""
-        # A few lengths only, so that growing sets of atoms do not compile every time.
-        padded = np.full(max(64, 1 << (len(x) - 1).bit_length()), x[0])
-        padded[: len(x)] = x
-        found = evaluate(self.gradients, padded[:, None])[: len(x)]
+        found = evaluate(self.gradients, x[:, None])
         if found.shape[1:] != self.probabilities.shape:
             raise ValueError(
                 f"gradients must give one value for each of the {len(self.probabilities)} "

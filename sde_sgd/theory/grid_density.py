@@ -10,6 +10,7 @@ from scipy.interpolate import PchipInterpolator, RegularGridInterpolator
 
 from sde_sgd.theory import _checks
 from sde_sgd.theory._finite_volume import evaluate, Grid
+from sde_sgd.types import RealLike
 
 
 class GridDensity(eqx.Module):
@@ -62,7 +63,7 @@ class GridDensity(eqx.Module):
         is exact to second order in the cell if its region ends at edges of cells.
         """
         values = evaluate(of, self.grid.centres)
-        return np.tensordot(self.masses, values, axes=1)
+        return np.asarray(np.tensordot(self.masses, values, axes=1))
 
     def marginal(self, axis: int = 0) -> "GridDensity":
         """The one-dimensional density of θ_axis."""
@@ -79,7 +80,7 @@ class GridDensity(eqx.Module):
             grid, values, self.most_negative, self.absorbed[axis : axis + 1], self.lost
         )
 
-    def pdf(self, theta: ArrayLike) -> Float[np.ndarray, "..."]:
+    def pdf(self, theta: RealLike | ArrayLike) -> Float[np.ndarray, "..."]:
         """p at given points, linear between centres, 0 outside the box.
 
         **Arguments:** `theta`: any shape in one dimension, (..., 2) in two.
@@ -90,14 +91,15 @@ class GridDensity(eqx.Module):
         low, high = self.grid.box[:, 0], self.grid.box[:, 1]
         inside = ((points >= low) & (points <= high)).all(axis=-1)
         centred = np.clip(points, [a[0] for a in axes], [a[-1] for a in axes])
-        return np.where(inside, RegularGridInterpolator(axes, self.values)(centred), 0.0)
+        found = RegularGridInterpolator(axes, self.values)(centred).reshape(inside.shape)
+        return np.where(inside, found, 0.0)
 
-    def cdf(self, x: ArrayLike) -> Float[np.ndarray, "..."]:
+    def cdf(self, x: RealLike | ArrayLike) -> Float[np.ndarray, "..."]:
         """P(θ ≤ x) in one dimension, monotone between the edges, where it is the sum of cells."""
         edges, total = self._cumulative()
-        return _monotone(edges, total)(np.clip(x, edges[0], edges[-1]))
+        return np.asarray(_monotone(edges, total)(np.clip(x, edges[0], edges[-1])))
 
-    def quantile(self, level: ArrayLike) -> Float[np.ndarray, "..."]:
+    def quantile(self, level: RealLike | ArrayLike) -> Float[np.ndarray, "..."]:
         """The x with P(θ ≤ x) = level in one dimension; the median at ½."""
         edges, total = self._cumulative()
         levels = np.asarray(level, dtype=float)
@@ -111,7 +113,7 @@ class GridDensity(eqx.Module):
             middle = (left + right) / 2
             below = curve(middle) < levels
             left, right = np.where(below, middle, left), np.where(below, right, middle)
-        return (left + right) / 2
+        return np.asarray((left + right) / 2)
 
     def _cumulative(self) -> tuple[np.ndarray, np.ndarray]:
         if self.grid.dimension != 1:
@@ -127,7 +129,8 @@ def _monotone(edges: np.ndarray, total: np.ndarray) -> PchipInterpolator:
 def lost_mass(grid: Grid, masses: Float[np.ndarray, " n"]) -> tuple[float, str]:
     """Estimated probability beyond the reflecting sides, and the side that cuts off most.
 
-    The two outermost layers of cells of a side, m₁ and m₂, continued geometrically: m₁²/(m₂ − m₁).
+    The two outermost layers of cells of a side, m₁ and m₂, continued geometrically: m₁²/(m₂ − m₁),
+    but no more than a box full of the outermost layer.
     """
     total, worst, where = 0.0, 0.0, ""
     table = masses.reshape(grid.shape)
@@ -139,7 +142,8 @@ def lost_mass(grid: Grid, masses: Float[np.ndarray, " n"]) -> tuple[float, str]:
             first, second = float(layers[0].sum()), float(layers[1].sum())
             if first <= 0:
                 continue
-            beyond = first**2 / (second - first) if second > first else np.inf
+            inwards = len(layers) * first
+            beyond = min(first**2 / (second - first), inwards) if second > first else inwards
             total += beyond
             if beyond > worst:
                 worst, where = beyond, f"{'low' if end == 0 else 'high'} side of axis {axis}"
@@ -150,16 +154,15 @@ def check_lost(grid: Grid, masses: Float[np.ndarray, " n"], tolerance: float, wh
     """The lost mass, refused above `tolerance`."""
     lost, where = lost_mass(grid, masses)
     if lost > tolerance:
-        amount = f"about {lost:.3g}" if np.isfinite(lost) else "(growing outwards) most"
         raise ValueError(
-            f"the box loses mass: {amount} of the {when} lies beyond its {where}, more than "
-            f"mass_tolerance={tolerance:g}. Enlarge the box, raise mass_tolerance, or pass "
+            f"the box loses mass: about {lost:.3g} of the {when} lies beyond its {where}, more "
+            f"than mass_tolerance={tolerance:g}. Enlarge the box, raise mass_tolerance, or pass "
             f'sides="wall" where there is a real wall.'
         )
     return lost
 
 
-def start_masses(grid: Grid, start: "GridDensity | Callable | ArrayLike") -> np.ndarray:
+def start_masses(grid: Grid, start: "GridDensity | Callable | RealLike | ArrayLike") -> np.ndarray:
     """Masses (n,) from a density on the grid, a function p(θ), cell values, or a point θ."""
     if isinstance(start, GridDensity):
         if start.grid.shape != grid.shape or not np.allclose(start.grid.box, grid.box):

@@ -235,11 +235,11 @@ def _gaussian_kernel(means, stds, nodes, weights, box) -> tuple[np.ndarray, np.n
     error = np.abs(matrix.sum(axis=1) - (1 - leak))
     worst = int(np.argmax(error))
     if error[worst] > _UNRESOLVED:
-        needed = 1.3 * (box[1] - box[0]) / stds.min()
+        needed = max(3.3 * (box[1] - box[0]) / stds.min(), 1.5 * len(nodes))
         raise ValueError(
             f"the nodes do not resolve the step: its kernel of standard deviation "
             f"{stds[worst]:.3g} around x = {means[worst]:.4g} integrates with an error of "
-            f"{error[worst]:.2g}. Take about nodes={int(np.ceil(max(2.5 * needed, 1.5 * len(nodes))))}, or a smaller box."
+            f"{error[worst]:.2g}. Take about nodes={int(np.ceil(needed))}, or a smaller box."
         )
     return matrix, leak
 

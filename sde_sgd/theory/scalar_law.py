@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 from scipy.special import ndtr
 
 from sde_sgd.theory._finite_volume import evaluate
+from sde_sgd.types import RealLike
 
 
 class GaussianMixture(eqx.Module):
@@ -62,7 +63,7 @@ class ScalarLaw(eqx.Module):
         **Arguments:** `of`: f, a JAX function of one θ of shape (1,), with a value of any shape;
         smooth for nodes of a quadrature (for P(a < x ≤ b) take differences of `cdf`).
         """
-        return np.tensordot(self.masses, evaluate(of, self.positions[:, None]), axes=1)
+        return np.asarray(np.tensordot(self.masses, evaluate(of, self.positions[:, None]), axes=1))
 
     def grid_error(self, of: Callable) -> Float[np.ndarray, "..."]:
         """Estimated |error of `integrate(of)`| of second order in the spacing: |fine − coarse|/3.
@@ -71,24 +72,25 @@ class ScalarLaw(eqx.Module):
         """
         if self.coarser is None:
             raise ValueError("this law has no coarser twin; stationary laws of batches have one.")
-        return np.abs(self.integrate(of) - self.coarser.integrate(of)) / 3
+        return np.asarray(np.abs(self.integrate(of) - self.coarser.integrate(of)) / 3)
 
-    def cdf(self, x: ArrayLike) -> Float[np.ndarray, "..."]:
+    def cdf(self, x: RealLike | ArrayLike) -> Float[np.ndarray, "..."]:
         """P(θ ≤ x): exact for a mixture and for atoms, linear between shared nodes."""
         points = np.asarray(x, dtype=float)
         if self.mixture is not None:
             part = self.mixture
             z = (points[..., None] - part.means) / part.stds
-            return ndtr(z) @ part.masses
+            return np.asarray(ndtr(z) @ part.masses)
         total = np.cumsum(self.masses)
         if self.spacing:
             # Each node stands for the cell around it.
             edges = np.concatenate([self.positions, self.positions[-1:] + self.spacing])
-            return np.interp(points, edges - self.spacing / 2, np.concatenate([[0.0], total]))
+            values = np.concatenate([[0.0], total])
+            return np.asarray(np.interp(points, edges - self.spacing / 2, values))
         padded = np.concatenate([[0.0], total])
-        return padded[np.searchsorted(self.positions, points, side="right")]
+        return np.asarray(padded[np.searchsorted(self.positions, points, side="right")])
 
-    def pdf(self, x: ArrayLike) -> Float[np.ndarray, "..."]:
+    def pdf(self, x: RealLike | ArrayLike) -> Float[np.ndarray, "..."]:
         """The density, for Gaussian steps.
 
         **Raises:** `ValueError` for atoms, which have no density.
@@ -99,9 +101,10 @@ class ScalarLaw(eqx.Module):
             )
         part = self.mixture
         z = (np.asarray(x, dtype=float)[..., None] - part.means) / part.stds
-        return np.exp(-(z**2) / 2) @ (part.masses / (part.stds * np.sqrt(2 * np.pi)))
+        heights = part.masses / (part.stds * np.sqrt(2 * np.pi))
+        return np.asarray(np.exp(-(z**2) / 2) @ heights)
 
-    def quantile(self, level: ArrayLike) -> Float[np.ndarray, "..."]:
+    def quantile(self, level: RealLike | ArrayLike) -> Float[np.ndarray, "..."]:
         """The smallest x with P(θ ≤ x) ≥ level (to 60 bisections); the median at ½."""
         levels = np.asarray(level, dtype=float)
         if ((levels <= 0) | (levels >= self.mass)).any():
@@ -114,4 +117,4 @@ class ScalarLaw(eqx.Module):
             middle = (left + right) / 2
             below = self.cdf(middle) < levels
             left, right = np.where(below, middle, left), np.where(below, right, middle)
-        return right
+        return np.asarray(right)

@@ -1,0 +1,453 @@
+"""Fokker–Planck on a box: exact densities, orders of convergence, currents, conservation."""
+
+import functools
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.integrate import quad
+from scipy.linalg import expm
+from scipy.sparse.linalg import spsolve
+from scipy.stats import norm
+
+import sde_sgd as ss
+from sde_sgd.theory import _markov_chain, FokkerPlanck
+from sde_sgd.theory._finite_volume import evaluate, selling
+
+HESS, NOISE = np.diag([1.0, 3.0]), np.array([[1.0, 0.8], [0.8, 1.0]])
+BOX = ((-1.5, 1.5), (-0.9, 0.9))
+
+
+def order(errors):
+    """Slope of log error over halvings of the cell."""
+    errors = np.abs(np.asarray(errors, dtype=float))
+    return np.log2(errors[:-1] / errors[1:])
+
+
+@functools.cache
+def two_temperatures(cells, cross=0.8, eta=0.1):
+    """dθ = −Hθ dt + √η C^{1/2} dW and its stationary density."""
+    if cells > 40:
+        equation = two_temperatures(40, cross, eta)[0].refined(cells // 40)
+    else:
+        noise = jnp.array([[1.0, cross], [cross, 1.0]])
+        equation = FokkerPlanck(lambda x: -HESS @ x, lambda x: eta / 2 * noise, BOX, cells)
+    return equation, equation.stationary()
+
+
+def refinements(equation, count=3):
+    """The equation, and its refinements by 2, 4, ..."""
+    return [equation] + [equation.refined(2**k) for k in range(1, count)]
+
+
+# --- One dimension ---
+
+
+def growing(x):
+    """D = .05(1 + .3x)."""
+    return 0.05 * (1 + 0.3 * x[0])
+
+
+def right_mass(power):
+    """P(x > 0) for p ∝ D^{−power} exp(−∫V′/D), V = (x² − 1)²/4, by adaptive quadrature."""
+
+    def density(x):
+        d = 0.05 * (1 + 0.3 * x)
+        return np.exp(-quad(lambda y: (y**3 - y) / (0.05 * (1 + 0.3 * y)), 0, x)[0]) / d**power
+
+    left, right = quad(density, -2.6, 0, limit=200)[0], quad(density, 0, 2.6, limit=200)[0]
+    return right / (left + right)
+
+
+def test_double_well_is_ito():
+    """V=(x²−1)²/4, D=.05(1+.3x): P(x>0) = .12593 (Itô); Stratonovich, D^{−1/2}, has .16209."""
+    found = {}
+    for name, extra in (("Itô", 0.0), ("Stratonovich", 0.05 * 0.3 / 2)):
+        both = refinements(
+            FokkerPlanck(lambda x, e=extra: x - x**3 + e, growing, (-2.8, 2.8), 400), 2
+        )
+        coarse, fine = (float(e.stationary().integrate(lambda x: x[0] > 0)) for e in both)
+        found[name] = fine + (fine - coarse) / 3  # second order: Richardson
+    assert found["Itô"] == pytest.approx(right_mass(1.0), abs=1e-6)
+    assert found["Itô"] == pytest.approx(0.12593, abs=1e-5)
+    assert found["Stratonovich"] == pytest.approx(right_mass(0.5), abs=1e-6)
+    assert found["Stratonovich"] == pytest.approx(0.16209, abs=1e-5)
+    assert abs(found["Stratonovich"] - found["Itô"]) > 0.03
+
+
+def test_heavy_tails_by_their_median():
+    """dx = −x dt + √(2T(1+x²)) dW, T=¼: median |x| .32498 (Stratonovich .37035), orders 2."""
+
+    def upper_quartiles(drift):
+        equation = FokkerPlanck(lambda x: drift * x, lambda x: 0.25 * (1 + x**2), (-30, 30), 750)
+        return [float(e.stationary().quantile(0.75)) for e in refinements(equation)]
+
+    ito, stratonovich = upper_quartiles(-1.0), upper_quartiles(-0.75)  # + D′/2 = T x
+    assert ito[2] + (ito[2] - ito[1]) / 3 == pytest.approx(0.32498, abs=1e-5)
+    assert order(np.diff(ito)) == pytest.approx(2, abs=0.1)
+    assert stratonovich[2] + (stratonovich[2] - stratonovich[1]) / 3 == pytest.approx(
+        0.37035, abs=1e-5
+    )
+
+
+@functools.cache
+def gaussian_runs():
+    """dx = −x dt + √.2 dW from N(1, .09): the densities at t = .5 and 2 on 100, 200, 400 cells."""
+
+    def start(x):
+        return jnp.exp(-((x[0] - 1) ** 2) / 0.18) / np.sqrt(0.18 * np.pi)
+
+    equation = FokkerPlanck(lambda x: -x, lambda x: 0.1, (-4, 4), 100)
+    return [e.propagate(start, [2.0, 0.5]) for e in refinements(equation)]
+
+
+@pytest.mark.parametrize("position, t", [(1, 0.5), (0, 2.0)])
+def test_transient_density_is_second_order(position, t):
+    """∫|p − N(e^{−t}, .09e^{−2t} + .1(1 − e^{−2t}))| falls as h²; mass to 1e-12, p ≥ 0."""
+    errors = []
+    for run in gaussian_runs():
+        p = run[position]
+        std = np.sqrt(0.09 * np.exp(-2 * t) + 0.1 * (1 - np.exp(-2 * t)))
+        exact = norm.pdf(p.grid.axis_centres(0), np.exp(-t), std)
+        errors.append(np.abs(p.values - exact).sum() * p.grid.volume)
+        assert abs(p.mass - 1) < 1e-12 and p.values.min() >= 0
+        assert p.pdf(0.3) == pytest.approx(norm.pdf(0.3, np.exp(-t), std), rel=0.03)
+        assert p.cdf(0.3) == pytest.approx(norm.cdf(0.3, np.exp(-t), std), abs=0.02)
+    assert order(errors) == pytest.approx([2, 2], abs=0.1)
+    assert errors[-1] < 1e-3
+
+
+def test_propagation_is_the_matrix_exponential():
+    """e^{Qᵀt} p0 by uniformisation and by rational Krylov, against the dense exponential."""
+    equation = FokkerPlanck(lambda x: x - x**3, growing, (-2.4, 2.4), 60)
+    start = np.zeros(60)
+    start[20] = 1 / equation.grid.volume
+    dense = expm(equation.generator.toarray().T * 3.0) @ start
+    (series,) = equation.propagate(start, [3.0])
+    np.testing.assert_allclose(series.values, dense, atol=1e-12 * dense.max())
+    flat = equation.absorption.reshape(60, -1)
+    limit, _markov_chain._MAX_WORK = _markov_chain._MAX_WORK, 0
+    try:
+        masses, negative, _ = _markov_chain.propagate(
+            equation.generator, flat, start * equation.grid.volume, np.zeros(2), 3.0
+        )
+    finally:
+        _markov_chain._MAX_WORK = limit
+    np.testing.assert_allclose(masses, dense * equation.grid.volume, atol=1e-9)
+    assert masses.min() >= 0 and abs(masses.sum() - 1) < 1e-12 and negative > -1e-8
+
+
+def test_wall_is_no_truncation():
+    """b = −1 on [0, ∞), wall at 0, D = ½: p = 2e^{−2x}, exactly in ratios of neighbours."""
+    equation = FokkerPlanck(
+        lambda x: -jnp.ones(1), lambda x: 0.5, (0, 12), 240, ("wall", "reflecting")
+    )
+    p = equation.stationary()
+    np.testing.assert_allclose(np.diff(np.log(p.values)), -2 * p.grid.spacing[0], rtol=1e-9)
+    assert np.abs(equation.current(p)).max() < 1e-13
+    with pytest.raises(ValueError, match="loses mass.*low side of axis 0"):
+        FokkerPlanck(lambda x: -jnp.ones(1), lambda x: 0.5, (0, 12), 240).stationary()
+
+
+def test_absorbing_sides_take_what_is_lost():
+    """b = v on (0, 1): P(leave above) = (1 − e^{−vx/D})/(1 − e^{−v/D}); survival by its series."""
+    v, d, x0, t = 0.4, 0.2, 0.3, 0.7
+    above, alive = [], []
+    for equation in refinements(
+        FokkerPlanck(lambda x: jnp.full(1, v), lambda x: d, (0, 1), 40, "absorbing")
+    ):
+        now, late = equation.propagate([x0], [t, 60.0])
+        assert now.mass + now.absorbed.sum() == pytest.approx(1, abs=1e-13)
+        above.append(late.absorbed[0, 1])
+        alive.append(now.mass)
+    n = np.arange(1, 60)
+    decay = np.exp(-(d * (n * np.pi) ** 2 + v**2 / (4 * d)) * t)
+    tilt = v / (2 * d)
+    ends = n * np.pi * (1 - (-1.0) ** n * np.exp(tilt)) / (tilt**2 + (n * np.pi) ** 2)
+    series = 2 * np.exp(-tilt * x0) * np.sum(np.sin(n * np.pi * x0) * ends * decay)
+    exact = (1 - np.exp(-v * x0 / d)) / (1 - np.exp(-v / d))
+    assert above[-1] == pytest.approx(exact, abs=2e-4)
+    assert alive[-1] == pytest.approx(series, abs=2e-4)
+    assert order(np.array(above) - exact)[-1] == pytest.approx(2, abs=0.3)
+    assert order(np.array(alive) - series)[-1] == pytest.approx(2, abs=0.3)
+
+
+# --- Two dimensions ---
+
+
+def test_selling_is_a_positive_decomposition():
+    """A = Σ_k ρ_k e_k e_kᵀ with ρ_k ≥ 0, for random tensors; a singular one says what it got."""
+    root = np.random.default_rng(0).normal(size=(200, 2, 2))
+    tensors = root @ root.transpose(0, 2, 1) + 0.02 * np.eye(2)
+    offsets, weights, added = selling(tensors, 400)
+    rebuilt = np.einsum("nk,nki,nkj->nij", weights, offsets, offsets)
+    assert np.abs(rebuilt - tensors).max() < 1e-10 and weights.min() >= 0 and added == 0
+    line = np.array([1.0, np.sqrt(2)])
+    _, weights, added = selling(np.outer(line, line)[None], 100)
+    assert weights.min() >= 0 and added == pytest.approx(0.01)
+
+
+def test_ornstein_uhlenbeck_covariance():
+    """H=diag(1,3), C=[[1,.8],[.8,1]]: M = η[[.5,.2],[.2,1/6]], errors of order 2."""
+    exact = 0.1 * np.array([[0.5, 0.2], [0.2, 1 / 6]])
+    found = [two_temperatures(n)[1].covariance for n in (40, 80, 160)]
+    for i, j in ((0, 0), (0, 1), (1, 1)):
+        assert order([m[i, j] - exact[i, j] for m in found]) == pytest.approx([2, 2], abs=0.1)
+    np.testing.assert_allclose(found[-1] + (found[-1] - found[-2]) / 3, exact, rtol=1e-5)
+    p = two_temperatures(80)[1]
+    across = p.marginal(1)
+    assert across.mass == pytest.approx(1) and p.values.min() >= 0 and abs(p.mass - 1) < 1e-12
+    assert across.covariance[0, 0] == pytest.approx(p.covariance[1, 1], rel=1e-12)
+    assert p.pdf([0.1, 0.1]) > p.pdf([0.1, -0.1]) and p.pdf([9.0, 0.0]) == 0
+
+
+def areal_velocity(equation, p):
+    """½∫(x₁J₂ − x₂J₁)."""
+    x, flow = p.grid.centres, equation.current(p).reshape(-1, 2)
+    return 0.5 * np.sum(x[:, 0] * flow[:, 1] - x[:, 1] * flow[:, 0]) * p.grid.volume
+
+
+def test_current_circulates():
+    """½⟨x₁dx₂ − x₂dx₁⟩/dt = −.2η; no cross noise, no circulation; C₁₂ < 0 turns it round."""
+    eta = 0.1
+    found = np.array([areal_velocity(*two_temperatures(n)) for n in (40, 80, 160)])
+    assert order(found + 0.2 * eta) == pytest.approx([2, 2], abs=0.1)
+    assert found[-1] + (found[-1] - found[-2]) / 3 == pytest.approx(-0.2 * eta, rel=1e-4)
+    assert abs(areal_velocity(*two_temperatures(40, 0.0))) < 1e-12
+    assert areal_velocity(*two_temperatures(40, -0.8)) == pytest.approx(-found[0], rel=1e-9)
+
+
+def test_current_carries_the_mean():
+    """∫J dθ = d⟨θ⟩/dt → −H⟨θ⟩ and ⟨θ⟩ → e^{−Ht}θ0 with order 2."""
+    rates, means = [], []
+    for cells in (40, 80):
+        equation, _ = two_temperatures(cells)
+        (p,) = equation.propagate([0.4, -0.2], [0.3])
+        flow = equation.current(p).sum(axis=(0, 1)) * p.grid.volume
+        np.testing.assert_allclose(flow, p.masses @ (equation.generator @ p.grid.centres))
+        rates.append(flow + HESS @ p.mean)
+        means.append(p.mean - np.exp(-np.diag(HESS) * 0.3) * [0.4, -0.2])
+        assert abs(p.mass - 1) < 1e-12 and p.values.min() >= 0
+    assert order(rates) == pytest.approx(np.full((1, 2), 2), abs=0.3)
+    assert order(means) == pytest.approx(np.full((1, 2), 2), abs=0.3)
+
+
+def energy(x):
+    """−log p of the manufactured problem."""
+    return (
+        1.5 * x[0] ** 2
+        + 0.5 * x[0] * x[1]
+        + 1.2 * x[1] ** 2
+        + 0.3 * x[0] ** 3 * x[1] / (1 + x[0] ** 2)
+    )
+
+
+def tensor(x):
+    """A full D(θ) whose directions change sign and reduction."""
+    cross = 0.6 * jnp.sin(2 * x[0] + x[1])
+    return 0.3 * jnp.array([[1.2 + 0.5 * jnp.cos(x[1]), cross], [cross, 1.0 + 0.4 * jnp.sin(x[0])]])
+
+
+def turn(x):
+    """R₁₂ of the antisymmetric R that drives a current J = ∇·(R p)."""
+    return 0.4 * jnp.cos(x[0] - x[1])
+
+
+def manufactured_drift(x):
+    """b = ∇·(D + R) − (D + R)∇U, so that p = e^{−U} is stationary with J = ∇·(R p)."""
+
+    def both(y):
+        return tensor(y) + turn(y) * jnp.array([[0.0, 1.0], [-1.0, 0.0]])
+
+    divergence = jnp.einsum("ijj->i", jax.jacfwd(both)(x))
+    return divergence - both(x) @ jax.grad(energy)(x)
+
+
+def test_varying_tensor_with_current():
+    """p = e^{−U} with J = ∇·(R p): L¹ error of order 2, E f of order 2, areal velocity E R₁₂."""
+    box = ((-3.2, 3.2), (-3.4, 3.4))
+    nodes, weights = np.polynomial.legendre.leggauss(120)
+    mesh = np.stack(np.meshgrid(3.2 * nodes, 3.4 * nodes, indexing="ij"), -1).reshape(-1, 2)
+    mass = np.outer(3.2 * weights, 3.4 * weights).ravel() * np.exp(-evaluate(energy, mesh))
+    total = mass.sum()
+    second = np.array([mass @ mesh[:, 0] ** 2, mass @ (mesh[:, 0] * mesh[:, 1])]) / total
+    spin = mass @ evaluate(turn, mesh) / total
+    far, moments, spins = [], [], []
+    for equation in refinements(
+        FokkerPlanck(manufactured_drift, tensor, box, 30, mass_tolerance=1e-4)
+    ):
+        p = equation.stationary()
+        assert p.values.min() >= 0 and equation.generator.diagonal().max() < 0
+        exact = np.exp(-evaluate(energy, p.grid.centres)) / total
+        far.append(np.abs(p.values.ravel() - exact).sum() * p.grid.volume)
+        moments.append(p.integrate(lambda x: jnp.array([x[0] ** 2, x[0] * x[1]])) - second)
+        spins.append(areal_velocity(equation, p) - spin)
+    assert order(far) == pytest.approx([2, 2], abs=0.15)
+    for values in (*np.transpose(moments), spins):
+        assert order(values) == pytest.approx([2, 2], abs=0.1)
+
+
+def test_absorbing_square():
+    """𝓛u = f with u = (1−x²)(1−y²)e^{x/2} on an absorbing square, D with cross terms: order 2."""
+    diffusion = 0.2 * np.array([[1.0, 1.5], [1.5, 3.0]])
+
+    def drift(x):
+        return jnp.array([x[1] - x[0], x[0] * x[1]])
+
+    def exact(x):
+        return (1 - x[0] ** 2) * (1 - x[1] ** 2) * jnp.exp(x[0] / 2)
+
+    def image(x):
+        return drift(x) @ jax.grad(exact)(x) + jnp.sum(diffusion * jax.hessian(exact)(x))
+
+    errors = []
+    for equation in refinements(
+        FokkerPlanck(drift, lambda x: diffusion, ((-1, 1), (-1, 1)), 20, "absorbing")
+    ):
+        centres = equation.grid.centres
+        solved = spsolve(equation.generator.tocsc(), evaluate(image, centres))
+        errors.append(np.abs(solved - evaluate(exact, centres)).mean())
+    assert order(errors) == pytest.approx([2, 2], abs=0.15)
+
+
+def test_degenerate_noise_is_upwinded():
+    """dx = v dt, dv = −(x + v)dt + √.2 dW: Var = .1 both, first order, non-negative."""
+    errors = []
+    for cells in (50, 100):
+        equation = FokkerPlanck(
+            lambda x: jnp.array([x[1], -x[0] - x[1]]),
+            lambda x: jnp.array([0.0, 0.1]),
+            ((-2.5, 2.5), (-2.5, 2.5)),
+            cells,
+        )
+        p = equation.stationary()
+        assert p.values.min() >= 0 and equation.added_diffusion == 0
+        errors.append(p.covariance[0, 0] - 0.1)
+    assert 0.9 < order(errors)[0] < 1.3
+
+
+# --- From landscapes ---
+
+
+def test_modified_equations_in_the_stationary_state():
+    """½x², unit noise: variance η/2 at order 1 and η/(2+η) at order 2 (SGD: η/(2−η))."""
+    landscape, eta = ss.quadratic(1.0, 1.0), 0.4
+    noise = ss.MinibatchNoise(ss.WithReplacement(1))
+    for weak, exact in ((1, eta / 2), (2, eta / (2 + eta))):
+        equation = FokkerPlanck.of_sgd(
+            landscape, noise, learning_rate=eta, order=weak, box=(-4, 4), cells=400
+        )
+        assert equation.stationary().covariance[0, 0] == pytest.approx(exact, rel=1e-3)
+        assert abs(exact / (eta / (2 - eta)) - 1) > 0.1
+
+
+def test_noise_that_depends_on_the_place():
+    """Least squares ½(xθ−y)²: Var = ηcΣ*/(2h − ηc(m₄ − h²)), the exact covariance at h = 0."""
+    x, y = np.array([1.0, -0.5, 2.0, 1.5]), np.array([0.7, 0.4, 1.1, 2.4])
+    landscape = ss.LeastSquares(x[:, None], y)
+    sampling = ss.WithReplacement(2)
+    minimum = x @ y / (x @ x)
+    equation = FokkerPlanck.of_sgd(
+        landscape,
+        ss.MinibatchNoise(sampling),
+        learning_rate=0.1,
+        box=(minimum - 2.5, minimum + 2.5),
+        cells=1000,
+    )
+    exact = ss.theory.stationary_covariance_least_squares(
+        x[:, None], y, learning_rate=0.1, noise_factor=0.5, time_step=0.0
+    )
+    p = equation.stationary()
+    assert p.covariance[0, 0] == pytest.approx(exact[0, 0], rel=1e-3)
+    assert p.mean[0] == pytest.approx(minimum, abs=1e-4)
+
+
+def test_flat_direction_spreads():
+    """H = diag(1, 0): after k iterations the variance along the flat direction is k η² c Σ."""
+    eta, steps = 0.1, 40
+    landscape = ss.quadratic(np.diag([1.0, 0.0]), np.array([[1.0, 0.5], [0.5, 2.0]]))
+    equation = FokkerPlanck.of_sgd(
+        landscape,
+        ss.MinibatchNoise(ss.WithReplacement(4)),
+        learning_rate=eta,
+        box=((-1, 1), (-3.5, 3.5)),
+        cells=(40, 100),
+    )
+    (p,) = equation.propagate([0.0, 0.0], [eta * steps])
+    spread = steps * eta**2 * 2.0 / 4
+    # A point shared between neighbouring centres starts with the variance of that sharing.
+    begin = equation.propagate([0.0, 0.0], [0.0])[0].covariance[1, 1]
+    assert p.covariance[1, 1] - begin == pytest.approx(spread, rel=1e-2)
+
+
+def test_200_by_200_in_seconds():
+    """A 200×200 stationary solve takes under 10 s (about 1 s, setting up included)."""
+    begin = time.perf_counter()
+    p = two_temperatures(200)[1]
+    assert time.perf_counter() - begin < 10
+    assert p.values.min() >= 0 and abs(p.mass - 1) < 1e-12
+
+
+# --- Bad input ---
+
+
+def make(drift=lambda x: -x, diffusion=lambda x: 0.1, box=(-3, 3), cells=40, **options):
+    return FokkerPlanck(drift, diffusion, box, cells, **options)
+
+
+FLAT = jnp.array([[1.0, 2.0], [2.0, 1.0]])
+BAD = [
+    ({"diffusion": lambda x: 0.05 * (1 + x[0])}, r"semi-definite; at θ = \[-2.925\].*-0.09625"),
+    (
+        {"diffusion": lambda x: FLAT, "box": ((-1, 1), (-1, 1)), "drift": lambda x: -x},
+        "smallest eigenvalue is -1",
+    ),
+    ({"diffusion": lambda x: FLAT}, "diffusion must map"),
+    ({"drift": lambda x: 1 / (x - 0.0)}, "drift is not finite at 1 of 81"),
+    ({"drift": lambda x: jnp.ones(3)}, "drift must map"),
+    ({"box": (1, 1)}, "low < high"),
+    ({"box": ((0, 1), (0, 1), (0, 1))}, "box must be"),
+    ({"cells": 3}, "cells must be integers >= 4"),
+    ({"cells": (10, 10)}, "cells must be"),
+    ({"sides": "open"}, "sides must be"),
+]
+
+
+@pytest.mark.parametrize("change, match", BAD)
+def test_refuses(change, match):
+    """A tensor that is no diffusion (place and eigenvalue), NaN, shapes."""
+    with pytest.raises(ValueError, match=match):
+        make(**change)
+
+
+def test_a_box_that_loses_mass_is_refused():
+    """Mass at a reflecting side, at a start outside, at an absorbing side: each said apart."""
+    with pytest.raises(ValueError, match=r"about 0.00\d+ of the stationary law lies beyond"):
+        make(box=(-3, 0.9)).stationary()
+    with pytest.raises(ValueError, match="density at t=1 lies beyond its high side of axis 0"):
+        make(drift=lambda x: jnp.ones(1)).propagate([1.8], [1.0])
+    with pytest.raises(ValueError, match="absorb leave no stationary"):
+        make(sides="absorbing").stationary()
+    with pytest.raises(ValueError, match="outside the centres"):
+        make().propagate([3.5], [1.0])
+    with pytest.raises(ValueError, match="start has mass 0.499989 on the box"):
+        make().propagate(lambda x: jnp.exp(-(x[0] ** 2)) / np.sqrt(4 * np.pi), [1.0])
+    with pytest.raises(ValueError, match="2 stationary densities"):
+        make(diffusion=lambda x: 0.1 * (jnp.abs(x[0]) > 1), drift=lambda x: x - x**3).stationary()
+    with pytest.raises(ValueError, match="too rare|rarer than"):
+        FokkerPlanck(
+            lambda x: jnp.array([x[0] - x[0] ** 3, -x[1]]),
+            lambda x: 0.004,
+            ((-1.6, 1.6), (-0.5, 0.5)),
+            (80, 40),
+        ).stationary()
+    with pytest.raises(ValueError, match="d=3"):
+        FokkerPlanck.of_sgd(
+            ss.quadratic(np.eye(3), 1.0),
+            ss.ConstantNoise(np.eye(3)),
+            learning_rate=0.1,
+            box=((-1, 1), (-1, 1)),
+            cells=20,
+        )
