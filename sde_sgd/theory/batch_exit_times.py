@@ -71,7 +71,7 @@ def batch_exit_time(
     """
     points, lower, upper = interval(start, exits)
     eta = _checks.number("learning_rate", learning_rate)
-    gradients, probabilities = _transposed(law), law.probabilities
+    gradients, probabilities = _transposed(law)
     region = _reach(gradients, eta, points, lower, upper)
     shape = np.shape(start)
     if not (region.exit_low or region.exit_high):
@@ -105,7 +105,7 @@ def batch_committor(
     points, low, high = interval(start, (float(lower), float(upper)))
     assert low is not None and high is not None
     eta = _checks.number("learning_rate", learning_rate)
-    gradients, probabilities = _transposed(law), law.probabilities
+    gradients, probabilities = _transposed(law)
     region = _reach(gradients, eta, points, low, high)
     if not (region.exit_low or region.exit_high):
         raise ValueError(
@@ -118,7 +118,10 @@ def batch_committor(
     return fine.reshape(np.shape(start))
 
 
-def _transposed(law: AbstractGradientLaw) -> Callable[[np.ndarray], np.ndarray]:
+def _transposed(
+    law: AbstractGradientLaw,
+) -> tuple[Callable[[np.ndarray], np.ndarray], Float[np.ndarray, " batches"]]:
+    """ĝ_b at points (n,), (batches, n), and p_b."""
     if not isinstance(law, BatchGradients):
         raise ValueError(
             f"law must be BatchGradients, got {type(law).__name__}; for Gaussian gradients use "
@@ -137,7 +140,7 @@ def _transposed(law: AbstractGradientLaw) -> Callable[[np.ndarray], np.ndarray]:
             raise ValueError(f"gradients are not finite between x={x.min():g} and {x.max():g}.")
         return found
 
-    return gradients
+    return gradients, law.probabilities
 
 
 class _Region(NamedTuple):
