@@ -50,6 +50,7 @@ from sde_sgd.theory.kesten import (
     tail_index_online_least_squares,
     tail_index_published,
 )
+from sde_sgd.theory.kramers_moyal import KramersMoyal
 from sde_sgd.theory.large_deviations import quasi_potential, QuasiPotential
 from sde_sgd.theory.law_of_balance import (
     balance_factor,
@@ -103,6 +104,7 @@ __all__ = [
     "GaussianGradient",
     "GridDensity",
     "GridFunction",
+    "KramersMoyal",
     "MasterEquation",
     "MeanSquareStability",
     "QuasiPotential",

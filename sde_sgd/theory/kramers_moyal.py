@@ -1,6 +1,7 @@
 """Kramers–Moyal truncations of the master equation of SGD in one dimension."""
 
 from math import factorial
+from typing import Any
 
 import equinox as eqx
 import numpy as np
@@ -58,7 +59,7 @@ class KramersMoyal(eqx.Module):
         law: AbstractGradientLaw,
         *,
         learning_rate: RealLike,
-        box: ArrayLike,
+        box: Any,
         order: int,
         polynomials: int = 8,
         nodes: int = 400,

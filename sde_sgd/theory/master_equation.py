@@ -66,7 +66,7 @@ class MasterEquation(eqx.Module):
         law: AbstractGradientLaw,
         *,
         learning_rate: RealLike,
-        box: ArrayLike,
+        box: Any,
         nodes: int = 400,
         mass_tolerance: float = 1e-9,
     ):
@@ -314,7 +314,7 @@ def _too_many(count: int) -> str:
     )
 
 
-def _interval(box: ArrayLike) -> np.ndarray:
+def _interval(box: Any) -> np.ndarray:
     ends = _checks.real_array("box", np.ravel(np.asarray(box)), 1)
     if ends.shape != (2,) or not ends[0] < ends[1]:
         raise ValueError(f"box must be (low, high) with low < high; got {box!r}.")
