@@ -9,7 +9,7 @@ law exp(−V/D) of a gradient is right for a constant D only. For SGD, D = η C/
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import equinox as eqx
 import jax
@@ -42,9 +42,9 @@ class StationaryDensity:
     upper: float
     lower_tail_index: float
     upper_tail_index: float
-    _coordinate: adaptive.Coordinate
-    _edges: Float[np.ndarray, " edges"]
-    _log_q: Float[np.ndarray, "panels nodes"]
+    _coordinate: adaptive.Coordinate = field(repr=False)
+    _edges: Float[np.ndarray, " edges"] = field(repr=False)
+    _log_q: Float[np.ndarray, "panels nodes"] = field(repr=False)
 
     @property
     def tail_index(self) -> float:

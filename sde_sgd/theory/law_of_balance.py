@@ -80,8 +80,10 @@ def law_of_balance_density(moments: BalanceMoments, *, temperature: RealLike) ->
 
     Resolved in log v, where the mass near the collapse is spread over thousands of decades.
 
-    **Raises:** `ValueError` for T at or above the collapse β₂/α₃ (a finite mean does not exist
-    below it either once β₂ ≤ 0), and for data whose noise vanishes at some v (Δ = 0: every y = kx).
+    **Arguments:** `moments`: of the data; `temperature`: T = η/B, batches drawn with replacement.
+
+    **Raises:** `ValueError` for T at or above the collapse β₂/α₃ (any T if β₂ ≤ 0), and for data
+    whose noise vanishes at some v (Δ = 0: every y = vx).
     """
     t = _checks.number("temperature", temperature)
     a1, a2, a3, b1, b2 = _numbers(moments)

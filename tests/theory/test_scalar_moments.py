@@ -10,6 +10,7 @@ from sde_sgd.theory import (
     stationary_covariance_least_squares,
     stationary_density,
     stationary_scalar_moments,
+    tail_index_finite_sum,
     transient_scalar_moments,
 )
 
@@ -252,20 +253,22 @@ def test_late_is_stationary():
 
 
 def test_missing_moments_are_told_apart():
-    """E(1−ηx²)⁴ ≥ 1 > E(1−ηx²)²: the second moment exists, the fourth does not."""
-    inputs, targets = np.array([2.0, 0.3, 0.2, 0.1]), np.array([1.0, 0.5, -0.2, 0.4])
-    common: dict[str, Any] = dict(inputs=inputs, targets=targets, learning_rate=0.6, batch_size=1)
-    factors = 1 - 0.6 * inputs**2
-    assert np.mean(factors**4) > 1
-    assert (
-        stationary_scalar_moments(**(common | {"learning_rate": 0.45}), max_moment=2).variance > 0
+    """E(1−ηx²)⁴ > 1 > E(1−ηx²)²: E θ² exists and E θ⁴ does not, as the tail index says."""
+    common: dict[str, Any] = dict(
+        inputs=[2.0, 1.0, 1.0, 1.0], targets=[1.0, 0.5, -0.2, 0.4], batch_size=1
     )
-    rate = 0.49
-    assert np.mean((1 - rate * inputs**2) ** 2) < 1
-    with pytest.raises(ValueError, match="No stationary|no moment of order"):
-        stationary_scalar_moments(**common)
+    beta = tail_index_finite_sum(common["inputs"], learning_rate=0.62, batch_size=1)
+    assert 2 < beta < 4
+    assert stationary_scalar_moments(**common, learning_rate=0.62, max_moment=2).variance > 0
+    for most in (3, 4):
+        with pytest.raises(ValueError, match="no moment of order 4.*max_moment <= 2"):
+            stationary_scalar_moments(**common, learning_rate=0.62, max_moment=most)
     with pytest.raises(ValueError, match="no moment of order 2.*smaller learning rate"):
-        stationary_scalar_moments(**(common | {"learning_rate": 0.9}), max_moment=2)
+        stationary_scalar_moments(**common, learning_rate=0.9, max_moment=2)
+    # The SDE's tail: 1 + 2 E x²/(η Var x²) = 1 + 2(7/4)/(27η/16), which is 3.59 at η = .8.
+    assert stationary_scalar_moments(**common, learning_rate=0.3, time_step=0.0).raw[3] > 0
+    with pytest.raises(ValueError, match="no moment of order 4.*per unit t"):
+        stationary_scalar_moments(**common, learning_rate=0.8, time_step=0.0)
 
 
 BAD = [
