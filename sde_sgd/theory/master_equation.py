@@ -1,5 +1,6 @@
 """The master equation of discrete SGD in one dimension: its law after k steps, and for ever."""
 
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -216,9 +217,14 @@ class MasterEquation(eqx.Module):
 
 def gauss_legendre(box: np.ndarray, num: int) -> tuple[np.ndarray, np.ndarray]:
     """Gauss–Legendre nodes and weights on an interval."""
-    nodes, weights = np.polynomial.legendre.leggauss(num)
+    nodes, weights = _unit_interval(num)
     half = (box[1] - box[0]) / 2
     return box[0] + half * (nodes + 1), half * weights
+
+
+@functools.lru_cache(maxsize=16)
+def _unit_interval(num: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.polynomial.legendre.leggauss(num)
 
 
 def _gaussian_kernel(means, stds, nodes, weights, box) -> tuple[np.ndarray, np.ndarray]:

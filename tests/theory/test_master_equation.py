@@ -20,6 +20,9 @@ def powers(count):
     return lambda x: x[0] ** jnp.arange(count + 1)
 
 
+GAUSSIAN = GaussianGradient(lambda x: x, lambda x: 1.0)
+
+
 def least_squares():
     return ss.LeastSquares(X[:, None], Y)
 
@@ -198,8 +201,7 @@ ORDERS = (2, 3, 4, 6)
 @functools.cache
 def truncated(order):
     """Gaussian SGD on x²/2, η = .1."""
-    law = GaussianGradient(lambda x: x, lambda x: 1.0)
-    return KramersMoyal(law, learning_rate=0.1, box=(-4, 4), order=order, polynomials=8)
+    return KramersMoyal(GAUSSIAN, learning_rate=0.1, box=(-4, 4), order=order, polynomials=8)
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -217,8 +219,7 @@ def test_truncation_at_order_m_has_m_exact_moments(order):
 
 def test_truncated_transients():
     """E x_k^m from a point: exact for m ≤ M against the master equation; m = 4 needs M = 4."""
-    law = GaussianGradient(lambda x: x, lambda x: 1.0)
-    master = MasterEquation(law, learning_rate=0.1, box=(-4, 4), nodes=200)
+    master = MasterEquation(GAUSSIAN, learning_rate=0.1, box=(-4, 4), nodes=200)
     exact = np.array([p.integrate(powers(4)) for p in master.propagate(0.7, [2, 9])])
     for order in ORDERS:
         found = truncated(order).moments(0.7, [2, 9], 4)
@@ -258,9 +259,8 @@ def test_order_two_keeps_the_squared_drift():
 
 
 def gaussian(**options):
-    good = {"learning_rate": 0.1, "box": (-3.0, 3.0), "nodes": 200}
-    law = GaussianGradient(lambda x: x, options.pop("covariance", lambda x: 1.0))
-    return MasterEquation(law, **(good | options))
+    good = {"law": GAUSSIAN, "learning_rate": 0.1, "box": (-3.0, 3.0), "nodes": 200}
+    return MasterEquation(**(good | options))
 
 
 def test_refuses():
@@ -268,9 +268,9 @@ def test_refuses():
     with pytest.raises(ValueError, match=r"nodes do not resolve.*Take about nodes=\d+"):
         gaussian(nodes=30)
     with pytest.raises(ValueError, match="noise vanishes"):
-        gaussian(covariance=lambda x: 0.0 * x)
+        gaussian(law=GaussianGradient(lambda x: x, lambda x: 0 * x))
     with pytest.raises(ValueError, match=r"covariance must not be negative; at x = -2.99"):
-        gaussian(covariance=lambda x: 1 + x)
+        gaussian(law=GaussianGradient(lambda x: x, lambda x: 1 + x))
     with pytest.raises(ValueError, match="loses mass.*in one step"):
         gaussian(box=(-0.5, 0.5)).stationary()
     with pytest.raises(ValueError, match="loses mass.*in 3 steps"):
@@ -297,11 +297,11 @@ def test_refuses():
     with pytest.raises(ValueError, match="d=2"):
         GaussianGradient.of(ss.quadratic(np.eye(2), 1.0), ss.ConstantNoise(np.eye(2)))
     with pytest.raises(ValueError, match="order must be >= 2"):
-        KramersMoyal(gaussian().law, learning_rate=0.1, box=(-3, 3), order=1)
+        KramersMoyal(GAUSSIAN, learning_rate=0.1, box=(-3, 3), order=1)
     with pytest.raises(ValueError, match="polynomials"):
-        KramersMoyal(gaussian().law, learning_rate=0.1, box=(-3, 3), order=4, polynomials=3)
+        KramersMoyal(GAUSSIAN, learning_rate=0.1, box=(-3, 3), order=4, polynomials=3)
     with pytest.raises(ValueError, match="loses mass"):
-        KramersMoyal(gaussian().law, learning_rate=0.1, box=(-0.3, 0.3), order=2)
+        KramersMoyal(GAUSSIAN, learning_rate=0.1, box=(-0.3, 0.3), order=2)
     with pytest.raises(ValueError, match="no density"):
         ss.theory.ScalarLaw(np.zeros(1), np.ones(1), 0.0).pdf(0.0)
 
