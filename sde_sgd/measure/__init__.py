@@ -5,6 +5,7 @@ from .autocovariance import (
     AutocovarianceResult as AutocovarianceResult,
 )
 from .base import AbstractMeasure as AbstractMeasure, Tick as Tick
+from .brownian_bridge import BrownianBridge as BrownianBridge
 from .currents import ArealVelocity as ArealVelocity, ArealVelocityResult as ArealVelocityResult
 from .entropy import (
     EntropyProduction as EntropyProduction,
@@ -12,7 +13,7 @@ from .entropy import (
     transition_log_ratio as transition_log_ratio,
 )
 from .estimate import Estimate as Estimate
-from .first_passage import FirstPassage as FirstPassage
+from .first_passage import FirstPassage as FirstPassage, FirstPassageResult as FirstPassageResult
 from .histogram import (
     Histogram as Histogram,
     HistogramResult as HistogramResult,

@@ -8,9 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
+from scipy import special, stats
 
+from ..draws import Stream
 from ..types import Alive, Positions
 from .base import AbstractMeasure, Tick
+from .brownian_bridge import BrownianBridge
 from .estimate import Estimate
 
 
@@ -33,14 +36,87 @@ class FirstPassageResult(eqx.Module):
       censored exponential times; its error is the ratio estimator's over members. Without any
       exit it is 0 with the error of one, 1/(time at risk) (95 % limit: three times that).
     - `mean_time`: Estimate of its inverse, iterations (NaN without exits); `num_exits` in all.
+    - `rate_t`, `mean_time_t`: the same per unit and in units of t (None with a schedule).
     - `first_times`: (members,) iterations to each member's first exit, NaN if it never left.
+    - `time_at_risk`: iterations at risk of all members together.
+    - `first_risk`: (members,) iterations at risk until the first exit, or in all without one.
+    - `step`: iterations from one look to the next, 1/substeps.
     """
 
     rate: Estimate
     mean_time: Estimate
+    rate_t: Estimate | None
+    mean_time_t: Estimate | None
     num_exits: int
     first_times: np.ndarray
-    axes: ClassVar[dict[str, tuple[str, ...]]] = {"first_times": ("member",)}
+    time_at_risk: float
+    first_risk: np.ndarray
+    step: float
+    axes: ClassVar[dict[str, tuple[str, ...]]] = {
+        "first_times": ("member",),
+        "first_risk": ("member",),
+    }
+
+    def rate_interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Garwood's interval of the rate, χ²(2n)/2R … χ²(2n+2)/2R with n exits in time R at risk.
+
+        Exact for exponential times with refill (a Poisson count); with censored single lives it
+        is the usual one. Without exits: 0 and the two-sided limit.
+        """
+        tail = (1 - _confidence(confidence)) / 2
+        low = special.gammaincinv(self.num_exits, tail) if self.num_exits else 0.0
+        high = special.gammainccinv(self.num_exits + 1, tail)
+        return float(low / self.time_at_risk), float(high / self.time_at_risk)
+
+    def rate_limit(self, confidence: float = 0.95) -> float:
+        """Upper limit of the rate, one-sided: −ln(1 − confidence)/R without any exit."""
+        tail = 1 - _confidence(confidence)
+        return float(special.gammainccinv(self.num_exits + 1, tail) / self.time_at_risk)
+
+    def exponential_test(self) -> float:
+        """p-value of the hypothesis that first exit times are exponential; small refutes it.
+
+        The exits are marked on the clock that counts the time at risk of all first lives, which
+        they share until they end. If the times are exponential the marks are uniform, whatever
+        the rate and the censoring (Barlow & Campo 1975), and Kolmogorov's test needs no
+        fitted parameter. Exits of one and the same step are spread over it.
+
+        **Raises:** `ValueError` with fewer than 5 first exits.
+        """
+        exited = np.isfinite(self.first_times)
+        if exited.sum() < 5:
+            raise ValueError(
+                f"{int(exited.sum())} first exits say nothing of their law: run longer, or with a "
+                f"larger ensemble_size, until there are at least 5 (better 50)."
+            )
+        lives = np.sort(self.first_risk)
+        shared = np.concatenate([[0.0], np.cumsum(lives)])
+
+        def clock(at):
+            ended = np.searchsorted(lives, at)
+            return shared[ended] + (len(lives) - ended) * at
+
+        times, ties = np.unique(self.first_times[exited], return_counts=True)
+        before, after = clock(np.maximum(times - self.step, 0)), clock(times)
+        rank = np.concatenate([(np.arange(n) + 0.5) / n for n in ties])
+        marks = np.repeat(before, ties) + rank * np.repeat(after - before, ties)
+        if exited.all():
+            # The clock stops at the last exit, which is no mark of its own.
+            return _kolmogorov(marks[:-1] / marks[-1])
+        return _kolmogorov(marks / clock(lives[-1]))
+
+
+def _kolmogorov(marks: np.ndarray) -> float:
+    """p-value of Kolmogorov's test that increasing marks are uniform on (0, 1)."""
+    steps = np.arange(len(marks) + 1) / len(marks)
+    distance = max((marks - steps[:-1]).max(), (steps[1:] - marks).max())
+    return float(stats.kstwo.sf(distance, len(marks)))
+
+
+def _confidence(value: float) -> float:
+    if not 0 < value < 1:
+        raise ValueError(f"confidence must lie strictly between 0 and 1; got {value!r}.")
+    return float(value)
 
 
 class FirstPassage(AbstractMeasure):
@@ -51,11 +127,24 @@ class FirstPassage(AbstractMeasure):
     the run measures a stationary flux and no member idles. Two-point increments, whose
     tails are wrong, are refused.
 
-    **Arguments:** `exited`: a function of θ (d,) that gives a boolean.
+    **Arguments:**
+
+    - `exited`: a function of θ (d,) that gives a boolean.
+    - `crossing`: for an SDE, the chance that it left between two solver steps though it
+      is inside at both: `FirstPassage.bridged` makes both from one level function.
     """
 
     exited: Callable
+    crossing: BrownianBridge | None = None
     watches: ClassVar[Literal["iterations", "substeps"]] = "substeps"
+
+    @staticmethod
+    def bridged(process: Any, level: Callable) -> "FirstPassage":
+        """Exit to {level(θ) ≥ 0} in continuous time: a `BrownianBridge` joins the solver steps.
+
+        The bias of watching an SDE at its steps falls from O(√h) to O(h).
+        """
+        return FirstPassage(lambda theta: level(theta) >= 0, BrownianBridge(process, level))
 
     def check(self, process: Any, num_steps: int) -> None:
         if getattr(process, "increments", "gaussian") == "two_point":
@@ -71,6 +160,8 @@ class FirstPassage(AbstractMeasure):
                 f"exited(θ) must give one boolean for θ of shape {probe.shape}, such as θ[0] > 0; "
                 f"it gives shape {out.shape} and dtype {out.dtype}."
             )
+        if self.crossing is not None:
+            self.crossing.check(process)
         if num_steps * process.substeps >= 2**31:
             raise ValueError(
                 f"FirstPassage counts solver steps in 32 bits: num_steps={num_steps} times "
@@ -95,7 +186,12 @@ class FirstPassage(AbstractMeasure):
         self, carry: FirstPassageCarry, before, after: Positions, tick: Tick, alive: Alive
     ) -> FirstPassageCarry:
         idle = carry.just_left
-        out = jax.vmap(lambda x: jnp.asarray(self.exited(x), bool))(after) & ~idle & alive
+        out = jax.vmap(lambda x: jnp.asarray(self.exited(x), bool))(after)
+        if self.crossing is not None:
+            chance = jax.vmap(self.crossing)(before, after)
+            draws = tick.draws.at(substep=tick.substep)
+            out = out | (draws.uniform((), Stream.MEASURE, after.dtype) < chance)
+        out = out & ~idle & alive
         at_risk = carry.at_risk + ~idle
         first = jnp.where(out & (carry.first == 0), at_risk, carry.first)
         return FirstPassageCarry(carry.exits + out, at_risk, first, idle | out)
@@ -119,8 +215,24 @@ class FirstPassage(AbstractMeasure):
         if rate.value == 0:
             rate = Estimate(rate.value, np.asarray(1 / risk.sum()), rate.num_samples)
         mean = _ratio(risk, exits)
-        times = np.where(first > 0, first / per_iteration, np.nan)
-        return FirstPassageResult(rate, mean, int(exits.sum()), times)
+        unit = float(process.time(np.asarray(1))) if process.restartable else None
+        left = first > 0
+        return FirstPassageResult(
+            rate,
+            mean,
+            None if unit is None else _scaled(rate, 1 / unit),
+            None if unit is None else _scaled(mean, unit),
+            int(exits.sum()),
+            np.where(left, first / per_iteration, np.nan),
+            float(risk.sum()),
+            np.where(left, first / per_iteration, risk),
+            1 / per_iteration,
+        )
+
+
+def _scaled(estimate: Estimate, factor: float) -> Estimate:
+    error = np.asarray(estimate.standard_error * factor)
+    return Estimate(np.asarray(estimate.value * factor), error, estimate.num_samples)
 
 
 def _ratio(top: np.ndarray, bottom: np.ndarray) -> Estimate:
