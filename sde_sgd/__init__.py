@@ -25,6 +25,7 @@ from .dynamics import (
 from .landscapes import *  # noqa: F403
 from .measure import (
     AbstractMeasure as AbstractMeasure,
+    BrownianBridge as BrownianBridge,
     Estimate as Estimate,
     FirstPassage as FirstPassage,
     Histogram as Histogram,
