@@ -1,6 +1,25 @@
 """Processes: SGD, Gaussian SGD, optax optimisers, gradient flow, modified equations."""
 
+from .adaptive import (
+    AbstractAdaptive as AbstractAdaptive,
+    Adam as Adam,
+    AdaptiveEquation as AdaptiveEquation,
+    RMSprop as RMSprop,
+    SignSGD as SignSGD,
+)
 from .base import AbstractProcess as AbstractProcess, LearningRate as LearningRate
 from .continuous import GradientFlow as GradientFlow, ModifiedEquation as ModifiedEquation
 from .discrete import GaussianSGD as GaussianSGD, OptaxSGD as OptaxSGD, SGD as SGD
+from .sam import SAM as SAM, SAMEquation as SAMEquation
+from .scaling import (
+    linear_scaling as linear_scaling,
+    ScaledSGD as ScaledSGD,
+    square_root_scaling as square_root_scaling,
+)
+from .stages import Stages as Stages
+from .svag import SVAG as SVAG
 from .transformed import TransformedEquation as TransformedEquation
+from .underdamped import (
+    OverdampedEquation as OverdampedEquation,
+    UnderdampedEquation as UnderdampedEquation,
+)

@@ -20,7 +20,7 @@ from .interrupt import Interrupt
 from .plan import Plan
 from .progress import Progress
 from .run import DivergenceError, Run
-from .validate import check_count, check_memory, check_outcome
+from .validate import check_count, check_length, check_memory, check_outcome
 from .warn import warn
 
 # Iterations are 32-bit, and measures store them signed.
@@ -116,6 +116,7 @@ class Engine:
     ) -> Run:
         """Continues by `num_steps` iterations."""
         total = self.done + check_count("num_steps", num_steps, MOST_STEPS - self.done)
+        check_length(self.process, total)
         for measure in self.measures.values():
             measure.check(self.process, max(total, self.requested))
         if self.record_every is not None:

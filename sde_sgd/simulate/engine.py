@@ -19,6 +19,7 @@ from .run import Run
 from .validate import (
     check_count,
     check_key,
+    check_length,
     check_measures,
     check_memory,
     check_outcome,
@@ -121,6 +122,7 @@ def prepare(
     ensemble_size = check_count("ensemble_size", ensemble_size, 2**32 - 1)
     key = check_key(key)
     process.check()
+    check_length(process, num_steps)
     named = check_measures(measures, process, num_steps)
     if record_every is not None:
         record_every = check_count("record_every", record_every)

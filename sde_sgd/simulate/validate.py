@@ -62,6 +62,16 @@ def check_measures(measures: Any, process: AbstractProcess, num_steps: int) -> d
     return dict(measures)
 
 
+def check_length(process: AbstractProcess, num_steps: int) -> None:
+    """A process that is defined for a number of iterations only must not run longer."""
+    most = getattr(process, "num_steps", None)
+    if most is not None and num_steps > most:
+        raise ValueError(
+            f"The schedule of this {type(process).__name__} ends after {most} iterations, before "
+            f"the run does at {num_steps}: make its last stage longer."
+        )
+
+
 def check_refill(process: AbstractProcess, measures: dict[str, AbstractMeasure], carries) -> None:
     """Refill needs a process that may restart and a measure that says when."""
     if not process.restartable:

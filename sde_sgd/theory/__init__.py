@@ -76,6 +76,7 @@ from sde_sgd.theory.lyapunov import (
     TransientMoments,
 )
 from sde_sgd.theory.master_equation import MasterEquation
+from sde_sgd.theory.momentum import MomentumLaw, MomentumProcess
 from sde_sgd.theory.ornstein_uhlenbeck import (
     EntropyProduction,
     stationary_current,
@@ -93,6 +94,8 @@ from sde_sgd.theory.underdamped import (
 )
 
 __all__ = [
+    "MomentumLaw",
+    "MomentumProcess",
     "BalanceMoments",
     "BatchExitTime",
     "BatchGradients",
