@@ -90,7 +90,10 @@ def separate_terms(
         return -eta * (gradient if correction is None else gradient + correction)
 
     def diffusion(t, theta, args):
-        return -_rate(learning_rate, path, t, theta.dtype) * noise.diffusion(theta, landscape)
+        eta = _rate(learning_rate, path, t, theta.dtype)
+        # Leaf by leaf: ItoMilstein multiplies with the *tangent* of this operator, and that of a
+        # lazy product −η·σ(θ), which has two factors, is (0, dσ), whose product is zero.
+        return jax.tree.map(lambda leaf: -eta * leaf, noise.diffusion(theta, landscape))
 
     return dfx.MultiTerm(dfx.ODETerm(drift), dfx.ControlTerm(diffusion, path))
 
