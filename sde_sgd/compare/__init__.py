@@ -1,5 +1,6 @@
 """Estimate against prediction, and ensemble against ensemble: z-scores, distances, verdicts."""
 
+from sde_sgd.compare._law_distances import LawDistance
 from sde_sgd.compare.distances import (
     distance_table,
     DistanceRow,
@@ -9,7 +10,7 @@ from sde_sgd.compare.distances import (
     sliced_wasserstein,
     wasserstein_per_direction,
 )
-from sde_sgd.compare.laws import compare_law, compare_laws, LawComparison, LawDistance
+from sde_sgd.compare.laws import compare_law, compare_laws, LawComparison
 from sde_sgd.compare.paired import paired_difference
 from sde_sgd.compare.permutation import permutation_test, PermutationTest
 from sde_sgd.compare.verdict import compare, Comparison, sidak_threshold, verdict_table

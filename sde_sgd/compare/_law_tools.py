@@ -28,8 +28,8 @@ def cdf_of(predicted: Distribution) -> Callable[[np.ndarray], np.ndarray]:
         heights = np.asarray(function(points), dtype=float)
         if heights.shape != points.shape:
             raise ValueError(
-                f"The predicted cdf must work on arrays: of {points.shape} it gives {heights.shape}. "
-                f"Wrap it in numpy.vectorize."
+                f"The predicted cdf must work on arrays: of {points.shape} it gives "
+                f"{heights.shape}. Wrap it in numpy.vectorize."
             )
         if not ((heights >= -1e-9) & (heights <= 1 + 1e-9)).all():
             bad = points[~((heights >= -1e-9) & (heights <= 1 + 1e-9))][0]

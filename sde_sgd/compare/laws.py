@@ -12,13 +12,19 @@ import numpy as np
 from jaxtyping import Float
 from scipy import special, stats
 
+from sde_sgd.compare._law_distances import (
+    LawDistance,
+    NUM_NULL,
+    tail,
+    variation_from,
+    wasserstein_between,
+    wasserstein_from,
+)
 from sde_sgd.compare._law_tools import (
     bin_sample,
-    binomial_deviation,
     cdf_of,
     cell_masses,
     Distribution,
-    groups,
     own_edges,
     quantiles,
 )
@@ -29,26 +35,7 @@ from sde_sgd.measure.estimate import Estimate
 from sde_sgd.measure.histogram import HistogramResult, JointHistogramResult
 
 _DEFAULT_BINS, _LEAST_IN_BIN = 50, 10
-_NUM_NULL = 1000
 _VERDICTS: tuple[Verdict, ...] = ("agrees", "inconclusive", "disagrees")
-
-
-class LawDistance(eqx.Module):
-    """A distance between laws beside what sampling alone makes of it.
-
-    **Fields:** `name`; `measured`, an `Estimate` with the bootstrap's error; `floor`, the mean
-    distance of such a sample from its own law, and `floor_spread`, the standard deviation of it.
-    """
-
-    name: str
-    measured: Estimate
-    floor: float
-    floor_spread: float
-
-    @property
-    def excess(self) -> float:
-        """(measured − floor)/floor_spread: how many standard deviations of pure sampling."""
-        return float((self.measured.value - self.floor) / self.floor_spread)
 
 
 class LawComparison(eqx.Module):
@@ -74,7 +61,7 @@ class LawComparison(eqx.Module):
     @property
     def verdict(self) -> Verdict:
         """ "agrees", "inconclusive" or "disagrees"."""
-        return max((row.verdict for row in self.rows), key=_VERDICTS.index)
+        return _VERDICTS[max(_VERDICTS.index(row.verdict) for row in self.rows)]
 
     @property
     def as_expected(self) -> bool:
@@ -170,7 +157,7 @@ def compare_law(
             edges = own_edges(predicted)
         masses = cell_masses(predicted, edges)
         counts = bin_sample(rows, edges)
-        variation, p_value = _variation(counts, masses, rng, num_bootstrap)
+        variation, p_value = variation_from(counts, masses, rng, num_bootstrap)
         row = _row(variation, p_value, failure_rate, resolution, num, name, options)
         return LawComparison((row,), variation, None, np.array([p_value]), num)
 
@@ -183,8 +170,8 @@ def compare_law(
     masses = np.diff(heights)
     if (masses < 0).any():
         raise ValueError("The predicted cdf falls somewhere between the edges: it must increase.")
-    variation, tv_p = _variation(bin_sample(rows, (edges,)), masses, rng, num_bootstrap)
-    test = stats.kstest(values, cdf)
+    variation, tv_p = variation_from(bin_sample(rows, (edges,)), masses, rng, num_bootstrap)
+    test: Any = stats.kstest(values, cdf)
     each = -np.expm1(np.log1p(-failure_rate) / 2)
     floor, spread = 0.868731 / np.sqrt(num), 0.260324 / np.sqrt(num)
     measured = Estimate(np.asarray(float(test.statistic)), np.asarray(spread), num)
@@ -193,7 +180,7 @@ def compare_law(
         _row(smirnov, float(test.pvalue), each, resolution, num, name, options),
         _row(variation, tv_p, each, resolution, num, name, options),
     )
-    wasserstein = _wasserstein(values, cdf, rng, num_bootstrap)
+    wasserstein = wasserstein_from(values, cdf, rng, num_bootstrap)
     p_values = np.array([float(test.pvalue), tv_p])
     return LawComparison(rows_out, variation, wasserstein, p_values, num)
 
@@ -239,7 +226,7 @@ def compare_laws(
     def between(a, b):
         return 0.5 * np.abs(a / sizes[0] - b / sizes[1]).sum(axis=-1)
 
-    relabelled = rng.multivariate_hypergeometric(total, sizes[0], size=_NUM_NULL)
+    relabelled = rng.multivariate_hypergeometric(total, sizes[0], size=NUM_NULL)
     null = between(relabelled, total - relabelled)
     draws = [
         rng.multinomial(size, c / size, size=num_bootstrap)
@@ -248,11 +235,11 @@ def compare_laws(
     error = between(*draws).std(ddof=1)
     measured = Estimate(np.asarray(between(*counts)), np.asarray(error), num)
     variation = LawDistance("TV", measured, float(null.mean()), float(null.std(ddof=1)))
-    tv_p = _tail(float(measured.value), null)
+    tv_p = tail(float(measured.value), null)
     if first.shape[1] == 2:
         row = _row(variation, tv_p, failure_rate, None, num, name, options)
         return LawComparison((row,), variation, None, np.array([tv_p]), num)
-    test = stats.ks_2samp(first[:, 0], second[:, 0])
+    test: Any = stats.ks_2samp(first[:, 0], second[:, 0])
     effective = sizes[0] * sizes[1] / sum(sizes)
     floor, spread = 0.868731 / np.sqrt(effective), 0.260324 / np.sqrt(effective)
     largest = Estimate(np.asarray(float(test.statistic)), np.asarray(spread), num)
@@ -263,7 +250,7 @@ def compare_laws(
         _row(variation, tv_p, each, None, num, name, options),
     )
     p_values = np.array([float(test.pvalue), tv_p])
-    wasserstein = _wasserstein_two(first[:, 0], second[:, 0], rng, num_bootstrap)
+    wasserstein = wasserstein_between(first[:, 0], second[:, 0], rng, num_bootstrap)
     return LawComparison(rows, variation, wasserstein, p_values, num)
 
 
@@ -335,32 +322,6 @@ def _binned(
     return LawComparison((row,), distance, None, np.array([np.nan]), num)
 
 
-def _variation(
-    counts: np.ndarray, masses: np.ndarray, rng: np.random.Generator, num_bootstrap: int
-) -> tuple[LawDistance, float]:
-    """½ Σ |n_j/n − p_j| with bootstrap error, exact floor, and the p-value under the null."""
-    num = int(counts.sum())
-    masses = masses / masses.sum()
-
-    def distance(n):
-        return 0.5 * np.abs(n / num - masses).sum(axis=-1)
-
-    null = distance(rng.multinomial(num, masses, size=_NUM_NULL))
-    error = distance(rng.multinomial(num, counts / num, size=num_bootstrap)).std(ddof=1)
-    measured = Estimate(np.asarray(distance(counts)), np.asarray(error), num)
-    floor = float(0.5 * binomial_deviation(num, masses).sum() / num)
-    made = LawDistance("TV", measured, floor, float(null.std(ddof=1)))
-    return made, _tail(float(measured.value), null)
-
-
-def _tail(value: float, null: np.ndarray) -> float:
-    """P(null ≥ value) of a Pearson III law with the mean, deviation and skewness of `null`."""
-    spread = null.std(ddof=1)
-    if spread == 0:
-        return 1.0 if value <= null.mean() else 0.0
-    return float(stats.pearson3.sf(value, stats.skew(null), loc=null.mean(), scale=spread))
-
-
 def _row(
     distance: LawDistance,
     p_value: float,
@@ -398,63 +359,4 @@ def _row(
         verdict=_VERDICTS[severity],
         reason=reason,
         **options,
-    )
-
-
-def _wasserstein(
-    values: np.ndarray, cdf: Any, rng: np.random.Generator, num_bootstrap: int
-) -> LawDistance:
-    """∫|F̂ − F| dx of sorted values, over their range and the 1e-7 quantiles of F."""
-    num = len(values)
-    levels = special.ndtr(np.linspace(-5.2, 5.2, 2049))
-    nodes = quantiles(cdf, levels, values)
-    points = np.unique(np.concatenate([values, nodes]))
-    exact = cdf(points)
-    heights = np.searchsorted(values, points, side="right") / num
-    left, right = heights[:-1] - exact[:-1], heights[:-1] - exact[1:]
-    value = float(np.diff(points) @ _mean_absolute(left, right))
-    deviation = binomial_deviation(num, levels) / num
-    floor = float(np.trapezoid(deviation, nodes))
-
-    ends, sizes = groups(values)
-    at_ends = cdf(ends)
-    draws = rng.multinomial(num, sizes / num, size=num_bootstrap)
-    resampled = np.trapezoid(np.abs(np.cumsum(draws, axis=1) / num - at_ends), ends, axis=1)
-    cells = np.diff(np.concatenate([[0.0], levels, [1.0]]))
-    null = rng.multinomial(num, cells, size=num_bootstrap)[:, :-1]
-    spread = np.trapezoid(np.abs(np.cumsum(null, axis=1) / num - levels), nodes, axis=1)
-    measured = Estimate(np.asarray(value), np.asarray(resampled.std(ddof=1)), num)
-    return LawDistance("W1", measured, floor, float(spread.std(ddof=1)))
-
-
-def _wasserstein_two(
-    x: np.ndarray, y: np.ndarray, rng: np.random.Generator, num_bootstrap: int
-) -> LawDistance:
-    """∫|F̂ − Ĝ| dx, with the members grouped by rank where there are many."""
-    sizes, pooled = (len(x), len(y)), np.sort(np.concatenate([x, y]))
-    value = stats.wasserstein_distance(x, y)
-    ends, total = groups(pooled)
-    counts = [np.diff(np.searchsorted(np.sort(s), ends, side="right"), prepend=0) for s in (x, y)]
-
-    def between(a, b):
-        height = np.cumsum(a / sizes[0] - b / sizes[1], axis=-1)
-        return np.abs(height[..., :-1]) @ np.diff(ends)
-
-    draws = [
-        rng.multinomial(size, c / size, size=num_bootstrap)
-        for size, c in zip(sizes, counts, strict=True)
-    ]
-    relabelled = rng.multivariate_hypergeometric(total, sizes[0], size=num_bootstrap)
-    null = between(relabelled, total - relabelled)
-    error = np.asarray(between(*draws).std(ddof=1))
-    measured = Estimate(np.asarray(value), error, min(sizes))
-    return LawDistance("W1", measured, float(null.mean()), float(null.std(ddof=1)))
-
-
-def _mean_absolute(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Mean of |f| over an interval on which f runs linearly from `left` to `right`."""
-    crosses = left * right < 0
-    width = np.where(crosses, np.abs(right - left), 1)
-    return np.where(
-        crosses, (left**2 + right**2) / (2 * width), 0.5 * (np.abs(left) + np.abs(right))
     )

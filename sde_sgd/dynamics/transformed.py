@@ -30,13 +30,16 @@ class TransformedEquation(AbstractProcess):
 
     By Itô's formula, with derivatives by automatic differentiation,
 
-        dy = [∇φ·b + (η/2) Σ_j D²φ(R_j, R_j)] dt + √η ∇φ·R dW ,
+        dy = a(y) dt + G(y) dW,   a = ∇φ·b + (η/2) Σ_j D²φ(R_j, R_j),   G = √η ∇φ·R
 
     at θ = ψ(y), R_j the columns of R. It converges to the same Itô equation, with other
-    errors of order h: in y = log θ multiplicative noise becomes additive (geometric Brownian
-    motion is exact at any h), positions stay positive, and superlinear noise, with which
-    Euler in θ diverges for every h, is carried. What is kept is y, so that θ → 0 loses no
-    digits.
+    errors of order h. In y = log θ noise proportional to θ becomes additive (geometric
+    Brownian motion is exact at any h), and positions stay positive. What is kept is y, so that
+    θ → 0 loses no digits.
+
+    Noise that grows faster than θ, with which Euler in θ diverges at every h, still grows in
+    log θ. `tamed=True` divides both a and G by 1 + h(|a| + |G|²): no step exceeds 1 by its drift
+    and ½|z| by its noise, and the weak order stays one.
 
     The noise path is that of `equation`: two runs with one key are paired.
 
@@ -47,6 +50,7 @@ class TransformedEquation(AbstractProcess):
     - `forward`: φ, θ (d,) ↦ y (p,), twice differentiable where the members go.
     - `inverse`: ψ, y ↦ θ, with ψ(φ(θ)) = θ. Where p > d, y is taken off the image of φ by
       discretisation, and ψ must be defined there.
+    - `tamed`: tame the steps, as above.
 
     Costs R(θ), (d, k), and k second derivatives a step.
 
@@ -54,12 +58,14 @@ class TransformedEquation(AbstractProcess):
     `simulate` for starts outside the domain, where ψ(φ(θ)) ≠ θ.
 
     **Source:** Itô's formula; on the divergence of Euler's scheme, Hutzenthaler, Jentzen, Kloeden,
-    Proc. R. Soc. A 467 (2011) 1563.
+    Proc. R. Soc. A 467 (2011) 1563; taming of both coefficients after Sabanis, Ann. Appl.
+    Probab. 26 (2016) 2083, with h in place of √h.
     """
 
     equation: ModifiedEquation
     forward: Callable
     inverse: Callable
+    tamed: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
         check_part("equation", self.equation, ModifiedEquation, "a ModifiedEquation")
@@ -130,8 +136,8 @@ class TransformedEquation(AbstractProcess):
         def body(j, loop):
             before, carry = loop
             after = jax.vmap(advance, in_axes=(0, 0, None))(before, draws.identity, j)
-            ends = (jax.vmap(self.inverse)(y) for y in (before, after))
-            return after, observe(carry, *ends, j)
+            start, end = (jax.vmap(self.inverse)(y) for y in (before, after))
+            return after, observe(carry, start, end, j)
 
         loop = (state.coordinates, carry)
         if self.substeps == 1:
@@ -162,13 +168,13 @@ class TransformedEquation(AbstractProcess):
         drift = drift if correction is None else drift + correction
         root = eta * equation.noise.diffusion(theta, landscape).as_matrix()
 
-        def second(column):
-            def first(x):
-                return jax.jvp(self.forward, (x,), (column,))[1]
+        def along(column):
+            """∇φ·R_j and D²φ(R_j, R_j)."""
+            return jax.jvp(lambda x: jax.jvp(self.forward, (x,), (column,))[1], (theta,), (column,))
 
-            return jax.jvp(first, (theta,), (column,))[1]
-
-        moved = -eta * dt * drift - root @ increment
-        slope = jax.jvp(self.forward, (theta,), (moved,))[1]
-        curved = jnp.sum(jax.vmap(second, in_axes=1)(root), axis=0)
-        return y + slope + 0.5 * dt * curved
+        slopes, curved = jax.vmap(along, in_axes=1, out_axes=1)(root)
+        bent = jax.jvp(self.forward, (theta,), (-eta * drift,))[1] + 0.5 * curved.sum(axis=1)
+        moved = dt * bent - slopes @ increment
+        if self.tamed:
+            moved = moved / (1 + dt * (jnp.linalg.norm(bent) + jnp.sum(slopes**2)))
+        return y + moved

@@ -53,6 +53,9 @@ class AutocovarianceResult(eqx.Module):
     correlation: Estimate
     summed: Estimate | None
     num_iterations: int
+    axes: ClassVar[dict[str, tuple[str, ...]]] = {
+        name: ("lag",) for name in ("lags", "lag_times", "covariance", "correlation", "summed")
+    }
 
     def integrated_time(self, window: float = 5.0) -> Estimate:
         """τ = Σ_{l=−∞}^{∞} C(l)/C(0), in iterations: n of them are worth n/τ independent ones.

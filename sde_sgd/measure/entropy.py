@@ -10,6 +10,7 @@ import numpy as np
 from diffrax import Euler
 from jaxtyping import Array
 
+from ..dynamics.base import AbstractProcess
 from ..dynamics.continuous import ModifiedEquation
 from ..dynamics.discrete import GaussianSGD
 from ..dynamics.terms import drift_correction
@@ -62,6 +63,9 @@ class EntropyProductionResult(eqx.Module):
     fluctuation: Estimate
     effective_samples: np.ndarray
     reason: str
+    axes: ClassVar[dict[str, tuple[str, ...]]] = {
+        name: ("duration",) for name in ("iterations", "times", "fluctuation", "effective_samples")
+    }
 
 
 class EntropyProduction(AbstractMeasure):
@@ -287,7 +291,7 @@ class TransitionLogRatio(eqx.Module):
         return self._log_density(end, start) - self._log_density(start, end)
 
 
-def transition_log_ratio(process: GaussianSGD | ModifiedEquation) -> TransitionLogRatio:
+def transition_log_ratio(process: AbstractProcess) -> TransitionLogRatio:
     """ln p(x'|x) − ln p(x|x') of one solver step, p(·|x) = N(x − h b(x), hη C(x)), h = η/substeps.
 
     b = ∇L (of order 2: ∇L + (η/2)H∇L). This is the kernel of Gaussian SGD (h = η) and of

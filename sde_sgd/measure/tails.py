@@ -42,6 +42,17 @@ class TailRatiosResult(eqx.Module):
     ratio: Estimate
     index: Estimate
     members_beyond: np.ndarray
+    axes: ClassVar[dict[str, tuple[str, ...]]] = {
+        name: ("level",)
+        for name in (
+            "levels",
+            "probability",
+            "far_probability",
+            "ratio",
+            "index",
+            "members_beyond",
+        )
+    }
 
 
 class TailRatios(AbstractMeasure):
