@@ -12,7 +12,7 @@ its Euler scheme a value between that belongs to its step.
 Claim: SGD with momentum has the discrete covariance and not that of the SDE, by a factor of 2 at
 η = 1, and the SDE run has the value of its own step.
 
-Source: Liu, Ziyin, Ueda 2021 (2012.03636), equations 10 and 13; the discrete and the continuous
+Source: Liu, Ziyin, Ueda 2021 (2012.03636); the discrete and the continuous
 Lyapunov equations are solved directly in sde_sgd.theory.lyapunov.
 
 Command: python -m experiments finite_learning_rate_variance --preset paper

@@ -16,7 +16,7 @@ large as what a finite learning rate adds.
 Claim: SGD, with momentum and without, and its SDE have the exact covariances of their own at every
 learning rate; constant noise underestimates the fluctuations of SGD even with the finite-η term.
 
-Source: Mandt, Hoffman, Blei 2017 (1704.04289), equation 13, for the Ornstein–Uhlenbeck form; Liu,
+Source: Mandt, Hoffman, Blei 2017 (1704.04289), for the Ornstein–Uhlenbeck form; Liu,
 Ziyin, Ueda 2021 (2012.03636), for finite η; the exact forms are derived in
 sde_sgd.theory.least_squares.
 
