@@ -59,8 +59,10 @@ class Campaign:
         with Interrupt() as interrupt:
             while not stop and (self.wave is not None or self.num_done < self.requested):
                 if self.wave is None:
-                    count = min(self.settings.reps_at_once, self.requested - self.num_done)
-                    self.wave = Wave(self, self.num_done, count)
+                    # Waves of one size share their executables.
+                    left = self.requested - self.num_done
+                    waves = -(-left // self.settings.reps_at_once)
+                    self.wave = Wave(self, self.num_done, -(-left // waves))
                 turned = time.monotonic()
                 work, ended = self.wave.turn(self._length)
                 now = time.monotonic()

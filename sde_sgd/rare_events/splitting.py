@@ -127,13 +127,13 @@ def splitting(
     def start(first: int, stop: int) -> jax.Array:
         return starts(process, theta0, stop, key)[first:]
 
-    theta = start(0, num_replicas)
     if surface is not None and (callable(theta0) or jnp.ndim(theta0) != 1):
         raise ValueError(
             "With a surface, theta0 must be one point (d,): who reached B starts there."
         )
     if surface is None and not callable(theta0) and jnp.ndim(theta0) != 1:
         raise ValueError("theta0 must be one point (d,) or a sampler key -> (d,).")
+    theta = start(0, num_replicas)
     check_stability(process, theta)
     levels = np.asarray(jax.vmap(level)(theta), dtype=float)
     ends = float(target), None if callable(origin) else float(origin)
@@ -206,7 +206,7 @@ def _check_sets(levels, ends, surface, origin, theta) -> float:
         if not line < target or (low is not None and not low < line):
             raise ValueError(
                 f"The surface lies between A and B, origin < surface < target; got "
-                f"{'A given by a function' if low is None else low}, {line:g}, {target:g}."
+                f"{'A given by a function' if low is None else f'{low:g}'}, {line:g}, {target:g}."
             )
         if levels.max() >= line:
             raise ValueError(
