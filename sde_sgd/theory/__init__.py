@@ -10,6 +10,11 @@ from sde_sgd.theory.batch_exit_times import (
     batch_exit_time,
     BatchExitTime,
 )
+from sde_sgd.theory.diagonal_networks import (
+    diagonal_network_limit,
+    DiagonalNetworkLimit,
+    hyperbolic_entropy,
+)
 from sde_sgd.theory.epochs import (
     epoch_noise_autocovariance,
     EpochCovariance,
@@ -20,6 +25,11 @@ from sde_sgd.theory.escape_laws import (
     mori_stationary_exponent,
     watched_barrier_shift,
     xie_escape_time,
+)
+from sde_sgd.theory.evidence import (
+    Evidence,
+    evidence_by_quadrature,
+    laplace_evidence,
 )
 from sde_sgd.theory.exit_times import (
     committor,
@@ -51,6 +61,7 @@ from sde_sgd.theory.kesten import (
     tail_index_published,
 )
 from sde_sgd.theory.kramers_moyal import KramersMoyal
+from sde_sgd.theory.label_noise import label_noise_balance, label_noise_flow
 from sde_sgd.theory.large_deviations import quasi_potential, QuasiPotential
 from sde_sgd.theory.law_of_balance import (
     balance_factor,
@@ -77,6 +88,14 @@ from sde_sgd.theory.lyapunov import (
 )
 from sde_sgd.theory.master_equation import MasterEquation
 from sde_sgd.theory.momentum import MomentumLaw, MomentumProcess
+from sde_sgd.theory.orders import (
+    fit_order,
+    LeastSquaresErrors,
+    OrderFit,
+    ScalarErrors,
+    weak_errors_least_squares,
+    weak_errors_scalar,
+)
 from sde_sgd.theory.ornstein_uhlenbeck import (
     EntropyProduction,
     stationary_current,
@@ -89,18 +108,31 @@ from sde_sgd.theory.scalar_moments import (
     stationary_scalar_moments,
     transient_scalar_moments,
 )
+from sde_sgd.theory.selection import (
+    boltzmann_weights,
+    large_deviation_weights,
+    spanning_tree_energies,
+    splitting_on_grid,
+    weights_on_grid,
+)
 from sde_sgd.theory.underdamped import (
     stationary_covariance_underdamped,
 )
 
 __all__ = [
-    "MomentumLaw",
-    "MomentumProcess",
+    "fit_order",
+    "LeastSquaresErrors",
+    "OrderFit",
+    "ScalarErrors",
+    "weak_errors_least_squares",
+    "weak_errors_scalar",
     "BalanceMoments",
     "BatchExitTime",
     "BatchGradients",
+    "DiagonalNetworkLimit",
     "EntropyProduction",
     "EpochCovariance",
+    "Evidence",
     "ExitTime",
     "EyringKramers",
     "FokkerPlanck",
@@ -110,6 +142,8 @@ __all__ = [
     "KramersMoyal",
     "MasterEquation",
     "MeanSquareStability",
+    "MomentumLaw",
+    "MomentumProcess",
     "QuasiPotential",
     "ScalarLaw",
     "ScalarMoments",
@@ -122,13 +156,21 @@ __all__ = [
     "balance_moments_gaussian",
     "batch_committor",
     "batch_exit_time",
+    "boltzmann_weights",
     "committor",
     "committor_on_grid",
+    "diagonal_network_limit",
     "drift_and_diffusion",
     "epoch_noise_autocovariance",
+    "evidence_by_quadrature",
     "exit_time",
     "eyring_kramers",
     "gibbs_density",
+    "hyperbolic_entropy",
+    "label_noise_balance",
+    "label_noise_flow",
+    "laplace_evidence",
+    "large_deviation_weights",
     "law_of_balance_density",
     "law_of_balance_equation",
     "max_stable_learning_rate",
@@ -140,6 +182,8 @@ __all__ = [
     "mori_stationary_exponent",
     "quasi_potential",
     "second_moment_operator",
+    "spanning_tree_energies",
+    "splitting_on_grid",
     "stationary_covariance",
     "stationary_covariance_epochs",
     "stationary_covariance_least_squares",
@@ -160,5 +204,6 @@ __all__ = [
     "transient_moments_linear",
     "transient_scalar_moments",
     "watched_barrier_shift",
+    "weights_on_grid",
     "xie_escape_time",
 ]
