@@ -1,6 +1,13 @@
 """SGD and the stochastic differential equation that is said to describe it, side by side."""
 
 from . import theory as theory
+from .basins import (
+    Basins as Basins,
+    find_basins as find_basins,
+    find_saddles as find_saddles,
+    label_by_nearest as label_by_nearest,
+    Saddle as Saddle,
+)
 from .compare import (
     compare as compare,
     compare_law as compare_law,
@@ -14,6 +21,18 @@ from .compare import (
     sliced_wasserstein as sliced_wasserstein,
     verdict_table as verdict_table,
     wasserstein_per_direction as wasserstein_per_direction,
+    weak_error as weak_error,
+    weak_order as weak_order,
+    WeakError as WeakError,
+    WeakOrder as WeakOrder,
+)
+from .curvature import (
+    curvature_along as curvature_along,
+    gradient_covariance_eigenvalues as gradient_covariance_eigenvalues,
+    hessian_density as hessian_density,
+    hessian_eigenvalues as hessian_eigenvalues,
+    hessian_noise_trace as hessian_noise_trace,
+    hessian_trace as hessian_trace,
 )
 from .draws import Draws as Draws, Stream as Stream
 from .dynamics import (
@@ -44,12 +63,14 @@ from .measure import (
     AbstractMeasure as AbstractMeasure,
     ArealVelocity as ArealVelocity,
     Autocovariance as Autocovariance,
+    binomial_interval as binomial_interval,
     BrownianBridge as BrownianBridge,
     EntropyProduction as EntropyProduction,
     Estimate as Estimate,
     FirstPassage as FirstPassage,
     Histogram as Histogram,
     Moments as Moments,
+    Occupation as Occupation,
     Snapshots as Snapshots,
     Stationarity as Stationarity,
     TailRatios as TailRatios,

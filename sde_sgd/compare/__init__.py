@@ -11,6 +11,7 @@ from sde_sgd.compare.distances import (
     wasserstein_per_direction,
 )
 from sde_sgd.compare.laws import compare_law, compare_laws, LawComparison
+from sde_sgd.compare.orders import weak_error, weak_order, WeakError, WeakOrder
 from sde_sgd.compare.paired import paired_difference
 from sde_sgd.compare.permutation import permutation_test, PermutationTest
 from sde_sgd.compare.verdict import compare, Comparison, sidak_threshold, verdict_table
@@ -22,6 +23,8 @@ __all__ = [
     "LawComparison",
     "LawDistance",
     "PermutationTest",
+    "WeakError",
+    "WeakOrder",
     "compare",
     "compare_law",
     "compare_laws",
@@ -34,4 +37,6 @@ __all__ = [
     "sliced_wasserstein",
     "verdict_table",
     "wasserstein_per_direction",
+    "weak_error",
+    "weak_order",
 ]

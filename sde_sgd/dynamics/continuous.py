@@ -177,6 +177,24 @@ class ModifiedEquation(AbstractProcess):
         """Whether runs at two step sizes can share one Brownian path (`refinement`)."""
         return not isinstance(self.solver, _SPACE_TIME)
 
+    @property
+    def weak_order(self) -> int:
+        """Of the solver, in its step: 2 for SRA1 and ShARK on additive noise, else 1."""
+        return 2 if isinstance(self.solver, dfx.SRA1 | dfx.ShARK) else 1
+
+    def refined(self, substeps: int, refinement: int = 1) -> "ModifiedEquation":
+        """The same equation at another solver step."""
+        return ModifiedEquation(
+            self.landscape,
+            self.learning_rate.schedule or self.learning_rate.value,
+            self.noise,
+            order=self.order,
+            substeps=substeps,
+            increments=self.increments,
+            solver=self.solver,
+            refinement=refinement,
+        )
+
     def check(self) -> None:
         self.noise.check(self.landscape)
 
