@@ -307,8 +307,8 @@ def check(config: Config, data: xr.Dataset, predicted) -> list[ss.Comparison]:
             )
             for reading in ("Stratonovich", "Gibbs"):
                 wrong = np.array(exact[reading])
-                options = dict(process=process, expected="deviate")
-                rows.append(row(measured, wrong, name=f"{pair}, {reading}", **options))
+                name = f"{pair}, {reading}"
+                rows.append(row(measured, wrong, name=name, process=process, expected="deviate"))
         # No simulation: the exact laws of Euler's scheme at h and h/2, extrapolated.
         limit = ss.Estimate(np.array(exact["limit"]), np.zeros(2), config.ensemble_size)
         for reading, expected in (("Itô", "agree"), ("Stratonovich", "deviate")):
@@ -359,9 +359,10 @@ def plot(config: Config, data: xr.Dataset, predicted):
             found = get(data, f"{name} {process} density")
             mean = found.value.reshape(-1, group).mean(axis=1)
             error = np.sqrt((found.standard_error.reshape(-1, group) ** 2).mean(axis=1))
-            top.errorbar(
-                middle, mean, error, fmt="o", markersize=3, color=COLOURS[process], label=process
-            )
+            # Bins that hardly anybody visited have no error to draw on a logarithmic axis.
+            seen = mean > 2 * error
+            style = {"fmt": "o", "markersize": 3, "color": COLOURS[process], "label": process}
+            top.errorbar(middle[seen], mean[seen], error[seen], **style)
         top.set_yscale("log")
         top.set_ylim(1e-4, 4)
         top.set_title(case.title)
@@ -375,7 +376,12 @@ def plot(config: Config, data: xr.Dataset, predicted):
             )
             label = "exact law of its step" if place == 0 else None
             bottom.hlines(
-                predicted[name][process][0], place - 0.3, place + 0.3, color="black", label=label
+                predicted[name][process][0],
+                place - 0.3,
+                place + 0.3,
+                color="black",
+                lw=2.5,
+                label=label,
             )
         for reading in READINGS:
             colour = COLOURS["prediction" if reading == "Itô" else "other"]
