@@ -20,6 +20,11 @@ from .histogram import (
     JointHistogramResult as JointHistogramResult,
 )
 from .moments import Moments as Moments
+from .occupation import (
+    binomial_interval as binomial_interval,
+    Occupation as Occupation,
+    OccupationResult as OccupationResult,
+)
 from .snapshots import Snapshots as Snapshots
 from .stationarity import (
     Stationarity as Stationarity,

@@ -1,0 +1,318 @@
+"""Curvature of what was selected, without forming a matrix: Hessian and gradient covariance.
+
+Every quantity comes from Hessian–vector products (two gradients each) or from products with the
+N×d Jacobian of the example losses (one forward and one reverse pass).
+"""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jax import lax
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+from scipy.linalg import eigh_tridiagonal
+from scipy.sparse.linalg import ArpackNoConvergence, eigsh, LinearOperator
+
+from .landscapes.base import AbstractFiniteSum, AbstractLandscape
+from .measure.estimate import Estimate
+from .types import Key, RealLike
+
+_DENSE = 16
+
+
+class Spectrum(NamedTuple):
+    """Extreme eigenvalues and their eigenvectors.
+
+    **Fields:** `values` (k,), falling; `vectors` (d, k), orthonormal columns.
+    """
+
+    values: Float[np.ndarray, " k"]
+    vectors: Float[np.ndarray, "d k"]
+
+
+class SpectralDensity(NamedTuple):
+    """The spectral density (1/d) Σ_i δ(x − h_i) of the Hessian, as atoms of a quadrature.
+
+    **Fields:** `nodes`, `weights` (probes, steps): Gauss quadrature of every probe vector (weights
+    of a probe sum to 1, so that Σ weights·f(nodes) averaged over probes estimates tr f(H)/d).
+    """
+
+    nodes: Float[np.ndarray, "probes steps"]
+    weights: Float[np.ndarray, "probes steps"]
+
+    def moment(self, power: int) -> Estimate:
+        """tr H^p/d, with the error over probes; exact within a probe up to p = 2·steps − 1."""
+        return Estimate.from_samples((self.weights * self.nodes**power).sum(axis=1))
+
+    def density(self, x: ArrayLike, width: RealLike) -> Float[np.ndarray, " n"]:
+        """The density at x (n,), each atom a Gaussian of standard deviation `width`."""
+        points, sigma = np.asarray(x, float), float(width)
+        z = (points[:, None] - self.nodes.ravel()) / sigma
+        mass = self.weights.ravel() / len(self.nodes)
+        return np.exp(-(z**2) / 2) @ mass / (sigma * np.sqrt(2 * np.pi))
+
+
+def hessian_eigenvalues(
+    landscape: AbstractLandscape,
+    theta: ArrayLike,
+    count: int = 1,
+    *,
+    which: str = "largest",
+    tolerance: RealLike = 1e-9,
+) -> Spectrum:
+    """The `count` largest (or smallest) eigenvalues of ∇²L(θ), by Lanczos with restarts (ARPACK).
+
+    **Arguments:** `theta` (d,); `count` < d; `which`: "largest" or "smallest" (algebraic);
+    `tolerance`: relative, of the eigenvalues.
+
+    **Raises:** `ValueError` for a count outside 1…d, an unknown `which`, a θ of another
+    shape or not finite, and if ARPACK does not converge (raise `tolerance`).
+    """
+    if which not in ("largest", "smallest"):
+        raise ValueError(f'which must be "largest" or "smallest"; got {which!r}.')
+    point = _point(landscape, theta)
+    return _extreme(
+        lambda v: _hvp(landscape, point, v), landscape, count, which == "largest", tolerance
+    )
+
+
+def gradient_covariance_eigenvalues(
+    landscape: AbstractLandscape,
+    theta: ArrayLike,
+    count: int = 1,
+    *,
+    tolerance: RealLike = 1e-9,
+) -> Spectrum:
+    """The `count` largest eigenvalues of Σ(θ), the covariance of one example's gradient.
+
+    On a finite sum Σv = (1/N) Jᵀ(Jv − mean Jv), J (N, d) never formed; else R(Rᵀv) with the root R.
+    At most min(N − 1, d) of them are not 0. Arguments and errors as `hessian_eigenvalues`.
+    """
+    point = _point(landscape, theta)
+    return _extreme(
+        lambda v: _covariance_product(landscape, point, v), landscape, count, True, tolerance
+    )
+
+
+def hessian_trace(
+    landscape: AbstractLandscape, theta: ArrayLike, *, key: Key, num_probes: int = 64
+) -> Estimate:
+    """tr ∇²L(θ) by Hutchinson's estimator, mean of zᵀHz over random signs z, with its error."""
+    point, num = _point(landscape, theta), _probes(num_probes)
+    signs = jr.rademacher(key, (num, len(point)), landscape.dtype)
+    return Estimate.from_samples(np.asarray(_quadratic_forms(landscape, point, signs)))
+
+
+def hessian_noise_trace(
+    landscape: AbstractLandscape,
+    theta: ArrayLike,
+    *,
+    key: Key | None = None,
+    num_probes: int = 64,
+) -> Estimate:
+    """Tr(H Σ) = E ξᵀHξ, ξ of covariance Σ(θ): what one step's noise costs, ½η²c Tr(HΣ), in loss.
+
+    Without `key` on a finite sum exactly, (1/N) Σ_i (g_i − g)ᵀH(g_i − g), at the cost of N
+    Hessian–vector products (error 0). With a `key` from `num_probes` Gaussian draws of the
+    noise, with the error over draws.
+
+    **Raises:** `ValueError` without a key where there are no examples to sum over.
+    """
+    point = _point(landscape, theta)
+    if key is None:
+        if not isinstance(landscape, AbstractFiniteSum):
+            raise ValueError("A population has no examples to sum over: give a key and num_probes.")
+        total = float(_exact_noise_trace(landscape, point))
+        return Estimate(np.asarray(total), np.asarray(0.0), landscape.num_examples)
+    z = jr.normal(key, (_probes(num_probes), landscape.noise_dimension), landscape.dtype)
+    return Estimate.from_samples(np.asarray(_noise_quadratic_forms(landscape, point, z)))
+
+
+def hessian_density(
+    landscape: AbstractLandscape,
+    theta: ArrayLike,
+    *,
+    key: Key,
+    num_probes: int = 8,
+    num_steps: int = 64,
+) -> SpectralDensity:
+    """The spectral density of ∇²L(θ) by stochastic Lanczos quadrature.
+
+    Each probe, a random unit vector, is run through `num_steps` of Lanczos' three-term
+    recurrence with full reorthogonalisation; memory is num_steps × d numbers.
+
+    **Source:** Golub & Welsch 1969; Ghorbani, Krishnan, Xiao 2019 (1901.10159).
+    """
+    point, num = _point(landscape, theta), _probes(num_probes)
+    if not num_steps >= 1:
+        raise ValueError(f"num_steps must be >= 1; got {num_steps!r}.")
+    steps = min(int(num_steps), len(point))
+    nodes, weights = np.zeros((num, steps)), np.zeros((num, steps))
+    for i, own in enumerate(jr.split(key, num)):
+        start = jr.normal(own, point.shape, landscape.dtype)
+        diagonal, off = (np.asarray(x, float) for x in _lanczos(landscape, point, start, steps))
+        # A vanishing step has found an invariant subspace: what follows is rounding.
+        ends = np.flatnonzero(off[:-1] <= 1e-10 * np.abs(diagonal).max())
+        size = int(ends[0]) + 1 if len(ends) else steps
+        values, vectors = eigh_tridiagonal(diagonal[:size], off[: size - 1])
+        nodes[i, :size], weights[i, :size] = values, vectors[0] ** 2
+    return SpectralDensity(nodes, weights)
+
+
+class CurvatureAlong(NamedTuple):
+    """Along positions (n, d): each array is (n,).
+
+    **Fields:** `loss`; `sharpness`, the largest eigenvalue of ∇²L; `noise_trace`, Tr(HΣ).
+    """
+
+    loss: Float[np.ndarray, " n"]
+    sharpness: Float[np.ndarray, " n"]
+    noise_trace: Float[np.ndarray, " n"]
+
+
+def curvature_along(
+    landscape: AbstractFiniteSum, positions: ArrayLike, *, tolerance: RealLike = 1e-6
+) -> CurvatureAlong:
+    """Loss, sharpness and Tr(HΣ) at positions (n, d): a recorded trajectory, or members at the end.
+
+    Every Lanczos run starts from the eigenvector found just before.
+    """
+    rows = np.asarray(positions)
+    if rows.ndim != 2:
+        raise ValueError(f"positions must be (n, {landscape.dimension}), got shape {rows.shape}.")
+    loss, sharp, trace = (np.zeros(len(rows)) for _ in range(3))
+    before = None
+    for i, row in enumerate(rows):
+        point = _point(landscape, row)
+
+        def product(v, point=point):
+            return _hvp(landscape, point, v)
+
+        top = _extreme(product, landscape, 1, True, tolerance, before)
+        before = top.vectors[:, 0]
+        loss[i], sharp[i] = float(_loss(landscape, point)), top.values[0]
+        trace[i] = float(_exact_noise_trace(landscape, point))
+    return CurvatureAlong(loss, sharp, trace)
+
+
+def _extreme(
+    product, landscape, count: int, largest: bool, tolerance: RealLike, start=None
+) -> Spectrum:
+    size, dtype = landscape.dimension, np.dtype(landscape.dtype)
+    if isinstance(count, bool) or int(count) != count or not 1 <= count <= size:
+        raise ValueError(f"count must be an integer in 1 … {size}; got {count!r}.")
+
+    def matvec(v):
+        return np.asarray(product(jnp.asarray(v.reshape(-1), landscape.dtype)))
+
+    if size <= _DENSE or count >= size - 1:
+        matrix = np.stack([matvec(e) for e in np.eye(size)], axis=1).astype(float)
+        values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
+    else:
+        operator: Any = LinearOperator((size, size), matvec=matvec, dtype=dtype)
+        # A fixed start: the answer must not depend on a hidden random state.
+        first = np.random.default_rng(0).normal(size=size) if start is None else start
+        try:
+            values, vectors = eigsh(
+                operator,
+                k=count,
+                which="LA" if largest else "SA",
+                tol=max(float(tolerance), float(np.finfo(dtype).eps)),
+                v0=first.astype(dtype),
+                ncv=min(size, max(2 * count + 1, 32)),
+            )
+        except ArpackNoConvergence as error:
+            raise ValueError(
+                f"{len(error.eigenvalues)} of {count} eigenvalues converged: raise "
+                f"tolerance={float(tolerance):g} or ask for fewer."
+            ) from None
+    order = np.argsort(values)[::-1] if largest else np.argsort(values)
+    kept = order[:count]
+    return Spectrum(np.asarray(values[kept], float), np.asarray(vectors[:, kept], float))
+
+
+def _point(landscape: AbstractLandscape, theta: ArrayLike) -> Float[jax.Array, " d"]:
+    point = jnp.asarray(theta, landscape.dtype)
+    if point.shape != (landscape.dimension,):
+        raise ValueError(f"theta must have shape ({landscape.dimension},), got {point.shape}.")
+    if not bool(jnp.isfinite(point).all()):
+        raise ValueError("theta has entries that are not finite.")
+    return point
+
+
+def _probes(num: int) -> int:
+    if isinstance(num, bool) or int(num) != num or num < 2:
+        raise ValueError(f"num_probes must be an integer >= 2, or there is no error; got {num!r}.")
+    return int(num)
+
+
+# Compiled once for each kind of landscape, not once for each call.
+_loss = eqx.filter_jit(lambda landscape, theta: landscape.loss(theta))
+_hvp = eqx.filter_jit(lambda landscape, theta, v: landscape.hessian_vector_product(theta, v))
+
+
+@eqx.filter_jit
+def _covariance_product(landscape, theta, v):
+    if not isinstance(landscape, AbstractFiniteSum):
+        root = landscape.covariance_root(theta)
+        return root @ (root.T @ v)
+    slopes = jax.jvp(landscape.example_losses, (theta,), (v,))[1]
+    return landscape.weighted_gradient(theta, (slopes - slopes.mean()) / slopes.shape[0])
+
+
+@eqx.filter_jit
+def _quadratic_forms(landscape, theta, vectors):
+    return lax.map(lambda z: z @ landscape.hessian_vector_product(theta, z), vectors)
+
+
+@eqx.filter_jit
+def _noise_quadratic_forms(landscape, theta, z):
+    gradient = landscape.gradient(theta)
+
+    def one(row):
+        noise = landscape.noisy_gradient(theta, row, 1.0) - gradient
+        return noise @ landscape.hessian_vector_product(theta, noise)
+
+    return lax.map(one, z)
+
+
+@eqx.filter_jit
+def _exact_noise_trace(landscape, theta):
+    mean = landscape.gradient(theta)
+
+    def one(example):
+        batch = jax.tree.map(lambda leaf: leaf[None], example)
+        own = jax.grad(lambda x: landscape.losses(x, batch)[0])(theta) - mean
+        return own @ landscape.hessian_vector_product(theta, own)
+
+    return jnp.mean(lax.map(one, landscape.data))
+
+
+@eqx.filter_jit
+def _lanczos(landscape, theta, start, steps: int):
+    """Diagonal (steps,) and off-diagonal (steps,) of the tridiagonal matrix."""
+
+    def body(j, carry):
+        basis, diagonal, off, vector = carry
+        basis = basis.at[j].set(vector)
+        new = landscape.hessian_vector_product(theta, vector)
+        diagonal = diagonal.at[j].set(vector @ new)
+        # Twice is enough: Gram–Schmidt against all rows so far (the rest are zero).
+        for _ in range(2):
+            new = new - basis.T @ (basis @ new)
+        length = jnp.linalg.norm(new)
+        return basis, diagonal, off.at[j].set(length), new / jnp.where(length > 0, length, 1)
+
+    zero = jnp.zeros(steps, theta.dtype)
+    carry = (
+        jnp.zeros((steps, theta.shape[0]), theta.dtype),
+        zero,
+        zero,
+        start / jnp.linalg.norm(start),
+    )
+    _, diagonal, off, _ = lax.fori_loop(0, steps, body, carry)
+    return diagonal, off

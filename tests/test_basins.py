@@ -1,0 +1,100 @@
+"""Basins: minima and saddles of known surfaces, assignment against a separatrix in closed form."""
+
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+import sde_sgd as ss
+
+GRID = np.stack(np.meshgrid(np.linspace(-1.2, 1.1, 6), np.linspace(-0.3, 1.8, 6)), -1).reshape(
+    -1, 2
+)
+
+
+@pytest.fixture(scope="module")
+def mueller():
+    return ss.find_basins(ss.mueller_brown(1.0, scale=0.01), GRID)
+
+
+def test_three_minima_in_order_of_loss(mueller):
+    """Müller–Brown's three minima, from 36 starts, merged and sorted."""
+    published = [(-0.5582, 1.4417), (0.6235, 0.0280), (-0.0500, 0.4667)]
+    np.testing.assert_allclose(mueller.minima, published, atol=1e-4)
+    np.testing.assert_allclose(
+        [p.loss for p in mueller.points], [-1.467, -1.08167, -0.80768], rtol=1e-4
+    )
+
+
+def test_both_saddles(mueller):
+    """The saddles (−.822, .6243) and (.2125, .2930), each with its two neighbours."""
+    found = ss.find_saddles(mueller)
+    np.testing.assert_allclose(
+        [s.point.theta for s in found], [(0.2125, 0.2930), (-0.8220, 0.6243)], atol=1e-4
+    )
+    assert [s.between for s in found] == [(1, 2), (0, 2)]
+    assert all(s.point.index == 1 for s in found)
+
+
+def test_assignment_against_the_separatrix():
+    """The sharp and the flat well with a = .3: the boundary is x = −a at y = 0, labels follow x."""
+    landscape = ss.sharp_and_flat_wells(1.0, asymmetry=0.3, sharp_curvature=4.0)
+    basins = ss.find_basins(landscape, [[-0.9, 0.1], [0.9, 0.1], [0.5, -1.0]])
+    np.testing.assert_allclose(basins.minima, [[1, 0], [-1, 0]], atol=1e-12)  # sharp one is deeper
+    x = np.linspace(-1.7, 1.7, 18) - 0.013
+    labels = basins.assign(np.stack([x, 0 * x], 1))
+    np.testing.assert_array_equal(labels, np.where(x > -0.3, 0, 1))
+    (saddle,) = ss.find_saddles(basins)
+    np.testing.assert_allclose(saddle.point.theta, [-0.3, 0], atol=1e-9)
+    assert saddle.between == (0, 1)
+
+
+def test_a_basins_object_is_a_label():
+    """`Occupation` takes it: members at rest stay in their basins."""
+    landscape = ss.double_well(0.0)
+    basins = ss.find_basins(landscape, [[-0.5], [0.5]])
+    run = ss.simulate(
+        ss.SGD(landscape, 0.1, ss.WithReplacement(1)),
+        jnp.array([[-0.7], [0.6], [1.5], [-0.1]]),
+        num_steps=4,
+        ensemble_size=4,
+        key=jr.key(0),
+        measures={"where": ss.Occupation(basins, 2)},
+    )
+    sides = np.asarray(basins.minima)[run["where"].final, 0]
+    np.testing.assert_allclose(sides, [-1, 1, 1, -1], atol=1e-12)
+
+
+def test_refuses_saddles_ridges_and_slopes():
+    """A start on a saddle, a point on the ridge, a landscape without a minimum, wrong shapes."""
+    landscape = ss.sharp_and_flat_wells(1.0)
+    with pytest.raises(ValueError, match="saddle of index 1.*off it"):
+        ss.find_basins(landscape, [[0.0, 0.0], [-0.5, 0.0]])
+    basins = ss.find_basins(landscape, [[0.5, 0.1], [-0.5, 0.1]])
+    with pytest.raises(ValueError, match="1 of 2 points.*saddle or a ridge"):
+        basins.assign([[0.0, 0.0], [0.3, 0.0]])
+    with pytest.raises(ValueError, match="shape"):
+        basins.assign([0.3, 0.0])
+    slope = ss.Potential(lambda x: jnp.exp(x[0]) + jnp.exp(-x[0] / 10) * 0, 0.1 * np.eye(1))
+    with pytest.raises(ValueError, match="no minimum|flat direction|stationary"):
+        ss.find_basins(slope, [[0.0]])
+    with pytest.raises(ValueError, match="one minimum"):
+        ss.find_saddles(ss.find_basins(landscape, [[0.5, 0.1]]))
+    with pytest.raises(ValueError, match="tolerance"):
+        ss.find_basins(landscape, [[0.5, 0.1]], tolerance=0.0)
+
+
+def test_a_basin_that_was_not_found():
+    """A point in the basin of a minimum that no start reached is no one's."""
+    basins = ss.find_basins(ss.double_well(0.1), [[0.5]])
+    with pytest.raises(ValueError, match="was not found"):
+        basins.assign([[0.7], [-0.4]])
+
+
+def test_label_by_nearest():
+    """The nearest centre within the radius, −1 beyond."""
+    label = ss.label_by_nearest([[-1.0, 0.0], [1.0, 0.0]], radius=0.5)
+    points = jnp.array([[-1.2, 0.1], [0.8, 0.3], [0.0, 0.0], [1.0, 0.51]])
+    assert [int(label(p)) for p in points] == [0, 1, -1, -1]
+    with pytest.raises(ValueError, match="radius"):
+        ss.label_by_nearest([[0.0]], radius=0.0)
