@@ -1,14 +1,11 @@
 """The exact values of the experiment by enumeration and sigma points; its check; a smoke run."""
 
-import io
 import itertools
-import json
 
 import jax
 import numpy as np
 import pytest
 import xarray as xr
-from rich.console import Console
 
 import sde_sgd as ss
 from experiments import framework, stationary_covariance as experiment
@@ -137,21 +134,3 @@ def test_check_and_its_controls():
     coarse = experiment.check(config, synthetic(config, predicted, error=2.5), predicted)
     verdicts = [row.verdict for row in coarse if row.expected == "agree"]
     assert "inconclusive" in verdicts and "disagrees" not in verdicts
-
-
-@pytest.mark.slow
-def test_smoke(tmp_path):
-    """The smoke preset: every verdict as expected, and the files of the protocol."""
-    console = Console(file=io.StringIO(), width=160)
-    config = experiment.PRESETS["smoke"]
-    name = "stationary_covariance"
-    assert framework.run(name, config, "smoke", 0, tmp_path, False, console)
-    folder = tmp_path / name
-    assert {file.name for file in folder.iterdir()} >= {"config.json", "data.nc", "figure.png"}
-    verdict = json.loads((folder / "verdict.json").read_text())
-    assert verdict["claim"] and verdict["source"] and len(verdict["checks"]) == 16
-    data = xr.load_dataset(folder / "data.nc", engine="h5netcdf")
-    assert not np.allclose(data["digits sgd"], data["digits euler"], rtol=1e-3)  # own keys
-    keys = {"experiment", "preset", "seed", "versions", "device", "seconds"}
-    assert keys <= verdict.keys()
-    assert framework.run(name, config, "smoke", 0, tmp_path, True, console)

@@ -1,14 +1,11 @@
 """The moment closures by enumeration and quadrature; the rows' errors; the check; a smoke run."""
 
-import io
 import itertools
-import json
 
 import numpy as np
 import pytest
 import xarray as xr
 from numpy.polynomial import hermite_e, polynomial
-from rich.console import Console
 from scipy import stats
 
 import sde_sgd as ss
@@ -156,18 +153,3 @@ def test_check_and_its_controls():
     assert wrong(diabetes_link=1e-9) == {"diabetes: link 2, max |Δθ|/σ in 400 steps"}
     same = predicted["diabetes"]["limit"]
     assert wrong(diabetes_euler=same) == {"diabetes: link 3, variance to 10%"}
-
-
-@pytest.mark.slow
-def test_smoke(tmp_path):
-    """The smoke preset: every verdict as expected, link 2 within rounding, the files written."""
-    console = Console(file=io.StringIO(), width=160)
-    config = experiment.PRESETS["smoke"]
-    name = "which_link_breaks"
-    assert framework.run(name, config, "smoke", 0, tmp_path, False, console)
-    folder = tmp_path / name
-    assert {file.name for file in folder.iterdir()} >= {"config.json", "data.nc", "figure.png"}
-    verdict = json.loads((folder / "verdict.json").read_text())
-    assert verdict["claim"] and verdict["source"] and len(verdict["checks"]) == 18
-    assert {"experiment", "preset", "seed", "versions", "device", "seconds"} <= verdict.keys()
-    assert framework.run(name, config, "smoke", 0, tmp_path, True, console)
