@@ -218,7 +218,8 @@ def _check(sgd, sde, num_steps, observables, snapshots, step_check) -> dict[str,
     if getattr(sgd, "has_momentum", False) and isinstance(sde, ModifiedEquation):
         warnings.warn(
             "SGD has momentum and ModifiedEquation has none: they are two different dynamics on "
-            "the clock t = ηk (the slow motion of heavy ball is 1/(1 − μ) times as fast).",
+            "the clock t = ηk (the slow motion of heavy ball is 1/(1 − μ) times as fast). Compare "
+            "with ss.UnderdampedEquation.",
             stacklevel=3,
         )
     if not 0 <= step_check <= 1:
