@@ -369,7 +369,7 @@ def plot(config: Config, data: xr.Dataset, predicted):
     third.set_xlabel("duration t")
     third.set_ylabel("⟨exp(−σ)⟩ (± 1 s.e.)")
     third.set_xlim(0.05, 0.25)
-    third.legend(frameon=False, fontsize=8)
+    third.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0, 1.25), ncols=2)
     for place, quantity in enumerate(("area", "entropy")):
         unit = predicted[f"network {quantity}"]
         for shift, process in ((-0.12, "SGD"), (0.12, "SDE")):
@@ -383,6 +383,7 @@ def plot(config: Config, data: xr.Dataset, predicted):
     last.axhline(0, color=COLOURS["other"], linestyle=":", label="equilibrium")
     last.set_xticks([0, 1], ["rotation of the\nfastest plane", "entropy of\nGaussian steps"])
     last.set_xlim(-0.5, 1.5)
-    last.set_ylabel("network of 7 weights: rate / linear theory (± 1 s.e.)")
+    last.set_ylabel("rate / linear theory (± 1 s.e.)")
+    last.set_title("network of 7 weights")
     last.legend(frameon=False, fontsize=8)
     return figure
