@@ -212,5 +212,5 @@ def plot(config: Config, data: xr.Dataset, predicted):
     axis.set_xlabel("step: learning rate η, or h of the SDE (units of t)")
     axis.set_ylabel("mean time from −1 to +1, in t  (± 1 s.e.)")
     axis.set_title(f"D = {config.diffusion:g}, barrier ΔV/D = {0.25 / config.diffusion:g}")
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 0.12))
     return figure

@@ -12,7 +12,7 @@ does not close as η → 0, it opens: no learning rate is small enough for the S
 Claim: at σ = .6 and η = .25 SGD takes 19463 iterations, Gaussian SGD 4363 and the SDE 5022; the
 logarithm of the ratio grows as .382/η; at σ² = .14 SGD does not leave at all.
 
-Source: Azizian, Iutzeler, Malick, Mertikopoulos 2024 (2406.09241) on the exponents of SGD; the times
+Source: Azizian, Iutzeler, Malick, Mertikopoulos 2024 (2406.09241) on the exponents; the times
 are solved by collocation and from the kernel equation, in sde_sgd.theory.
 
 Command: python -m experiments minibatch_noise_is_not_gaussian_here --preset paper
@@ -231,7 +231,8 @@ def conclude(config: Config, data: xr.Dataset, comparisons: list[ss.Comparison])
         f"η={config.learning_rate:g} (95 %: {ratio - 1.96 * error:.2f} to "
         f"{ratio + 1.96 * error:.2f}), exactly {factors[-1]:.1f} times at η={last:g}: the factor "
         f"grows as e^({gap:.4f}/η). At σ²={config.trapped_variance:g} SGD was not seen to leave: "
-        f"its rate is below {limit:.2g} an iteration (95 %), the SDE's {exact['trapped SDE']:.2g} and "
+        f"its rate is below {limit:.2g} an iteration (95 %), the SDE's is "
+        f"{exact['trapped SDE']:.2g} and "
         f"Gaussian SGD's {exact['trapped Gaussian SGD']:.2g}."
     )
 
