@@ -208,14 +208,14 @@ def conclude(config: Config, data: xr.Dataset, comparisons: list[ss.Comparison])
     """Both correlations, and what sharpness says."""
     true, random = data["fits"].values[0], data["fits"].values[1:]
     best, lowest = int(true[:, 0].argmin()), int(true[:, 2].argmin())
+    overlap, apart = correlation(data, "overlapping"), correlation(data, "separable")
     return (
         f"True labels: E = {true[best, 0]:.2f} at λ = {config.priors[best]:g}, its minimum. Random "
         f"labels: E is least {random[:, :, 0].min():.2f} over labellings and λ. Rank correlation of "
-        f"E and test cross-entropy: {correlation(data, 'overlapping'):.2f} with overlapping "
-        f"classes, {correlation(data, 'separable'):.2f} with separable ones, whose test loss is "
-        f"lowest at λ = {config.priors[lowest]:g}. At λ = {config.priors[best]:g} the sharpness of "
-        f"the cost is {true[best, 3]:.3g} for true and {random[:, best, 3].mean():.3g} for random "
-        f"labels."
+        f"E and test cross-entropy: {overlap:.2f} with overlapping classes, {apart:.2f} with "
+        f"separable ones, whose test loss is lowest at λ = {config.priors[lowest]:g}. At λ = "
+        f"{config.priors[best]:g} the sharpness of the cost is {true[best, 3]:.3g} for true and "
+        f"{random[:, best, 3].mean():.3g} for random labels."
     )
 
 

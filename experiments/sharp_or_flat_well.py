@@ -46,9 +46,9 @@ class Config:
     """η"""
     batch_sizes: tuple[int, ...] = (1, 2, 4)
     """B"""
-    horizon: float = 60.0
+    horizon: float = 40.0
     """T = ηk at which the wells are looked at"""
-    time_step: float = 0.0125
+    time_step: float = 0.025
     """largest step of the SDE's integrator, in t"""
     ensemble_size: int = 8192
     """members a process"""
@@ -66,7 +66,7 @@ class Config:
 
 PRESETS = {
     "smoke": Config(learning_rates=(0.1, 0.4), batch_sizes=(1, 4)),
-    "paper": Config(ensemble_size=65536, plane_cells=(200, 240), nodes=4800),
+    "paper": Config(ensemble_size=65536, time_step=0.0125, plane_cells=(200, 240), nodes=4800),
 }
 BOX = (-4.0, 4.0)
 PLANE = ((-2.6, 2.6), (-3.2, 3.2))
