@@ -306,7 +306,7 @@ class AdaptiveEquation(AbstractProcess):
     def __init__(
         self,
         landscape: AbstractLandscape,
-        optimizer: AbstractAdaptive,
+        optimizer: Any,
         noise: AbstractGradientNoise,
         substeps: int = 4,
         refinement: int = 1,

@@ -1,6 +1,6 @@
 """Scaling rules: which hyperparameters keep the SDE when the batch grows from B to κB."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -47,7 +47,7 @@ def linear_scaling(
     return ScaledSGD(kappa * eta, whole)
 
 
-def square_root_scaling(optimizer: AbstractAdaptive, kappa: RealLike) -> AbstractAdaptive:
+def square_root_scaling(optimizer: Any, kappa: RealLike) -> AbstractAdaptive:
     """η → √κ η, 1−β → κ(1−β), ε → ε/√κ when B → κB: the SDE on the clock t = η²k is the same.
 
     Cov(ĝ) falls to C/κ, and one iteration takes κ times as long: run num_steps/κ iterations. Exact

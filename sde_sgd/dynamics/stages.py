@@ -102,6 +102,6 @@ class Stages(AbstractProcess):
         counts = np.asarray(iterations)
         total, begin = np.zeros(counts.shape), 0
         for process, length in zip(self.processes, self.lengths, strict=True):
-            total = total + process.time(np.clip(counts - begin, 0, length))
+            total = total + process.time(np.asarray(np.clip(counts - begin, 0, length)))
             begin += length
-        return total
+        return np.asarray(total)

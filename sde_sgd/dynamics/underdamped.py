@@ -177,7 +177,7 @@ class OverdampedEquation(AbstractProcess):
     def __init__(
         self,
         landscape: AbstractLandscape,
-        learning_rate: RealLike,
+        learning_rate: Any,
         noise: AbstractGradientNoise,
         momentum: RealLike,
         substeps: int = 8,
@@ -254,7 +254,7 @@ class OverdampedEquation(AbstractProcess):
         return self.equation.position(state)
 
     def time(self, iterations: np.ndarray) -> np.ndarray:
-        return (1 - float(self.momentum)) * self.equation.time(iterations)
+        return np.asarray((1 - float(self.momentum)) * self.equation.time(iterations))
 
 
 def check_momentum(momentum: RealLike) -> Array:

@@ -87,7 +87,7 @@ from sde_sgd.theory.lyapunov import (
     TransientMoments,
 )
 from sde_sgd.theory.master_equation import MasterEquation
-from sde_sgd.theory.momentum import MomentumLaw, MomentumProcess
+from sde_sgd.theory.momentum import MomentumLaw
 from sde_sgd.theory.orders import (
     fit_order,
     LeastSquaresErrors,
@@ -143,7 +143,6 @@ __all__ = [
     "MasterEquation",
     "MeanSquareStability",
     "MomentumLaw",
-    "MomentumProcess",
     "QuasiPotential",
     "ScalarLaw",
     "ScalarMoments",

@@ -1,7 +1,5 @@
 """Linear dynamics with momentum and constant noise: discrete chains, their SDEs, their schemes."""
 
-from typing import Literal, TypeAlias
-
 import equinox as eqx
 import numpy as np
 from jaxtyping import Float
@@ -12,7 +10,6 @@ from sde_sgd.theory import _checks
 from sde_sgd.theory.lyapunov import TransientMoments
 from sde_sgd.types import RealLike
 
-MomentumProcess: TypeAlias = Literal["heavy_ball", "nesterov", "underdamped", "overdamped"]
 _KINDS = ("heavy_ball", "nesterov", "underdamped", "overdamped")
 
 
@@ -42,7 +39,7 @@ class MomentumLaw(eqx.Module):
 
     @staticmethod
     def of(
-        process: MomentumProcess,
+        process: str,
         hessian: ArrayLike,
         gradient_noise: ArrayLike,
         *,

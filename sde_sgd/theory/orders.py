@@ -217,7 +217,8 @@ def weak_errors_scalar(
         if moved.min() < ends[0] - 1e-12 or moved.max() > ends[1] + 1e-12:
             raise ValueError(
                 f"SGD at learning_rate={eta:g} leaves the box {ends.tolist()}, "
-                f"for [{moved.min():.4g}, {moved.max():.4g}]: take a box that its steps map into itself."
+                f"for [{moved.min():.4g}, {moved.max():.4g}]: take a box that its steps map into "
+                f"itself."
             )
         step = np.zeros((len(nodes), len(nodes)))
         for column, chance in zip(moved.T, chances, strict=True):
