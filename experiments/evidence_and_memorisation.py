@@ -209,13 +209,14 @@ def conclude(config: Config, data: xr.Dataset, comparisons: list[ss.Comparison])
     true, random = data["fits"].values[0], data["fits"].values[1:]
     best, lowest = int(true[:, 0].argmin()), int(true[:, 2].argmin())
     overlap, apart = correlation(data, "overlapping"), correlation(data, "separable")
+    weak, strong = true[best, 3], random[:, best, 3].mean()
     return (
-        f"True labels: E = {true[best, 0]:.2f} at λ = {config.priors[best]:g}, its minimum. Random "
-        f"labels: E is least {random[:, :, 0].min():.2f} over labellings and λ. Rank correlation of "
-        f"E and test cross-entropy: {overlap:.2f} with overlapping classes, {apart:.2f} with "
-        f"separable ones, whose test loss is lowest at λ = {config.priors[lowest]:g}. At λ = "
-        f"{config.priors[best]:g} the sharpness of the cost is {true[best, 3]:.3g} for true and "
-        f"{random[:, best, 3].mean():.3g} for random labels."
+        f"True labels: E = {true[best, 0]:.2f} at λ = {config.priors[best]:g}, its minimum. "
+        f"Random labels: E is least {random[:, :, 0].min():.2f} over labellings and λ. "
+        f"Rank correlation of E and test cross-entropy: {overlap:.2f} with overlapping classes, "
+        f"{apart:.2f} with separable ones, whose test loss is lowest at λ = "
+        f"{config.priors[lowest]:g}. At λ = {config.priors[best]:g} the sharpness of the cost is "
+        f"{weak:.3g} for true and {strong:.3g} for random labels."
     )
 
 
