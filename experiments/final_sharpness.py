@@ -1,8 +1,8 @@
 """The sharpness and test accuracy of what SGD and its SDE select: is η/B enough?
 
 A tanh network on digits is trained from the same random starts to one t = ηk, at several η and B
-with equal and with different η/B. What is selected is described by the largest eigenvalue of ∇²L
-(Lanczos, matrix-free), Tr(HΣ) and the test accuracy.
+with equal and with different η/B. What is selected is described by the largest eigenvalue of
+∇²L (Lanczos, matrix-free), Tr(HΣ) and the test accuracy.
 
 Claim: at small η the SDE selects what SGD selects, for every B; and, as published, SGD selects
 minima of one sharpness at one η/B. The starts are shared, so that errors between cells are not independent.
