@@ -1,0 +1,211 @@
+"""SVAG(l) leads from SGD (l = 1) to its SDE (l → ∞), and the gap closes as 1/l.
+
+On online least squares, x ~ N(0, a), y = σε, with batches of B fresh examples, SVAG(l) steps by
+η/l with noise amplified to keep that of an SGD iteration. Its stationary variance is
+
+    Var = (σ²/B)(1 + κ/B) η/G,   G = 2 − (η/l + η/B)a,   κ = τ/(1 − τ/B),  τ = ηa/G,
+
+exactly, that of Euler's scheme of the SDE at the step η/l, and the SDE's for l → ∞.
+
+Claim: SVAG(l) and the SDE at its solver step have the exact variances, .1, .083333, .076923 and on
+for l = 1, 2, 4, …; the distance to the SDE falls as 1/l; and no finite l has the SDE's variance
+where the difference can be seen.
+
+Source: Li, Malladi, Arora 2021 (2102.12470), Theorem 4.3; variances by second-moment closure after
+Ziyin, Liu, Mori, Ueda 2021 (documented in sde_sgd.theory.population_least_squares).
+
+Command: python -m experiments svag_converges --preset paper
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import xarray as xr
+
+import sde_sgd as ss
+from sde_sgd.plots import COLOURS, new_figure, points
+
+from .framework import get, put
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Parameters of the runs."""
+
+    learning_rate: float = 0.5
+    """η"""
+    feature_variance: float = 1.0
+    """a"""
+    batch_size: int = 4
+    """B"""
+    label_noise: float = 1.0
+    """σ"""
+    steps: tuple[int, ...] = (1, 2, 4)
+    """l, by increasing size"""
+    substeps: int = 8
+    """the SDE is integrated at h = η/substeps"""
+    ensemble_size: int = 8192
+    """independent members a process"""
+    num_steps: int = 400
+    """iterations a member"""
+    burn_in: int = 30
+    """iterations left out, from the start at the minimum"""
+    resolution: float = 0.01
+    """largest relative difference from its own exact value with which a process agrees"""
+    told_apart: int = 4
+    """largest l that must not have the SDE's variance"""
+
+
+PRESETS = {
+    "smoke": Config(),
+    "paper": Config(
+        steps=(1, 2, 4, 8, 16), substeps=16, ensemble_size=16384, num_steps=2000, told_apart=8
+    ),
+}
+
+
+def names(config: Config) -> dict[str, int]:
+    """Number of steps an iteration, by process."""
+    return {f"SVAG({m})": m for m in config.steps} | {"SDE": config.substeps}
+
+
+def measure(config: Config, key) -> xr.Dataset:
+    """Stationary variance of every process."""
+    landscape = ss.PopulationLeastSquares([[config.feature_variance]], config.label_noise)
+    sampling = ss.WithReplacement(config.batch_size)
+    variables = {}
+    for (name, steps), own in zip(names(config).items(), jr.split(key, 20), strict=False):
+        if name == "SDE":
+            noise = ss.MinibatchNoise(sampling)
+            process = ss.ModifiedEquation(landscape, config.learning_rate, noise, substeps=steps)
+        else:
+            process = ss.SVAG(landscape, config.learning_rate, sampling, steps)
+        run = ss.simulate(
+            process,
+            jnp.zeros(1),
+            num_steps=config.num_steps,
+            ensemble_size=config.ensemble_size,
+            key=own,
+            measures={"moments": ss.Moments(burn_in=config.burn_in)},
+        )
+        put(variables, name, run["moments"].covariance[0, 0])
+    return xr.Dataset(variables)
+
+
+def variance(config: Config, step: float) -> float:
+    """The exact variance at solver step `step`; 0 for the SDE."""
+    return float(
+        ss.theory.stationary_covariance_population_least_squares(
+            [[config.feature_variance]],
+            label_noise=config.label_noise,
+            learning_rate=config.learning_rate,
+            batch_size=config.batch_size,
+            time_step=step,
+        )[0, 0]
+    )
+
+
+def predict(config: Config) -> dict[str, float]:
+    """The exact variance of every process, of the SDE's limit, and the order of the gap in 1/l."""
+    eta = config.learning_rate
+    values = {name: variance(config, eta / steps) for name, steps in names(config).items()}
+    many = 2.0 ** np.arange(3, 8)
+    gaps = [variance(config, eta / m) - variance(config, 0.0) for m in many]
+    order = ss.theory.fit_order(1 / many, gaps).order
+    return values | {"limit": variance(config, 0.0), "order": order}
+
+
+def fitted(config: Config, data: xr.Dataset, predicted) -> ss.Estimate:
+    """Slope of log(Var(l) − Var(SDE, h → 0)) against log(1/l), of the measured variances."""
+    found = [get(data, f"SVAG({m})") for m in config.steps]
+    gaps = [float(x.value) - predicted["limit"] for x in found]
+    errors = [float(x.standard_error) for x in found]
+    # Where the gap is lost in the noise its logarithm says nothing.
+    seen = [i for i, (gap, error) in enumerate(zip(gaps, errors, strict=True)) if gap > 4 * error]
+    rates = np.array([1 / config.steps[i] for i in seen])
+    fit = ss.theory.fit_order(
+        rates, np.array([gaps[i] for i in seen]), np.array([errors[i] for i in seen])
+    )
+    return ss.Estimate(fit.order, fit.uncertainty, config.ensemble_size)
+
+
+def check(config: Config, data: xr.Dataset, predicted) -> list[ss.Comparison]:
+    """Each process against its own variance, and against the SDE's limit, which it has not."""
+    rows = []
+    for name, steps in names(config).items():
+        own, measured = predicted[name], get(data, name)
+        rows.append(
+            ss.compare(
+                measured,
+                own,
+                resolution=config.resolution * own,
+                name="variance, own exact value",
+                process=name,
+            )
+        )
+        if steps <= config.told_apart and name != "SDE":
+            rows.append(
+                ss.compare(
+                    measured,
+                    predicted["limit"],
+                    name="variance, SDE (h → 0)",
+                    process=name,
+                    expected="deviate",
+                )
+            )
+    rows.append(
+        ss.compare(
+            ss.Estimate(predicted["order"], 0.0, 2),
+            1.0,
+            resolution=0.1,
+            name="order of the exact gap in 1/l, l = 8…128",
+            process="SVAG",
+        )
+    )
+    return rows
+
+
+def conclude(config: Config, data: xr.Dataset, comparisons: list[ss.Comparison]) -> str:
+    """How far each l is from the SDE."""
+    limit = predict(config)["limit"]
+    gaps = ", ".join(f"{float(get(data, n).value) / limit - 1:+.1%}" for n in names(config))
+    slope = fitted(config, data, predict(config))
+    return (
+        f"Distance to the SDE's variance {limit:.6f} for {', '.join(names(config))}: {gaps}. The "
+        f"measured gaps fall as l^−{float(slope.value):.2f} ± {float(slope.standard_error):.2f}."
+    )
+
+
+def plot(config: Config, data: xr.Dataset, predicted):
+    """Variance against 1/l, and the gap to the SDE on logarithmic axes."""
+    figure, axes = new_figure(1, 2, width=5.0, height=3.6)
+    left, right = axes[0]
+    limit, eta = predicted["limit"], config.learning_rate
+    grid = np.geomspace(1 / 64, 1, 60)
+    exact = np.array([variance(config, eta * x) for x in grid])
+    left.plot(grid, exact, color=COLOURS["prediction"], linewidth=1, label="exact")
+    left.axhline(limit, color=COLOURS["SDE"], linestyle="--", linewidth=1, label="SDE, h → 0")
+    right.loglog(grid, exact - limit, color=COLOURS["prediction"], linewidth=1, label="exact")
+    slope = (exact[0] - limit) / grid[0]
+    right.loglog(grid, slope * grid, color=COLOURS["other"], linestyle=":", label="∝ 1/l")
+    for name, steps in names(config).items():
+        colour = COLOURS["SDE" if name == "SDE" else "SGD"]
+        measured = get(data, name)
+        label = {"SDE": f"SDE, h = η/{steps}", f"SVAG({config.steps[0]})": "SVAG(l)"}.get(name, "")
+        where = [1 / steps]
+        row = ss.Estimate(measured.value[None], measured.standard_error[None], 2)
+        points(left, where, row, label, color=colour)
+        gap = ss.Estimate(row.value - limit, row.standard_error, 2)
+        points(right, where, gap, label, color=colour)
+    left.set_xlabel("1/l, or solver step in iterations")
+    left.set_ylabel("stationary variance")
+    right.set_xlabel("1/l, or solver step in iterations")
+    right.set_ylabel("variance − that of the SDE")
+    for axis in (left, right):
+        axis.legend(frameon=False, fontsize=8)
+    left.set_title(
+        f"η = {eta:g}, a = {config.feature_variance:g}, B = {config.batch_size}", fontsize=10
+    )
+    return figure
