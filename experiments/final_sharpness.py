@@ -5,7 +5,7 @@ with equal and with different η/B. What is selected is described by the largest
 ∇²L (Lanczos, matrix-free), Tr(HΣ) and the test accuracy.
 
 Claim: at small η the SDE selects what SGD selects, for every B; and, as published, SGD selects
-minima of one sharpness at one η/B. The starts are shared, so that errors between cells are not independent.
+minima of one sharpness at one η/B. All cells share their starts.
 
 Source: Jastrzebski et al. 2017 (1711.04623), who find η/B to decide; for the limit that η itself
 sets to the sharpness, Cohen et al. 2021 (2103.00065).
