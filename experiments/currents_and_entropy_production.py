@@ -346,7 +346,7 @@ def plot(config: Config, data: xr.Dataset, predicted):
                 estimate = ss.Estimate(
                     found.value.reshape(1) / unit, found.standard_error.reshape(1) / unit, 2
                 )
-                text_of = process if number == 0 else None
+                text_of = process if number == 0 else "_"
                 points(axis, [eta + shift], estimate, text_of, color=COLOURS[process])
         axis.set_xlabel("learning rate η (points of one η side by side)")
         axis.set_ylabel(text)
@@ -377,7 +377,7 @@ def plot(config: Config, data: xr.Dataset, predicted):
             estimate = ss.Estimate(
                 found.value.reshape(1) / unit, found.standard_error.reshape(1) / abs(unit), 2
             )
-            label = process if place == 0 else None
+            label = process if place == 0 else "_"
             points(last, [place + shift], estimate, label, color=COLOURS[process])
     last.axhline(1, color=COLOURS["prediction"], lw=1, label="linear theory")
     last.axhline(0, color=COLOURS["other"], linestyle=":", label="equilibrium")

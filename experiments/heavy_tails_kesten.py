@@ -101,9 +101,9 @@ def processes(config: Config, batch: int) -> dict[str, tuple[ss.AbstractProcess,
     noise, size = ss.MinibatchNoise(sampling), np.sqrt(2.0)
     euler = ss.ModifiedEquation(landscape, eta, noise, substeps=config.euler_substeps)
     sde = ss.TransformedEquation(
-        ss.ModifiedEquation(landscape, eta, noise, substeps=config.substeps),
-        lambda w: jnp.arcsinh(size * w),
-        lambda y: jnp.sinh(y) / size,
+        equation=ss.ModifiedEquation(landscape, eta, noise, substeps=config.substeps),
+        forward=lambda w: jnp.arcsinh(size * w),
+        inverse=lambda y: jnp.sinh(y) / size,
     )
     return {
         "SGD": (ss.SGD(landscape, eta, sampling), LEVELS[batch], config.num_steps),
@@ -299,7 +299,7 @@ def plot(config: Config, data: xr.Dataset, predicted):
         axis.legend(frameon=False, fontsize=8)
     last, grid = axes[0, -1], np.geomspace(0.002, 1.0, 25)
     for batch, style in ((1, "--"), (4, "-")):
-        options = [dict(learning_rate=float(eta), batch_size=batch) for eta in grid]
+        options: list[dict[str, Any]] = [dict(learning_rate=e, batch_size=batch) for e in grid]
         index = ss.theory.tail_index_online_least_squares
         curves = {
             "SGD": [index(**o) for o in options],

@@ -21,6 +21,7 @@ Command: python -m experiments law_of_balance --preset paper
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax.numpy as jnp
 import jax.random as jr
@@ -137,7 +138,7 @@ def measure(config: Config, key) -> xr.Dataset:
             substeps=round(temperature / config.step),
         )
         run = ss.simulate(
-            ss.TransformedEquation(equation, jnp.log, jnp.exp, tamed=True),
+            ss.TransformedEquation(equation=equation, forward=jnp.log, inverse=jnp.exp, tamed=True),
             start,
             num_steps=steps,
             ensemble_size=config.ensemble_size,
@@ -281,7 +282,8 @@ def sgd_diverged(eta: float, steps: int) -> float:
 def sgd_law(eta: float) -> tuple[np.ndarray, float]:
     """(median v, E 1/(1 + v)) and E v of the members that do not diverge, after a long time."""
     law = sgd_equation(eta, 2400).stationary()
-    median = brentq(lambda u: float(law.cdf(u) - law.cdf(-u)) - 0.5, 0.1, 3.0) ** 2
+    root: Any = brentq(lambda u: float(law.cdf(u) - law.cdf(-u)) - 0.5, 0.1, 3.0)
+    median = root**2
     bounded = float(law.integrate(lambda u: 1 / (1 + u[0] ** 2)))
     mean = float(law.integrate(lambda u: u[0] ** 2))
     return np.array([median, bounded]), mean
@@ -316,7 +318,7 @@ def check(config: Config, data: xr.Dataset, predicted) -> list[ss.Comparison]:
     pair, num = " and ".join(QUANTITIES), config.ensemble_size
     for temperature, exact in predicted.items():
         label = f"T={temperature:g}"
-        options = dict(precision=config.precision)
+        options: dict[str, Any] = dict(precision=config.precision)
         measured = get(data, f"{label} SDE values")
         rows.append(
             row(measured, exact["SDE"], name=f"{label}: {pair}, own step", process="SDE", **options)
@@ -357,7 +359,7 @@ def check(config: Config, data: xr.Dataset, predicted) -> list[ss.Comparison]:
     residual = scalar(data["residual SGD"], 1e-14, num)
     rows.append(row(residual, 0.0, name="residual of u² − w² in a step", process="SGD"))
     residual = scalar(data["residual diagonal"], 1e-14, num)
-    options = dict(process="Gaussian SGD, diagonal noise", expected="deviate")
+    options: dict[str, Any] = dict(process="Gaussian SGD, diagonal noise", expected="deviate")
     rows.append(row(residual, 0.0, name="residual of u² − w² in a step", **options))
     for name, process, expected in (
         ("SGD", "SGD", "deviate"),
@@ -446,7 +448,7 @@ def plot(config: Config, data: xr.Dataset, predicted):
                 continue
             found = get(data, f"T={temperature:g} {process} values")
             unit = exact["density"][0]
-            label = process if place == 0 else None
+            label = process if place == 0 else "_"
             points(
                 last,
                 [place + shift],
