@@ -199,7 +199,7 @@ def stationary_shares(config: Config, label: str) -> np.ndarray:
 
 def _mixture_shares(eta: float, size: int, reach: float = 40.0) -> np.ndarray:
     """The same for SGD: the stationary vector of the mixture kernel in panels of Gauss nodes."""
-    half_squares, shares = roots_genlaguerre(24, size / 2 - 1)
+    half_squares, shares = roots_genlaguerre(64, size / 2 - 1)
     means, shares = 2 * half_squares / size, shares / shares.sum()
     # Panels that end at the radii asked for, finer where the density is.
     edges = np.array([0.0, 0.3, *SHARES, 2.0, 3.0, 4.5, 6.5, 9.0, 13.0, 20.0, 28.0, reach])
