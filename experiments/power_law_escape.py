@@ -90,11 +90,11 @@ def processes(config: Config) -> dict[str, ss.AbstractProcess]:
     problem = ss.PopulationLeastSquares(np.eye(1), 1.0)
     sampling, eta = ss.WithReplacement(config.batch_size), config.learning_rate
     published = ss.HessianNoise(1 / config.batch_size, times_loss=True)
-    step = {"substeps": config.substeps}
+    step = config.substeps
     return {
         "SGD": ss.SGD(problem, eta, sampling),
-        "SDE": ss.ModifiedEquation(problem, eta, ss.MinibatchNoise(sampling), **step),
-        "SDE, Mori's Σ": ss.ModifiedEquation(problem, eta, published, **step),
+        "SDE": ss.ModifiedEquation(problem, eta, ss.MinibatchNoise(sampling), substeps=step),
+        "SDE, Mori's Σ": ss.ModifiedEquation(problem, eta, published, substeps=step),
     }
 
 

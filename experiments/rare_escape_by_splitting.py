@@ -138,16 +138,16 @@ def measure(config: Config, key) -> xr.Dataset:
 
 def exact_rate(config: Config, name: str, diffusion: float) -> float:
     """Passages an iteration from −1 to +.9."""
-    eta, route = config.learning_rate, {"start": WELL, "exits": HIGH}
+    eta = config.learning_rate
     if name == "Gaussian SGD":
-        time = ss.theory.mean_exit_time(force, diffusion, time_step=eta, **route)
+        time = ss.theory.mean_exit_time(force, diffusion, start=WELL, exits=HIGH, time_step=eta)
     elif name == "SGD":
         size = config.batch_size
         landscape = ss.double_well(size * 2 * diffusion / eta)
         law = ss.theory.BatchGradients.of(landscape, ss.WithReplacement(size))
-        time = ss.theory.batch_exit_time(law, learning_rate=eta, **route).mean
+        time = ss.theory.batch_exit_time(law, learning_rate=eta, start=WELL, exits=HIGH).mean
     else:
-        time = ss.theory.mean_exit_time(force, diffusion, **route)
+        time = ss.theory.mean_exit_time(force, diffusion, start=WELL, exits=HIGH)
     return float(eta / time)
 
 
