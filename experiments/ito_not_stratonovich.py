@@ -307,8 +307,8 @@ def check(config: Config, data: xr.Dataset, predicted) -> list[ss.Comparison]:
             )
             for reading in ("Stratonovich", "Gibbs"):
                 wrong = np.array(exact[reading])
-                name = f"{pair}, {reading}"
-                rows.append(row(measured, wrong, name=name, process=process, expected="deviate"))
+                text = f"{pair}, {reading}"
+                rows.append(row(measured, wrong, name=text, process=process, expected="deviate"))
         # No simulation: the exact laws of Euler's scheme at h and h/2, extrapolated.
         limit = ss.Estimate(np.array(exact["limit"]), np.zeros(2), config.ensemble_size)
         for reading, expected in (("Itô", "agree"), ("Stratonovich", "deviate")):
