@@ -137,8 +137,11 @@ def measure(config: Config, key) -> xr.Dataset:
             ss.MinibatchNoise(one),
             substeps=round(temperature / config.step),
         )
+        process = ss.TransformedEquation(  # pyright: ignore[reportCallIssue]
+            equation=equation, forward=jnp.log, inverse=jnp.exp, tamed=True
+        )
         run = ss.simulate(
-            ss.TransformedEquation(equation=equation, forward=jnp.log, inverse=jnp.exp, tamed=True),
+            process,
             start,
             num_steps=steps,
             ensemble_size=config.ensemble_size,
