@@ -21,6 +21,7 @@ Command: python -m experiments modified_equation_order --preset paper
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax.numpy as jnp
 import jax.random as jr
@@ -209,7 +210,7 @@ def check(config: Config, data: xr.Dataset, predicted) -> list[ss.Comparison]:
                     )
                 )
     eta = 0.1
-    options = {"learning_rate": eta, "noise_factor": 1.0}
+    options: dict[str, Any] = {"learning_rate": eta, "noise_factor": 1.0}
     cov = theory.stationary_covariance_least_squares
     sgd = cov(*PAIR, time_step=eta, **options)[0, 0]
     gaps = [abs(cov(*PAIR, time_step=0.0, order=p, **options)[0, 0] - sgd) for p in (1, 2)]
@@ -250,10 +251,11 @@ def plot(config: Config, data: xr.Dataset, predicted):
             errors = np.abs(predicted["errors"][f"{name} {order}"])
             slope = theory.fit_order(rates, errors).order
             label = f"order {order}, exact: slope {slope:.2f}"
-            axis.loglog(rates, errors, "-", color=COLOURS[colour], linewidth=1, label=label)
             wide = np.array(config.learning_rates)
             more = [abs(predicted["runs"][f"{name} {order} {eta:g}"]) for eta in wide]
-            axis.loglog(wide, more, "-", color=COLOURS[colour], linewidth=1)
+            x, first = np.unique(np.concatenate([rates, wide]), return_index=True)
+            y = np.concatenate([errors, more])[first]
+            axis.loglog(x, y, "-", color=COLOURS[colour], linewidth=1, label=label)
             found = [get(data, f"{name} {order} {eta:g}") for eta in wide]
             axis.errorbar(
                 wide,
