@@ -29,7 +29,7 @@ import xarray as xr
 import sde_sgd as ss
 from sde_sgd.plots import COLOURS, new_figure, points
 
-from ._escape import force, stack, well_processes
+from ._escape import force, passages, stack, well_processes
 from ._rows import row
 from .framework import get, put
 
@@ -56,6 +56,8 @@ class Config:
     """independent repetitions, from which the error is taken"""
     precision: float = 0.3
     """largest relative standard error with which a row may agree"""
+    direct_exits: int = 2000
+    """passages that a direct simulation of the most frequent rates should see"""
 
 
 PRESETS = {
@@ -64,6 +66,7 @@ PRESETS = {
         rate_diffusions=(0.1, 0.06, 0.04, 0.025, 0.0175, 0.014, 0.0105),
         batch_diffusions=(0.05, 0.035, 0.025, 0.018),
         num_repetitions=160,
+        direct_exits=20_000,
         precision=0.1,
     ),
 }
@@ -109,6 +112,20 @@ def rate_run(config: Config, name: str, diffusion: float, key) -> ss.Splitting:
     )
 
 
+def direct_rate(config: Config, name: str, diffusion: float, key) -> ss.Estimate:
+    """The same rate by first passages with refill, without splitting."""
+    size = config.batch_size if name == "SGD" else 1
+    return passages(
+        well_processes(config.learning_rate, diffusion, 1, size)[name],
+        lambda theta: theta[0] >= HIGH,
+        start=WELL,
+        mean_steps=1 / exact_rate(config, name, diffusion),
+        exits=config.direct_exits,
+        members=256,
+        key=key,
+    ).rate
+
+
 def measure(config: Config, key) -> xr.Dataset:
     """Committors (diffusion,) and rates an iteration, with the seconds of every run."""
     variables = {}
@@ -133,6 +150,8 @@ def measure(config: Config, key) -> xr.Dataset:
         put(variables, f"rate {name}", stack(found), (dim,))
         variables[f"seconds {name}"] = ((dim,), np.array(seconds))
         variables[f"iterations {name}"] = ((dim,), np.array(work, float))
+        key, own = jr.split(key)
+        put(variables, f"direct {name}", direct_rate(config, name, chosen[0], own))
     return xr.Dataset(variables)
 
 
@@ -212,6 +231,15 @@ def check(config: Config, data: xr.Dataset, predicted) -> list[ss.Comparison]:
                     precision=config.precision,
                 )
             )
+        direct = get(data, f"direct {name}")
+        rows.append(
+            row(
+                get(data, f"rate {name}")[0],
+                direct,
+                name=f"rate at D={chosen[0]:g}, of direct simulation",
+                process=name,
+            )
+        )
     committor, rate = get(data, "committor Gaussian SGD"), get(data, "rate Gaussian SGD")
     eta = config.learning_rate
     wrong = (
