@@ -110,7 +110,9 @@ def predict(config: Config) -> dict[str, np.ndarray]:
         law = ss.theory.BatchGradients.of(
             ss.double_well(config.tilt_variance), ss.WithReplacement(size)
         )
-        sgd.append(float(ss.theory.batch_exit_time(law, learning_rate=eta, **route).mean))
+        sgd.append(
+            float(ss.theory.batch_exit_time(law, learning_rate=eta, start=-1.0, exits=1.0).mean)
+        )
     each = [diffusion(config, pair) for pair in config.pairs]
     own = [diffusion(config, pair) for pair in barriers(config)]
     bare = {

@@ -70,12 +70,12 @@ def measure(config: Config, key) -> xr.Dataset:
     for eta, time, exits in chains:
         key, own = jr.split(key)
         process = well_processes(eta, config.diffusion, 1)["Gaussian SGD"]
-        found.append(_mean_time(config, process, time / eta, exits, own))
+        found.append(_mean_time(config, process, float(time) / eta, exits, own))
     put(variables, "Gaussian SGD", stack(found), ("rate",))
     key, own, last = jr.split(key, 3)
     eta = config.learning_rates[0]
     process = well_processes(eta, config.diffusion, round(eta / config.solver_step))["SDE"]
-    sde = _mean_time(config, process, exact["SDE"] / eta, config.sde_exits, own)
+    sde = _mean_time(config, process, float(exact["SDE"]) / eta, config.sde_exits, own)
     put(variables, "SDE", sde)
     cut, likely = _cut_lives(config, exact["Gaussian SGD"][0] / eta, last)
     put(variables, "cut lives", cut)
@@ -94,6 +94,7 @@ def _mean_time(config: Config, process, mean_steps: float, exits: int, key) -> s
         members=members,
         key=key,
     )
+    assert run.mean_time_t is not None
     return run.mean_time_t
 
 

@@ -115,7 +115,10 @@ def iterations(config: Config, process: str, eta: float, variance: float) -> flo
     """Exact mean number of iterations; of the "SDE" in continuous time."""
     if process == "SGD":
         law = ss.theory.BatchGradients.of(ss.double_well(variance), ss.WithReplacement(1))
-        return float(ss.theory.batch_exit_time(law, learning_rate=eta, **ROUTE).mean) / eta
+        return (
+            float(ss.theory.batch_exit_time(law, learning_rate=eta, start=-1.0, exits=1.0).mean)
+            / eta
+        )
     step = {"SDE": 0.0, "Gaussian SGD": eta, "SDE at its step": eta / config.substeps}[process]
     time = ss.theory.mean_exit_time(force, eta * variance / 2, time_step=step, **ROUTE)
     return float(time) / eta
