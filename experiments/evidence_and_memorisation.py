@@ -19,6 +19,7 @@ Command: python -m experiments evidence_and_memorisation --preset paper
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax.numpy as jnp
 import jax.random as jr
@@ -123,8 +124,9 @@ def measure(config: Config, key) -> xr.Dataset:
         for own in jr.split(key, config.label_draws)
     ]
     sets = [(inputs, each, *test) for each in (labels, *draws)]
-    table = np.array([[fit(*each, prior) for prior in config.priors] for each in sets])
-    overlap = np.array([fit(*overlapping(config), prior) for prior in config.priors])
+    one: Any = fit
+    table = np.array([[one(*each, prior) for prior in config.priors] for each in sets])
+    overlap = np.array([one(*overlapping(config), prior) for prior in config.priors])
     quantity = ["evidence", "training accuracy", "test cross-entropy", "sharpness"]
     certified = [separable(inputs, each) for each in (labels, *draws)]
     return xr.Dataset(
@@ -146,7 +148,8 @@ def predict(config: Config) -> dict[str, float]:
 def correlation(data: xr.Dataset, which: str) -> float:
     """Spearman's ρ of E and the test cross-entropy over λ."""
     rows = data["overlap"] if which == "overlapping" else data["fits"][0]
-    return float(spearmanr(rows.values[:, 0], rows.values[:, 2])[0])
+    found: Any = spearmanr(rows.values[:, 0], rows.values[:, 2])
+    return float(found[0])
 
 
 def check(config: Config, data: xr.Dataset, predicted) -> list[ss.Comparison]:

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import xarray as xr
+from jax.flatten_util import ravel_pytree
 
 import sde_sgd as ss
 from sde_sgd.plots import COLOURS, new_figure, points
@@ -77,9 +78,7 @@ def problem(config: Config):
         network(jr.key(0)), data.inputs[:kept], data.targets[:kept], ss.cross_entropy
     )
     keys = jr.split(jr.key(1), config.ensemble_size)
-    starts = jnp.stack(
-        [jax.flatten_util.ravel_pytree(eqx.filter(network(k), eqx.is_array))[0] for k in keys]
-    )
+    starts = jnp.stack([ravel_pytree(eqx.filter(network(k), eqx.is_array))[0] for k in keys])
     return landscape, starts, data.test_inputs, data.test_targets
 
 

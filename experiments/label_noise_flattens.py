@@ -17,6 +17,7 @@ Command: python -m experiments label_noise_flattens --preset paper
 """
 
 import dataclasses
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -126,7 +127,10 @@ def measure(config: Config, key) -> xr.Dataset:
 
 def predict(config: Config) -> dict[str, np.ndarray]:
     """The exact mean ratio at the curve's iterations, and the leading-order flow."""
-    options = {"learning_rate": config.learning_rate, "label_noise": config.label_noise}
+    options: dict[str, Any] = {
+        "learning_rate": config.learning_rate,
+        "label_noise": config.label_noise,
+    }
     at = steps(config)
     exact = [ss.theory.label_noise_balance(*config.start, num_steps=int(k), **options) for k in at]
     path = ss.theory.label_noise_flow(

@@ -213,11 +213,13 @@ def _extreme(
         matrix = np.stack([matvec(e) for e in np.eye(size)], axis=1).astype(float)
         values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
     else:
-        operator: Any = LinearOperator((size, size), matvec=matvec, dtype=dtype)
+        make: Any = LinearOperator  # its stubs know neither `matvec` nor a real tolerance
+        operator = make((size, size), matvec=matvec, dtype=dtype)
+        solve: Any = eigsh
         # A fixed start: the answer must not depend on a hidden random state.
         first = np.random.default_rng(0).normal(size=size) if start is None else start
         try:
-            values, vectors = eigsh(
+            values, vectors = solve(
                 operator,
                 k=count,
                 which="LA" if largest else "SA",

@@ -41,15 +41,15 @@ def test_listing_and_unknown_names(capsys):
         command.main(["side_by_side", "--preset", "huge"])
 
 
-def test_side_by_side_files_exit_code_and_replot(tmp_path, monkeypatch):
+def test_files_exit_code_and_replot(tmp_path, monkeypatch):
     """A small run writes four files; --replot needs no simulation and repeats the verdicts."""
+    name = "finite_learning_rate_variance"
     arguments = [
-        "side_by_side", "--out", str(tmp_path), "--num-examples", "60", "--ensemble-size", "8",
-        "--time", "1.0", "--hidden", "3", "--seed", "4",
+        name, "--out", str(tmp_path), "--ensemble-size", "8", "--num-steps", "20", "--seed", "4",
     ]  # fmt: skip
-    # So few members cannot tell the large rate apart: the command must say so.
+    # So few members are not precise enough: the command must say so.
     assert command.main(arguments) == 1
-    folder = tmp_path / "side_by_side"
+    folder = tmp_path / name
     assert {"config.json", "data.nc", "figure.png", "verdict.json"} <= {
         path.name for path in folder.iterdir()
     }
@@ -58,13 +58,13 @@ def test_side_by_side_files_exit_code_and_replot(tmp_path, monkeypatch):
     assert all(set(row) == ROW for row in first["checks"])
     (folder / "figure.png").unlink()
 
-    module = framework.load("side_by_side")
+    module = framework.load(name)
     monkeypatch.setattr(module, "measure", lambda *_: pytest.fail("--replot must not simulate"))
-    assert command.main(["side_by_side", "--out", str(tmp_path), "--replot"]) == 1
+    assert command.main([name, "--out", str(tmp_path), "--replot"]) == 1
     again = json.loads((folder / "verdict.json").read_text())
     assert again["checks"] == first["checks"] and (folder / "figure.png").is_file()
     with pytest.raises(SystemExit, match="earlier run"):
-        command.main(["side_by_side", "--out", str(tmp_path / "empty"), "--replot"])
+        command.main([name, "--out", str(tmp_path / "empty"), "--replot"])
 
 
 def test_throughput_rows_can_fail():

@@ -1,6 +1,5 @@
 """Experiments on selection: identities of single steps, exact pieces, rules of the checks."""
 
-import dataclasses
 import itertools
 
 import jax.numpy as jnp
@@ -13,7 +12,6 @@ from experiments import (
     diagonal_linear_network_bias,
     evidence_and_memorisation,
     label_noise_flattens,
-    optimal_batch_size,
     sharp_or_flat_well,
 )
 
@@ -85,12 +83,3 @@ def test_separability_by_the_linear_program():
         crossed = labels in ((0, 1, 1, 0), (1, 0, 0, 1))
         found = evidence_and_memorisation.separable(corners, np.array(labels))
         assert found != crossed, labels
-
-
-def test_plateau_of_the_best_batch_size():
-    """log B_opt is the middle of the sizes within one standard error of the best; B > N is out."""
-    config = dataclasses.replace(optimal_batch_size.Config(), batch_sizes=(1, 4, 16, 64))
-    flat = np.array([[0.5, 0.5], [0.88, 0.92], [0.885, 0.905], [np.nan, np.nan]])
-    assert np.exp(optimal_batch_size.best(config, flat)) == pytest.approx(8)
-    sharp = np.array([[0.5, 0.5], [0.899, 0.901], [0.7, 0.7], [0.6, 0.6]])
-    assert np.exp(optimal_batch_size.best(config, sharp)) == pytest.approx(4)
