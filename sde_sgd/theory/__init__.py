@@ -118,10 +118,12 @@ from sde_sgd.theory.selection import (
 from sde_sgd.theory.underdamped import (
     stationary_covariance_underdamped,
 )
+from sde_sgd.theory.volterra import OnlineRisk
 
 __all__ = [
     "fit_order",
     "LeastSquaresErrors",
+    "OnlineRisk",
     "OrderFit",
     "ScalarErrors",
     "weak_errors_least_squares",

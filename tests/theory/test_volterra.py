@@ -1,0 +1,209 @@
+"""Mean risk of online least squares: the table of theory, other routes, controls that fail."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from scipy.integrate import solve_ivp
+
+import sde_sgd as ss
+from sde_sgd.theory import fit_order, OnlineRisk, stationary_covariance_population_least_squares
+
+DIM = 512
+TIMES = DIM * np.array([1, 2, 5, 10, 20])
+EXACT = [0.100969, 0.047666, 0.010607, 0.003655, 0.002124]
+VOLTERRA = [0.100899, 0.047612, 0.010593, 0.003650, 0.002121]
+A = np.array([[1.0, 0.4, 0.1], [0.4, 0.6, -0.2], [0.1, -0.2, 0.5]])
+MINIMUM, START = np.array([0.2, -0.1, 0.4]), np.array([1.0, 0.7, -0.9])
+
+
+@functools.cache
+def uniform():
+    """λ_i = i/d, σ = .1, |u₀| = 1 in all directions alike."""
+    return OnlineRisk(np.arange(1, DIM + 1) / DIM, np.full(DIM, 1 / DIM), 0.1)
+
+
+@functools.cache
+def landscape():
+    return ss.PopulationLeastSquares(A, 0.3, MINIMUM)
+
+
+def small(batch=1):
+    return OnlineRisk.of(landscape(), START, batch)
+
+
+@jax.jit
+def covariances(where, points):
+    return jax.vmap(where.gradient_covariance)(MINIMUM + points)
+
+
+def mean_covariance(moment):
+    """E Σ(θ* + δ) for E δδᵀ = `moment`: Σ is even and quadratic in δ, so 2d points will do."""
+    values, basis = np.linalg.eigh(moment)
+    points = (np.sqrt(np.clip(values, 0, None) * len(moment)) * basis).T
+    return np.asarray(covariances(landscape(), np.concatenate([points, -points]))).mean(axis=0)
+
+
+def risk(moment):
+    return 0.5 * np.trace(A @ moment)
+
+
+def test_table_of_the_exact_mean():
+    """Excess risk at t = 1, 2, 5, 10, 20 by the finite-d recursion at γ = 1; not at B = 2."""
+    np.testing.assert_allclose(uniform().recursion(1 / DIM, TIMES), EXACT, atol=6e-7)
+    halved = OnlineRisk(uniform().spectrum, uniform().start, 0.1, 2)
+    assert abs(halved.recursion(1 / DIM, TIMES[:1])[0] - EXACT[0]) > 1e-3
+
+
+def test_table_of_volterra():
+    """The same of homogenised SGD, by the trapezoid rule and by eigenvectors, which agree."""
+    found = uniform().volterra(1 / DIM, TIMES)
+    exact = uniform().sde(1 / DIM, TIMES)
+    np.testing.assert_allclose(found, VOLTERRA, atol=6e-7)
+    np.testing.assert_allclose(found, exact, rtol=2e-7)
+    # The exact mean is another number, by less than half a percent.
+    off = np.abs(found / np.array(EXACT) - 1)
+    assert off.max() < 5e-3 and np.all(np.abs(found - EXACT) > 2e-6)
+
+
+def test_recursion_by_the_landscape():
+    """M ← M − η(AM + MA) + η²AMA + (η²/B) E Σ(θ), Σ the landscape's, over a schedule."""
+    schedule = {0: 0.3, 1: 0.3, 2: 0.1, 3: 0.5}
+    moment = np.outer(START - MINIMUM, START - MINIMUM)
+    wanted = [risk(moment)]
+    for k in range(4):
+        move = np.eye(3) - schedule[k] * A
+        moment = move @ moment @ move + schedule[k] ** 2 / 3 * mean_covariance(moment)
+        wanted.append(risk(moment))
+    found = small(3).recursion(schedule.__getitem__, np.arange(5))
+    np.testing.assert_allclose(found, wanted, rtol=1e-12)
+
+
+@pytest.mark.parametrize("homogenised", [True, False])
+def test_equation_by_integration(homogenised):
+    """dM = (−AM − MA + ηC) dt by Runge–Kutta over two rates, C = 2E L A/B or E Σ/B."""
+    rates, batch = (0.5, 0.5, 0.2), 2
+
+    def slope(t, flat, eta):
+        moment = flat.reshape(3, 3)
+        noise = (0.09 + 2 * risk(moment)) * A if homogenised else mean_covariance(moment)
+        return (-A @ moment - moment @ A + eta / batch * noise).ravel()
+
+    moment, wanted = np.outer(START - MINIMUM, START - MINIMUM), []
+    for eta in rates:
+        moment = (
+            solve_ivp(slope, (0, eta), moment.ravel(), args=(eta,), rtol=1e-9, atol=1e-12)
+            .y[:, -1]
+            .reshape(3, 3)
+        )
+        wanted.append(risk(moment))
+    found = small(batch).sde(rates.__getitem__, [1, 2, 3], homogenised=homogenised)
+    np.testing.assert_allclose(found, wanted, rtol=1e-7)
+    # The two kinds of noise are told apart.
+    other = small(batch).sde(rates.__getitem__, [1, 2, 3], homogenised=not homogenised)
+    assert np.all(np.abs(other / np.array(wanted) - 1) > 1e-3)
+
+
+def test_volterra_is_of_second_order():
+    """Trapezoid rule against eigenvectors, constant and scheduled: O(h²); Euler's scheme O(h)."""
+    coarse, fine = (2, 4, 8, 16), (32, 64, 128)
+    for rate in (0.6, lambda k: 0.6 if k < 3 else 0.2):
+        exact = small().sde(rate, [6])[0]
+        rule = [small().volterra(rate, [6], substeps=m)[0] - exact for m in coarse]
+        scheme = [
+            small().recursion(rate, [6], substeps=m, homogenised=True)[0] - exact for m in fine
+        ]
+        assert fit_order(1 / np.array(coarse), rule).order == pytest.approx(2, abs=0.05)
+        assert fit_order(1 / np.array(fine), scheme).order == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("substeps", [1, 3, None])
+@pytest.mark.parametrize("homogenised", [True, False])
+def test_critical_learning_rate(substeps, homogenised):
+    """The second-moment map has an eigenvalue 1 (its generator 0) there, less below, more above."""
+    problem = small(2)
+    most = problem.critical_learning_rate(substeps=substeps, homogenised=homogenised)
+    values = problem.spectrum
+
+    def growth(eta):
+        h = 0.0 if substeps is None else eta / substeps
+        own = h * values**2 + (0 if homogenised else eta / 2 * values**2)
+        matrix = np.diag(-2 * values + own) + eta / 2 * np.outer(values, values)
+        return np.linalg.eigvalsh(matrix)[-1]
+
+    assert abs(growth(most)) < 1e-10
+    assert growth(0.99 * most) < 0 < growth(1.01 * most)
+    if homogenised and substeps is None:
+        assert most == pytest.approx(2 * 2 / np.trace(A))
+
+
+def test_risk_beyond_the_critical_rate():
+    """Falls to its floor below it, grows without bound above, on both sides of theory."""
+    problem = small()
+    sgd = problem.critical_learning_rate()
+    sde = problem.critical_learning_rate(substeps=None, homogenised=True)
+    late = np.array([400, 800])
+    for share, grows in ((0.9, False), (1.1, True)):
+        for risks in (
+            problem.recursion(share * sgd, late),
+            problem.volterra(share * sde, late, substeps=4),
+            problem.sde(share * sde, late),
+        ):
+            assert (risks[1] > 2 * risks[0]) is np.bool_(grows)
+    assert problem.recursion(50 * sgd, [400])[0] == np.inf
+    assert problem.sde(50 * sde, [400])[0] == np.inf
+
+
+def test_floor():
+    """γλ̄σ²/(2(2 − γλ̄)); ½Tr(AM) of the stationary covariance; the end of a long run."""
+    problem = uniform()
+    gamma, mean = 1.0, problem.spectrum.mean()
+    expected = gamma * mean * 0.01 / (2 * (2 - gamma * mean))
+    assert problem.floor(gamma / DIM, substeps=None, homogenised=True) == pytest.approx(expected)
+    for substeps, step in ((1, 0.3), (2, 0.15), (None, 0.0)):
+        covariance = stationary_covariance_population_least_squares(
+            A, label_noise=0.3, learning_rate=0.3, batch_size=3, time_step=step
+        )
+        found = small(3).floor(0.3, substeps=substeps)
+        assert found == pytest.approx(risk(covariance), rel=1e-10)
+    end = small(3).volterra(0.3, [300], substeps=1)[0]
+    assert end == pytest.approx(small(3).floor(0.3, substeps=None, homogenised=True), rel=1e-9)
+
+
+def test_a_fault_in_the_kernel_is_seen():
+    """K with e^{−λt} for e^{−2λt}, or without the 1/B, misses the equation that it stands for."""
+    exact, rule = small(2).sde(0.3, [5])[0], {"substeps": 8}
+    right = small(2).volterra(0.3, [5], **rule)[0]
+    # λ/2 and twice the start: the same F and K at t = 0, at half the decay.
+    slow = OnlineRisk(small().spectrum / 2, small().start * 2, 0.3, 2).volterra(0.3, [5], **rule)
+    single = small(1).volterra(0.3, [5], **rule)
+    assert abs(right / exact - 1) < 1e-3
+    assert min(abs(slow[0] / exact - 1), abs(single[0] / exact - 1)) > 0.05
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: OnlineRisk([1.0, -0.1], [1.0, 1.0], 0.1), "spectrum must be >= 0"),
+        (lambda: OnlineRisk([1.0, 0.5], [1.0], 0.1), "one E δ_i² for each of the 2"),
+        (lambda: OnlineRisk([0.0], [1.0], 0.1), "flat"),
+        (lambda: OnlineRisk([1.0], [1.0], 0.1, 0), "batch_size must be"),
+        (
+            lambda: OnlineRisk.of(ss.LeastSquares([[1.0]], [1.0]), [1.0]),
+            "for PopulationLeastSquares",
+        ),
+        (lambda: OnlineRisk.of(landscape(), [1.0]), r"shape \(3,\)"),
+        (lambda: small().recursion(-0.1, [3]), "learning_rate must be"),
+        (lambda: small().recursion(lambda k: 0.1 - 0.1 * k, [3]), r"learning_rate\(2\)"),
+        (lambda: small().recursion(0.1, [2.5]), "integers k >= 0; got 2.5"),
+        (lambda: small().volterra(0.1, [2], substeps=0), "substeps must be an integer"),
+        (lambda: small().volterra(9.0, [2]), "Raise substeps"),
+        (lambda: small().sde(lambda k: 0.1 / (k + 1), [50]), "use volterra"),
+        (lambda: small().floor(5.0), "not below the critical"),
+    ],
+)
+def test_bad_input(call, words):
+    """One clear error each."""
+    with pytest.raises(ValueError, match=words):
+        call()
