@@ -22,6 +22,7 @@ ORDER = (
     "compare",
     "plots",
     "side_by_side",
+    "validity",
 )
 # Predictions never simulate, and never draw.
 ONLY = {"theory": {"types", "landscapes", "noise"}}

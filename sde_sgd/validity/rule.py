@@ -1,0 +1,156 @@
+"""From diagnostics to a predicted distance between two laws, and from the distance to a verdict.
+
+The distance between SGD's and the SDE's marginal along a direction is
+
+    D = 2 W₂(SGD, SDE)/σ_SDE,
+
+W₂ the Wasserstein distance of order two: relative in units of variance, since two Gaussians
+whose variances differ by a small relative ε have D = ε, and two whose means differ by δσ have 2δ.
+To first order in each (Cornish–Fisher: the Hermite polynomials are orthogonal),
+
+    D² = (2δ)² + (2(√R − 1))² + (2/9) γ² + (1/24) κ²,
+
+with R the ratio of variances, γ and κ the difference of skewness and excess kurtosis. The parts:
+
+- δ and R: `LocalModel.laws`, exact for quadratic example losses: finite learning rate, noise that
+  depends on θ, momentum, the transient; times `epoch_ratio` for shuffled epochs;
+- γ and κ: those of one step's noise, reduced by averaging over the memory of the direction,
+  γ Σ w³/(Σ w²)^{3/2} and κ Σ w⁴/(Σ w²)², w the `impulse_response`; the SDE has none of them.
+
+The verdict is on the largest D of the watched directions, at ± 2 standard errors of it.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ..noise.sampling import AbstractSampling, RandomReshuffling
+from .cumulants import batch_shape, epoch_ratio, Shape
+from .local_model import impulse_response, LocalModel, Settings
+
+_SIGMAS = 2.0
+
+
+class Shares(NamedTuple):
+    """Signed parts of D along one direction; D² = mean² + (rate + epochs)² + skewness² + tails²."""
+
+    mean: float
+    rate: float
+    epochs: float
+    skewness: float
+    tails: float
+
+    @property
+    def distance(self) -> float:
+        """D."""
+        whole = np.asarray(
+            [self.mean, self.rate + self.epochs, self.skewness, self.tails], dtype=float
+        )
+        return float(np.sqrt((whole**2).sum()))
+
+    @property
+    def largest(self) -> str:
+        """What D is made of above all, in words."""
+        words = {
+            "mean": "the means differ",
+            "rate": "finite learning rate (and noise that varies with θ)",
+            "epochs": "noise correlated in time by shuffled epochs",
+            "skewness": "skewed minibatch noise",
+            "tails": "minibatch noise of other tails than a Gaussian's",
+        }
+        return words[max(words, key=lambda name: abs(getattr(self, name)))]
+
+
+class Watched(NamedTuple):
+    """One direction u.
+
+    **Fields:** `name`; `curvature` h = u·∇²L u; `curvature_noise`, the standard deviation over
+    examples of u·∇²ℓ_i u; `shape` of one step's noise; `correlation` of two steps of one epoch;
+    `spread`, the SDE's standard deviation after K iterations; `shares` of the predicted D.
+    """
+
+    name: str
+    curvature: float
+    curvature_noise: float
+    shape: Shape
+    correlation: float
+    spread: float
+    shares: Shares
+
+
+def watch(
+    model: LocalModel,
+    names: tuple[str, ...],
+    weights: np.ndarray,
+    settings: Settings,
+    sampling: AbstractSampling,
+) -> list[Watched]:
+    """Everything about each direction (weights (number, m)) after K iterations."""
+    num = len(model.slopes)
+    shuffled = isinstance(sampling, RandomReshuffling)
+    correlation = -sampling.batch_size / (num - sampling.batch_size) if shuffled else 0.0
+    sgd, sde = model.laws(settings)
+    result = []
+    for name, weight in zip(names, weights, strict=True):
+        slopes, bends = (
+            model.slopes @ weight,
+            np.einsum("nij,i,j->n", model.curvatures, weight, weight, optimize=True),
+        )
+        shape = batch_shape(slopes, sampling)
+        response = impulse_response(
+            float(bends.mean()), settings.learning_rate, settings.momentum, settings.num_steps
+        )
+        variance = float(weight @ sde.covariance @ weight)
+        own = float(weight @ sgd.covariance @ weight)
+        finite = np.isfinite([variance, own]).all() and np.isfinite(response).all()
+        if not finite:
+            shares = Shares(0.0, np.inf, 0.0, 0.0, 0.0)
+        elif variance <= 0:
+            shares = Shares(0.0, 0.0, 0.0, 0.0, 0.0)
+        else:
+            shift = float(weight @ (sgd.mean - sde.mean))
+            ratio = epoch_ratio(response, num, sampling.batch_size) if shuffled else 1.0
+            shares = _shares(shift, own, variance, ratio, shape, response)
+        result.append(
+            Watched(
+                name,
+                float(bends.mean()),
+                float(bends.std()),
+                shape,
+                correlation,
+                float(np.sqrt(max(variance, 0.0))),
+                shares,
+            )
+        )
+    return result
+
+
+def _shares(shift, own, variance, epochs, shape: Shape, response) -> Shares:
+    deviation = np.sqrt(variance)
+    ratio = np.sqrt(max(own, 0.0) / variance)
+    unit = response / np.sqrt((response**2).sum())
+    skewness, kurtosis = -shape.skewness * (unit**3).sum(), shape.kurtosis * (unit**4).sum()
+    return Shares(
+        mean=float(2 * shift / deviation),
+        rate=float(2 * (ratio - 1)),
+        epochs=float(2 * ratio * (np.sqrt(epochs) - 1)),
+        skewness=float(np.sqrt(2) / 3 * skewness),
+        tails=float(kurtosis / np.sqrt(24)),
+    )
+
+
+def largest(watched: list[Watched]) -> Watched:
+    """The direction of the largest D."""
+    return max(watched, key=lambda each: each.shares.distance)
+
+
+def decide(distance: float, error: float, tolerance: float, why: str) -> str:
+    """ "valid", "not valid: …" or "undecided: …", by D ± 2 standard errors against tolerance."""
+    predicted = f"predicted D = {distance:.3g} ± {error:.1g}"
+    if distance + _SIGMAS * error <= tolerance:
+        return f"valid: {predicted} ≤ {tolerance:g}, most of it {why}"
+    if distance - _SIGMAS * error > tolerance or not np.isfinite(distance):
+        return f"not valid: {predicted} > {tolerance:g}, most of it {why}"
+    return (
+        f"undecided: {predicted} on both sides of {tolerance:g}, most of it {why}; more num_paths"
+    )

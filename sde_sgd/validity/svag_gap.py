@@ -1,0 +1,87 @@
+"""How far SGD is from SVAG(l), and so on the way to its SDE, in a short simulation."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Float
+
+from ..dynamics.discrete import SGD
+from ..dynamics.svag import SVAG
+from ..measure.estimate import Estimate
+from ..measure.snapshots import Snapshots
+from ..noise.sampling import RandomReshuffling, WithoutReplacement
+from ..simulate.engine import simulate
+from ..types import Key, Vector
+
+
+def svag_gaps(
+    sgd: SGD,
+    theta: Vector,
+    direction: Float[np.ndarray, " d"],
+    levels: tuple[int, ...],
+    *,
+    num_steps: int,
+    members: int,
+    key: Key,
+) -> dict[str, dict[int, Estimate]]:
+    """Differences SGD − SVAG(l) after `num_steps` iterations, by test function and l.
+
+    Test functions: "loss", in units of the standard deviation of the loss over SVAG's members;
+    "squared displacement" E(u·(θ − θ₀))² along `direction` u, relative to SVAG's. Ensembles are
+    independent (there is no common noise to pair), errors are of the difference. With shuffled
+    epochs SVAG takes fresh subsets, which have the SDE of one step's covariance.
+
+    A member that diverges makes its entry infinite.
+    """
+    sampling = sgd.sampling
+    if isinstance(sampling, RandomReshuffling):
+        sampling = WithoutReplacement(sampling.batch_size)
+    rate = sgd.learning_rate.constant()
+    unit, start = jnp.asarray(direction, theta.dtype), theta
+    of: dict[str, Callable] = {
+        "loss": sgd.landscape.loss,
+        "squared displacement": lambda x: jnp.dot(unit, x - start) ** 2,
+    }
+    keys = jr.split(key, len(levels) + 1)
+
+    def run(process: Any, own) -> dict[str, np.ndarray] | None:
+        measures = {name: Snapshots([num_steps], f) for name, f in of.items()}
+        found = simulate(
+            process,
+            theta,
+            num_steps=num_steps,
+            ensemble_size=members,
+            key=own,
+            measures=measures,
+            progress=False,
+            on_divergence="mask",
+        )
+        if not found.alive.all():
+            return None
+        return {name: np.asarray(found[name].values[0], float) for name in of}
+
+    plain = run(sgd, keys[0])
+    gaps: dict[str, dict[int, Estimate]] = {name: {} for name in of}
+    for level, own in zip(levels, keys[1:], strict=True):
+        other = run(SVAG(sgd.landscape, rate, sampling, level), own)
+        for name in of:
+            if plain is None or other is None:
+                gaps[name][level] = Estimate(np.inf, np.inf, members)
+            else:
+                gaps[name][level] = _gap(plain[name], other[name], name == "loss")
+    return gaps
+
+
+def _gap(first: np.ndarray, second: np.ndarray, by_deviation: bool) -> Estimate:
+    a, b = Estimate.from_samples(first), Estimate.from_samples(second)
+    if by_deviation:
+        scale = float(second.std(ddof=1))
+        error = np.hypot(a.standard_error, b.standard_error) / scale
+        return Estimate((a.value - b.value) / scale, error, a.num_samples)
+    # Of a ratio of means, by the delta method.
+    ratio = a.value / b.value
+    error = np.abs(ratio) * np.hypot(a.standard_error / a.value, b.standard_error / b.value)
+    return Estimate(ratio - 1, error, a.num_samples)
