@@ -104,3 +104,4 @@ from .simulate import (
     Run as Run,
     simulate as simulate,
 )
+from .validity import Validity as Validity, validity as validity
