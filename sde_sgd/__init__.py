@@ -51,6 +51,7 @@ from .dynamics import (
     SAMEquation as SAMEquation,
     ScaledSGD as ScaledSGD,
     SGD as SGD,
+    SGLD as SGLD,
     SignSGD as SignSGD,
     square_root_scaling as square_root_scaling,
     Stages as Stages,
@@ -86,6 +87,7 @@ from .noise import (
     IsotropicNoise as IsotropicNoise,
     MinibatchNoise as MinibatchNoise,
     RandomReshuffling as RandomReshuffling,
+    ThermalNoise as ThermalNoise,
     WithoutReplacement as WithoutReplacement,
     WithReplacement as WithReplacement,
 )

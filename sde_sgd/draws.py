@@ -40,6 +40,7 @@ class Stream(IntEnum):
     COMPARE = 6
     MODEL = 7
     LABEL = 8
+    DRIVING = 9
 
 
 def threefry(

@@ -1,6 +1,7 @@
 """What is minimised: example losses over data, analytic potentials, populations, data sets."""
 
 from .base import AbstractFiniteSum, AbstractLandscape, AbstractPopulation
+from .control_variate import ControlVariate
 from .data import (
     breast_cancer,
     Dataset,
@@ -37,6 +38,7 @@ __all__ = [
     "AbstractLandscape",
     "AbstractNoiseForm",
     "AbstractPopulation",
+    "ControlVariate",
     "Dataset",
     "DoubleWellEnergy",
     "EmpiricalRisk",

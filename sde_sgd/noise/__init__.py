@@ -17,3 +17,4 @@ from .sampling import (
     WithoutReplacement as WithoutReplacement,
     WithReplacement as WithReplacement,
 )
+from .thermal import ThermalNoise as ThermalNoise

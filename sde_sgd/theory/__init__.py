@@ -62,6 +62,13 @@ from sde_sgd.theory.kesten import (
 )
 from sde_sgd.theory.kramers_moyal import KramersMoyal
 from sde_sgd.theory.label_noise import label_noise_balance, label_noise_flow
+from sde_sgd.theory.langevin import (
+    Gaussian,
+    langevin_epochs,
+    LangevinEpochs,
+    posterior_least_squares,
+    stationary_covariance_langevin,
+)
 from sde_sgd.theory.large_deviations import quasi_potential, QuasiPotential
 from sde_sgd.theory.law_of_balance import (
     balance_factor,
@@ -102,6 +109,7 @@ from sde_sgd.theory.ornstein_uhlenbeck import (
     StationaryCurrent,
 )
 from sde_sgd.theory.population_least_squares import stationary_covariance_population_least_squares
+from sde_sgd.theory.posterior import posterior_by_quadrature
 from sde_sgd.theory.scalar_law import ScalarLaw
 from sde_sgd.theory.scalar_moments import (
     ScalarMoments,
@@ -138,10 +146,12 @@ __all__ = [
     "ExitTime",
     "EyringKramers",
     "FokkerPlanck",
+    "Gaussian",
     "GaussianGradient",
     "GridDensity",
     "GridFunction",
     "KramersMoyal",
+    "LangevinEpochs",
     "MasterEquation",
     "MeanSquareStability",
     "MomentumLaw",
@@ -170,6 +180,7 @@ __all__ = [
     "hyperbolic_entropy",
     "label_noise_balance",
     "label_noise_flow",
+    "langevin_epochs",
     "laplace_evidence",
     "large_deviation_weights",
     "law_of_balance_density",
@@ -181,12 +192,15 @@ __all__ = [
     "moment_online_least_squares",
     "mori_escape_rate",
     "mori_stationary_exponent",
+    "posterior_by_quadrature",
+    "posterior_least_squares",
     "quasi_potential",
     "second_moment_operator",
     "spanning_tree_energies",
     "splitting_on_grid",
     "stationary_covariance",
     "stationary_covariance_epochs",
+    "stationary_covariance_langevin",
     "stationary_covariance_least_squares",
     "stationary_covariance_momentum",
     "stationary_covariance_population_least_squares",

@@ -1,0 +1,68 @@
+"""Gradient noise with a bath of a given temperature on top: the noise of Langevin samplers."""
+
+from typing import ClassVar
+
+import jax.numpy as jnp
+import lineax as lx
+from jaxtyping import Array, Float
+
+from ..landscapes.base import AbstractLandscape
+from ..landscapes.validate import check_non_negative, check_positive
+from ..types import Matrix, RealLike, Vector
+from .models import AbstractGradientNoise
+
+
+class ThermalNoise(AbstractGradientNoise):
+    """C(θ) = C_0(θ) + (2T/η) I: the noise C_0 of the gradients and a bath of temperature T.
+
+    A `ModifiedEquation` at the same η then is the Langevin equation with minibatch noise,
+
+        dθ = −∇L dt + √η C_0^{1/2}(θ) dW + √(2T) dW',
+
+    the SDE of `SGLD` (Itô, t = ηk). With exact gradients it has the density e^{−L/T}.
+
+    **Arguments:** `noise`: C_0; `temperature`: T ≥ 0; `learning_rate`: η of the process, a number
+    (a bath of constant T under a schedule is no fixed C).
+    """
+
+    noise: AbstractGradientNoise
+    temperature: Float[Array, ""]
+    learning_rate: Float[Array, ""]
+    additive: ClassVar[bool] = False
+    fused: ClassVar[bool] = True
+
+    def __init__(
+        self, noise: AbstractGradientNoise, temperature: RealLike, learning_rate: RealLike
+    ):
+        if not isinstance(noise, AbstractGradientNoise):
+            raise ValueError(f"ThermalNoise needs a gradient-noise model; got {noise!r}.")
+        self.noise = noise
+        dtype = jnp.result_type(float)
+        self.temperature = check_non_negative("temperature", temperature, dtype)
+        self.learning_rate = check_positive("learning_rate", learning_rate, dtype)
+
+    def check(self, landscape: AbstractLandscape) -> None:
+        self.noise.check(landscape)
+
+    def dimension(self, landscape: AbstractLandscape) -> int:
+        return self.noise.dimension(landscape) + landscape.dimension
+
+    def _amplitude(self, theta: Vector) -> Array:
+        return jnp.sqrt(2 * self.temperature / self.learning_rate).astype(theta.dtype)
+
+    def covariance(self, theta: Vector, landscape: AbstractLandscape) -> Matrix:
+        bath = self._amplitude(theta) ** 2 * jnp.eye(theta.shape[0], dtype=theta.dtype)
+        return self.noise.covariance(theta, landscape) + bath
+
+    def diffusion(self, theta: Vector, landscape: AbstractLandscape) -> lx.AbstractLinearOperator:
+        own = self.noise.diffusion(theta, landscape).as_matrix()
+        bath = self._amplitude(theta) * jnp.eye(theta.shape[0], dtype=theta.dtype)
+        return lx.MatrixLinearOperator(jnp.concatenate([own, bath], axis=1))
+
+    def noisy_gradient(
+        self, theta: Vector, z: Float[Array, " k"], amplitude, landscape: AbstractLandscape
+    ) -> Vector:
+        split = self.noise.dimension(landscape)
+        noisy = self.noise.noisy_gradient(theta, z[:split], amplitude, landscape)
+        scale = jnp.asarray(amplitude, theta.dtype) * self._amplitude(theta)
+        return noisy + scale * z[split:]
