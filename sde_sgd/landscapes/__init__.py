@@ -1,6 +1,7 @@
 """What is minimised: example losses over data, analytic potentials, populations, data sets."""
 
 from .base import AbstractFiniteSum, AbstractLandscape, AbstractPopulation
+from .boltzmann import GaussianRBM, scalar_field_kernel
 from .control_variate import ControlVariate
 from .data import (
     breast_cancer,
@@ -18,6 +19,11 @@ from .finite_sums import (
     LeastSquares,
     LogisticRegression,
     squared_error,
+)
+from .matrix_populations import (
+    GaussianTilts,
+    LinearTeacherStudent,
+    symmetric_noise_covariance,
 )
 from .noise_forms import AbstractNoiseForm, ExampleWeights
 from .population import PopulationLeastSquares
@@ -43,7 +49,10 @@ __all__ = [
     "DoubleWellEnergy",
     "EmpiricalRisk",
     "ExampleWeights",
+    "GaussianRBM",
+    "GaussianTilts",
     "LeastSquares",
+    "LinearTeacherStudent",
     "LogisticRegression",
     "MuellerBrownEnergy",
     "PopulationLeastSquares",
@@ -60,7 +69,9 @@ __all__ = [
     "mueller_brown",
     "quadratic",
     "random_labels",
+    "scalar_field_kernel",
     "sharp_and_flat_wells",
     "squared_error",
+    "symmetric_noise_covariance",
     "teacher_student",
 ]

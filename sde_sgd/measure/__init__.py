@@ -6,6 +6,10 @@ from .autocovariance import (
 )
 from .base import AbstractMeasure as AbstractMeasure, Tick as Tick
 from .brownian_bridge import BrownianBridge as BrownianBridge
+from .conditional_increments import (
+    ConditionalIncrements as ConditionalIncrements,
+    ConditionalIncrementsResult as ConditionalIncrementsResult,
+)
 from .currents import ArealVelocity as ArealVelocity, ArealVelocityResult as ArealVelocityResult
 from .entropy import (
     EntropyProduction as EntropyProduction,
@@ -26,6 +30,12 @@ from .occupation import (
     OccupationResult as OccupationResult,
 )
 from .snapshots import Snapshots as Snapshots
+from .spectrum import (
+    Levels as Levels,
+    Spectrum as Spectrum,
+    SpectrumResult as SpectrumResult,
+    weight_matrix as weight_matrix,
+)
 from .stationarity import (
     Stationarity as Stationarity,
     StationarityResult as StationarityResult,

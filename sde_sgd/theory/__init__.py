@@ -15,6 +15,12 @@ from sde_sgd.theory.diagonal_networks import (
     DiagonalNetworkLimit,
     hyperbolic_entropy,
 )
+from sde_sgd.theory.dyson import (
+    boltzmann_machine_spacing,
+    coulomb_gas_log_density,
+    dyson_drift,
+    InjectedNoiseLevels,
+)
 from sde_sgd.theory.epochs import (
     epoch_noise_autocovariance,
     EpochCovariance,
@@ -123,6 +129,17 @@ from sde_sgd.theory.selection import (
     splitting_on_grid,
     weights_on_grid,
 )
+from sde_sgd.theory.spectra import (
+    MarchenkoPastur,
+    mean_gap_ratio,
+    rice_mean,
+    wigner_surmise,
+    wigner_surmise_cdf,
+)
+from sde_sgd.theory.teacher_student_levels import (
+    teacher_student_spacing,
+    TeacherStudentSpacing,
+)
 from sde_sgd.theory.underdamped import (
     stationary_covariance_underdamped,
 )
@@ -150,8 +167,10 @@ __all__ = [
     "GaussianGradient",
     "GridDensity",
     "GridFunction",
+    "InjectedNoiseLevels",
     "KramersMoyal",
     "LangevinEpochs",
+    "MarchenkoPastur",
     "MasterEquation",
     "MeanSquareStability",
     "MomentumLaw",
@@ -161,17 +180,21 @@ __all__ = [
     "StationaryCurrent",
     "StationaryDensity",
     "StationaryPoint",
+    "TeacherStudentSpacing",
     "TransientMoments",
     "balance_factor",
     "balance_moments",
     "balance_moments_gaussian",
     "batch_committor",
     "batch_exit_time",
+    "boltzmann_machine_spacing",
     "boltzmann_weights",
     "committor",
     "committor_on_grid",
+    "coulomb_gas_log_density",
     "diagonal_network_limit",
     "drift_and_diffusion",
+    "dyson_drift",
     "epoch_noise_autocovariance",
     "evidence_by_quadrature",
     "exit_time",
@@ -188,6 +211,7 @@ __all__ = [
     "max_stable_learning_rate",
     "mean_exit_time",
     "mean_exit_time_on_grid",
+    "mean_gap_ratio",
     "mean_square_stability",
     "moment_online_least_squares",
     "mori_escape_rate",
@@ -195,6 +219,7 @@ __all__ = [
     "posterior_by_quadrature",
     "posterior_least_squares",
     "quasi_potential",
+    "rice_mean",
     "second_moment_operator",
     "spanning_tree_energies",
     "splitting_on_grid",
@@ -215,10 +240,13 @@ __all__ = [
     "tail_index_limit",
     "tail_index_online_least_squares",
     "tail_index_published",
+    "teacher_student_spacing",
     "transient_moments_least_squares",
     "transient_moments_linear",
     "transient_scalar_moments",
     "watched_barrier_shift",
     "weights_on_grid",
+    "wigner_surmise",
+    "wigner_surmise_cdf",
     "xie_escape_time",
 ]

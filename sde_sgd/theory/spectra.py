@@ -1,0 +1,148 @@
+"""Laws of levels: Wigner's surmise, gap ratios, Marchenko and Pastur's law.
+
+Spacings s are in units of their mean wherever a law is universal.
+"""
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import equinox as eqx
+import numpy as np
+from jaxtyping import ArrayLike, Float
+from scipy import integrate, optimize, special
+
+from sde_sgd.theory import _checks
+from sde_sgd.types import RealLike
+
+Values: TypeAlias = ArrayLike | Sequence[Any]
+
+# ⟨s²⟩/⟨s⟩², a number without units that tells repelling levels from independent ones.
+WIGNER_RATIO = 4 / np.pi
+POISSON_RATIO = 2.0
+
+
+def wigner_surmise(spacing: Values) -> Float[np.ndarray, "..."]:
+    """p(s) = (π/2) s e^{−πs²/4}, s ≥ 0 in units of the mean; 0 below.
+
+    Exact for a 2×2 real symmetric Gaussian matrix (diagonal of twice the variance of the
+    off-diagonal entry); ⟨s²⟩ = 4/π = `WIGNER_RATIO`, where independent levels have
+    `POISSON_RATIO` = 2.
+
+    **Source:** Wigner 1957; Mehta, Random Matrices, chapter 1.
+    """
+    s = np.maximum(np.asarray(spacing, dtype=float), 0.0)
+    return np.asarray(np.pi / 2 * s * np.exp(-np.pi * s**2 / 4))
+
+
+def wigner_surmise_cdf(spacing: Values) -> Float[np.ndarray, "..."]:
+    """P(s' < s) = 1 − e^{−πs²/4}, s in units of the mean."""
+    s = np.maximum(np.asarray(spacing, dtype=float), 0.0)
+    return np.asarray(-np.expm1(-np.pi * s**2 / 4))
+
+
+def mean_gap_ratio(kind: str) -> float:
+    """⟨min(s_i, s_{i+1})/max(s_i, s_{i+1})⟩: "goe" 4 − 2√3 (exact at 3×3), "poisson" 2 ln 2 − 1.
+
+    Needs no unfolding. **Source:** Atas, Bogomolny, Giraud, Roux 2013 (1212.5611).
+    """
+    values = {"goe": 4 - 2 * np.sqrt(3.0), "poisson": 2 * np.log(2.0) - 1}
+    if kind not in values:
+        raise ValueError(f'mean_gap_ratio knows "goe" and "poisson"; got {kind!r}.')
+    return float(values[kind])
+
+
+def rice_mean(centre: Values, scale: Values) -> Float[np.ndarray, "..."]:
+    """E|v|, v a plane vector ~ N((centre, 0), scale² I): √(π/2)·scale·L_{1/2}(−centre²/2scale²).
+
+    The gap of two levels of a symmetric 2×2 matrix M is the length of (M₁₁ − M₂₂, 2M₁₂), so that
+    Gaussian noise on a gap gives this law. E|v|² = centre² + 2·scale².
+    """
+    centre, scale = np.asarray(centre, dtype=float), np.asarray(scale, dtype=float)
+    z = centre**2 / (2 * scale**2)
+    laguerre = (1 + z) * special.ive(0, z / 2) + z * special.ive(1, z / 2)
+    return np.asarray(np.sqrt(np.pi / 2) * scale * laguerre)
+
+
+class MarchenkoPastur(eqx.Module):
+    """Eigenvalues of (1/n) A Aᵀ, A (m, n) with independent entries of variance v, m, n → ∞.
+
+    With the ratio r = m/n and the edges λ± = v(1 ± √r)², the density is
+
+        p(λ) = √((λ₊ − λ)(λ − λ₋)) / (2π v r λ)   on [λ₋, λ₊],
+
+    and for r > 1 the mass 1 − 1/r lies at λ = 0 (`atom`). Mean v, second moment v²(1 + r).
+
+    **Arguments:** `ratio` r = m/n > 0; `variance` v > 0.
+
+    **Source:** Marchenko and Pastur 1967.
+    """
+
+    ratio: float
+    variance: float
+
+    def __init__(self, ratio: RealLike, variance: RealLike = 1.0):
+        self.ratio = _checks.number("ratio", ratio)
+        self.variance = _checks.number("variance", variance)
+
+    @property
+    def edges(self) -> tuple[float, float]:
+        """(λ₋, λ₊)."""
+        root = np.sqrt(self.ratio)
+        return float(self.variance * (1 - root) ** 2), float(self.variance * (1 + root) ** 2)
+
+    @property
+    def atom(self) -> float:
+        """Probability of λ = 0."""
+        return max(0.0, 1 - 1 / self.ratio)
+
+    def density(self, level: Values) -> Float[np.ndarray, "..."]:
+        """p(λ) without the atom, of any shape; 0 outside the edges."""
+        x = np.asarray(level, dtype=float)
+        low, high = self.edges
+        inside = (x > low) & (x < high)
+        safe = np.where(inside, x, 1.0)
+        area = np.sqrt(np.where(inside, (high - x) * (x - low), 0.0))
+        return np.where(inside, area / (2 * np.pi * self.variance * self.ratio * safe), 0.0)
+
+    def cdf(self, level: Values) -> Float[np.ndarray, "..."]:
+        """P(λ' ≤ λ), the atom included, by quadrature in the angle of the semicircle."""
+        x = np.asarray(level, dtype=float)
+        low, high = self.edges
+        middle, half = (low + high) / 2, (high - low) / 2
+        angle = np.arccos(np.clip((middle - x) / half, -1, 1))
+        nodes, weights = np.polynomial.legendre.leggauss(200)
+        # λ = middle − half cos φ removes the square roots at the edges.
+        phi = angle[..., None] * (nodes + 1) / 2
+        levels = middle - half * np.cos(phi)
+        area = half**2 * np.sin(phi) ** 2
+        # At ratio 1 the density diverges as λ^{−1/2}: sin²φ/λ is finite, its limit is taken.
+        tiny = levels <= 1e-14 * high
+        share = np.where(tiny, 2 * half, area / np.where(tiny, 1.0, levels))
+        total = angle / 2 * np.sum(weights * share, axis=-1)
+        mass = total / (2 * np.pi * self.variance * self.ratio)
+        return np.where(x < 0, 0.0, self.atom + np.minimum(mass, 1 - self.atom))
+
+    def quantile(self, probability: float) -> float:
+        """λ with P(λ' ≤ λ) = probability, for atom < probability < 1."""
+        if not self.atom < probability < 1:
+            raise ValueError(
+                f"quantile needs a probability between the atom {self.atom:.4g} at λ = 0 and 1; "
+                f"got {probability}."
+            )
+        low, high = self.edges
+        found = optimize.root_scalar(
+            lambda x: float(self.cdf(x)) - probability, bracket=(low, high), xtol=1e-14
+        )
+        return float(found.root)
+
+    def moment(self, order: int) -> float:
+        """E λ^order, by quadrature."""
+        low, high = self.edges
+        middle, half = (low + high) / 2, (high - low) / 2
+
+        def integrand(phi):
+            x = middle - half * np.cos(phi)
+            area = (half * np.sin(phi)) ** 2
+            return x ** (order - 1) * area / (2 * np.pi * self.variance * self.ratio)
+
+        return float(integrate.quad(integrand, 0, np.pi)[0])
