@@ -69,7 +69,7 @@ PRESETS = {
         network_ensemble_size=4096,
         network_steps=6000,
         precision=0.005,
-        network_precision=0.03,
+        network_precision=0.05,
     ),
 }
 

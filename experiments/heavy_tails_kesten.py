@@ -61,7 +61,7 @@ PRESETS = {
     "paper": Config(
         ensemble_size=16384,
         num_steps=15_000,
-        sde_steps=4000,
+        sde_steps=12_000,
         num_batches=40_000_000,
         resolution=0.1,
     ),
