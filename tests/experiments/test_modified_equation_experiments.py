@@ -11,6 +11,7 @@ from experiments import (
     momentum_modified_equation,
     square_root_scaling_adaptive,
     svag_converges,
+    volterra_risk_curves,
 )
 from experiments.framework import put
 
@@ -98,3 +99,42 @@ def test_margin_of_the_rules():
                     put(variables, name, ss.Estimate(value, 1e-3 * value, 4096))
         rows = module.check(config, xr.Dataset(variables), predicted)
         assert all(row.as_expected for row in rows) is outcome
+
+
+def risks_of(config, shift=0.0):
+    """Volterra experiment: exact means of both processes, moved by a relative `shift`."""
+    module, variables = volterra_risk_curves, {}
+    means = module.predict(config)["means"]
+    for name, value in means.items():
+        dims = (f"time {name.split()[1]}",)
+        put(variables, name, ss.Estimate(value * (1 + shift), 1e-3 * value, 2560), dims)
+        if name.endswith("below"):
+            near = np.full(len(value), 0.01)
+            put(variables, f"{name[:3]} scatter", ss.Estimate(near, 0.01 * near, 2560), dims)
+    return xr.Dataset(variables)
+
+
+def test_risk_curves():
+    """Own exact means pass, 4 % off and the other process's means fail; theory's table."""
+    module = volterra_risk_curves
+    config = module.Config(dimension=64, dimension_beyond=64)
+    predicted = module.predict(config)
+    table = [0.100899, 0.047612, 0.010593, 0.003650, 0.002121]
+    np.testing.assert_allclose(predicted["curves"]["volterra"], table, atol=6e-7)
+    for shift, outcome in ((0.0, True), (0.04, False)):
+        rows = module.check(config, risks_of(config, shift), predicted)
+        assert all(row.as_expected for row in rows) is outcome
+    data = risks_of(config)
+    kinds = {"SGD beyond": "SDE beyond", "SDE beyond": "SGD beyond"}
+    rows = module.check(config, data.rename(kinds), predicted)
+    assert not all(row.as_expected for row in rows)
+    assert module.conclude(config, data, rows)
+    assert module.plot(config, data, predicted).axes
+
+
+def test_scatter_of_a_mean():
+    """σ/(√n μ) of a mean of n, and the error of that: normal samples, four standard errors."""
+    values = 2 + 0.3 * np.random.default_rng(0).normal(size=(4000, 3))
+    found = volterra_risk_curves.scatter(values, 25)
+    assert np.all(np.abs(found.value - 0.03) < 4 * found.standard_error)
+    np.testing.assert_allclose(found.standard_error, 0.03 / np.sqrt(2 * 4000), rtol=0.1)
