@@ -94,6 +94,13 @@ class MomentumLaw(eqx.Module):
 
         **Raises:** `ValueError` where there is none (unstable, or flat directions).
         """
+        return self.stationary_joint()[: self.dimension, : self.dimension]
+
+    def stationary_joint(self) -> Float[np.ndarray, "n n"]:
+        """Covariance of the whole state z in the stationary state, (n, n).
+
+        **Raises:** `ValueError` where there is none (unstable, or flat directions).
+        """
         values = np.linalg.eigvals(self.transition)
         if self.step == 0:
             growth = float(values.real.max())
@@ -110,8 +117,7 @@ class MomentumLaw(eqx.Module):
             both = solve_continuous_lyapunov(self.transition, -self.push)
         else:
             both = solve_discrete_lyapunov(self.transition, self.push)
-        block = both[: self.dimension, : self.dimension]
-        return (block + block.T) / 2
+        return (both + both.T) / 2
 
     def transient(
         self, times: ArrayLike, theta0: ArrayLike, minimum: ArrayLike | None = None

@@ -11,9 +11,10 @@ chain is that of `stationary_covariance_momentum`; the two differ at relative or
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
-from scipy.linalg import solve_continuous_lyapunov
+from scipy.linalg import block_diag
 
 from sde_sgd.theory import _checks
+from sde_sgd.theory.momentum import MomentumLaw
 from sde_sgd.types import RealLike
 
 
@@ -26,7 +27,7 @@ def stationary_covariance_underdamped(
     preconditioner: ArrayLike | None = None,
     joint: bool = False,
 ) -> Float[np.ndarray, "n n"]:
-    """Stationary covariance of θ under the underdamped SDE: A S + S Aᵀ + Q = 0, solved directly.
+    """Stationary covariance of θ under the underdamped SDE: A S + S Aᵀ + Q = 0.
 
     A = [[0, 1], [−PH/η, −(1−μ)/η]] and Q = diag(0, PCP/η) for the joint covariance S of (θ, V). In
     one dimension, ηPC/(2h(1−μ)), the overdamped value; in more it is not the overdamped matrix
@@ -51,18 +52,16 @@ def stationary_covariance_underdamped(
     eta = _checks.number("learning_rate", learning_rate)
     mu = _checks.momentum_number(momentum)
     _checks.positive_eigenvalues("hessian", hess)
-    eye = np.eye(dim)
-    scale = (
-        eye if preconditioner is None else _checks.symmetric("preconditioner", preconditioner, dim)
-    )
+    scale = np.eye(dim)
+    if preconditioner is not None:
+        scale = _checks.symmetric("preconditioner", preconditioner, dim)
     _checks.positive_eigenvalues("preconditioner", scale)
-    # In the velocity ηV of one iteration no entry depends on how small η is.
-    drift = np.block([[0 * eye, eye], [-eta * scale @ hess, -(1 - mu) * eye]])
-    push = np.zeros((2 * dim, 2 * dim))
-    push[dim:, dim:] = eta**2 * scale @ noise @ scale
-    both = solve_continuous_lyapunov(drift, -push)
-    both = (both + both.T) / 2
-    if not joint:
-        return both[:dim, :dim]
-    unit = np.concatenate([np.ones(dim), np.full(dim, 1 / eta)])
-    return both * np.outer(unit, unit)
+    values, vectors = np.linalg.eigh(scale)
+    root = (vectors * np.sqrt(values)) @ vectors.T
+    # P^{-1/2}θ has no preconditioner left, and its velocity is −m.
+    law = MomentumLaw.of(
+        "underdamped", root @ hess @ root, root @ noise @ root, learning_rate=eta, momentum=mu
+    )
+    back = block_diag(root, -root)
+    both = back @ law.stationary_joint() @ back.T
+    return both if joint else both[:dim, :dim]
