@@ -13,12 +13,13 @@ from jaxtyping import Array, Float, PyTree
 
 from ..draws import Draws
 from ..landscapes.base import AbstractLandscape
+from ..landscapes.validate import check_non_negative, check_positive
 from ..noise.models import AbstractGradientNoise
 from ..noise.sampling import AbstractSampling
 from ..types import Matrix, Positions, Scalar, Vector
-from .base import AbstractProcess, check_part, Observe
+from ._steps import standard_normal, step_members
+from .base import AbstractProcess, check_fraction, check_part, check_whole, Observe
 from .discrete import OptaxSGD
-from .underdamped import check_whole, over_substeps, standard_normal
 
 _NODES = 12
 
@@ -84,7 +85,7 @@ class SignSGD(AbstractAdaptive):
     learning_rate: Scalar
 
     def __init__(self, learning_rate: Any):
-        self.learning_rate = _positive("learning_rate", learning_rate)
+        self.learning_rate = check_positive("learning_rate", learning_rate, float)
 
     def optax(self) -> optax.GradientTransformation:
         return optax.sign_sgd(float(self.learning_rate))
@@ -159,10 +160,10 @@ class RMSprop(AbstractAdaptive):
         initial: Any = 0.0,
         noise_dominated: bool = False,
     ):
-        self.learning_rate = _positive("learning_rate", learning_rate)
-        self.beta = _fraction("beta", beta)
-        self.epsilon = _positive("epsilon", epsilon, strict=False)
-        self.initial = _positive("initial", initial, strict=False)
+        self.learning_rate = check_positive("learning_rate", learning_rate, float)
+        self.beta = check_fraction("beta", beta)
+        self.epsilon = check_non_negative("epsilon", epsilon, float)
+        self.initial = check_non_negative("initial", initial, float)
         self.noise_dominated = noise_dominated
 
     def optax(self) -> optax.GradientTransformation:
@@ -236,10 +237,10 @@ class Adam(AbstractAdaptive):
         epsilon: Any = 1e-8,
         noise_dominated: bool = False,
     ):
-        self.learning_rate = _positive("learning_rate", learning_rate)
-        self.beta1 = _fraction("beta1", beta1)
-        self.beta2 = _fraction("beta2", beta2)
-        self.epsilon = _positive("epsilon", epsilon, strict=False)
+        self.learning_rate = check_positive("learning_rate", learning_rate, float)
+        self.beta1 = check_fraction("beta1", beta1)
+        self.beta2 = check_fraction("beta2", beta2)
+        self.epsilon = check_non_negative("epsilon", epsilon, float)
         self.noise_dominated = noise_dominated
 
     def optax(self) -> optax.GradientTransformation:
@@ -351,20 +352,17 @@ class AdaptiveEquation(AbstractProcess):
     def step(self, state: AdaptiveState, draws: Draws, observe: Observe, carry: Any):
         size = self.optimizer.noise_dimension(self.landscape, self.noise)
 
-        def advance(theta, memory, identity, j):
-            own = eqx.tree_at(lambda d: d.identity, draws, identity)
+        def advance(state, own, j):
+            theta, memory = state
             z = standard_normal(self, size, own, j)
             step = 1 / self.substeps
             return self.optimizer.move(theta, memory, z, step, self.landscape, self.noise)
 
-        def body(j, loop):
-            state, carry = loop
-            moved = jax.vmap(advance, in_axes=(0, 0, 0, None))(
-                state.theta, state.memory, draws.identity, j
-            )
-            return AdaptiveState(*moved), observe(carry, state.theta, moved[0], j)
-
-        return over_substeps(self.substeps, body, (state, carry))
+        loop = (state.theta, state.memory)
+        moved, carry = step_members(
+            self.substeps, advance, loop, draws, observe, carry, position=lambda pair: pair[0]
+        )
+        return AdaptiveState(*moved), carry
 
     def position(self, state: AdaptiveState) -> Positions:
         return state.theta
@@ -381,17 +379,3 @@ def _power(theta, landscape, noise, noise_dominated: bool) -> Vector:
 
 def _as(theta: Vector, *numbers: Scalar) -> list[Scalar]:
     return [number.astype(theta.dtype) for number in numbers]
-
-
-def _positive(name: str, value: Any, strict: bool = True) -> Scalar:
-    number = jnp.asarray(value, jnp.result_type(float))
-    if number.shape != () or not 0 <= float(number) < np.inf or (strict and float(number) == 0):
-        raise ValueError(f"{name} must be a finite number {'>' if strict else '≥'} 0; got {value}.")
-    return number
-
-
-def _fraction(name: str, value: Any) -> Scalar:
-    number = jnp.asarray(value, jnp.result_type(float))
-    if number.shape != () or not 0 <= float(number) < 1:
-        raise ValueError(f"{name} must be a number in [0, 1); got {value}.")
-    return number

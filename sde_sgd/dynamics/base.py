@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ..draws import Draws
 from ..landscapes.base import AbstractLandscape
-from ..types import Positions
+from ..types import Positions, RealLike, Scalar
 
 # (carry, positions before, positions after, substep) -> carry: called once a solver step.
 Observe: TypeAlias = Callable[[Any, Positions, Positions, Any], Any]
@@ -73,6 +73,21 @@ def check_part(name: str, value: Any, kind: type, example: str) -> None:
     """Raises unless `value` is of the kind of module that belongs there."""
     if not isinstance(value, kind):
         raise ValueError(f"{name} must be {example}; got {value!r}.")
+
+
+def check_whole(name: str, value: Any) -> int:
+    """An integer ≥ 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"{name} must be an integer ≥ 1; got {value!r}.")
+    return int(value)
+
+
+def check_fraction(name: str, value: RealLike) -> Scalar:
+    """A number in [0, 1), as an array."""
+    number = jnp.asarray(value, jnp.result_type(float))
+    if number.shape != () or not 0 <= float(number) < 1:
+        raise ValueError(f"{name} must be a number in [0, 1); got {value}.")
+    return number
 
 
 class LearningRate(eqx.Module):

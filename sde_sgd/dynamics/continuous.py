@@ -4,10 +4,8 @@ from typing import Any
 
 import diffrax as dfx
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array
 
 from ..draws import Draws
@@ -15,7 +13,8 @@ from ..landscapes.base import AbstractLandscape
 from ..noise.models import AbstractGradientNoise
 from ..noise.paths import Increments, IterationNoise
 from ..types import Key, Positions, Vector
-from .base import AbstractProcess, check_part, LearningRate, Observe
+from ._steps import step_members
+from .base import AbstractProcess, check_part, check_whole, LearningRate, Observe
 from .terms import FusedTerm, separate_terms
 
 # Solvers that converge to the Itô solution for any σ(θ).
@@ -65,7 +64,7 @@ class GradientFlow(AbstractProcess):
         self.learning_rate = LearningRate(learning_rate)
         self.solver = dfx.Tsit5() if solver is None else solver
         check_part("solver", self.solver, dfx.AbstractSolver, "a solver such as diffrax.Euler()")
-        self.num_substeps = _check_substeps(substeps)
+        self.num_substeps = check_whole("substeps", substeps)
 
     @property
     def substeps(self) -> int:
@@ -82,12 +81,12 @@ class GradientFlow(AbstractProcess):
         return FlowState(theta)
 
     def step(self, state: FlowState, draws: Draws, observe: Observe, carry):
-        def advance(theta, identity, j):
+        def advance(theta, own, j):
             eta = self.learning_rate.at(draws.iteration, theta.dtype)
             term = dfx.ODETerm(lambda t, y, args: -eta * self.landscape.gradient(y))
             return _solver_step(self.solver, term, j, self.substeps, theta)
 
-        theta, carry = _substeps(self, advance, state.theta, draws, observe, carry)
+        theta, carry = step_members(self.substeps, advance, state.theta, draws, observe, carry)
         return FlowState(theta), carry
 
     def position(self, state: FlowState) -> Positions:
@@ -154,9 +153,9 @@ class ModifiedEquation(AbstractProcess):
         self.learning_rate = LearningRate(learning_rate)
         self.noise = noise
         self.order = order
-        self.num_substeps = _check_substeps(substeps)
+        self.num_substeps = check_whole("substeps", substeps)
         self.increments = increments
-        self.refinement = _check_substeps(refinement, "refinement")
+        self.refinement = check_whole("refinement", refinement)
         self.solver = dfx.Euler() if solver is None else solver
         check_part("solver", self.solver, dfx.AbstractSolver, "a solver such as diffrax.Euler()")
         noise.check(landscape)
@@ -243,12 +242,11 @@ class ModifiedEquation(AbstractProcess):
         return FlowState(theta)
 
     def step(self, state: FlowState, draws: Draws, observe: Observe, carry):
-        def advance(theta, identity, j):
-            own = eqx.tree_at(lambda d: d.identity, draws, identity)
+        def advance(theta, own, j):
             terms = self._terms(own, checked=False)
             return _solver_step(self.solver, terms, j, self.substeps, theta)
 
-        theta, carry = _substeps(self, advance, state.theta, draws, observe, carry)
+        theta, carry = step_members(self.substeps, advance, state.theta, draws, observe, carry)
         return FlowState(theta), carry
 
     def position(self, state: FlowState) -> Positions:
@@ -264,25 +262,6 @@ def _solver_step(solver: dfx.AbstractSolver, terms: Any, j, substeps: int, theta
     stop = (j + 1).astype(theta.dtype) / substeps
     state = solver.init(terms, start, stop, theta, None)
     return solver.step(terms, start, stop, theta, None, state, made_jump=False)[0]
-
-
-def _substeps(process: AbstractProcess, advance, theta, draws: Draws, observe: Observe, carry):
-    """All solver steps of one iteration, for all members."""
-
-    def body(j, loop):
-        before, carry = loop
-        after = jax.vmap(advance, in_axes=(0, 0, None))(before, draws.identity, j)
-        return after, observe(carry, before, after, j)
-
-    if process.substeps == 1:
-        return body(jnp.uint32(0), (theta, carry))
-    return lax.fori_loop(jnp.uint32(0), jnp.uint32(process.substeps), body, (theta, carry))
-
-
-def _check_substeps(substeps: int, name: str = "substeps") -> int:
-    if isinstance(substeps, bool) or not isinstance(substeps, int | np.integer) or substeps < 1:
-        raise ValueError(f"{name} must be an integer ≥ 1; got {substeps!r}.")
-    return int(substeps)
 
 
 def _check_solver(solver, noise: AbstractGradientNoise, increments: Increments) -> None:

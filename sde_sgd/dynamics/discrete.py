@@ -14,7 +14,7 @@ from ..landscapes.base import AbstractLandscape
 from ..noise.models import AbstractGradientNoise
 from ..noise.sampling import AbstractSampling
 from ..types import Positions, RealLike
-from .base import AbstractProcess, check_part, LearningRate, Observe
+from .base import AbstractProcess, check_fraction, check_part, LearningRate, Observe
 
 
 class SGDState(eqx.Module):
@@ -23,13 +23,6 @@ class SGDState(eqx.Module):
     theta: Positions
     velocity: Positions | None
     sampling: PyTree[Array]
-
-
-def _momentum(momentum: RealLike) -> Array:
-    value = jnp.asarray(momentum, jnp.result_type(float))
-    if value.shape != () or not 0 <= float(value) < 1:
-        raise ValueError(f"momentum must be a number in [0, 1); got {momentum}.")
-    return value
 
 
 class SGD(AbstractProcess):
@@ -67,7 +60,7 @@ class SGD(AbstractProcess):
         self.landscape = landscape
         self.learning_rate = LearningRate(learning_rate)
         self.sampling = sampling
-        self.momentum = _momentum(momentum)
+        self.momentum = check_fraction("momentum", momentum)
         self.has_momentum = bool(float(momentum) != 0)
         sampling.check(landscape)
 
@@ -128,7 +121,7 @@ class GaussianSGD(AbstractProcess):
         self.landscape = landscape
         self.learning_rate = LearningRate(learning_rate)
         self.noise = noise
-        self.momentum = _momentum(momentum)
+        self.momentum = check_fraction("momentum", momentum)
         self.has_momentum = bool(float(momentum) != 0)
         noise.check(landscape)
 

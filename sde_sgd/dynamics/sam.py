@@ -10,12 +10,13 @@ from jaxtyping import Array, PyTree
 
 from ..draws import Draws
 from ..landscapes.base import AbstractLandscape
+from ..landscapes.validate import check_non_negative
 from ..noise.models import MinibatchNoise
 from ..noise.sampling import AbstractSampling
 from ..types import Positions, RealLike, Scalar, Vector
-from .base import AbstractProcess, check_part, LearningRate, Observe
+from ._steps import standard_normal, step_members
+from .base import AbstractProcess, check_part, check_whole, LearningRate, Observe
 from .continuous import FlowState
-from .underdamped import check_whole, over_substeps, standard_normal
 
 
 class SAMState(eqx.Module):
@@ -54,7 +55,7 @@ class SAM(AbstractProcess):
         check_part("sampling", sampling, AbstractSampling, "a scheme such as WithReplacement(8)")
         self.landscape = landscape
         self.learning_rate = LearningRate(learning_rate)
-        self.radius = _radius(radius)
+        self.radius = check_non_negative("radius", radius, float)
         self.sampling = sampling
         self.normalized = bool(normalized)
         sampling.check(landscape)
@@ -133,7 +134,7 @@ class SAMEquation(AbstractProcess):
         check_part("noise", noise, MinibatchNoise, "MinibatchNoise(sampling)")
         self.landscape = landscape
         self.learning_rate = LearningRate(learning_rate)
-        self.radius = _radius(radius)
+        self.radius = check_non_negative("radius", radius, float)
         self.noise = noise
         self.num_substeps = check_whole("substeps", substeps)
         self.refinement = check_whole("refinement", refinement)
@@ -171,16 +172,9 @@ class SAMEquation(AbstractProcess):
         return FlowState(theta)
 
     def step(self, state: FlowState, draws: Draws, observe: Observe, carry: Any):
-        def advance(theta, identity, j):
-            own = eqx.tree_at(lambda d: d.identity, draws, identity)
-            return self._advance(theta, own, j)
-
-        def body(j, loop):
-            before, carry = loop
-            after = jax.vmap(advance, in_axes=(0, 0, None))(before, draws.identity, j)
-            return after, observe(carry, before, after, j)
-
-        theta, carry = over_substeps(self.substeps, body, (state.theta, carry))
+        theta, carry = step_members(
+            self.substeps, self._advance, state.theta, draws, observe, carry
+        )
         return FlowState(theta), carry
 
     def _advance(self, theta: Vector, draws: Draws, j) -> Vector:
@@ -206,10 +200,3 @@ class SAMEquation(AbstractProcess):
 
     def time(self, iterations: np.ndarray) -> np.ndarray:
         return self.learning_rate.time(iterations)
-
-
-def _radius(value: RealLike) -> Scalar:
-    number = jnp.asarray(value, jnp.result_type(float))
-    if number.shape != () or not 0 <= float(number) < np.inf:
-        raise ValueError(f"radius must be a finite number ≥ 0; got {value}.")
-    return number

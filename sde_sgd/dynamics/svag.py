@@ -10,9 +10,9 @@ from ..draws import Draws
 from ..landscapes.base import AbstractLandscape
 from ..noise.sampling import AbstractSampling, RandomReshuffling
 from ..types import Positions
-from .base import AbstractProcess, check_part, LearningRate, Observe
+from ._steps import over_substeps
+from .base import AbstractProcess, check_part, check_whole, LearningRate, Observe
 from .continuous import FlowState
-from .underdamped import check_whole, over_substeps
 
 
 class SVAG(AbstractProcess):

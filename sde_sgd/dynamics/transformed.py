@@ -8,12 +8,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from ..draws import Draws
 from ..landscapes.base import AbstractLandscape
-from ..noise.paths import Increments, IterationNoise
+from ..noise.paths import Increments
 from ..types import Positions, Vector
+from ._steps import brownian_increment, step_members
 from .base import AbstractProcess, check_part, Observe
 from .continuous import ModifiedEquation
 from .terms import drift_correction
@@ -65,10 +65,22 @@ class TransformedEquation(AbstractProcess):
     equation: ModifiedEquation
     forward: Callable
     inverse: Callable
-    tamed: bool = eqx.field(static=True, default=False)
+    tamed: bool = eqx.field(static=True)
+
+    def __init__(
+        self,
+        equation: ModifiedEquation,
+        forward: Callable,
+        inverse: Callable,
+        tamed: bool = False,
+    ):
+        check_part("equation", equation, ModifiedEquation, "a ModifiedEquation")
+        self.equation = equation
+        self.forward = forward
+        self.inverse = inverse
+        self.tamed = tamed
 
     def __check_init__(self):
-        check_part("equation", self.equation, ModifiedEquation, "a ModifiedEquation")
         if not isinstance(self.equation.solver, dfx.Euler):
             raise ValueError(
                 f"TransformedEquation takes Euler steps in its own coordinates; the equation has "
@@ -129,21 +141,15 @@ class TransformedEquation(AbstractProcess):
         return self.equation.time(iterations)
 
     def step(self, state: TransformedState, draws: Draws, observe: Observe, carry: Any):
-        def advance(y, identity, j):
-            own = eqx.tree_at(lambda d: d.identity, draws, identity)
-            return self._advance(y, own, j)
-
-        def body(j, loop):
-            before, carry = loop
-            after = jax.vmap(advance, in_axes=(0, 0, None))(before, draws.identity, j)
-            start, end = (jax.vmap(self.inverse)(y) for y in (before, after))
-            return after, observe(carry, start, end, j)
-
-        loop = (state.coordinates, carry)
-        if self.substeps == 1:
-            y, carry = body(jnp.uint32(0), loop)
-        else:
-            y, carry = lax.fori_loop(jnp.uint32(0), jnp.uint32(self.substeps), body, loop)
+        y, carry = step_members(
+            self.substeps,
+            self._advance,
+            state.coordinates,
+            draws,
+            observe,
+            carry,
+            position=jax.vmap(self.inverse),
+        )
         return TransformedState(y), carry
 
     def _advance(self, y: Vector, draws: Draws, j) -> Vector:
@@ -151,17 +157,8 @@ class TransformedEquation(AbstractProcess):
         equation, landscape = self.equation, self.landscape
         theta = self.inverse(y)
         eta = equation.learning_rate.at(draws.iteration, theta.dtype)
-        path = IterationNoise(
-            draws,
-            size=equation.noise.dimension(landscape),
-            substeps=self.substeps,
-            increments=equation.increments,
-            dtype=landscape.dtype,
-            refinement=equation.refinement,
-            checked=False,
-        )
-        start = j.astype(theta.dtype) / self.substeps
-        increment = path.evaluate(start, start + 1 / self.substeps)
+        size = equation.noise.dimension(landscape)
+        increment = brownian_increment(equation, size, draws, j, equation.increments)
         dt = jnp.asarray(1 / self.substeps, theta.dtype)
         drift = landscape.gradient(theta)
         correction = drift_correction(landscape, theta, eta, equation.order)

@@ -3,18 +3,16 @@
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array
 
 from ..draws import Draws
 from ..landscapes.base import AbstractLandscape
 from ..noise.models import AbstractGradientNoise
-from ..noise.paths import IterationNoise
 from ..types import Positions, RealLike, Vector
-from .base import AbstractProcess, check_part, LearningRate, Observe
+from ._steps import standard_normal, step_members
+from .base import AbstractProcess, check_fraction, check_part, check_whole, LearningRate, Observe
 from .continuous import ModifiedEquation
 
 # A dense Hessian at the start is looked at up to this dimension.
@@ -76,7 +74,7 @@ class UnderdampedEquation(AbstractProcess):
         check_part("noise", noise, AbstractGradientNoise, "such as MinibatchNoise(sampling)")
         self.landscape = landscape
         self.rate = LearningRate(learning_rate)
-        self.momentum = check_momentum(momentum)
+        self.momentum = check_fraction("momentum", momentum)
         self.noise = noise
         self.num_substeps = check_whole("substeps", substeps)
         self.refinement = check_whole("refinement", refinement)
@@ -125,18 +123,15 @@ class UnderdampedEquation(AbstractProcess):
         return UnderdampedState(theta, jnp.zeros_like(theta))
 
     def step(self, state: UnderdampedState, draws: Draws, observe: Observe, carry: Any):
-        def advance(theta, velocity, identity, j):
-            own = eqx.tree_at(lambda d: d.identity, draws, identity)
+        def advance(pair, own, j):
+            theta, velocity = pair
             return self._advance(theta, velocity, own, j)
 
-        def body(j, loop):
-            state, carry = loop
-            moved = jax.vmap(advance, in_axes=(0, 0, 0, None))(
-                state.theta, state.velocity, draws.identity, j
-            )
-            return UnderdampedState(*moved), observe(carry, state.theta, moved[0], j)
-
-        return over_substeps(self.substeps, body, (state, carry))
+        loop = (state.theta, state.velocity)
+        moved, carry = step_members(
+            self.substeps, advance, loop, draws, observe, carry, position=lambda pair: pair[0]
+        )
+        return UnderdampedState(*moved), carry
 
     def _advance(self, theta: Vector, velocity: Vector, draws: Draws, j) -> tuple[Vector, Vector]:
         dtype, step = theta.dtype, 1 / self.substeps
@@ -185,7 +180,7 @@ class OverdampedEquation(AbstractProcess):
         increments: Any = "gaussian",
         refinement: int = 1,
     ):
-        self.momentum = check_momentum(momentum)
+        self.momentum = check_fraction("momentum", momentum)
         eta = LearningRate(learning_rate).constant()
         if eta is None:
             raise ValueError("OverdampedEquation needs a constant learning rate, no schedule.")
@@ -255,40 +250,3 @@ class OverdampedEquation(AbstractProcess):
 
     def time(self, iterations: np.ndarray) -> np.ndarray:
         return np.asarray((1 - float(self.momentum)) * self.equation.time(iterations))
-
-
-def check_momentum(momentum: RealLike) -> Array:
-    """μ as an array, in [0, 1)."""
-    value = jnp.asarray(momentum, jnp.result_type(float))
-    if value.shape != () or not 0 <= float(value) < 1:
-        raise ValueError(f"momentum must be a number in [0, 1); got {momentum}.")
-    return value
-
-
-def check_whole(name: str, value: Any) -> int:
-    """An integer ≥ 1."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"{name} must be an integer ≥ 1; got {value!r}.")
-    return int(value)
-
-
-def standard_normal(process: Any, size: int, draws: Draws, j) -> Array:
-    """ΔW/√Δs of solver step j of an iteration, of a process with substeps and refinement."""
-    path = IterationNoise(
-        draws,
-        size=size,
-        substeps=process.substeps,
-        dtype=process.landscape.dtype,
-        refinement=process.refinement,
-        checked=False,
-    )
-    start = j.astype(path.dtype) / process.substeps
-    increment = jnp.asarray(path.evaluate(start, start + 1 / process.substeps))
-    return increment * float(np.sqrt(process.substeps))
-
-
-def over_substeps(substeps: int, body: Any, loop: Any) -> Any:
-    """`body` for every solver step of one iteration."""
-    if substeps == 1:
-        return body(jnp.uint32(0), loop)
-    return lax.fori_loop(jnp.uint32(0), jnp.uint32(substeps), body, loop)
