@@ -10,6 +10,7 @@ from .adaptive import (
 from .base import AbstractProcess as AbstractProcess, LearningRate as LearningRate
 from .continuous import GradientFlow as GradientFlow, ModifiedEquation as ModifiedEquation
 from .discrete import GaussianSGD as GaussianSGD, OptaxSGD as OptaxSGD, SGD as SGD
+from .driven import DrivenEquation as DrivenEquation
 from .langevin import SGLD as SGLD
 from .sam import SAM as SAM, SAMEquation as SAMEquation
 from .scaling import (

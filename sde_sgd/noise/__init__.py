@@ -1,5 +1,13 @@
 """Sampling schemes, gradient-noise models and Diffrax noise paths."""
 
+from .driving import (
+    AbstractDriving as AbstractDriving,
+    ColouredNoise as ColouredNoise,
+    epoch_noise as epoch_noise,
+    fractional_noise as fractional_noise,
+    StableNoise as StableNoise,
+    WhiteNoise as WhiteNoise,
+)
 from .function_noise import FunctionNoise as FunctionNoise
 from .models import (
     AbstractGradientNoise as AbstractGradientNoise,

@@ -14,6 +14,10 @@ from sde_sgd.theory.diagonal_networks import (
     diagonal_network_limit,
     DiagonalNetworkLimit,
     hyperbolic_entropy,
+from sde_sgd.theory.driven import (
+    fractional_ornstein_uhlenbeck_variance,
+    stationary_covariance_driven,
+    stationary_scale_stable,
 )
 from sde_sgd.theory.dyson import (
     boltzmann_machine_spacing,
@@ -199,6 +203,7 @@ __all__ = [
     "evidence_by_quadrature",
     "exit_time",
     "eyring_kramers",
+    "fractional_ornstein_uhlenbeck_variance",
     "gibbs_density",
     "hyperbolic_entropy",
     "label_noise_balance",
@@ -224,6 +229,7 @@ __all__ = [
     "spanning_tree_energies",
     "splitting_on_grid",
     "stationary_covariance",
+    "stationary_covariance_driven",
     "stationary_covariance_epochs",
     "stationary_covariance_langevin",
     "stationary_covariance_least_squares",
@@ -236,6 +242,7 @@ __all__ = [
     "stationary_mean_least_squares",
     "stationary_point",
     "stationary_scalar_moments",
+    "stationary_scale_stable",
     "tail_index_finite_sum",
     "tail_index_limit",
     "tail_index_online_least_squares",
