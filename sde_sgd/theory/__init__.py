@@ -14,6 +14,7 @@ from sde_sgd.theory.diagonal_networks import (
     diagonal_network_limit,
     DiagonalNetworkLimit,
     hyperbolic_entropy,
+)
 from sde_sgd.theory.driven import (
     fractional_ornstein_uhlenbeck_variance,
     stationary_covariance_driven,
