@@ -16,18 +16,21 @@ def row(
     expected: str = "agree",
     precision: float | None = None,
     resolution: float | None = None,
+    scale=None,
 ) -> ss.Comparison:
     """`ss.compare`, "inconclusive" where a value agrees with a larger error than it may have.
 
-    `precision` is the largest standard error of an agreeing row, relative to the
-    prediction; `resolution` the smallest difference that matters, as in `ss.compare`.
+    `precision` is the largest standard error of an agreeing row, relative to `scale` (the trace of
+    a matrix, say; the prediction itself if None); `resolution` the smallest difference that
+    matters, as in `ss.compare`.
     """
     made = ss.compare(
         measured, predicted, name=name, process=process, expected=expected, resolution=resolution
     )
     if precision is None or made.verdict != "agrees":
         return made
-    error = float(np.max(measured.standard_error / np.abs(predicted)))
+    whole = np.abs(predicted if scale is None else scale)
+    error = float(np.max(measured.standard_error / whole))
     if error <= precision:
         return made
     reason = f"standard error {error:.2%}, above {precision:.2%}"

@@ -26,6 +26,7 @@ import xarray as xr
 import sde_sgd as ss
 from sde_sgd.plots import COLOURS, new_figure, points
 
+from ._rows import row
 from .framework import get, put
 
 
@@ -155,14 +156,11 @@ def check(config: Config, data: xr.Dataset, predicted) -> list[ss.Comparison]:
 
     def add(label, value, name, process, expected="agree"):
         measured = get(data, label)
-        row = ss.compare(measured, value, name=name, process=process, expected=expected)
-        error = (measured.standard_error / np.abs(value)).max() if np.all(value) else 0.0
-        if row.verdict == "agrees" and np.ndim(value) == 0 and not error <= config.precision:
-            reason = f"standard error {error:.2%}, above {config.precision:.2%}"
-            row = dataclasses.replace(
-                row, verdict="inconclusive", severity=row.severity + 1, reason=reason
-            )
-        rows.append(row)
+        # Of one variance; one that is 0 has no relative error.
+        relative = np.ndim(value) == 0 and bool(value)
+        precision = config.precision if relative else None
+        options = {"name": name, "process": process, "expected": expected, "precision": precision}
+        rows.append(row(measured, value, **options))
 
     for curvature, exact in predicted.items():
         h, epochs = f"h={curvature:g}", exact["shuffled"]
