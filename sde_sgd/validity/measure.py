@@ -29,8 +29,8 @@ _KNOWN = (
 
 
 def validity(
-    landscape: AbstractFiniteSum,
-    sgd: SGD,
+    landscape: AbstractLandscape,
+    sgd: AbstractProcess,
     theta: ArrayLike,
     *,
     key: Key,
@@ -85,6 +85,7 @@ def validity(
     the closed moments are those of `ss.theory` for least squares.
     """
     point, limit = _checked(landscape, sgd, theta), _positive("tolerance", tolerance)
+    assert isinstance(sgd, SGD) and isinstance(landscape, AbstractFiniteSum)  # as checked
     for name, least, value in (
         ("num_steps", 1, num_steps),
         ("count", 1, count),
@@ -102,7 +103,7 @@ def validity(
     settings = Settings(eta, sgd.sampling.noise_factor(num), mu, num_steps)
     norms = find_norms(landscape, point)
     _refuse_noiseless(settings, norms, sgd)
-    strong = norms.gradient > 1e-6 * np.sqrt(settings.noise_factor * norms.noise_trace)
+    strong = norms.gradient > 1e-6 * float(np.sqrt(settings.noise_factor * norms.noise_trace))
     found = find_directions(landscape, point, strong, count, _extra(directions, landscape))
     if eta * found.sharpness >= 2 * (1 + mu):
         raise ValueError(
@@ -128,6 +129,7 @@ def validity(
         verdict=_verdict(distance, error, limit, watched, diverged, num_paths, gaps),
         distance=Estimate(distance, error, len(visited)),
         watched=watched,
+        directions=found.basis @ found.weights.T,
         norms=norms,
         sharpness=found.sharpness,
         mean_curvature=Estimate(

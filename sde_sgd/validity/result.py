@@ -29,7 +29,8 @@ class Validity(eqx.Module):
     - `verdict`: "valid: …", "not valid: …" or "undecided: …", with the reason; `valid` is True,
       False or None.
     - `distance`: D predicted along the worst direction, with its error over the explored paths.
-    - `watched`: the directions, each with curvature, noise and the signed parts of its D.
+    - `watched`: the directions, each with curvature, noise and the signed parts of its D;
+      `directions` (d, number): themselves, unit vectors in columns.
     - `norms`: |∇L| and tr Σ of one example at θ (exact); `noise_norm` = √(c tr Σ).
     - `sharpness`: λ_max of ∇²L(θ); `mean_curvature`: tr(HΣ)/tr Σ, with the error of its probes.
     - `growth`: factor per iteration of the second moment in the watched directions, < 1 if
@@ -42,6 +43,7 @@ class Validity(eqx.Module):
     verdict: str
     distance: Estimate
     watched: list[Watched]
+    directions: Float[np.ndarray, "d number"]
     norms: Norms
     sharpness: float
     mean_curvature: Estimate
