@@ -53,7 +53,11 @@ class AbstractMeasure(eqx.Module):
 
     @abc.abstractmethod
     def finished(self, carry: PyTree[Array]) -> Alive | None:
-        """Members that may be put back to their start now; None if that never happens."""
+        """Members of which nothing more is wanted; None if that never happens.
+
+        They may be put back to their start, with refill, or rest once all measures agree;
+        until they are, `update` leaves their carry as it is.
+        """
 
     @abc.abstractmethod
     def restart(self, carry: PyTree[Array], restarted: Alive) -> PyTree[Array]:

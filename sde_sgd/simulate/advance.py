@@ -1,5 +1,7 @@
 """The compiled loop: some members, some iterations, all measures."""
 
+import functools
+import operator
 from typing import Any
 
 import equinox as eqx
@@ -64,6 +66,7 @@ def iterate(
         # Before the step, where everything lies in memory: selecting after it would make the
         # compiler draw the step's random numbers again for each consumer.
         members = _restart(process, measures, draws, members)
+    resting = None if refill else at_rest(measures, members.carries)
     alive = members.alive
     inner = {name: m for name, m in measures.items() if m.watches == "substeps"}
 
@@ -81,12 +84,69 @@ def iterate(
     carries.update(watched)
     after = process.position(state)
     sound = jnp.all(jnp.abs(after) < _bound(after.dtype), axis=-1)
+    if resting is not None:
+        # Their step is taken back: it can lead nowhere.
+        sound = sound | resting
     diverged_at = jnp.where(alive & ~sound, (iteration + 1).astype(jnp.int32), members.diverged_at)
     tick = Tick(iteration + 1, jnp.uint32(process.substeps - 1), draws)
     for name, measure in measures.items():
         if measure.watches == "iterations":
             carries[name] = measure.update(carries[name], before, after, tick, alive & sound)
     return Members(members.identity, members.start, state, carries, diverged_at)
+
+
+def at_rest(
+    measures: dict[str, AbstractMeasure], carries: dict[str, PyTree[Array]]
+) -> Alive | None:
+    """Members with which every measure has finished; None where one never does."""
+    ends = [measure.finished(carries[name]) for name, measure in measures.items()]
+    known = [end for end in ends if end is not None]
+    if not known or len(known) < len(ends):
+        return None
+    return functools.reduce(operator.and_, known)
+
+
+def _choose(mask: Alive, chosen: PyTree[Array], other: PyTree[Array]) -> PyTree[Array]:
+    """`chosen` for the members of a mask, `other` for the rest."""
+
+    def choose(one, two):
+        return jnp.where(mask.reshape(mask.shape + (1,) * (two.ndim - 1)), one, two)
+
+    return jax.tree.map(choose, chosen, other)
+
+
+def _stretch(
+    process: AbstractProcess,
+    measures: dict[str, AbstractMeasure],
+    refill: bool,
+    root: Array,
+    first: Array,
+    last: Array,
+    members: Members,
+) -> Members:
+    """Iterations first…last − 1. Without refill members at rest stay where they left.
+
+    A member at rest makes a step that the next iteration takes back: selecting after the step
+    would make the compiler draw its random numbers again for each consumer.
+    """
+
+    def move(k, members):
+        return iterate(process, measures, refill, root, k, members)
+
+    if refill or at_rest(measures, members.carries) is None:
+        return lax.fori_loop(first, last, move, members)
+
+    def take_back(members, before, rested):
+        state = _choose(rested, before, members.state)
+        return eqx.tree_at(lambda m: m.state, members, state)
+
+    def move_or_rest(k, loop):
+        members = take_back(*loop)
+        return move(k, members), members.state, at_rest(measures, members.carries)
+
+    nobody = jnp.zeros(members.identity.shape, bool)
+    loop = (members, members.state, nobody)
+    return take_back(*lax.fori_loop(first, last, move_or_rest, loop))
 
 
 def _bound(dtype) -> float:
@@ -102,13 +162,8 @@ def _restart(process, measures, draws: Draws, members: Members) -> Members:
 
     def put_back():
         fresh = process.init(members.start, draws)
-
-        def choose(new, old):
-            mask = finished.reshape(finished.shape + (1,) * (old.ndim - 1))
-            return jnp.where(mask, new, old)
-
         carries = {name: m.restart(members.carries[name], finished) for name, m in measures.items()}
-        return jax.tree.map(choose, fresh, members.state), carries
+        return _choose(finished, fresh, members.state), carries
 
     if _start_is_random(process, members.start, draws):
         kept = (members.state, members.carries)
@@ -157,12 +212,7 @@ def advance(
         def block(i, loop):
             members, buffer = loop
             first = iteration + i * length
-            members = lax.fori_loop(
-                first,
-                first + length,
-                lambda k, m: iterate(process, measures, refill, root, k, m),
-                members,
-            )
+            members = _stretch(process, measures, refill, root, first, first + length, members)
             if capacity:
                 position = process.position(members.state)
                 buffer = lax.dynamic_update_index_in_dim(buffer, position, i, axis=1)

@@ -1,6 +1,7 @@
 """The engine itself: chunks, clock, checkpoints, interrupts, budget."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -14,11 +15,12 @@ from ..dynamics.base import AbstractProcess
 from ..measure.base import AbstractMeasure
 from ..types import Key
 from . import checkpoint as ckpt
-from .advance import advance, create, Members
+from .advance import advance, at_rest, create, Members
 from .fingerprint import describe
 from .interrupt import Interrupt
 from .plan import Plan
 from .progress import Progress
+from .rest import cut, halved, next_look
 from .run import DivergenceError, Run
 from .validate import check_count, check_length, check_memory, check_outcome
 from .warn import warn
@@ -38,7 +40,10 @@ class Forecast(eqx.Module):
 
 
 class Engine:
-    """Owns the integer clock, the members and what was recorded. `Run` is its public face."""
+    """Owns the integer clock, the members and what was recorded. `Run` is its public face.
+
+    `chunks` are moved; `resting` were taken out of them. Identities put all in order again.
+    """
 
     def __init__(
         self,
@@ -72,6 +77,9 @@ class Engine:
         self.on_divergence = "raise"
         self.forecast: Forecast | None = None
         self.chunks = self._scatter(theta)
+        self.resting: list[Members] = []
+        self.member_steps = 0
+        self._look = self._next_look()
         start = [np.asarray(theta)[None]] if record_every is not None else []
         self._steps: list[np.ndarray] = [np.zeros(1, np.int64)] if start else []
         self._rows: list[np.ndarray] = start
@@ -91,14 +99,45 @@ class Engine:
 
     def gather(self) -> Members:
         """All members on the host, the idle ones left out."""
-        size = self.plan.ensemble_size
-        host = [jax.device_get(chunk) for chunk in self.chunks]
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:size], *host)
+        host = [jax.device_get(members) for members in (*self.chunks, *self.resting)]
+        return jax.tree.map(lambda *leaves: self._ordered(leaves), *host)
 
     def positions(self) -> np.ndarray:
         """θ of every member on the host, (members, d)."""
-        rows = [np.asarray(self.process.position(chunk.state)) for chunk in self.chunks]
-        return np.concatenate(rows)[: self.plan.ensemble_size]
+        pieces = [*self.chunks, *self.resting]
+        return self._ordered([np.asarray(self.process.position(m.state)) for m in pieces])
+
+    def _ordered(self, pieces: Sequence[np.ndarray], axis: int = 0) -> np.ndarray:
+        """Rows of the chunks and of those at rest, by identity, the idle ones left out."""
+        joined = np.concatenate(pieces, axis)
+        if self.resting:
+            every = [np.asarray(m.identity) for m in (*self.chunks, *self.resting)]
+            joined = np.take(joined, np.argsort(np.concatenate(every)), axis)
+        return np.moveaxis(np.moveaxis(joined, axis, 0)[: self.plan.ensemble_size], 0, axis)
+
+    def _next_look(self) -> int:
+        """When to look for members at rest; beyond every run where there can be none."""
+        known = None if self.refill else at_rest(self.measures, self.chunks[0].carries)
+        if known is None:
+            return MOST_STEPS + 1
+        rows = sum(len(chunk.identity) for chunk in self.chunks)
+        return next_look(self.done, rows, self.plan.step_bytes)
+
+    def _take_out(self) -> None:
+        """Members at rest leave their chunk as soon as they are half of it."""
+        chunks = []
+        for chunk in self.chunks:
+            resting = at_rest(self.measures, chunk.carries)
+            identity = np.asarray(chunk.identity)
+            needed = ~np.asarray(resting) & (identity < self.plan.ensemble_size)
+            rows = halved(len(identity), int(needed.sum()), self.plan.multiple)
+            if rows < len(identity):
+                chunk, left = cut(chunk, needed, rows)
+                self.resting.append(left)
+            if rows:
+                chunks.append(self.plan.place(chunk))
+        self.chunks = chunks
+        self._look = self._next_look() if chunks else MOST_STEPS + 1
 
     def records(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Recorded iterations (n,) and positions (n, members, d)."""
@@ -191,8 +230,8 @@ class Engine:
 
     def _diverged(self) -> str:
         """Says "diverged" when that ends the run: at the first member, with "mask" at the last."""
-        size = self.plan.ensemble_size
-        dead = np.concatenate([np.asarray(c.diverged_at) for c in self.chunks])[:size] >= 0
+        every = [np.asarray(m.diverged_at) for m in (*self.chunks, *self.resting)]
+        dead = self._ordered(every) >= 0
         ends = dead.any() if self.on_divergence == "raise" else dead.all()
         return "diverged" if ends else ""
 
@@ -215,6 +254,8 @@ class Engine:
         left = total - self.done
         known = self._per_iteration
         wanted = min(left, 8 if known is None else max(1, int(_SEGMENT_SECONDS / known)))
+        # A run in which nobody moves any more ends at once.
+        wanted = min(wanted, self._look - self.done) if self.chunks else left
         every = self.record_every
         length, blocks = wanted, 1
         if every is not None:
@@ -228,6 +269,7 @@ class Engine:
         spent = time.monotonic() - started
         steps = self.done + length * np.arange(1, blocks + 1)
         self.done = int(steps[-1])
+        self.member_steps += length * blocks * sum(len(c.identity) for c in self.chunks)
         if every is not None and steps[0] % every == 0:
             self._steps.append(steps)
             self._rows.append(rows)
@@ -237,11 +279,13 @@ class Engine:
             self._per_iteration = _SEGMENT_SECONDS / 8 if spent > 4 * _SEGMENT_SECONDS else None
             self.forecast = Forecast(spent, self.plan.bytes, float("nan"))
         else:
-            self._per_iteration = spent / (length * blocks)
+            self._per_iteration = max(spent, 1e-9) / (length * blocks)
             if self.forecast is not None and np.isnan(self.forecast.seconds_per_iteration):
                 ahead = self._per_iteration * (total - self.done)
                 seconds = self.forecast.seconds + spent + ahead
                 self.forecast = Forecast(seconds, self.plan.bytes, self._per_iteration)
+        if self.done >= self._look:
+            self._take_out()
 
     def advance(self, length: int, blocks: int) -> np.ndarray:
         """Advances every chunk; positions after each block, (blocks, members, d)."""
@@ -260,8 +304,12 @@ class Engine:
             )
             moved.append(members)
             recorded.append(np.moveaxis(np.asarray(buffer)[:, :blocks], 1, 0))
+        for members in self.resting:
+            still = np.asarray(self.process.position(members.state))
+            shown = blocks if self.plan.capacity else 0
+            recorded.append(np.broadcast_to(still, (shown, *still.shape)))
         self.chunks = jax.block_until_ready(moved)
-        return np.concatenate(recorded, axis=1)[:, : self.plan.ensemble_size]
+        return self._ordered(recorded, axis=1)
 
     def _try_to_save(self, path: Path) -> None:
         """A full disk costs a checkpoint, not the run."""
@@ -275,11 +323,15 @@ class Engine:
         leaves = jax.tree.leaves(self.gather())
         recorded = self.records()
         extra = [] if recorded is None else list(recorded)
+        extra.append(self._layout())
         header = {
             "fingerprint": self.fingerprint,
             "versions": ckpt.versions(),
             "done": self.done,
             "seconds": self.seconds,
+            "member_steps": self.member_steps,
+            "look": self._look,
+            "cut": self._cut(),
             "num_leaves": len(leaves) + len(extra),
         }
         ckpt.save(path, header, [*leaves, *extra])
@@ -299,17 +351,35 @@ class Engine:
                 f"checkpoint={str(path)!r} was written by another version of this library: its "
                 f"arrays do not fit. Choose another file or remove it."
             )
-        plan, chunks = self.plan, []
-        extra = plan.padded - size
-        for i, old in enumerate(self.chunks):
-            own = slice(i * plan.chunk_size, (i + 1) * plan.chunk_size)
-            rows = [
-                np.concatenate([x, np.repeat(x[:1], extra, axis=0)])[own] for x in arrays[:count]
-            ]
-            members = jax.tree.unflatten(structure, [jnp.asarray(x) for x in rows])
-            members = eqx.tree_at(lambda m: m.identity, members, old.identity)
-            chunks.append(plan.place(members))
-        self.chunks, self.done = chunks, int(header["done"])
-        self.seconds = float(header["seconds"])
+        # Idle members repeat the first; padded rows are never looked at.
+        extra = self.plan.padded - size
+        rows = [np.concatenate([x, np.repeat(x[:1], extra, axis=0)]) for x in arrays[:count]]
+        everyone = jax.tree.unflatten(structure, rows)
+        everyone = eqx.tree_at(
+            lambda m: m.identity, everyone, np.arange(self.plan.padded, dtype=np.uint32)
+        )
+        # Other chunks or devices: everybody moves again, until the next look.
+        same = header["cut"] == self._cut()
+        layout = arrays[-1] if same else self._layout()
+
+        def own(place):
+            return jax.tree.map(lambda x: jnp.asarray(x[layout == place]), everyone)
+
+        places = np.unique(layout[layout >= 0])
+        self.chunks = [self.plan.place(own(i)) for i in places]
+        self.resting = [own(-1)] if (layout < 0).any() else []
+        self.done, self.seconds = int(header["done"]), float(header["seconds"])
+        self.member_steps = int(header["member_steps"])
+        self._look = int(header["look"]) if same else self._next_look()
         if self.record_every is not None:
             self._steps, self._rows = [arrays[count]], [arrays[count + 1]]
+
+    def _layout(self) -> np.ndarray:
+        """The chunk of every identity, −1 at rest."""
+        found = np.full(self.plan.padded, -1, np.int32)
+        for place, chunk in enumerate(self.chunks):
+            found[np.asarray(chunk.identity)] = place
+        return found
+
+    def _cut(self) -> list[int]:
+        return [self.plan.chunk_size, self.plan.num_chunks, self.plan.multiple]

@@ -49,6 +49,10 @@ def simulate(
 ) -> Run:
     """Runs an ensemble of a process for `num_steps` SGD iterations.
 
+    Members with which every measure has finished (those that have left, of `FirstPassage` alone)
+    rest where they are: nothing of them changes, they leave the batch once they are half of it,
+    and a run in which all rest is over. With `refill` they start again instead.
+
     **Arguments:**
 
     - `theta0`: a start (d,), one a member (ensemble_size, d), or a sampler key -> (d,).

@@ -18,7 +18,7 @@ class Plan(eqx.Module):
     """Members in `num_chunks` chunks of `chunk_size`, the last padded with idle members.
 
     `capacity`: positions that a compiled call can record; `bytes`: what the run holds;
-    `row_bytes`: of one position.
+    `row_bytes`: of one position; `step_bytes`: of one member's iteration.
     """
 
     ensemble_size: int = eqx.field(static=True)
@@ -27,12 +27,18 @@ class Plan(eqx.Module):
     capacity: int = eqx.field(static=True)
     bytes: int = eqx.field(static=True)
     row_bytes: int = eqx.field(static=True)
+    step_bytes: int = eqx.field(static=True)
     mesh: Mesh | None = eqx.field(static=True)
 
     @property
     def padded(self) -> int:
         """Members simulated, the idle ones included."""
         return self.chunk_size * self.num_chunks
+
+    @property
+    def multiple(self) -> int:
+        """Devices, over which a chunk must divide."""
+        return 1 if self.mesh is None else self.mesh.size
 
     def place(self, tree: Any) -> Any:
         """Puts a chunk on the devices, members split over them."""
@@ -85,4 +91,4 @@ def make_plan(
         + 2 * (num_records or 0) * row_bytes * ensemble_size
     )
     chunks = math.ceil(ensemble_size / chunk)
-    return Plan(ensemble_size, chunk, chunks, capacity, total, row_bytes, mesh)
+    return Plan(ensemble_size, chunk, chunks, capacity, total, row_bytes, step_bytes, mesh)

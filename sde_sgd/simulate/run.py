@@ -19,12 +19,14 @@ class Run:
     """A finished, interrupted or extended simulation.
 
     - `run["name"]`: result of a measure, over the members alive.
-    - `starts`, `positions` (members, d): θ at the first and the last iteration; `alive`
-      (members,).
+    - `starts`, `positions` (members, d): θ at the first and the last iteration (of a member at
+      rest, where it left); `alive` (members,).
     - `num_steps`: iterations done; `requested_steps`; `complete`: whether they are equal.
     - `records`: iterations (n,) and positions (n, members, d) if `record_every` was given.
     - `diverged`: {member: iteration at which it was first not finite}.
     - `seconds`: wall time so far, compilation included; `forecast`: what was foreseen.
+    - `member_steps`: iterations computed, all members together: fewer than their number times
+      `num_steps` where members at rest were taken out.
     """
 
     def __init__(self, engine: "Engine"):
@@ -41,6 +43,7 @@ class Run:
         self.records = engine.records()
         self.seconds: float = engine.seconds
         self.forecast = engine.forecast
+        self.member_steps: int = engine.member_steps
         self.results: dict[str, Any] = {
             name: measure.result(members.carries[name], self.alive, engine.process)
             for name, measure in engine.measures.items()

@@ -172,16 +172,24 @@ def test_a_member_that_diverges_after_its_exit_has_left():
     """Escape over the top of x − x³/3: who ran to infinity counts with the exit time it had."""
     cubic = ss.Potential(lambda x: x[0] - x[0] ** 3 / 3, np.zeros((1, 1)))
     starts = jnp.array([[-1.0], [0.0], [1.5], [2.0]])
-    run = ss.simulate(
-        ss.SGD(cubic, 0.1, ss.WithReplacement(1)),
-        starts,
-        num_steps=60,
-        ensemble_size=4,
-        key=jr.key(0),
-        measures={"exit": ss.FirstPassage(lambda x: x[0] > 3)},
-        on_divergence="mask",
-    )
+
+    def run_with(**more):
+        return ss.simulate(
+            ss.SGD(cubic, 0.1, ss.WithReplacement(1)),
+            starts,
+            num_steps=60,
+            ensemble_size=4,
+            key=jr.key(0),
+            measures={"exit": ss.FirstPassage(lambda x: x[0] > 3)} | more,
+            on_divergence="mask",
+        )
+
+    run = run_with(path=Trajectory(60))
     assert sorted(run.diverged) == [2, 3]
+    # Alone, an exit is the end: nobody runs on to infinity.
+    rested = run_with()
+    assert rested.diverged == {} and (abs(rested.positions) < 10).all()
+    np.testing.assert_array_equal(rested["exit"].first_times, run["exit"].first_times)
     first = []
     for x in (1.5, 2.0):
         k = 0
