@@ -1,12 +1,12 @@
 """What the experiments on escape share: wells, and runs long enough for so many exits."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 import sde_sgd as ss
-from sde_sgd.measure import FirstPassageResult
 
 
 def well_processes(
@@ -47,8 +47,11 @@ def passages(
     exits: float,
     members: int,
     key,
-) -> FirstPassageResult:
+    measure: ss.AbstractMeasure | None = None,
+) -> Any:
     """First passages with refill, in a run that sees about `exits` of them.
+
+    What is returned is the result of `measure`, by default `ss.FirstPassage(exited)`.
 
     `mean_steps` is the expected time in iterations: of the length of the run nothing but the
     error depends, and a bias (1 − Var τ/T²)/2 of the number of exits a member, 7e-3.
@@ -60,7 +63,7 @@ def passages(
         num_steps=steps,
         ensemble_size=members,
         key=key,
-        measures={"exit": ss.FirstPassage(exited)},
+        measures={"exit": ss.FirstPassage(exited) if measure is None else measure},
         refill=True,
     )
     return run["exit"]
