@@ -24,6 +24,13 @@ from .histogram import (
     JointHistogramResult as JointHistogramResult,
 )
 from .moments import Moments as Moments
+from .noise_statistics import (
+    block_tail_index as block_tail_index,
+    hill_tail_index as hill_tail_index,
+    noise_statistics as noise_statistics,
+    NoiseStatistics as NoiseStatistics,
+    normality_test as normality_test,
+)
 from .occupation import (
     binomial_interval as binomial_interval,
     Occupation as Occupation,
