@@ -94,7 +94,7 @@ def measure(config: Config, key) -> xr.Dataset:
             ss.MinibatchNoise(one),
             substeps=round(temperature / config.step),
         )
-        process = ss.TransformedEquation(  # pyright: ignore[reportCallIssue]
+        process = ss.TransformedEquation(
             equation=equation, forward=jnp.log, inverse=jnp.exp, tamed=True
         )
         run = ss.simulate(
