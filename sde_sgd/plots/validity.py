@@ -53,7 +53,7 @@ def _by_cause(axis: Axes, result: "Validity") -> None:
         )
     axis.set_xticks(place, names, rotation=40, ha="right", fontsize=8)
     axis.set_yscale("symlog", linthresh=result.tolerance)
-    axis.set_ylabel("predicted share of D (relative, as variance)")
+    axis.set_ylabel("predicted share of D")
     axis.set_xlabel("direction")
     axis.legend(frameon=False, fontsize=7)
 
@@ -85,15 +85,16 @@ def _scaling(axis: Axes, result: "Validity") -> None:
 
 def _svag(axis: Axes, result: "Validity") -> None:
     colours = (COLOURS["SGD"], COLOURS["SDE"])
+    units = {"loss": "mean loss, in s.d.", "squared displacement": "squared displacement, relative"}
     for (name, gaps), colour in zip(result.svag.items(), colours, strict=False):
         levels = list(gaps)
         values = np.array([float(g.value) for g in gaps.values()])
         errors = np.array([float(g.standard_error) for g in gaps.values()])
         values = np.where(np.isfinite(values), values, np.nan)
         row = Estimate(values, np.where(np.isfinite(errors), errors, 0.0), 2)
-        points(axis, 1 / np.array(levels), row, name, color=colour, fmt="o-")
+        points(axis, 1 / np.array(levels), row, units[name], color=colour, fmt="o-")
     axis.axhline(0, color=COLOURS["prediction"], linewidth=0.8, label="no gap")
     axis.axhspan(-result.tolerance, result.tolerance, color="grey", alpha=0.15, label="tolerance")
     axis.set_xlabel("1/l")
-    axis.set_ylabel("SGD − SVAG(l), relative or in s.d. (± 1 s.e.)")
+    axis.set_ylabel("SGD − SVAG(l) (± 1 s.e.)")
     axis.legend(frameon=False, fontsize=8)
