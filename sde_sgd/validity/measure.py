@@ -72,7 +72,7 @@ def validity(
     - `num_paths`, `explore_steps`: SGD runs that say where the model holds, and their length
       (min(K, 500) if None).
     - `svag`, `svag_members`, `svag_steps`: l, members and iterations of the simulated gap to
-      SVAG(l); () leaves it out.
+      SVAG(l); () leaves it out, and so does momentum, of which SVAG has none.
     - `num_probes`: draws of the noise for tr(HΣ)/tr Σ.
 
     **Returns:** `Validity`. A gap to SVAG beyond `tolerance` by four errors overrules "valid".
