@@ -2,10 +2,15 @@
 
 A tanh network on digits is trained from the same random starts to one t = ηk, at several η and B
 with equal and with different η/B. What is selected is described by the largest eigenvalue of
-∇²L (Lanczos, matrix-free), Tr(HΣ) and the test accuracy.
+∇²L (Lanczos, matrix-free), Tr(HΣ) and the test accuracy. All cells share their starts, and
+differences are paired by start.
 
-Claim: at small η the SDE selects what SGD selects, for every B; and, as published, SGD selects
-minima of one sharpness at one η/B. All cells share their starts.
+The SDE knows η and B through η/B alone. SGD is also held below the sharpness 2/η, where its mean
+goes unstable: if that is less than what small η select at the same η/B, the ratio cannot decide.
+
+Claim: at moderate η the SDE selects what SGD selects, and η/B decides; at an η whose 2/η is below
+the sharpness that the SDE selects, SGD ends below 2/η, flatter than its SDE and than SGD of small
+η at the same η/B.
 
 Source: Jastrzebski et al. 2017 (1711.04623), who find η/B to decide; for the limit that η itself
 sets to the sharpness, Cohen et al. 2021 (2103.00065).
@@ -15,6 +20,7 @@ Command: python -m experiments final_sharpness --preset paper
 
 import dataclasses
 import functools
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -27,8 +33,7 @@ from jax.flatten_util import ravel_pytree
 import sde_sgd as ss
 from sde_sgd.plots import COLOURS, new_figure, points
 
-from ._rows import row
-from .framework import get, put
+from ._rows import row, scalar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,25 +46,25 @@ class Config:
     """of the one hidden layer"""
     directions: int = 12
     """principal directions of the images, the network's inputs"""
-    cells: tuple[tuple[float, int], ...] = ((0.1, 4), (0.1, 16), (1.6, 64))
-    """pairs (η, B); the first and the last have one η/B"""
-    horizon: float = 160.0
+    cells: tuple[tuple[float, int], ...] = ((0.1, 4), (0.4, 16), (6.4, 256))
+    """pairs (η, B); the first two and the last have one η/B, the last 2/η below the sharpness"""
+    horizon: float = 480.0
     """t = ηk at the end"""
-    substeps: int = 1
-    """of the SDE, an iteration"""
-    ensemble_size: int = 8
+    time_step: float = 0.4
+    """largest step of the SDE's integrator, in t"""
+    ensemble_size: int = 24
     """starts"""
+    resolution: tuple[float, float] = (0.35, 0.03)
+    """largest difference that counts as none: of the sharpness, relative, and of the accuracy"""
 
 
 PRESETS = {
     "smoke": Config(),
     "paper": Config(
-        num_examples=512,
-        width=24,
-        directions=30,
-        cells=((0.1, 4), (0.1, 16), (0.1, 64), (0.4, 16), (0.4, 64), (1.6, 64)),
-        ensemble_size=16,
-        substeps=2,
+        cells=((0.1, 4), (0.4, 16), (0.1, 16), (0.4, 64), (1.6, 64), (6.4, 256)),
+        time_step=0.1,
+        ensemble_size=48,
+        resolution=(0.25, 0.02),
     ),
 }
 QUANTITIES = ("loss", "sharpness", "Tr(HΣ)", "test accuracy")
@@ -88,7 +93,9 @@ def processes(config: Config, eta: float, size: int) -> dict[str, ss.AbstractPro
     noise = ss.MinibatchNoise(sampling)
     return {
         "SGD": ss.SGD(landscape, eta, sampling),
-        "SDE": ss.ModifiedEquation(landscape, eta, noise, substeps=config.substeps),
+        "SDE": ss.ModifiedEquation(
+            landscape, eta, noise, substeps=max(1, round(eta / config.time_step))
+        ),
     }
 
 
@@ -121,8 +128,7 @@ def measure(config: Config, key) -> xr.Dataset:
                 measures={},
             )
             values = describe(config, run.positions)
-            estimate = ss.Estimate.from_samples(values)
-            put(variables, f"{name} {eta:g} {size}", estimate, ("quantity",))
+            variables[f"{name} {eta:g} {size}"] = (("member", "quantity"), values)
     return xr.Dataset(variables, coords={"quantity": list(QUANTITIES)})
 
 
@@ -131,42 +137,79 @@ def predict(config: Config) -> dict:
     return {}
 
 
+def values(data: xr.Dataset, process: str, cell: tuple[float, int], index: int) -> np.ndarray:
+    """One quantity of every member."""
+    return data[f"{process} {cell[0]:g} {cell[1]}"].values[:, index]
+
+
 def check(config: Config, data: xr.Dataset, predicted) -> list[ss.Comparison]:
-    """SDE against SGD at the smallest η; SGD at the largest η against the smallest, equal η/B."""
-    rows, smallest = [], min(eta for eta, _ in config.cells)
-    for eta, size in config.cells:
-        if eta != smallest:
-            continue
-        for index in (1, 3):
-            rows.append(
-                row(
-                    get(data, f"SGD {eta:g} {size}")[index],
-                    get(data, f"SDE {eta:g} {size}")[index],
-                    name=f"{QUANTITIES[index]}, η={eta:g}, B={size}",
-                    process="SGD against SDE",
-                )
+    """SGD less SDE; SGD at one η/B; both at the largest η, whose 2/η bounds the sharpness."""
+    first, last, rows = config.cells[0], config.cells[-1], []
+
+    def paired(a: Any, b: Any, index: int, name: str, process: str, expected: str = "agree"):
+        one, other = values(data, a[0], a[1], index), values(data, b[0], b[1], index)
+        share = float(other.mean()) if index == 1 else 1.0
+        difference = ss.Estimate.from_samples(one - other)
+        limit = config.resolution[index // 2] * share if expected == "agree" else None
+        rows.append(
+            row(
+                difference,
+                0.0,
+                name=f"{QUANTITIES[index]}, {name}",
+                process=process,
+                expected=expected,
+                resolution=limit,
             )
-    (first, small), (last, large) = config.cells[0], config.cells[-1]
+        )
+
+    for cell in config.cells:
+        expected = "deviate" if cell == last else "agree"
+        pair, where = (("SGD", cell), ("SDE", cell)), f"η={cell[0]:g}, B={cell[1]}"
+        paired(pair[0], pair[1], 1, where, "SGD less SDE", expected)
+        if cell != last:
+            paired(pair[0], pair[1], 3, where, "SGD less SDE")
+    for eta, size in config.cells[1:]:
+        if not np.isclose(eta / size, first[0] / first[1]):
+            continue
+        name = f"η={eta:g} less η={first[0]:g} at η/B={eta / size:g}"
+        expected = "deviate" if (eta, size) == last else "agree"
+        paired(("SGD", (eta, size)), ("SGD", first), 1, name, "SGD", expected)
+        if expected == "deviate":
+            paired(("SDE", (eta, size)), ("SDE", first), 1, name, "SDE")
+    sharp = ss.Estimate.from_samples(values(data, "SGD", last, 1))
+    above = max(float(sharp.value) - 2 / last[0], 0.0)
     rows.append(
         row(
-            get(data, f"SGD {last:g} {large}")[1],
-            get(data, f"SGD {first:g} {small}")[1],
-            name=f"sharpness at η/B = {first / small:g}: η={last:g} against η={first:g}",
+            scalar(above, sharp.standard_error, sharp.num_samples),
+            0.0,
+            name=f"mean sharpness above 2/η = {2 / last[0]:g}, η={last[0]:g}",
             process="SGD",
+            resolution=config.resolution[0] * 2 / last[0],
         )
     )
     return rows
 
 
 def conclude(config: Config, data: xr.Dataset, comparisons: list[ss.Comparison]) -> str:
-    """All sharpnesses and accuracies."""
+    """All sharpnesses and accuracies, and whether η/B is enough."""
     lines = []
-    for eta, size in config.cells:
-        sgd, sde = (get(data, f"{p} {eta:g} {size}") for p in ("SGD", "SDE"))
-        lines.append(
-            f"η={eta:g}, B={size}: sharpness {sgd[1]} (SGD), {sde[1]} (SDE); "
-            f"accuracy {sgd[3]}, {sde[3]}."
+    for cell in config.cells:
+        told = ", ".join(
+            f"{process}: sharpness {ss.Estimate.from_samples(values(data, process, cell, 1))}, "
+            f"accuracy {ss.Estimate.from_samples(values(data, process, cell, 3))}"
+            for process in ("SGD", "SDE")
         )
+        lines.append(f"η={cell[0]:g}, B={cell[1]}, {told}.")
+    first = config.cells[0]
+    for eta, size in config.cells[1:]:
+        if np.isclose(eta / size, first[0] / first[1]):
+            ratio = values(data, "SGD", (eta, size), 1) - values(data, "SGD", first, 1)
+            found = ss.Estimate.from_samples(ratio / values(data, "SGD", first, 1).mean())
+            low, high = found.interval(2.0)
+            lines.append(
+                f"At η/B = {eta / size:g}, η={eta:g} less η={first[0]:g}: the sharpness of SGD "
+                f"changes by {found.value:+.1%}, 95 % interval {low:+.1%} … {high:+.1%}."
+            )
     return "\n".join(lines)
 
 
@@ -176,14 +219,14 @@ def plot(config: Config, data: xr.Dataset, predicted):
     place = np.arange(len(config.cells))
     for axis, index in zip(axes[0], (1, 3), strict=True):
         for shift, process in ((-0.1, "SGD"), (0.1, "SDE")):
-            found = [get(data, f"{process} {eta:g} {size}")[index] for eta, size in config.cells]
-            estimate = ss.Estimate(
-                np.array([float(f.value) for f in found]),
-                np.array([float(f.standard_error) for f in found]),
-                found[0].num_samples,
-            )
+            found = np.stack([values(data, process, cell, index) for cell in config.cells])
+            estimate = ss.Estimate.from_samples(found.T)
             points(axis, place + shift, estimate, process, color=COLOURS[process])
         axis.set_xticks(place, [f"η={e:g}\nB={b}\nη/B={e / b:.3g}" for e, b in config.cells])
         axis.set_ylabel(QUANTITIES[index])
+        if index == 1:
+            axis.set_ylim(bottom=0, top=axis.get_ylim()[1] * 1.2)
+            bounds = [2 / eta for eta, _ in config.cells]
+            axis.plot(place, bounds, "k_", markersize=24, label="2/η", scaley=False)
         axis.legend(frameon=False, fontsize=8)
     return figure
