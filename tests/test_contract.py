@@ -5,10 +5,12 @@ import time
 import jax
 import jax.random as jr
 import numpy as np
+import pytest
 
 import sde_sgd as ss
 
 
+@pytest.mark.slow
 def test_contract_runs_in_under_a_minute():
     """The design's program at N = 64, d = 3 runs as written, and finds what it must."""
     rng = np.random.default_rng(0)

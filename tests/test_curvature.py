@@ -103,6 +103,7 @@ def test_along_positions(small):
     assert found.loss[0] == pytest.approx(float(landscape.loss(theta)), rel=1e-12)
 
 
+@pytest.mark.slow
 def test_a_large_network_in_time():
     """10⁵ parameters: the top eigenvalue in less than 30 s, and it is one (residual)."""
     landscape = network(500, 200, 64)
