@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from ..types import Alive, Positions
 from .autocovariance import ratio
-from .base import AbstractMeasure, check_schedule, due, evaluate, Tick
+from .base import AbstractMeasure, add_compensated, check_schedule, due, evaluate, Tick
 from .estimate import Estimate
 from .histogram import check_edges
 
@@ -75,8 +75,9 @@ class ConditionalIncrements(AbstractMeasure):
                 f"ConditionalIncrements needs a scalar function of θ; f(θ) has shape {shape[1:]}."
             )
 
-    def init(self, theta: Positions) -> Float[Array, "members bins 4"]:
-        return jnp.zeros((theta.shape[0], self.edges.shape[0] + 1, 4), theta.dtype)
+    def init(self, theta: Positions) -> Float[Array, "members bins 8"]:
+        # Count, f, Δf, Δf², each with Kahan's compensation behind.
+        return jnp.zeros((theta.shape[0], self.edges.shape[0] + 1, 8), theta.dtype)
 
     def update(self, carry, before: Positions, after: Positions, tick: Tick, alive: Alive):
         def add():
@@ -84,7 +85,10 @@ class ConditionalIncrements(AbstractMeasure):
             change = evaluate(self.of, after).reshape(after.shape[0]) - old
             place = jnp.searchsorted(self.edges.astype(old.dtype), old, side="right")
             row = jnp.stack([jnp.ones_like(old), old, change, change**2], axis=1)
-            return carry.at[jnp.arange(old.shape[0]), place].add(row)
+            member = jnp.arange(old.shape[0])
+            here = carry[member, place]
+            total = jnp.concatenate(add_compensated(here[:, :4], here[:, 4:], row), axis=1)
+            return carry.at[member, place].set(total)
 
         return lax.cond(due(tick.iteration, self.burn_in, self.every), add, lambda: carry)
 
@@ -95,7 +99,7 @@ class ConditionalIncrements(AbstractMeasure):
         return carry
 
     def result(self, carry, alive: np.ndarray, process: Any) -> ConditionalIncrementsResult:
-        sums = np.asarray(carry, dtype=float)[alive][:, 1:-1]
+        sums = np.asarray(carry, dtype=float)[alive][:, 1:-1, :4]
         count = sums[..., 0]
         where, drift, square = (ratio(sums[..., i], count) for i in (1, 2, 3))
         return ConditionalIncrementsResult(np.asarray(self.edges, float), where, drift, square)

@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from ..types import Alive, Positions, Vector
-from .base import AbstractMeasure, check_schedule, due, evaluate, Tick
+from .base import AbstractMeasure, add_compensated, check_schedule, due, evaluate, Tick
 from .estimate import Estimate
 from .histogram import bounded, check_edges
 
@@ -45,9 +45,8 @@ class Levels(eqx.Module):
 
     **Arguments:** `matrix`, θ (d,) ↦ (m, n); `kind`:
 
-    - "eigenvalues" of (M + Mᵀ)/2, M square: M itself must be symmetric, or its eigenvalues are
-      complex; the part that is not is ignored only up to rounding, which `Spectrum` checks at
-      the start of a run;
+    - "eigenvalues" of a square, symmetric M. An M that differs from its transpose by more than
+      rounding (10⁻³ of its largest entry) has NaN for levels: its eigenvalues need not be real;
     - "singular_values", min(m, n) of them;
     - "gram": eigenvalues of MᵀM, or of MMᵀ where that is smaller: squared singular values.
     """
@@ -66,7 +65,9 @@ class Levels(eqx.Module):
         if self.kind == "gram":
             wide = matrix.shape[0] < matrix.shape[1]
             return _symmetric_levels(matrix @ matrix.T if wide else matrix.T @ matrix)
-        return _symmetric_levels((matrix + matrix.T) / 2)
+        skew, size = jnp.max(jnp.abs(matrix - matrix.T)), jnp.max(jnp.abs(matrix))
+        levels = _symmetric_levels((matrix + matrix.T) / 2)
+        return jnp.where(skew > 1e-3 * size, jnp.nan, levels)
 
     def check(self, landscape: Any) -> tuple[int, int]:
         """Shape of the matrix on a landscape, or `ValueError` where it has no levels."""
@@ -97,15 +98,16 @@ def _symmetric_levels(matrix: Float[Array, "n n"]) -> Float[Array, " n"]:
 
 
 class SpectrumCarry(eqx.Module):
-    """Counted values (members,), sums of levels about the start, of gaps, of ratios, counts."""
+    """Counted values (members,), the levels at the start, sums with Kahan's compensation, counts.
+
+    `sums` holds, one after the other, the levels less those at the start and their squares, gaps,
+    their squares, and the gap ratio: (members, 4n − 1).
+    """
 
     count: Array
     shift: Array
-    levels: Array
-    squares: Array
-    gaps: Array
-    gap_squares: Array
-    ratios: Array
+    sums: Array
+    compensation: Array
     histogram: Array
 
 
@@ -202,12 +204,10 @@ class Spectrum(AbstractMeasure):
     def init(self, theta: Positions) -> SpectrumCarry:
         levels = evaluate(self.levels, theta)
         members, num = levels.shape
-        count = jnp.zeros(members, jnp.int32)
-        level, gap = jnp.zeros_like(levels), jnp.zeros((members, num - 1), levels.dtype)
+        sums = jnp.zeros((members, 4 * num - 1), levels.dtype)
         bins = 0 if self.edges is None else self.edges.shape[0] + 1
         histogram = jnp.zeros((members, num - 1, bins), jnp.int32)
-        ratios = jnp.zeros(members, levels.dtype)
-        return SpectrumCarry(count, levels, level, level, gap, gap, ratios, histogram)
+        return SpectrumCarry(jnp.zeros(members, jnp.int32), levels, sums, sums, histogram)
 
     def update(
         self, carry: SpectrumCarry, before: Positions, after: Positions, tick: Tick, alive: Alive
@@ -215,26 +215,19 @@ class Spectrum(AbstractMeasure):
         def add() -> SpectrumCarry:
             levels = evaluate(self.levels, after)
             moved, gaps = levels - carry.shift, jnp.diff(levels, axis=1)
-            ratios, histogram = carry.ratios, carry.histogram
+            ratio, histogram = jnp.zeros_like(levels[:, :1]), carry.histogram
             if gaps.shape[1] > 1:
                 near = jnp.minimum(gaps[:, 1:], gaps[:, :-1])
                 far = jnp.maximum(gaps[:, 1:], gaps[:, :-1])
                 quotient = jnp.where(far > 0, near / jnp.where(far > 0, far, 1), 1)
-                ratios = ratios + quotient.mean(axis=1)
+                ratio = quotient.mean(axis=1, keepdims=True)
             if self.edges is not None:
                 place = jnp.searchsorted(self.edges.astype(gaps.dtype), gaps, side="right")
                 row, column = jnp.indices(gaps.shape)
                 histogram = histogram.at[row, column, place].add(1)
-            return SpectrumCarry(
-                carry.count + 1,
-                carry.shift,
-                carry.levels + moved,
-                carry.squares + moved**2,
-                carry.gaps + gaps,
-                carry.gap_squares + gaps**2,
-                ratios,
-                histogram,
-            )
+            value = jnp.concatenate([moved, moved**2, gaps, gaps**2, ratio], axis=1)
+            sums, compensation = add_compensated(carry.sums, carry.compensation, value)
+            return SpectrumCarry(carry.count + 1, carry.shift, sums, compensation, histogram)
 
         return lax.cond(due(tick.iteration, self.burn_in, self.every), add, lambda: carry)
 
@@ -248,21 +241,21 @@ class Spectrum(AbstractMeasure):
         kept = alive & (np.asarray(carry.count) > 0)
         count = np.asarray(carry.count, dtype=float)[kept][:, None]
 
-        def mean(total) -> np.ndarray:
-            return np.asarray(total, dtype=float)[kept] / count
-
-        offset, shift = mean(carry.levels), np.asarray(carry.shift, dtype=float)[kept]
+        shift = np.asarray(carry.shift, dtype=float)[kept]
+        num = shift.shape[1]
+        parts = np.cumsum([num, num, num - 1, num - 1])
+        means = np.asarray(carry.sums, dtype=float)[kept] / count
+        offset, moved, gaps, squares, ratios = np.split(means, parts, axis=1)
         levels = Estimate.from_samples(shift + offset)
         spread = shift + offset - levels.value
-        variance = Estimate.from_samples(mean(carry.squares) - offset**2 + spread**2)
-        gaps, squares = mean(carry.gaps), mean(carry.gap_squares)
+        variance = Estimate.from_samples(moved - offset**2 + spread**2)
         spacing, square = Estimate.from_samples(gaps), Estimate.from_samples(squares)
         # ⟨s²⟩/⟨s⟩², linearised in both means member by member.
         with np.errstate(divide="ignore", invalid="ignore"):
             quotient = square.value / spacing.value**2
             slope = (squares - quotient * gaps * (2 * spacing.value)) / spacing.value**2
         shape = Estimate.from_samples(slope)
-        gap_ratio = Estimate.from_samples(np.asarray(carry.ratios, dtype=float)[kept] / count[:, 0])
+        gap_ratio = Estimate.from_samples(ratios[:, 0])
         if gaps.shape[1] < 2:
             gap_ratio = Estimate(np.array(np.nan), np.array(np.inf), 0)
         edges, probability = None, None

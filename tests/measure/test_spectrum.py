@@ -100,6 +100,8 @@ def test_kinds_of_levels():
         jnp.asarray(matrix + matrix.T).ravel()
     )
     np.testing.assert_allclose(pair, np.linalg.eigvalsh(matrix + matrix.T), rtol=1e-12)
+    # No levels rather than wrong ones, once a matrix stops being symmetric.
+    assert np.isnan(ss.Levels(lambda x: x.reshape(2, 2))(jnp.asarray(matrix).ravel())).all()
 
 
 def test_increments_of_the_recorded_trajectory():
