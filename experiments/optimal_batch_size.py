@@ -78,7 +78,7 @@ class Config:
     """of its one hidden layer"""
     wrong_labels: float = 0.4
     """share of the training labels that are wrong"""
-    ensemble_size: int = 36
+    ensemble_size: int = 60
     """its starts; the first third chooses a batch size, the others judge it"""
     resamples: int = 400
     """of the bootstrap"""
