@@ -264,7 +264,6 @@ def plot(config: Config, data: xr.Dataset, predicted):
     left.plot([], [], "--", color="black", linewidth=1, label="formula")
     right.axhline(0.01, color="0.6", linewidth=1, linestyle=":", label="1 %")
     left.set_xlabel("learning rate η")
-    left.xaxis.set_minor_formatter("")
     left.set_ylabel("stationary variance of θ (± 1 s.e.)")
     right.set_xlabel("number of Ornstein–Uhlenbeck states m")
     right.set_ylabel("|variance/formula − 1|")
@@ -273,4 +272,5 @@ def plot(config: Config, data: xr.Dataset, predicted):
         axis.set_yscale("log")
         axis.legend(frameon=False, fontsize=8)
     left.set_xticks(rates, [f"{eta:g}" for eta in rates])
+    left.set_xticks([], minor=True)
     return figure
