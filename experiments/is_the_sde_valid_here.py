@@ -71,7 +71,7 @@ class Config:
     """of D: a variance 10 % off"""
     relaxations: float = 4.0
     """length of a run in relaxation times of the sharpest direction, K = relaxations/(η λ_max)"""
-    members: int = 4096
+    members: int = 16384
     """of each ensemble, half of them in each half"""
     network_members: int = 2048
     """the same for networks and logistic regression"""
@@ -376,7 +376,7 @@ def plot(config: Config, data: xr.Dataset, predicted):
     """Measured against predicted D, and the confusion table."""
     figure, axes = new_figure(1, 2, width=5.6, height=4.4)
     left, right = axes[0]
-    shades = list(COLOURS.values()) + ["#E69F00"]
+    shades = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
     kinds = np.array([str(n).split(", replacement")[0] for n in data["combination"].values])
     kinds = np.array([k.split(", subsets")[0].split(", shuffled")[0] for k in kinds])
     floor, top = 3e-3, 3.0
