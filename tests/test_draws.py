@@ -42,7 +42,7 @@ def numbers(draws, *shape):
 
 
 def same(actual, expected):
-    """Equal bit for bit; normals, whose erf⁻¹ may be fused differently, to one ulp."""
+    """Equal bit for bit; normals, whose erf⁻¹ may be fused differently, to a few ulp."""
     assert actual.keys() == expected.keys()
     for kind, value in actual.items():
         value, other = np.asarray(value), np.asarray(expected[kind])
