@@ -22,7 +22,7 @@ class ControlVariate(AbstractFiniteSum):
     and Σ̃(θ) is the covariance of ∇ℓ_i(θ) − ∇ℓ_i(a), zero at θ = a. Every process and noise model
     takes this landscape as any other. Nothing is stored but ∇L(a): each batch gradient costs two.
 
-    **Source:** Johnson & Zhang 2013 (NeurIPS 26); Baker et al. 2019 (1706.05439), eq. 4.
+    **Source:** Johnson & Zhang 2013 (NeurIPS 26); Baker et al. 2019 (1706.05439).
 
     **Arguments:** `landscape`, a finite sum; `anchor` a, (d,), usually near its minimum.
 
