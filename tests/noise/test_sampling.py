@@ -139,6 +139,22 @@ def test_epochs_visit_every_example_once(num, batch):
         assert distinct(visited)
 
 
+def test_a_member_in_the_middle_of_its_epoch_keeps_its_order():
+    """Members at different places of their epochs: only those at a start are shuffled."""
+    landscape, sampling = examples(6), RandomReshuffling(2)
+    order = jnp.broadcast_to(jnp.arange(6, dtype=jnp.int32)[::-1], (40, 6))
+    used = jnp.arange(40, dtype=jnp.int32) % 3
+    following, indices = sampling.draw(ReshufflingState(order, used), members(40), landscape)
+    started = np.asarray(used) == 0
+    np.testing.assert_array_equal(following.order[~started], order[~started])
+    taken = np.asarray(order)[0].reshape(3, 2)[np.asarray(used)]
+    np.testing.assert_array_equal(np.asarray(indices)[~started], taken[~started])
+    np.testing.assert_array_equal(following.used, (used + 1) % 3)
+    assert distinct(following.order)
+    # 14 fresh orders of 720: that at most two of them differ has a chance of 1e-29.
+    assert len(np.unique(np.asarray(following.order)[started], axis=0)) > 2
+
+
 def test_epochs_and_members_have_orders_of_their_own():
     """20 members × 4 epochs of 12 examples: 80 different orders (80²/2/12! = 7e-6)."""
     drawn = batches(RandomReshuffling(3), 12, 20, steps=16)
