@@ -102,6 +102,8 @@ PRESETS = {
             "network, at its start",
         ),
         momentum_cases=WITH_MOMENTUM,
+        members=32768,
+        network_members=8192,
     ),
     # Not for any claim: where the rule was tried out before the held-out grid was run.
     "development": Config(landscapes=("diabetes", "cubic tilts"), cases=DEVELOPMENT),
