@@ -56,8 +56,10 @@ class Config:
     """independent repetitions, from which the error is taken"""
     precision: float = 0.3
     """largest relative standard error with which a row may agree"""
+    direct_diffusions: tuple[float, ...] = (0.35, 0.085, 0.048)
+    """D at which Gaussian SGD is simulated directly too: rates near 10⁻², 10⁻³ and 10⁻⁴"""
     direct_exits: int = 2000
-    """passages that a direct simulation of the most frequent rates should see"""
+    """passages that a direct simulation should see"""
 
 
 PRESETS = {
@@ -150,9 +152,20 @@ def measure(config: Config, key) -> xr.Dataset:
         put(variables, f"rate {name}", stack(found), (dim,))
         variables[f"seconds {name}"] = ((dim,), np.array(seconds))
         variables[f"iterations {name}"] = ((dim,), np.array(work, float))
-        key, own = jr.split(key)
-        put(variables, f"direct {name}", direct_rate(config, name, chosen[0], own))
+    for name, chosen in both_ways(config):
+        pairs = []
+        for diffusion in chosen:
+            key, one, two = jr.split(key, 3)
+            split = rate_run(config, name, diffusion, one).rate
+            pairs.append((split, direct_rate(config, name, diffusion, two)))
+        for way, found in zip(("split", "direct"), zip(*pairs, strict=True), strict=True):
+            put(variables, f"{way} {name}", stack(list(found)), (f"{name} both ways",))
     return xr.Dataset(variables)
+
+
+def both_ways(config: Config):
+    """Processes and D of the rates that are measured by splitting and directly."""
+    return ("Gaussian SGD", config.direct_diffusions), ("SGD", config.batch_diffusions[:1])
 
 
 def exact_rate(config: Config, name: str, diffusion: float) -> float:
@@ -231,15 +244,21 @@ def check(config: Config, data: xr.Dataset, predicted) -> list[ss.Comparison]:
                     precision=config.precision,
                 )
             )
-        direct = get(data, f"direct {name}")
-        rows.append(
-            row(
-                get(data, f"rate {name}")[0],
-                direct,
-                name=f"rate at D={chosen[0]:g}, of direct simulation",
-                process=name,
+    for name, chosen in both_ways(config):
+        for place, diffusion in enumerate(chosen):
+            rows.append(
+                row(
+                    get(data, f"split {name}")[place],
+                    get(data, f"direct {name}")[place],
+                    name=f"rate at D={diffusion:g}, of direct simulation",
+                    process=name,
+                )
             )
-        )
+            exact = exact_rate(config, name, diffusion)
+            for way in ("split", "direct"):
+                measured = get(data, f"{way} {name}")[place]
+                title = f"rate at D={diffusion:g}, {way}"
+                rows.append(row(measured, exact, name=title, process=name))
     committor, rate = get(data, "committor Gaussian SGD"), get(data, "rate Gaussian SGD")
     eta = config.learning_rate
     wrong = (
