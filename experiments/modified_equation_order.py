@@ -49,7 +49,7 @@ class Config:
 
 PRESETS = {
     "smoke": Config(),
-    "paper": Config((0.25, 0.125, 0.0625), (8, 4, 4), 4_000_000),
+    "paper": Config((0.25, 0.125, 0.0625), (8, 4, 4), 1_000_000),
 }
 PAIR = (np.array([[1.0], [1.0]]), np.array([1.0, -1.0]))
 SAMPLING = ss.WithReplacement(1)
