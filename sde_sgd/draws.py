@@ -107,7 +107,9 @@ class Draws(eqx.Module):
         """The key whose counters are the members' identities and the entries' indices."""
         zero = jnp.uint32(0)
         stream_key = threefry((self.root[0], self.root[1]), jnp.uint32(stream), zero)
-        return threefry(stream_key, self.iteration, self.substep)
+        # Behind a barrier: fused into an elementwise loop these scalars would be compiled once
+        # for each path to them, 2²⁰ in twenty rounds (CPU, jax 0.12: minutes).
+        return lax.optimization_barrier(threefry(stream_key, self.iteration, self.substep))
 
     def _rows(self, index: UInt32[Array, " size"], stream: int) -> tuple[Array, Array]:
         """(members, size) pairs of words, of the entries `index`."""
