@@ -20,6 +20,7 @@ ORDER = (
     "simulate",
     "rare_events",
     "compare",
+    "identify",
     "plots",
     "side_by_side",
     "validity",

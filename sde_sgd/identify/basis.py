@@ -1,0 +1,153 @@
+"""Functions of θ from which drifts, variance rates and test functions are made."""
+
+import abc
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ..types import Vector
+
+
+class AbstractBasis(eqx.Module):
+    """K functions of θ ∈ R^d, as one JAX function (d,) ↦ (K,).
+
+    `dimension` d; `names`, what each is called in an equation.
+    """
+
+    dimension: eqx.AbstractVar[int]
+    names: eqx.AbstractVar[tuple[str, ...]]
+
+    @abc.abstractmethod
+    def __call__(self, theta: Vector) -> Float[Array, " K"]:
+        """All functions at one θ."""
+
+
+class PolynomialBasis(AbstractBasis):
+    """All monomials ∏ (θ_i − c_i)^{k_i} of degree ≤ `degree`, by degree: 1, x, x², … for d = 1.
+
+    **Arguments:** `dimension` d, `degree`; `centre` c, (d,), zero if not given. Powers of numbers
+    much larger than their spread cannot be told apart: put the centre where the data are.
+    """
+
+    dimension: int = eqx.field(static=True)
+    degree: int = eqx.field(static=True)
+    centre: Float[np.ndarray, " d"]
+
+    def __init__(self, dimension: int, degree: int, centre: Any = None):
+        if dimension < 1 or degree < 0:
+            raise ValueError(
+                f"PolynomialBasis needs dimension ≥ 1 and degree ≥ 0; got {dimension}, {degree}."
+            )
+        self.dimension, self.degree = dimension, degree
+        self.centre = np.zeros(dimension) if centre is None else np.asarray(centre, float)
+        if self.centre.shape != (dimension,):
+            raise ValueError(f"centre must have shape ({dimension},); got {self.centre.shape}.")
+
+    @property
+    def powers(self) -> tuple[tuple[int, ...], ...]:
+        """The exponents (k_1, …, k_d) of each function."""
+        found = []
+        for degree in range(self.degree + 1):
+            for chosen in itertools.combinations_with_replacement(range(self.dimension), degree):
+                found.append(tuple(chosen.count(i) for i in range(self.dimension)))
+        return tuple(found)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        letters = "xyz" if self.dimension <= 3 else [f"x{i}" for i in range(self.dimension)]
+        return tuple(_monomial(letters, powers) for powers in self.powers)
+
+    def __call__(self, theta: Vector) -> Float[Array, " K"]:
+        # Products of integer powers: 0⁰ and its derivatives are then right.
+        ladder = [jnp.ones_like(theta)]
+        for _ in range(self.degree):
+            ladder.append(ladder[-1] * (theta - jnp.asarray(self.centre, theta.dtype)))
+        one = jnp.ones((), theta.dtype)
+        products = []
+        for powers in self.powers:
+            term = one
+            for axis, power in enumerate(powers):
+                term = term * ladder[power][axis] if power else term
+            products.append(term)
+        return jnp.stack(products)
+
+
+class FunctionBasis(AbstractBasis):
+    """Functions of your own: `functions` θ (d,) ↦ scalar, JAX, and what they are called."""
+
+    dimension: int = eqx.field(static=True)
+    functions: tuple[Callable, ...] = eqx.field(static=True)
+    names: tuple[str, ...] = eqx.field(static=True)
+
+    def __init__(self, dimension: int, functions: Sequence[Callable], names: Sequence[str]):
+        self.dimension = dimension
+        self.functions, self.names = tuple(functions), tuple(names)
+        if not self.functions or len(self.functions) != len(self.names):
+            raise ValueError(
+                f"FunctionBasis needs one name for each function, and one function at least; got "
+                f"{len(self.functions)} functions and {len(self.names)} names."
+            )
+        probe = jax.ShapeDtypeStruct((dimension,), jnp.result_type(float))
+        for name, function in zip(self.names, self.functions, strict=True):
+            shape = jax.eval_shape(function, probe).shape
+            if shape != ():
+                raise ValueError(f"{name}: f(θ) must be a scalar; it has shape {shape}.")
+
+    def __call__(self, theta: Vector) -> Float[Array, " K"]:
+        return jnp.stack([jnp.asarray(f(theta), theta.dtype) for f in self.functions])
+
+
+@eqx.filter_jit
+def _values(basis: AbstractBasis, points: Array) -> Array:
+    return jax.vmap(basis)(points)
+
+
+@eqx.filter_jit
+def _derivatives(basis: AbstractBasis, points: Array) -> tuple[Array, Array]:
+    slopes = jax.jacfwd(basis)
+    return jax.vmap(slopes)(points), jax.vmap(jax.jacfwd(slopes))(points)
+
+
+def values(basis: AbstractBasis, points: Float[np.ndarray, "*shape d"]) -> np.ndarray:
+    """f_k at all points, (*shape, K)."""
+    _check(basis, points)
+    flat = jnp.asarray(points.reshape(-1, points.shape[-1]), jnp.result_type(float))
+    return np.asarray(_values(basis, flat), float).reshape(*points.shape[:-1], -1)
+
+
+def derivatives(
+    basis: AbstractBasis, points: Float[np.ndarray, "*shape d"]
+) -> tuple[np.ndarray, np.ndarray]:
+    """∇f_k (*shape, K, d) and ∇²f_k (*shape, K, d, d) at all points."""
+    _check(basis, points)
+    flat = jnp.asarray(points.reshape(-1, points.shape[-1]), jnp.result_type(float))
+    first, second = _derivatives(basis, flat)
+    shape = points.shape[:-1]
+    return (
+        np.asarray(first, float).reshape(*shape, *first.shape[1:]),
+        np.asarray(second, float).reshape(*shape, *second.shape[1:]),
+    )
+
+
+def _check(basis: AbstractBasis, points: np.ndarray) -> None:
+    if points.shape[-1] != basis.dimension:
+        raise ValueError(
+            f"The basis is one of {basis.dimension} coordinates, and positions have "
+            f"{points.shape[-1]}."
+        )
+
+
+def _monomial(letters: Sequence[str], powers: tuple[int, ...]) -> str:
+    signs = {2: "²", 3: "³"}
+    parts = [
+        letter + ("" if k == 1 else signs.get(k, f"^{k}"))
+        for letter, k in zip(letters, powers, strict=False)
+        if k
+    ]
+    return "".join(parts) or "1"

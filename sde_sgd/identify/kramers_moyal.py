@@ -1,0 +1,181 @@
+"""Drift and variance rate of a scalar, conditional on its position: local regression."""
+
+from typing import Any, Literal
+
+import equinox as eqx
+import numpy as np
+from jaxtyping import Float
+
+from ..measure.estimate import Estimate
+from ._data import increments, relaxation_time, trajectories
+from ._regression import covariance
+
+# Members that must have visited a neighbourhood for an error there.
+_LEAST_VISITORS = 8
+
+
+class LocalCoefficients(eqx.Module):
+    """b and a = 2D at points, read off trajectories. NaN with an infinite error where few went.
+
+    - `points` (P,); `drift`, `variance_rate`: Estimates (P,), per unit t.
+    - `lag`: τ in t; `error_order`: for an SDE the lag leaves a bias O(τ^order).
+    - `relaxation_time`: of the pooled linear regression at τ.
+    - `visits` (P,): starts in each neighbourhood, all members together.
+    """
+
+    points: Float[np.ndarray, " points"]
+    drift: Estimate
+    variance_rate: Estimate
+    lag: float
+    error_order: int
+    relaxation_time: float
+    visits: Float[np.ndarray, " points"]
+
+
+def identify_kramers_moyal(
+    observed: Any,
+    points: Any,
+    *,
+    bandwidth: float,
+    time_step: float | None = None,
+    lag: int = 1,
+    correction: Literal["naive", "centred", "extrapolated"] = "centred",
+    num_lags: int = 2,
+    degree: int = 1,
+) -> LocalCoefficients:
+    """b(x) and a(x) of dx = b dt + √a dW (Itô) by local regression of increments at a lag τ.
+
+    At every point x₀ a polynomial of `degree` in x − x₀ is fitted to increments that start within
+    `bandwidth` of it, with Epanechnikov weights; its value at x₀ is the estimate. What is fitted:
+
+    | correction | b | a | bias of an SDE's b and a |
+    |---|---|---|---|
+    | "naive" | Δx/τ | Δx²/τ | (τ/2)(bb′ + ½ab″), τ(b² + ab′ + ½ba′ + ¼aa″) |
+    | "centred" | Δx/τ | (Δx − τb̂)²/τ | the same without b² |
+    | "extrapolated" | over τ, 2τ, …, Kτ | the same | O(τ^K), at larger errors |
+
+    `theory.finite_lag_bias` evaluates them. Of SGD recorded at every iteration, lag 1 reads b =
+    −∇L and, "centred", a = ηcΣ without any bias from the step; "naive", a = ηcΣ + η∇L². The
+    bandwidth adds ½b″·bandwidth²/5 to b for degree 1 (nothing where b is a polynomial of the
+    degree that is fitted), and the same of a″ to a. If the drift is linear, `identify_linear` has
+    no bias from the lag at all.
+
+    **Arguments:**
+
+    - `observed`: a `Run` with `record_every`, or an array (num_times, members[, 1]).
+    - `points`: x₀, (P,); `bandwidth` > 0, in units of x.
+    - `time_step`: t between two rows of an array (not with a `Run`).
+    - `lag`: τ in records; `num_lags`: K of "extrapolated"; `degree`: 0 to 3.
+
+    **Returns:** `LocalCoefficients`; errors over members, so that overlapping increments and
+    correlated starts of one member are no matter.
+
+    **Raises:** `ValueError` for shapes, NaN, fewer than 8 members, trajectories shorter than the
+    lags, lags beyond the relaxation time (pooled, or at one of the points), points that nobody
+    visits, more than one coordinate.
+
+    **Source:** Friedrich et al. 2011, Phys. Rep. 506; Lamouroux & Lehnertz 2009 (kernels);
+    Gottschall & Peinke 2008 (finite lag).
+    """
+    data = trajectories(observed, time_step)
+    if data.values.shape[2] != 1:
+        raise ValueError(
+            f"identify_kramers_moyal reads one coordinate; positions have {data.values.shape[2]}. "
+            f"Pass a projection, if it is Markovian, or use identify_sparse."
+        )
+    where, width, degree = _numbers(points, bandwidth, degree)
+    if correction not in ("naive", "centred", "extrapolated"):
+        raise ValueError(
+            f'correction must be "naive", "centred" or "extrapolated"; got {correction!r}.'
+        )
+    count = num_lags if correction == "extrapolated" else 1
+    found = increments(
+        data,
+        lag,
+        count,
+        coarse_advice=", or, if the drift is linear, use identify_linear, exact at any lag",
+    )
+    start = found.starts[..., 0]
+    first, second = found.drift_response(), found.square_response()[..., 0]
+    order = np.argsort(start, axis=None)
+    ranked = start.ravel()[order]
+    columns = [
+        _at(x, width, degree, ranked, order, start.shape, first, second, found.lag, correction)
+        for x in where
+    ]
+    value, error, visits = (np.array(part) for part in zip(*columns, strict=True))
+    if not (visits > 0).any():
+        raise ValueError(
+            f"Nobody starts within {width:g} of any of the points {where[0]:g} … {where[-1]:g}; "
+            f"positions lie in [{ranked[0]:.4g}, {ranked[-1]:.4g}]."
+        )
+    members = start.shape[1]
+    return LocalCoefficients(
+        where,
+        Estimate(value[:, 0], error[:, 0], members),
+        Estimate(value[:, 1], error[:, 1], members),
+        found.lag,
+        count,
+        relaxation_time(found),
+        visits.astype(float),
+    )
+
+
+def _at(x, width, degree, ranked, order, shape, first, second, lag, correction):
+    """Value and error of (b, a) at one point, and the starts near it."""
+    low, high = np.searchsorted(ranked, [x - width, x + width])
+    nothing = np.full(2, np.nan), np.full(2, np.inf), high - low
+    time, member = np.unravel_index(order[low:high], shape)
+    visitors, row = np.unique(member, return_inverse=True)
+    if len(visitors) < _LEAST_VISITORS:
+        return nothing
+    place = (ranked[low:high] - x) / width
+    basis = np.vander(place, degree + 1, increasing=True)
+    weight = np.maximum(1 - place**2, 0.0)
+    changes = first[time, member, :]
+    fit = _clustered(basis, weight, changes, row, len(visitors))
+    if fit is None:
+        return nothing
+    drift, of_drift = fit
+    slope = float(drift[1, 0]) / width if degree else 0.0
+    doubt = 3 * np.sqrt(covariance(of_drift[:, :, 0])[1, 1]) / width if degree else 0.0
+    if -lag * (slope + doubt) > 1 - np.exp(-1.0):
+        raise ValueError(
+            f"These trajectories are too coarse at x = {x:g}: over the lag t = {lag:.4g} a "
+            f"displacement there decays by the share {-lag * slope:.2g} > 1 − 1/e. Record more "
+            f"often, lower lag, or leave that point out."
+        )
+    squares = second[time, member, :]
+    if correction == "centred":
+        squares = lag * (changes - basis @ drift) ** 2
+    fit = _clustered(basis, weight, squares, row, len(visitors))
+    assert fit is not None  # the same features as before
+    variance, of_variance = fit
+    influence = np.stack([of_drift[:, 0, 0], of_variance[:, 0, 0]], axis=1)
+    error = np.sqrt(np.diag(covariance(influence)))
+    return np.array([drift[0, 0], variance[0, 0]]), error, high - low
+
+
+def _clustered(basis, weight, responses, row, num):
+    """Coefficients (p, 1) and the influence of each visitor, or None if they are not determined."""
+    weighted = basis * weight[:, None]
+    total = weighted.T @ basis
+    if not np.linalg.cond(total) < 1e10:
+        return None
+    inverse = np.linalg.inv(total)
+    coefficients = inverse @ (weighted.T @ responses)
+    scores = np.zeros((num, basis.shape[1]))
+    np.add.at(scores, row, weighted * (responses - basis @ coefficients))
+    return coefficients, (scores @ inverse)[..., None]
+
+
+def _numbers(points: Any, bandwidth: Any, degree: Any) -> tuple[np.ndarray, float, int]:
+    where = np.atleast_1d(np.asarray(points, float))
+    if where.ndim != 1 or not len(where) or not np.isfinite(where).all():
+        raise ValueError(f"points must be finite numbers (P,); got shape {where.shape}.")
+    width = float(bandwidth)
+    if not np.isfinite(width) or width <= 0:
+        raise ValueError(f"bandwidth must be finite and > 0, in units of x; got {bandwidth!r}.")
+    if isinstance(degree, bool) or degree not in (0, 1, 2, 3):
+        raise ValueError(f"degree must be 0, 1, 2 or 3; got {degree!r}.")
+    return where, width, int(degree)

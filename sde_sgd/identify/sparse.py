@@ -1,0 +1,119 @@
+"""A sparse equation in a dictionary of functions, from trajectories."""
+
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from ..compare.verdict import sidak_threshold
+from ._data import increments, trajectories
+from ._regression import covariance, Fit, normal_equations, NormalEquations
+from .basis import AbstractBasis, PolynomialBasis, values
+from .fitted import assemble, FittedSDE
+
+
+def identify_sparse(
+    observed: Any,
+    basis: AbstractBasis,
+    variance_basis: AbstractBasis | None = None,
+    *,
+    time_step: float | None = None,
+    lag: int = 1,
+    correction: Literal["naive", "centred", "extrapolated"] = "centred",
+    num_lags: int = 2,
+    failure_rate: float | None = 0.01,
+) -> FittedSDE:
+    """b and a as few terms of a dictionary, each with its interval (SINDy for SDEs).
+
+    Increments at the lag τ are regressed on the basis, component by component, and their squares
+    on `variance_basis`; the three corrections and their bias are those of `identify_kramers_moyal`.
+    Then the term with the smallest |coefficient|/error is dropped and the rest fitted again, until
+    every |coefficient|/error exceeds the two-sided threshold that K irrelevant terms pass with
+    probability `failure_rate` at most (Šidák, Student's t). So the rule has no scale of its own:
+    a true term of β is kept if β is several errors, and members, not cleverness, buy more terms.
+
+    Errors are those of the chosen terms, as if they had been chosen beforehand. That is right
+    where the true terms stand far above the threshold and the dictionary holds the drift; a term
+    near the threshold is reported too large, on average.
+
+    **Arguments:**
+
+    - `observed`, `time_step`, `lag`, `correction`, `num_lags`: as in `identify_kramers_moyal`;
+      any number of coordinates.
+    - `basis`: candidates of the drift; `variance_basis`: of a = 2D, a constant if not given.
+    - `failure_rate`: of keeping a term that is not there, for one component; None keeps all.
+
+    **Raises:** `ValueError` as `identify_kramers_moyal` for the data; candidates that the data
+    cannot tell apart; more of them than half the members.
+
+    **Source:** Brunton, Proctor & Kutz 2016 (thresholded least squares); Boninsegna, Nüske &
+    Clementi 2018 (SDEs; backward elimination).
+    """
+    data = trajectories(observed, time_step)
+    members, size = data.values.shape[1:]
+    noise = PolynomialBasis(size, 0) if variance_basis is None else variance_basis
+    if correction not in ("naive", "centred", "extrapolated"):
+        raise ValueError(
+            f'correction must be "naive", "centred" or "extrapolated"; got {correction!r}.'
+        )
+    most = max(len(basis.names), len(noise.names))
+    if 2 * most > members:
+        raise ValueError(
+            f"A dictionary of {most} terms needs {2 * most} members or more for errors over "
+            f"members; there are {members}. Take a smaller dictionary or a larger ensemble."
+        )
+    count = num_lags if correction == "extrapolated" else 1
+    found = increments(data, lag, count, coarse_advice="")
+    candidates = values(basis, found.starts)
+    response = found.drift_response()
+    equations = normal_equations(candidates, response)
+    names, threshold = basis.names, _threshold(len(basis.names), failure_rate, members)
+    parts = [_select(equations, names, i, threshold) for i in range(size)]
+    beta = np.stack([part.coefficients[:, 0] for part in parts])
+    beta_influence = np.stack([part.influence[..., 0] for part in parts], axis=1)
+
+    squares = found.square_response()
+    if correction == "centred":
+        rest = response - candidates @ beta.T
+        squares = found.lag * rest[..., :, None] * rest[..., None, :]
+    shape = (size, size, len(noise.names))
+    alpha, alpha_influence = np.zeros(shape), np.zeros((members, *shape))
+    equations = normal_equations(
+        values(noise, found.starts), squares.reshape(*squares.shape[:2], -1)
+    )
+    threshold = _threshold(len(noise.names), failure_rate, members)
+    for i in range(size):
+        for j in range(i, size):
+            part = _select(equations, noise.names, size * i + j, threshold)
+            for place in ((i, j), (j, i)):
+                alpha[place] = part.coefficients[:, 0]
+                alpha_influence[:, place[0], place[1]] = part.influence[..., 0]
+    return assemble(
+        basis, noise, (beta, beta_influence), (alpha, alpha_influence), found.lag, count
+    )
+
+
+def _threshold(num_terms: int, failure_rate: float | None, members: int) -> float:
+    if failure_rate is None:
+        return 0.0
+    return sidak_threshold(num_terms, failure_rate, members - 1)
+
+
+def _select(
+    equations: NormalEquations, names: tuple[str, ...], component: int, threshold: float
+) -> Fit:
+    """One component's coefficients (K, 1), zero for the terms dropped, and their influence."""
+    own = NormalEquations(equations.matrix, equations.right[..., component : component + 1])
+    kept = np.arange(len(names))
+    coefficients: Float[np.ndarray, "K 1"] = np.zeros((len(names), 1))
+    influence = np.zeros((len(own.right), len(names), 1))
+    while len(kept):
+        fit = own.subset(kept).solve(tuple(names[k] for k in kept))
+        error = np.sqrt(np.diag(covariance(fit.influence[..., 0])))
+        score = np.abs(fit.coefficients[:, 0]) / error
+        weakest = int(np.argmin(score))
+        if score[weakest] > threshold:
+            coefficients[kept], influence[:, kept] = fit.coefficients, fit.influence
+            break
+        kept = np.delete(kept, weakest)
+    return Fit(coefficients, influence)
