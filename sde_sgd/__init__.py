@@ -60,6 +60,17 @@ from .dynamics import (
     TransformedEquation as TransformedEquation,
     UnderdampedEquation as UnderdampedEquation,
 )
+from .identify import (
+    FittedSDE as FittedSDE,
+    FunctionBasis as FunctionBasis,
+    identify_from_snapshots as identify_from_snapshots,
+    identify_kramers_moyal as identify_kramers_moyal,
+    identify_linear as identify_linear,
+    identify_sparse as identify_sparse,
+    LocalCoefficients as LocalCoefficients,
+    PolynomialBasis as PolynomialBasis,
+    WeakForm as WeakForm,
+)
 from .landscapes import *  # noqa: F403
 from .measure import (
     AbstractMeasure as AbstractMeasure,
