@@ -14,6 +14,7 @@ from sde_sgd.compare.laws import compare_law, compare_laws, LawComparison
 from sde_sgd.compare.orders import weak_error, weak_order, WeakError, WeakOrder
 from sde_sgd.compare.paired import paired_difference
 from sde_sgd.compare.permutation import permutation_test, PermutationTest
+from sde_sgd.compare.transport import wasserstein2
 from sde_sgd.compare.verdict import compare, Comparison, sidak_threshold, verdict_table
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "sidak_threshold",
     "sliced_wasserstein",
     "verdict_table",
+    "wasserstein2",
     "wasserstein_per_direction",
     "weak_error",
     "weak_order",

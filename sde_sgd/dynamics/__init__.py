@@ -12,6 +12,7 @@ from .continuous import GradientFlow as GradientFlow, ModifiedEquation as Modifi
 from .discrete import GaussianSGD as GaussianSGD, OptaxSGD as OptaxSGD, SGD as SGD
 from .driven import DrivenEquation as DrivenEquation
 from .langevin import SGLD as SGLD
+from .probability_flow import ProbabilityFlow as ProbabilityFlow
 from .sam import SAM as SAM, SAMEquation as SAMEquation
 from .scaling import (
     linear_scaling as linear_scaling,

@@ -84,7 +84,7 @@ class GradientFlow(AbstractProcess):
         def advance(theta, own, j):
             eta = self.learning_rate.at(draws.iteration, theta.dtype)
             term = dfx.ODETerm(lambda t, y, args: -eta * self.landscape.gradient(y))
-            return _solver_step(self.solver, term, j, self.substeps, theta)
+            return solver_step(self.solver, term, j, self.substeps, theta)
 
         theta, carry = step_members(self.substeps, advance, state.theta, draws, observe, carry)
         return FlowState(theta), carry
@@ -244,7 +244,7 @@ class ModifiedEquation(AbstractProcess):
     def step(self, state: FlowState, draws: Draws, observe: Observe, carry):
         def advance(theta, own, j):
             terms = self._terms(own, checked=False)
-            return _solver_step(self.solver, terms, j, self.substeps, theta)
+            return solver_step(self.solver, terms, j, self.substeps, theta)
 
         theta, carry = step_members(self.substeps, advance, state.theta, draws, observe, carry)
         return FlowState(theta), carry
@@ -256,7 +256,7 @@ class ModifiedEquation(AbstractProcess):
         return self.learning_rate.time(iterations)
 
 
-def _solver_step(solver: dfx.AbstractSolver, terms: Any, j, substeps: int, theta: Vector) -> Vector:
+def solver_step(solver: dfx.AbstractSolver, terms: Any, j, substeps: int, theta: Vector) -> Vector:
     """One step of a Diffrax solver over [j, j+1]/substeps, in iterations."""
     start = j.astype(theta.dtype) / substeps
     stop = (j + 1).astype(theta.dtype) / substeps

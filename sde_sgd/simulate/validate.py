@@ -67,8 +67,8 @@ def check_length(process: AbstractProcess, num_steps: int) -> None:
     most = getattr(process, "num_steps", None)
     if most is not None and num_steps > most:
         raise ValueError(
-            f"The schedule of this {type(process).__name__} ends after {most} iterations, before "
-            f"the run does at {num_steps}: make its last stage longer."
+            f"This {type(process).__name__} ends after {most} iterations, before the run does at "
+            f"{num_steps}: make its last stage, or the score that it follows, longer."
         )
 
 

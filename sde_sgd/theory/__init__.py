@@ -55,9 +55,11 @@ from sde_sgd.theory.eyring_kramers import (
     stationary_point,
     StationaryPoint,
 )
+from sde_sgd.theory.flow_gap import FlowGap, gaussian_flow_gap, grid_flow_gap
 from sde_sgd.theory.fokker_planck import FokkerPlanck
 from sde_sgd.theory.gradient_laws import BatchGradients, GaussianGradient
 from sde_sgd.theory.grid_density import GridDensity
+from sde_sgd.theory.grid_score import GridScore
 from sde_sgd.theory.identification import (
     conditional_moments,
     ConditionalMoments,
@@ -73,6 +75,7 @@ from sde_sgd.theory.ito import (
     stationary_density_landscape,
     StationaryDensity,
 )
+from sde_sgd.theory.kernel_score import KernelScore
 from sde_sgd.theory.kesten import (
     moment_online_least_squares,
     tail_index_finite_sum,
@@ -136,6 +139,7 @@ from sde_sgd.theory.scalar_moments import (
     stationary_scalar_moments,
     transient_scalar_moments,
 )
+from sde_sgd.theory.scores import AbstractScore, FunctionScore, GaussianScore
 from sde_sgd.theory.selection import (
     boltzmann_weights,
     large_deviation_weights,
@@ -158,8 +162,10 @@ from sde_sgd.theory.underdamped import (
     stationary_covariance_underdamped,
 )
 from sde_sgd.theory.volterra import OnlineRisk
+from sde_sgd.theory.wasserstein import wasserstein2
 
 __all__ = [
+    "AbstractScore",
     "fit_order",
     "LeastSquaresErrors",
     "OnlineRisk",
@@ -177,12 +183,17 @@ __all__ = [
     "Evidence",
     "ExitTime",
     "EyringKramers",
+    "FlowGap",
     "FokkerPlanck",
+    "FunctionScore",
     "Gaussian",
     "GaussianGradient",
+    "GaussianScore",
     "GridDensity",
     "GridFunction",
+    "GridScore",
     "InjectedNoiseLevels",
+    "KernelScore",
     "KramersMoyal",
     "LangevinEpochs",
     "LinearEquation",
@@ -220,7 +231,9 @@ __all__ = [
     "finite_lag_bias",
     "eyring_kramers",
     "fractional_ornstein_uhlenbeck_variance",
+    "gaussian_flow_gap",
     "gibbs_density",
+    "grid_flow_gap",
     "hyperbolic_entropy",
     "label_noise_balance",
     "label_noise_flow",
@@ -268,6 +281,7 @@ __all__ = [
     "transient_moments_least_squares",
     "transient_moments_linear",
     "transient_scalar_moments",
+    "wasserstein2",
     "watched_barrier_shift",
     "weights_on_grid",
     "wigner_surmise",
