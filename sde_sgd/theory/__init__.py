@@ -26,6 +26,11 @@ from sde_sgd.theory.dyson import (
     dyson_drift,
     InjectedNoiseLevels,
 )
+from sde_sgd.theory.entry_laws import (
+    conditional_coefficients,
+    EntryCoefficients,
+    evolve_entries,
+)
 from sde_sgd.theory.epochs import (
     epoch_noise_autocovariance,
     EpochCovariance,
@@ -133,6 +138,7 @@ from sde_sgd.theory.ornstein_uhlenbeck import (
 )
 from sde_sgd.theory.population_least_squares import stationary_covariance_population_least_squares
 from sde_sgd.theory.posterior import posterior_by_quadrature
+from sde_sgd.theory.product_closure import product_closure, product_points
 from sde_sgd.theory.scalar_law import ScalarLaw
 from sde_sgd.theory.scalar_moments import (
     ScalarMoments,
@@ -179,6 +185,7 @@ __all__ = [
     "ConditionalMoments",
     "DiagonalNetworkLimit",
     "EntropyProduction",
+    "EntryCoefficients",
     "EpochCovariance",
     "Evidence",
     "ExitTime",
@@ -219,6 +226,7 @@ __all__ = [
     "boltzmann_weights",
     "committor",
     "committor_on_grid",
+    "conditional_coefficients",
     "conditional_moments",
     "coulomb_gas_log_density",
     "diagonal_network_limit",
@@ -227,6 +235,7 @@ __all__ = [
     "dyson_drift",
     "epoch_noise_autocovariance",
     "evidence_by_quadrature",
+    "evolve_entries",
     "exit_time",
     "finite_lag_bias",
     "eyring_kramers",
@@ -252,6 +261,8 @@ __all__ = [
     "mori_stationary_exponent",
     "posterior_by_quadrature",
     "posterior_least_squares",
+    "product_closure",
+    "product_points",
     "quasi_potential",
     "read_least_squares",
     "rice_mean",

@@ -318,13 +318,17 @@ def _reduce(tensors: np.ndarray, trace: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 class Batched(eqx.Module):
-    """A function of one θ (d,), compiled once for blocks of 1 024."""
+    """A function of one θ (d,), compiled once for blocks of 1 024.
+
+    `compiled`, the same function of (n, d), where several functions share one compilation.
+    """
 
     function: Callable
     compiled: Callable
 
-    def __init__(self, function: Callable):
-        self.function, self.compiled = function, jax.jit(jax.vmap(function))
+    def __init__(self, function: Callable, compiled: Callable | None = None):
+        self.function = function
+        self.compiled = jax.jit(jax.vmap(function)) if compiled is None else compiled
 
     def __call__(self, theta: Any) -> Any:
         return self.function(theta)
