@@ -7,7 +7,8 @@ With t = ηk, C = Cov(ĝ) of one iteration and T fixed,
 
 Without sampling errors: on ½(x − γ)², γ = ±1, by moment closure for η = 2⁻⁴…2⁻⁸; on a logistic
 loss, with real batches, by the master equation against Fokker–Planck for η = 2⁻³…2⁻⁶. By Monte
-Carlo, on the same landscapes, for η ≥ 1/16, extrapolated in the solver step.
+Carlo on both, of another f on the first, for η = 1/4, 1/8, 1/16: three solver steps extrapolated to
+0 on common random numbers, the noise of each run its control variate.
 
 Claim: fitted orders are 1.0 ± .1 and 2.0 ± .1, by Monte Carlo too, which finds the exact errors;
 (η/2)|∇L|² for (η/4)|∇L|², √η for η in the noise, and the time η(k+1) for ηk all lose the second
@@ -21,7 +22,8 @@ Command: python -m experiments modified_equation_order --preset paper
 
 import dataclasses
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import jax.random as jr
@@ -37,26 +39,53 @@ from .framework import get, put
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Parameters of the runs."""
+    """Parameters of the Monte Carlo runs."""
 
-    learning_rates: tuple[float, ...] = (0.25,)
-    """η of the Monte Carlo runs"""
-    substeps: tuple[int, ...] = (2,)
-    """solver steps an iteration of the coarse run, by learning rate; the fine one takes twice"""
-    ensemble_size: int = 200_000
-    """independent members a process"""
+    learning_rates: tuple[float, ...] = (0.25, 0.125, 0.0625)
+    """η, each of which divides T = 1"""
+    substeps: int = 2
+    """solver steps an iteration of the coarsest run; the others take 2 and 4 times as many"""
+    quadratic_members: int = 400_000
+    """independent members a process on the quadratic"""
+    logistic_members: int = 10_000
+    """the same on the logistic loss"""
 
 
 PRESETS = {
     "smoke": Config(),
-    "paper": Config((0.25, 0.125, 0.0625), (8, 4, 4), 1_000_000),
+    "paper": Config(quadratic_members=4_000_000, logistic_members=200_000),
 }
 PAIR = (np.array([[1.0], [1.0]]), np.array([1.0, -1.0]))
 SAMPLING = ss.WithReplacement(1)
 QUADRATIC, LOGISTIC = 2.0 ** -np.arange(4, 9), 2.0 ** -np.arange(3, 7)
-# On the quadratic the errors grow with x₀ and the sampling errors do not: far out they are seen.
-STARTS = {"quadratic": 16.0, "logistic": 1.5}
+LEVELS = 3
 CONTROLS = ("(η/2)|∇L|²", "√η in the noise", "t = η(k+1)")
+
+
+class Case(NamedTuple):
+    """What is sampled on a landscape: f, its name, the start, an interval that SGD cannot leave."""
+
+    of: Callable
+    label: str
+    start: float
+    box: tuple[float, float]
+
+
+def position(theta):
+    """x."""
+    return theta[0]
+
+
+def sine(theta):
+    """sin x."""
+    return jnp.sin(theta[0])
+
+
+# The starts are those at which the exact errors keep their order at η = 1/4…1/16 already.
+CASES = {
+    "quadratic": Case(sine, "E sin x", 1.0, (-6.0, 6.0)),
+    "logistic": Case(position, "E x", 3.0, (-4.0, 4.0)),
+}
 
 
 @functools.cache
@@ -68,66 +97,69 @@ def landscape(name: str) -> ss.AbstractLandscape:
     return ss.LogisticRegression(inputs, jnp.array([1, 1, 0, 1]), l2=0.5, bias=False)
 
 
-def position(theta):
-    """x, the test function on the quadratic."""
-    return theta[0]
+def processes(config: Config, name: str, order: int) -> Callable:
+    """η ↦ SGD and its modified equation."""
+    land, noise = landscape(name), ss.MinibatchNoise(SAMPLING)
+
+    def make(eta: float):
+        # E f is all that is asked, of which two-point increments keep every power of the step.
+        sde = ss.ModifiedEquation(
+            land, eta, noise, order=order, substeps=config.substeps, increments="two_point"
+        )
+        return ss.SGD(land, eta, SAMPLING), sde
+
+    return make
 
 
-def square(theta):
-    """x², the test function on the logistic loss."""
-    return theta[0] ** 2
-
-
-FUNCTIONS = {"quadratic": position, "logistic": square}
+def members(config: Config, name: str) -> int:
+    """Independent members a process."""
+    return {"quadratic": config.quadratic_members, "logistic": config.logistic_members}[name]
 
 
 def measure(config: Config, key) -> xr.Dataset:
-    """Weak errors at T = 1 by Monte Carlo, by landscape, order and learning rate."""
+    """Weak errors at T = 1 by landscape, order and learning rate, with the control and without."""
     variables = {}
-    for name in STARTS:
+    for name, case in CASES.items():
         for order in (1, 2):
-            for eta, steps in zip(config.learning_rates, config.substeps, strict=True):
+            make = processes(config, name, order)
+            for eta in config.learning_rates:
                 key, own = jr.split(key)
-                land, noise = landscape(name), ss.MinibatchNoise(SAMPLING)
+                sgd, sde = make(eta)
                 found = ss.weak_error(
-                    ss.SGD(land, eta, SAMPLING),
-                    ss.ModifiedEquation(land, eta, noise, order=order, substeps=steps),
-                    jnp.array([STARTS[name]]),
+                    sgd,
+                    sde,
+                    jnp.array([case.start]),
                     num_steps=round(1 / eta),
-                    ensemble_size=config.ensemble_size,
+                    ensemble_size=members(config, name),
                     key=own,
-                    of=FUNCTIONS[name],
+                    of=case.of,
+                    levels=LEVELS,
                 )
                 put(variables, f"{name} {order} {eta:g}", found.error)
+                put(variables, f"{name} {order} {eta:g} plain", found.plain)
     return xr.Dataset(variables)
 
 
-def scalar(rates, order=1, equation=None):
-    """Exact weak errors of x² on the logistic loss."""
+def exact(name: str, rates, order=1, equation=None) -> np.ndarray:
+    """Weak errors of the f that is sampled, without sampling errors."""
+    case = CASES[name]
     return theory.weak_errors_scalar(
-        landscape("logistic"),
+        landscape(name),
         SAMPLING,
-        of=square,
+        of=case.of,
         learning_rates=rates,
         time=1.0,
-        theta0=STARTS["logistic"],
-        box=(-4.0, 4.0),
+        theta0=case.start,
+        box=case.box,
         order=order,
         equation=equation,
     ).errors
 
 
-def exact(name: str, order: int, rates) -> np.ndarray:
-    """Weak errors without sampling errors."""
-    if name == "logistic":
-        return scalar(rates, order)
+def closure(order: int) -> np.ndarray:
+    """Weak errors of E x on the quadratic, by moment closure."""
     found = theory.weak_errors_least_squares(
-        *PAIR,
-        learning_rates=rates,
-        noise_factor=1.0,
-        time=1.0,
-        theta0=[STARTS[name]],
-        order=order,
+        *PAIR, learning_rates=QUADRATIC, noise_factor=1.0, time=1.0, theta0=[1.0], order=order
     )
     return found.mean[:, 0]
 
@@ -140,50 +172,53 @@ def controls() -> dict[str, np.ndarray]:
         def equation(rate, g, bent, c):
             return -(1 + rate) * (g + rate / 2 * bent), (1 + rate) * rate / 2 * c
 
-        late.append(scalar(np.array([eta]), equation=equation)[0])
-    return {
-        CONTROLS[0]: scalar(LOGISTIC, equation=lambda e, g, b, c: (-g - e * b, e / 2 * c)),
-        CONTROLS[1]: scalar(
-            LOGISTIC, equation=lambda e, g, b, c: (-g - e / 2 * b, np.sqrt(e) / 2 * c)
+        late.append(exact("logistic", np.array([eta]), equation=equation)[0])
+    rows = [
+        exact("logistic", LOGISTIC, equation=lambda e, g, b, c: (-g - e * b, e / 2 * c)),
+        exact(
+            "logistic", LOGISTIC, equation=lambda e, g, b, c: (-g - e / 2 * b, np.sqrt(e) / 2 * c)
         ),
-        CONTROLS[2]: np.array(late),
-    }
+        np.array(late),
+    ]
+    return dict(zip(CONTROLS, rows, strict=True))
 
 
 @functools.cache
 def _predict(config: Config) -> dict:
-    rates = {"quadratic": QUADRATIC, "logistic": LOGISTIC}
-    values = {
-        f"{name} {order}": exact(name, order, rates[name]) for name in STARTS for order in (1, 2)
-    }
+    wide = np.unique(np.concatenate([QUADRATIC, LOGISTIC, np.array(config.learning_rates)]))[::-1]
+    lines = {f"{name} {order}": exact(name, wide, order) for name in CASES for order in (1, 2)}
     runs = {
-        f"{name} {order} {eta:g}": float(exact(name, order, np.array([eta]))[0])
-        for name in STARTS
-        for order in (1, 2)
+        f"{line} {eta:g}": float(values[np.argmin(abs(wide - eta))])
+        for line, values in lines.items()
         for eta in config.learning_rates
     }
-    return {"errors": values, "runs": runs, "controls": controls(), "rates": rates}
+    small = np.isin(wide, LOGISTIC)
+    fits = {f"quadratic {order}": (QUADRATIC, closure(order)) for order in (1, 2)}
+    fits |= {
+        f"logistic {order}": (wide[small], lines[f"logistic {order}"][small]) for order in (1, 2)
+    }
+    return {"fits": fits, "lines": lines, "rates": wide, "runs": runs, "controls": controls()}
 
 
 def predict(config: Config) -> dict:
-    """Exact errors on the grids of η, at the η of the runs, and those of the controls."""
+    """Exact errors for the fits, on a wide grid of η, at the η of the runs, and of the controls."""
     return _predict(config)
 
 
 def left_over(config: Config, name: str, eta: float) -> float:
-    """What Richardson leaves, ½h²·|f| at the finer step h, as an allowance."""
-    steps = config.substeps[config.learning_rates.index(eta)]
-    scale = abs(float(FUNCTIONS[name](np.array([STARTS[name]]))))
-    return 0.5 * (eta / (2 * steps)) ** 2 * scale
+    """What the extrapolation leaves, h₁h₂h₃·|f| or less, as an allowance."""
+    steps = eta / config.substeps * 0.5 ** np.arange(LEVELS)
+    case = CASES[name]
+    return float(np.prod(steps) * abs(case.of(jnp.array([case.start]))))
 
 
-def sampled_order(config: Config, data: xr.Dataset, order: int) -> ss.Estimate:
-    """Slope of log|error| of the quadratic's Monte Carlo errors against log η, and its error.
+def sampled_order(config: Config, data: xr.Dataset, name: str, order: int) -> ss.Estimate:
+    """Slope of log|error| of the Monte Carlo errors against log η, and its standard error.
 
     All rates weigh alike: weights from the sampling errors would leave only the largest, which
     are the farthest from the asymptote.
     """
-    found = [get(data, f"quadratic {order} {eta:g}") for eta in config.learning_rates]
+    found = [get(data, f"{name} {order} {eta:g}") for eta in config.learning_rates]
     x = np.log(config.learning_rates)
     lever = (x - x.mean()) / np.sum((x - x.mean()) ** 2)
     size = np.array([abs(float(e.value)) for e in found])
@@ -197,52 +232,39 @@ def check(config: Config, data: xr.Dataset, predicted) -> list[ss.Comparison]:
     """Fitted orders; Monte Carlo against exact errors; controls; the stationary variance."""
     rows = []
 
-    def order_row(errors, rates, value, name, expected="agree"):
-        fit = theory.fit_order(rates, errors)
+    def order_row(found, value, name, process="no sampling", expected="agree"):
         rows.append(
             ss.compare(
-                ss.Estimate(fit.order, 0.0, 2),
-                float(value),
-                resolution=0.1,
-                name=name,
-                process="no sampling",
-                expected=expected,
+                found, float(value), resolution=0.1, name=name, process=process, expected=expected
             )
         )
 
-    for name in STARTS:
-        for order in (1, 2):
-            errors, rates = predicted["errors"][f"{name} {order}"], predicted["rates"][name]
-            order_row(errors, rates, order, f"{name}: fitted order")
+    for name, fitted in predicted["fits"].items():
+        found = theory.fit_order(*fitted).order
+        order_row(ss.Estimate(found, 0.0, 2), name[-1], f"{name[:-2]}: fitted order, E x")
     for name, errors in predicted["controls"].items():
-        order_row(errors, LOGISTIC, 2, f"logistic: order with {name}", "deviate")
-    for name in STARTS:
+        found = theory.fit_order(LOGISTIC, errors).order
+        label = f"logistic: order with {name}"
+        order_row(ss.Estimate(found, 0.0, 2), 2, label, expected="deviate")
+    for name, case in CASES.items():
         for order in (1, 2):
+            found = sampled_order(config, data, name, order)
+            order_row(found, order, f"{name}: fitted order, {case.label}", "Monte Carlo")
             for eta in config.learning_rates:
                 label = f"{name} {order} {eta:g}"
                 allowed = left_over(config, name, eta)
-                measured = get(data, label)
-                error = float(np.hypot(measured.standard_error, allowed / 4.3))
-                rows.append(
-                    ss.compare(
-                        ss.Estimate(measured.value, error, measured.num_samples),
-                        predicted["runs"][label],
-                        name=f"{name}: weak error at η = {eta:g}",
-                        process=f"order {order}",
+                for kind in ("", " plain"):
+                    measured = get(data, label + kind)
+                    error = float(np.hypot(measured.standard_error, allowed / 4.3))
+                    without = ", without control variate" if kind else ""
+                    rows.append(
+                        ss.compare(
+                            ss.Estimate(measured.value, error, measured.num_samples),
+                            predicted["runs"][label],
+                            name=f"{name}: weak error of {case.label} at η = {eta:g}{without}",
+                            process=f"order {order}",
+                        )
                     )
-                )
-    for order in (1, 2) if len(config.learning_rates) > 2 else ():
-        found = sampled_order(config, data, order)
-        rows.append(
-            ss.compare(
-                found,
-                float(order),
-                # The exact errors at these rates have the slopes 1.06 and 2.05.
-                resolution=0.1,
-                name="quadratic: fitted order",
-                process="Monte Carlo",
-            )
-        )
     eta = 0.1
     options: dict[str, Any] = {"learning_rate": eta, "noise_factor": 1.0}
     cov = theory.stationary_covariance_least_squares
@@ -265,57 +287,56 @@ def conclude(config: Config, data: xr.Dataset, comparisons: list[ss.Comparison])
     """The orders in words."""
     values = predict(config)
     found = []
-    for name in STARTS:
-        for order in (1, 2):
-            fit = theory.fit_order(values["rates"][name], values["errors"][f"{name} {order}"])
-            found.append(f"{name} {fit.order:.3f} ± {fit.uncertainty:.3f}")
+    for name, fitted in values["fits"].items():
+        fit = theory.fit_order(*fitted)
+        found.append(f"{name[:-2]} {fit.order:.3f} ± {fit.uncertainty:.3f}")
     wrong = [
         f"{name} {theory.fit_order(LOGISTIC, errors).order:.2f}"
         for name, errors in values["controls"].items()
     ]
-    text = f"Orders, first and second: {', '.join(found)}. Controls: {', '.join(wrong)}."
-    if len(config.learning_rates) > 2:
-        sampled = [sampled_order(config, data, order) for order in (1, 2)]
-        slopes = ", ".join(f"{float(e.value):.3f} ± {float(e.standard_error):.3f}" for e in sampled)
-        text += f" By Monte Carlo on the quadratic: {slopes}."
-    return text
+    sampled = [sampled_order(config, data, name, order) for name in CASES for order in (1, 2)]
+    slopes = ", ".join(f"{float(e.value):.3f} ± {float(e.standard_error):.3f}" for e in sampled)
+    return (
+        f"Orders, first and second: {', '.join(found)}. Controls: {', '.join(wrong)}. By Monte "
+        f"Carlo on {' and '.join(CASES)}: {slopes}."
+    )
 
 
 def plot(config: Config, data: xr.Dataset, predicted):
     """|weak error| against η: exact lines, Monte Carlo points, controls."""
     figure, axes = new_figure(1, 2, width=5.4, height=4.0)
-    for axis, name in zip(axes[0], STARTS, strict=True):
-        rates = predicted["rates"][name]
+    for axis, (name, case) in zip(axes[0], CASES.items(), strict=True):
         for order, colour in ((1, "SGD"), (2, "SDE")):
-            errors = np.abs(predicted["errors"][f"{name} {order}"])
-            slope = theory.fit_order(rates, errors).order
-            label = f"order {order}, exact: slope {slope:.2f}"
-            wide = np.array(config.learning_rates)
-            more = [abs(predicted["runs"][f"{name} {order} {eta:g}"]) for eta in wide]
-            x, first = np.unique(np.concatenate([rates, wide]), return_index=True)
-            y = np.concatenate([errors, more])[first]
-            axis.loglog(x, y, "-", color=COLOURS[colour], linewidth=1, label=label)
-            found = [get(data, f"{name} {order} {eta:g}") for eta in wide]
+            errors = np.abs(predicted["lines"][f"{name} {order}"])
+            line = {"color": COLOURS[colour], "linewidth": 1, "label": f"order {order}, exact"}
+            axis.loglog(predicted["rates"], errors, "-", **line)
+            found = [get(data, f"{name} {order} {eta:g}") for eta in config.learning_rates]
+            slope = sampled_order(config, data, name, order)
+            fit = f"{float(slope.value):.3f} ± {float(slope.standard_error):.3f}"
             axis.errorbar(
-                wide,
+                config.learning_rates,
                 [abs(float(x.value)) for x in found],
                 yerr=[float(x.standard_error) for x in found],
                 fmt="o",
                 markersize=4,
                 capsize=2,
                 color=COLOURS[colour],
-                label=f"order {order}, Monte Carlo",
+                label=f"order {order}, Monte Carlo: slope {fit}",
             )
         if name == "logistic":
-            for (control, errors), line in zip(
+            for (control, errors), style in zip(
                 predicted["controls"].items(), ("--", ":", "-."), strict=True
             ):
                 axis.loglog(
-                    rates, np.abs(errors), line, color=COLOURS["other"], linewidth=1, label=control
+                    LOGISTIC,
+                    np.abs(errors),
+                    style,
+                    color=COLOURS["other"],
+                    linewidth=1,
+                    label=control,
                 )
-        f = "E x" if name == "quadratic" else "E x²"
-        axis.set_title(f"{name} loss, error of {f} at t = 1", fontsize=10)
+        axis.set_title(f"{name} loss, error of {case.label} at t = 1", fontsize=10)
         axis.set_xlabel("learning rate η")
-        axis.set_ylabel("|weak error|, SDE − SGD")
+        axis.set_ylabel("|weak error|, SDE − SGD (± 1 s.e.)")
         axis.legend(frameon=False, fontsize=7)
     return figure

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
+from sde_sgd.compare._noise_control import controlled, noise_control
 from sde_sgd.dynamics.base import AbstractProcess
 from sde_sgd.measure.estimate import Estimate
 from sde_sgd.simulate.engine import simulate
@@ -20,14 +21,16 @@ class WeakError(eqx.Module):
     """E f(SDE) − E f(SGD) at one learning rate and time.
 
     **Fields:** `error`; `sgd` and `sde`, its two sides, the latter extrapolated to a solver step
-    of 0; `step_error`, what the extrapolation has removed from the run at `sde.substeps`. All
-    `Estimate`s of the shape of f.
+    of 0; `step_error`, what the extrapolation has removed from the run at `sde.substeps`;
+    `plain`, the error without the control variate, from the same runs. All `Estimate`s of the
+    shape of f.
     """
 
     error: Estimate
     sgd: Estimate
     sde: Estimate
     step_error: Estimate
+    plain: Estimate
 
 
 class WeakOrder(eqx.Module):
@@ -50,19 +53,29 @@ def weak_error(
     ensemble_size: int,
     key: Key,
     of: Callable,
+    levels: int = 2,
 ) -> WeakError:
     """The weak error of an equation after `num_steps` iterations, for any f and any landscape.
 
-    The equation runs twice, with m = `sde.substeps` and 2m steps an iteration on the same
-    Brownian paths (common random numbers), and member by member Richardson's
-    (2^p f_fine − f_coarse)/(2^p − 1), p the weak order of its integrator, removes the leading
-    error of the step. SGD has random numbers of its own.
+    The equation runs with m = `sde.substeps`, 2m, ..., 2^{levels−1}·m steps an iteration on the
+    same Brownian paths (common random numbers), and Richardson's combination of them, member by
+    member, removes the errors of the step from h^p to h^{p+levels−2}, p the weak order of its
+    integrator. SGD has random numbers of its own.
+
+    Where a process knows the mean of its step (`SGD` without momentum, `ModifiedEquation`), the
+    noise that has moved a member is the control variate of its f, to first order: what is left of
+    the variance is of relative order η (nothing at all for a linear f and constant noise).
 
     **Arguments:** `sgd`: a discrete process. `sde`: `ModifiedEquation`, `UnderdampedEquation`,
     `OverdampedEquation`, `AdaptiveEquation` or `SAMEquation`. `of`: f, a JAX function of θ (d,).
+    `levels` ≥ 2: solver steps that are combined.
 
     **Raises:** `ValueError` for clocks that differ, and for an equation that cannot be refined.
     """
+    if not 2 <= levels <= 6:
+        raise ValueError(
+            f"levels must be 2, ..., 6 solver steps to extrapolate from; got {levels}."
+        )
     if not hasattr(sde, "refined") or getattr(sde, "refinable", True) is False:
         raise ValueError(
             f"weak_error extrapolates in the solver step, and {type(sde).__name__} cannot be run "
@@ -77,30 +90,54 @@ def weak_error(
         )
     own, shared = jr.split(key)
     steps: int = sde.substeps
-    gain = 2 ** getattr(sde, "weak_order", 1)
+    weights = _richardson(getattr(sde, "weak_order", 1), levels)
 
     def final(process, its_key):
+        """f and its control, None where there is none, of every member."""
+        control = noise_control(process, theta0, num_steps, of)
         run = simulate(
             process,
             theta0,
             num_steps=num_steps,
             ensemble_size=ensemble_size,
             key=its_key,
+            measures={} if control is None else {"control": control},
             progress=False,
         )
-        return np.asarray(jax.vmap(of)(jnp.asarray(run.positions)), dtype=float)
+        values = np.asarray(jax.vmap(of)(jnp.asarray(run.positions)), dtype=float)
+        return values, None if control is None else run["control"]
 
-    coarse = final(sde.refined(steps, 2), shared)  # pyright: ignore[reportAttributeAccessIssue]
-    fine = final(sde.refined(2 * steps, 1), shared)  # pyright: ignore[reportAttributeAccessIssue]
-    limit = (gain * fine - coarse) / (gain - 1)
-    discrete = Estimate.from_samples(final(sgd, own))
-    extrapolated = Estimate.from_samples(limit)
-    error = Estimate(
-        extrapolated.value - discrete.value,
-        np.hypot(extrapolated.standard_error, discrete.standard_error),
-        ensemble_size,
+    runs = []
+    for level in range(levels):
+        m = 2**level * steps
+        kind = sde.refined(m, 2 ** (levels - 1 - level))  # pyright: ignore[reportAttributeAccessIssue]
+        runs.append(final(kind, shared))
+    values, controls = zip(*runs, strict=True)
+    limit = np.tensordot(weights, values, 1)
+    control = None if controls[0] is None else np.tensordot(weights, controls, 1)
+    removed = controlled(values[0] - limit, None if control is None else controls[0] - control)
+    pairs = [(limit, control), final(sgd, own)]
+    sides = [Estimate.from_samples(controlled(*pair)) for pair in pairs]
+    plain = [Estimate.from_samples(pair[0]) for pair in pairs]
+    return WeakError(
+        _difference(*sides),
+        sides[1],
+        sides[0],
+        Estimate.from_samples(removed),
+        _difference(*plain),
     )
-    return WeakError(error, discrete, extrapolated, Estimate.from_samples(coarse - limit))
+
+
+def _richardson(order: int, levels: int) -> np.ndarray:
+    """w with Σ w_i = 1 and Σ w_i 2^{−iq} = 0 for q = order, ..., order + levels − 2."""
+    powers = np.concatenate([[0], order + np.arange(levels - 1)])
+    halvings = np.arange(levels)
+    return np.linalg.solve(2.0 ** -np.outer(powers, halvings), np.eye(levels)[0])
+
+
+def _difference(one: Estimate, other: Estimate) -> Estimate:
+    error = np.hypot(one.standard_error, other.standard_error)
+    return Estimate(one.value - other.value, error, one.num_samples)
 
 
 def weak_order(
@@ -112,6 +149,7 @@ def weak_order(
     ensemble_size: int,
     key: Key,
     of: Callable,
+    levels: int = 2,
 ) -> WeakOrder:
     """Weak errors at t = `time` for several learning rates, and the order fitted to them.
 
@@ -139,6 +177,7 @@ def weak_order(
                 ensemble_size=ensemble_size,
                 key=own,
                 of=of,
+                levels=levels,
             ).error
         )
     errors = Estimate(

@@ -181,6 +181,21 @@ class ModifiedEquation(AbstractProcess):
         """Of the solver, in its step: 2 for SRA1 and ShARK on additive noise, else 1."""
         return 2 if isinstance(self.solver, dfx.SRA1 | dfx.ShARK) else 1
 
+    @property
+    def knows_mean_step(self) -> bool:
+        """Whether `mean_step` holds: for Itô solvers, which evaluate the start of a step alone."""
+        return isinstance(self.solver, _ITO)
+
+    def mean_step(self, theta: Vector, iteration: Array) -> Vector:
+        """E[θ′ − θ | θ] of one solver step of an iteration: that of the solver without noise."""
+        draws = Draws.create(jnp.zeros(2, jnp.uint32), 0).at(iteration)
+        terms = self._terms(draws, checked=False)
+        zero, dt = jnp.zeros((), theta.dtype), jnp.asarray(1 / self.substeps, theta.dtype)
+        if isinstance(terms, FusedTerm):
+            none = jnp.zeros((self.noise.dimension(self.landscape),), theta.dtype)
+            return terms.vf_prod(zero, theta, None, (zero, dt, none))
+        return dt * terms.terms[0].vf(zero, theta, None)
+
     def refined(self, substeps: int, refinement: int = 1) -> "ModifiedEquation":
         """The same equation at another solver step."""
         return ModifiedEquation(

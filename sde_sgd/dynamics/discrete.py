@@ -12,8 +12,8 @@ from jaxtyping import Array, PyTree
 from ..draws import Draws, Stream
 from ..landscapes.base import AbstractLandscape
 from ..noise.models import AbstractGradientNoise
-from ..noise.sampling import AbstractSampling
-from ..types import Positions, RealLike
+from ..noise.sampling import AbstractSampling, RandomReshuffling
+from ..types import Positions, RealLike, Vector
 from .base import AbstractProcess, check_fraction, check_part, LearningRate, Observe
 
 
@@ -74,6 +74,15 @@ class SGD(AbstractProcess):
 
     def check(self) -> None:
         self.sampling.check(self.landscape)
+
+    @property
+    def knows_mean_step(self) -> bool:
+        """Whether `mean_step` holds: without memory in the velocity or in the batches."""
+        return not self.has_momentum and not isinstance(self.sampling, RandomReshuffling)
+
+    def mean_step(self, theta: Vector, iteration: Array) -> Vector:
+        """E[θ′ − θ | θ] = −η∇L of one iteration."""
+        return -self.learning_rate.at(iteration, theta.dtype) * self.landscape.gradient(theta)
 
     def init(self, theta: Positions, draws: Draws) -> SGDState:
         velocity = jnp.zeros_like(theta) if self.has_momentum else None
