@@ -53,6 +53,11 @@ class Basins(eqx.Module):
     capture: Float[Array, ""]
 
     def __call__(self, theta: Float[Array, " d"]) -> Int[Array, ""]:
+        if theta.shape != (self.landscape.dimension,):
+            raise ValueError(
+                f"these basins are those of a landscape with d = {self.landscape.dimension}; got "
+                f"θ of shape {theta.shape}."
+            )
         end = flow_to_rest(self.landscape, theta, self.tolerance, self.minima, self.capture / 2)
         distance = jnp.linalg.norm(self.minima - end, axis=1)
         nearest = jnp.argmin(distance)
@@ -180,7 +185,7 @@ def find_basins(
     for i, end in enumerate(ends):
         if any(_near(end, p.theta, 30 * width) for p in found):
             continue
-        point = stationary_point(landscape, end)
+        point = _rest(landscape, theta[i], end)
         if point.index > 0:
             raise ValueError(
                 f"The start {np.asarray(theta[i]).tolist()} flows to {point.theta.tolist()}, a "
@@ -190,6 +195,17 @@ def find_basins(
             found.append(point)
     found.sort(key=lambda p: p.loss)
     return _basins(landscape, found, scale)
+
+
+def _rest(landscape, start, end: np.ndarray) -> StationaryPoint:
+    try:
+        return stationary_point(landscape, end)
+    except ValueError as error:
+        raise ValueError(
+            f"The flow from the start {np.asarray(start).tolist()} grows slow at {end.tolist()}, "
+            f"but there is no isolated minimum: the basin has none, or it is flat. Add l2, start "
+            f"elsewhere, or lower tolerance. ({error})"
+        ) from None
 
 
 def _basins(landscape, points: list[StationaryPoint], scale: float) -> Basins:

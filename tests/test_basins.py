@@ -75,13 +75,21 @@ def test_refuses_saddles_ridges_and_slopes():
         basins.assign([[0.0, 0.0], [0.3, 0.0]])
     with pytest.raises(ValueError, match="shape"):
         basins.assign([0.3, 0.0])
-    slope = ss.Potential(lambda x: jnp.exp(x[0]) + jnp.exp(-x[0] / 10) * 0, 0.1 * np.eye(1))
-    with pytest.raises(ValueError, match="no minimum|flat direction|stationary"):
+    slope = ss.Potential(lambda x: jnp.exp(x[0]), 0.1 * np.eye(1))
+    with pytest.raises(ValueError, match="no isolated minimum: the basin has none.*Add l2"):
         ss.find_basins(slope, [[0.0]])
+    endless = ss.Potential(lambda x: x[0] ** 3 - x[0], 0.1 * np.eye(1))
+    with pytest.raises(ValueError, match="1 of 1 starts have no minimum below them.*Add|add l2"):
+        ss.find_basins(endless, [[-2.0]])
+    valley = ss.Potential(lambda x: (x[0] * x[1] - 1) ** 2, 0.1 * np.eye(2))
+    with pytest.raises(ValueError, match="flat direction"):
+        ss.find_basins(valley, [[2.0, 0.4]])
     with pytest.raises(ValueError, match="one minimum"):
         ss.find_saddles(ss.find_basins(landscape, [[0.5, 0.1]]))
     with pytest.raises(ValueError, match="tolerance"):
         ss.find_basins(landscape, [[0.5, 0.1]], tolerance=0.0)
+    with pytest.raises(ValueError, match=r"landscape with d = 2; got θ of shape \(1,\)"):
+        basins(jnp.zeros(1))
 
 
 def test_a_basin_that_was_not_found():

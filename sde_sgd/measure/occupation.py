@@ -158,7 +158,10 @@ class Occupation(AbstractMeasure):
             # A label beyond the basins is an error; it must not be counted as another one.
             found = self._labels(after)
             found = eqx.error_if(
-                found, (found >= self.num_basins) & alive, "label(θ) ≥ num_basins: no such basin."
+                found,
+                (found >= self.num_basins) & alive,
+                f"label(θ) ≥ num_basins = {self.num_basins}: no such basin. Raise num_basins, or "
+                f"let the label be -1 there.",
             )
             known = jnp.arange(self.num_basins)
             here = found[:, None] == known

@@ -67,7 +67,8 @@ def laplace_evidence(
     - `start`: (d,), where the search for the mode begins; 0 if not given.
 
     **Raises:** `ValueError` for a prior that is not positive definite (λ = 0: a flat direction
-    has no evidence), a landscape with l2 > 0, a mode that is not found.
+    has no evidence), a landscape with l2 > 0 or of another number of classes, a mode that is
+    not found.
 
     **Source:** Smith & Le 2017 (1710.06451), eqs 3–7; MacKay 1992.
     """
@@ -153,6 +154,12 @@ class _Problem:
             )
         if isinstance(num_classes, bool) or int(num_classes) != num_classes or num_classes < 2:
             raise ValueError(f"num_classes must be an integer >= 2, got {num_classes!r}.")
+        known = getattr(landscape, "num_classes", num_classes)
+        if known != num_classes:
+            raise ValueError(
+                f"The landscape tells {known} classes apart and the null num_classes="
+                f"{num_classes}: give num_classes={known}."
+            )
         self.landscape = landscape
         self.prior = _precision(prior, landscape.dimension)
         self.log_det_prior = float(np.linalg.slogdet(self.prior)[1])

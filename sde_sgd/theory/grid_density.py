@@ -130,7 +130,7 @@ def lost_mass(grid: Grid, masses: Float[np.ndarray, " n"]) -> tuple[float, str]:
     """Estimated probability beyond the reflecting sides, and the side that cuts off most.
 
     The two outermost layers of cells of a side, m₁ and m₂, continued geometrically: m₁²/(m₂ − m₁),
-    but no more than a box full of the outermost layer.
+    but no more than a box full of the outermost layer, and no more than 1.
     """
     total, worst, where = 0.0, 0.0, ""
     table = masses.reshape(grid.shape)
@@ -147,7 +147,7 @@ def lost_mass(grid: Grid, masses: Float[np.ndarray, " n"]) -> tuple[float, str]:
             total += beyond
             if beyond > worst:
                 worst, where = beyond, f"{'low' if end == 0 else 'high'} side of axis {axis}"
-    return total, where
+    return min(total, 1.0), where
 
 
 def check_lost(grid: Grid, masses: Float[np.ndarray, " n"], tolerance: float, when: str) -> float:

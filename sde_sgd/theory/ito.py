@@ -252,7 +252,19 @@ def stationary_density(
         _check_positive(x, log_q, absent)
         return log_q
 
-    return _density(coordinate, log_weight, _REACH)
+    try:
+        return _density(coordinate, log_weight, _REACH)
+    except ValueError as error:
+        # Where D <= 0 nothing can be evaluated, which looks like an end without a limit.
+        lowest = min(((d[1].min(), panel) for panel, d in known.items()), default=(1.0, (0.0, 0.0)))
+        if not lowest[0] < 0:
+            raise
+        u, _ = adaptive.places(np.array(lowest[1]))
+        place = coordinate.position(u).ravel()[int(known[lowest[1]][1].argmin())]
+        raise ValueError(
+            f"The diffusion must not be negative between lower and upper, but is {lowest[0]:.3g} "
+            f"at x = {place:.6g}: set them to the ends of the region where D > 0. ({error})"
+        ) from None
 
 
 def gibbs_density(gradient: Function, diffusion: RealLike, **options) -> StationaryDensity:

@@ -145,3 +145,10 @@ def test_refuses(call, match):
     """Labels that do not match, and numbers without meaning."""
     with pytest.raises((ValueError, TypeError), match=match):
         call()
+
+
+def test_a_label_beyond_the_basins_during_a_run():
+    """All start in basin 0; the flow leads to label 2 of two basins: an error, not a count."""
+    label = ss.Occupation(lambda x: jnp.where(jnp.abs(x[0]) < 0.6, 0, 2), 2)
+    with pytest.raises(RuntimeError, match="num_basins = 2: no such basin. Raise num_basins"):
+        simulate(ss.SGD(well(), 0.1, ss.WithReplacement(1)), label, 40, 16, start=jnp.zeros(1))

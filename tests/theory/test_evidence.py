@@ -111,6 +111,7 @@ BAD = [
     ({"prior": [1.0, 0.0]}, "flat direction"),
     ({"prior": np.ones((3, 3))}, r"\(2, 2\)"),
     ({"num_classes": 1}, "num_classes"),
+    ({"num_classes": 3}, "tells 2 classes apart.*give num_classes=2"),
     ({"start": [0.0]}, "start"),
 ]
 

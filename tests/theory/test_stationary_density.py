@@ -211,6 +211,7 @@ REFUSED = [
     ({"gradient": lambda x: x * np.tanh(x)}, "normalised.*lower end"),
     ({"diffusion": lambda x: x**2, "lower": 0.0}, "normalised.*lower end.*collapse"),
     ({"diffusion": lambda x: x}, "positive where the law has weight"),
+    ({"diffusion": lambda x: 0.1 * (1 + x)}, r"must not be negative.*but is -.* at x = -.*D > 0"),
     (
         {"gradient": lambda x: x - 1.3, "diffusion": lambda x: x - 1, "lower": 1.0},
         "is at 0",
