@@ -44,14 +44,25 @@ class NormalEquations(NamedTuple):
         inverse = np.linalg.inv(scaled) / np.outer(scale, scale)
         coefficients = inverse @ self.right.sum(axis=0)
         scores = self.right - self.matrix @ coefficients
-        return Fit(coefficients, np.einsum("pq,nqr->npr", inverse, scores))
+        # The plain sandwich has the inverse of the total here. A member far out pulls the fit to
+        # itself and hides its own residual, and intervals of curvatures would be a third too short.
+        outer = np.outer(scale, scale)
+        without = scaled - self.matrix / outer
+        if not (np.linalg.cond(without) < _WORST_CONDITION).all():
+            raise ValueError(
+                f"A single member decides some of the terms {', '.join(names)}: without it they "
+                f"cannot be told apart. Take more members, or fewer terms."
+            )
+        shares = np.linalg.inv(without) / outer @ scores
+        return Fit(coefficients, shares * (len(scores) - 1) / len(scores))
 
 
 class Fit(NamedTuple):
     """Coefficients (p, r) and the influence of each member on them, (members, p, r).
 
-    To first order coefficients = truth + Σ_i influence_i, so that the covariance of any smooth
-    function of them is that of the sum of independent terms (the sandwich).
+    `influence` is the change when the member is left out, (A − A_i)⁻¹(B_i − A_ic), times (n − 1)/n:
+    the jackknife over members, which to first order is the sandwich. The covariance of a smooth
+    function of the coefficients is that of the sum of its influences.
     """
 
     coefficients: Float[np.ndarray, "p r"]

@@ -117,6 +117,17 @@ def _derivatives(basis: AbstractBasis, points: Array) -> tuple[Array, Array]:
 def values(basis: AbstractBasis, points: Float[np.ndarray, "*shape d"]) -> np.ndarray:
     """f_k at all points, (*shape, K)."""
     _check(basis, points)
+    if isinstance(basis, PolynomialBasis):
+        # In float64 whatever JAX is set to, and without its dispatch, which repeated fits feel.
+        centred = points - basis.centre
+        ladder = [np.ones_like(centred)]
+        for _ in range(basis.degree):
+            ladder.append(ladder[-1] * centred)
+        columns = [
+            np.prod([ladder[k][..., axis] for axis, k in enumerate(powers)], axis=0)
+            for powers in basis.powers
+        ]
+        return np.stack(columns, axis=-1)
     flat = jnp.asarray(points.reshape(-1, points.shape[-1]), jnp.result_type(float))
     return np.asarray(_values(basis, flat), float).reshape(*points.shape[:-1], -1)
 

@@ -79,16 +79,16 @@ def identify_linear(
 def _check_modes(step: np.ndarray, influence: np.ndarray, lag: float, size: int) -> None:
     """Refuses maps without a real logarithm, or with one that the sample cannot resolve."""
     eigenvalues = np.linalg.eigvals(step[1 : size + 1, 1 : size + 1])
-    squares = np.linalg.eigvals(step[size + 1 :, size + 1 :])
+    squares = float(np.linalg.eigvals(step[size + 1 :, size + 1 :]).real.min())
     block = influence[:, 1 : size + 1, 1 : size + 1]
     error = float(np.sqrt((block**2).sum(axis=0).max()))
     smallest = float(eigenvalues.real.min())
-    if smallest <= 3 * error or float(squares.real.min()) <= 0:
+    if smallest <= 3 * error or squares <= 0:
         raise ValueError(
             f"These trajectories are too coarse (or too few): over the lag t = {lag:.4g} a mode is "
-            f"left with {smallest:.3g} ± {error:.2g} of itself, and a logarithm of that is noise; "
-            f"a negative one has none (SGD with η·curvature ≥ 1 alternates). Record more often, "
-            f"lower lag, or take more members."
+            f"left with {smallest:.3g} ± {error:.2g} of itself, and a square with {squares:.3g}: a "
+            f"logarithm of that is noise, or there is none (SGD with η·curvature ≥ 1 alternates). "
+            f"Record more often, lower lag, take more members or starts that are spread out."
         )
 
 
