@@ -68,7 +68,7 @@ class AbstractMeasure(eqx.Module):
         """What was measured, from the members that are still alive.
 
         A class of results may name the axes of its arrays, {field: names}, as a class variable
-        `axes`: `Run.to_xarray` labels them so.
+        `axes`: `Run.to_xarray` labels them so. A run warns of its `remark`, a text, if it has one.
         """
 
 

@@ -18,15 +18,16 @@ from .estimate import Estimate
 
 
 class FirstPassageCarry(eqx.Module):
-    """Exits, steps at risk in all lives, first exit (0: none), outside now; all (members,).
-
-    Until its first exit a member has been at risk in every step: no age need be kept.
+    """All (members,): exits, steps at risk in all lives, in the present life; first exit (0:
+    none); outside now; lives begun after the first.
     """
 
     exits: Array
     at_risk: Array
+    age: Array
     first: Array
     just_left: Array
+    restarts: Array
 
 
 class FirstPassageResult(eqx.Module):
@@ -37,7 +38,11 @@ class FirstPassageResult(eqx.Module):
       exit it is 0 with the error of one, 1/(time at risk) (95 % limit: three times that).
     - `mean_time`: Estimate of its inverse, iterations (NaN without exits); `num_exits` in all.
     - `rate_t`, `mean_time_t`: the same per unit and in units of t (None with a schedule).
+    - `renewal_time`, `renewal_time_t`: Estimate of the mean time of a life without the bias of few
+      lives (see `FirstPassage`), iterations and t; None without refill, or where another
+      measure ended some of the lives.
     - `first_times`: (members,) iterations to each member's first exit, NaN if it never left.
+    - `remark`: what is wrong with `mean_time`, if something is; a run warns of it.
     - `time_at_risk`: iterations at risk of all members together.
     - `first_risk`: (members,) iterations at risk until the first exit, or in all without one.
     - `step`: iterations from one look to the next, 1/substeps.
@@ -52,6 +57,9 @@ class FirstPassageResult(eqx.Module):
     time_at_risk: float
     first_risk: np.ndarray
     step: float
+    renewal_time: Estimate | None = None
+    renewal_time_t: Estimate | None = None
+    remark: str | None = None
     axes: ClassVar[dict[str, tuple[str, ...]]] = {
         "first_times": ("member",),
         "first_risk": ("member",),
@@ -127,11 +135,27 @@ class FirstPassage(AbstractMeasure):
     the run measures a stationary flux and no member idles. Two-point increments, whose
     tails are wrong, are refused.
 
+    **Few lives.** With refill every member begins with a fresh life. By time t it has left
+    E N = t/T + (Var τ/T² − 1)/2 times (renewal theory), so that time at risk over exits is too long
+    by (1 − Var τ/T²)/2 of T for each life in the window: nothing for exponential times, half a
+    life for times that are always the same, 1/20 of T with 10 lives. By Wald's identity
+
+        T E[lives begun] = E[time at risk] + E[time that the present lives still have] ,
+
+    and once the flux is stationary a life has on average as much time left as it has lived, so
+    that its age stands for the last term (for a member that has never left, the run and T: in a
+    stationary flux its life would have begun before the run). `renewal_time` solves this:
+    exact for exponential times, however few the lives; for others what is left falls as the flux
+    becomes stationary. A `mean_time` that differs from it by more than its standard error is
+    warned of, and where members have less than about two lives neither can be trusted.
+
     **Arguments:**
 
     - `exited`: a function of θ (d,) that gives a boolean.
     - `crossing`: for an SDE, the chance that it left between two solver steps though it
       is inside at both: `FirstPassage.bridged` makes both from one level function.
+
+    **Source:** Cox 1962, Renewal Theory, chapters 4 and 5.
     """
 
     exited: Callable
@@ -180,7 +204,7 @@ class FirstPassage(AbstractMeasure):
     def init(self, theta: Positions) -> FirstPassageCarry:
         members = theta.shape[0]
         zero = jnp.zeros(members, jnp.int32)
-        return FirstPassageCarry(zero, zero, zero, jnp.zeros(members, bool))
+        return FirstPassageCarry(zero, zero, zero, zero, jnp.zeros(members, bool), zero)
 
     def update(
         self, carry: FirstPassageCarry, before, after: Positions, tick: Tick, alive: Alive
@@ -194,14 +218,23 @@ class FirstPassage(AbstractMeasure):
         out = out & ~idle & alive
         at_risk = carry.at_risk + ~idle
         first = jnp.where(out & (carry.first == 0), at_risk, carry.first)
-        return FirstPassageCarry(carry.exits + out, at_risk, first, idle | out)
+        return FirstPassageCarry(
+            carry.exits + out, at_risk, carry.age + ~idle, first, idle | out, carry.restarts
+        )
 
     def finished(self, carry: FirstPassageCarry) -> Alive:
         return carry.just_left
 
     def restart(self, carry: FirstPassageCarry, restarted: Alive) -> FirstPassageCarry:
         # A life that another measure ended is censored: its steps stay at risk, without an exit.
-        return eqx.tree_at(lambda c: c.just_left, carry, carry.just_left & ~restarted)
+        return FirstPassageCarry(
+            carry.exits,
+            carry.at_risk,
+            jnp.where(restarted, 0, carry.age),
+            carry.first,
+            carry.just_left & ~restarted,
+            carry.restarts + restarted,
+        )
 
     def result(
         self, carry: FirstPassageCarry, alive: np.ndarray, process: Any
@@ -217,6 +250,7 @@ class FirstPassage(AbstractMeasure):
         mean = _ratio(risk, exits)
         unit = float(process.time(np.asarray(1))) if process.restartable else None
         left = first > 0
+        renewal, remark = self._renewal(carry, kept, per_iteration)
         return FirstPassageResult(
             rate,
             mean,
@@ -227,7 +261,46 @@ class FirstPassage(AbstractMeasure):
             float(risk.sum()),
             np.where(left, first / per_iteration, risk),
             1 / per_iteration,
+            renewal,
+            None if unit is None or renewal is None else _scaled(renewal, unit),
+            remark,
         )
+
+    def _renewal(
+        self, carry: FirstPassageCarry, kept: np.ndarray, substeps: int
+    ) -> tuple[Estimate | None, str | None]:
+        """T = Σ (time at risk + time left)/Σ lives over members, and what to say of `mean_time`."""
+        exits, risk, age, first, outside, restarts = (
+            np.asarray(x, dtype=float)[kept] for x in jax.tree.leaves(carry)
+        )
+        inside = 1 - outside
+        # Lives cut short by another measure are no renewals.
+        if not restarts.any() or (restarts + 1 != exits + inside).any():
+            return None, None
+        # Seen at the ends of iterations of m steps, a life has (m − 1)/2 steps less left than it
+        # has lived: those that a member rests, on average, when it leaves within an iteration.
+        ahead = inside * (age - (substeps - 1) / 2)
+        # Never left: T − (m + 1)/2 more, whose T goes to the other side.
+        never = (first == 0).astype(float)
+        top, lives = risk + ahead - never * (substeps + 1) / 2, exits + inside - never
+        return _scaled(_ratio(top, lives), 1 / substeps), _shift(exits, risk, lives, top, substeps)
+
+
+def _shift(exits, risk, lives, top, substeps: int) -> str | None:
+    """What to say where time at risk over exits is off by more than its error, else None."""
+    if not exits.sum() or not lives.sum() or len(exits) < 2:
+        return None
+    plain, found = _ratio(risk, exits), _ratio(top, lives)
+    gap = float(plain.value - found.value)
+    pulls = (risk - plain.value * exits) / exits.sum() - (top - found.value * lives) / lives.sum()
+    if abs(gap) <= max(float(plain.standard_error), 4 * float(np.sqrt((pulls**2).sum()))):
+        return None
+    return (
+        f"mean_time={float(plain.value) / substeps:.6g} iterations is off by about "
+        f"{gap / substeps:+.3g}, more than its standard error, because a member has few lives "
+        f"({exits.mean():.3g}): take renewal_time={float(found.value) / substeps:.6g}, or run "
+        f"longer."
+    )
 
 
 def _scaled(estimate: Estimate, factor: float) -> Estimate:

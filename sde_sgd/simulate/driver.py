@@ -226,6 +226,9 @@ class Engine:
                 f"{name} stopped at iteration {self.done} of {total}: {stop}. The result is "
                 f"partial; continue with run.extend({total - self.done}).{where}"
             )
+        for measure, result in run.results.items():
+            if getattr(result, "remark", None):
+                warn(f"measures[{measure!r}]: {result.remark}")
         return run
 
     def _diverged(self) -> str:
