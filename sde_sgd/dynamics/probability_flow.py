@@ -64,7 +64,7 @@ class ProbabilityFlow(AbstractProcess):
         landscape: AbstractLandscape,
         learning_rate: Any,
         noise: AbstractGradientNoise,
-        score: AbstractScore,
+        score: Any,
         *,
         start_time: RealLike = 0.0,
         order: int = 1,

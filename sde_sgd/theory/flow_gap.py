@@ -31,10 +31,11 @@ and its own flow; the first-order law follows from ∂_x v = −d/dt log p_t(X_t
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 from scipy.integrate import solve_ivp
 
@@ -44,7 +45,7 @@ from sde_sgd.theory.grid_density import GridDensity
 from sde_sgd.theory.langevin import Gaussian
 from sde_sgd.theory.scores import AbstractScore, GaussianScore
 from sde_sgd.theory.wasserstein import normal_levels, wasserstein2
-from sde_sgd.types import RealLike
+from sde_sgd.types import RealLike, Scalar
 
 
 class FlowGap(NamedTuple):
@@ -153,19 +154,18 @@ def grid_flow_gap(
         score.check(float(clock[0]))
         score.check(float(clock[-1]))
     levels, weights = normal_levels(nodes, _checks.number("reach", reach))
-    right, wrong = (jax.jit(jax.vmap(s, in_axes=(None, 0))) for s in (exact, approximate))
     shift, currents, residuals, slopes, gaps = np.zeros(nodes), [], [], [], []
     for k, (t, density) in enumerate(zip(clock, equation.propagate(start, clock), strict=True)):
         places = density.quantile(levels)
         heights = _quantile_density(density, places)
-        error = _values(wrong, t, places) - _values(right, t, places)
+        error = _values(approximate, t, places) - _values(exact, t, places)
         push = _scalar(equation.diffusion, places) * error
         currents.append(heights * push)
         if k:
             shift = shift + (currents[-1] + currents[-2]) / 2 * (clock[k] - clock[k - 1])
         residuals.append(np.sqrt(weights @ push**2))
         gaps.append(np.sqrt(weights @ (shift / heights) ** 2))
-        slopes.append(_steepest(equation, wrong, t, places))
+        slopes.append(_steepest(equation, approximate, t, places))
     bound = _grown(clock, np.array(slopes), np.array(residuals))
     return FlowGap(clock, np.array(gaps), np.array(residuals), np.array(slopes), bound)
 
@@ -177,8 +177,13 @@ def _quantile_density(density: GridDensity, places: np.ndarray) -> np.ndarray:
         return np.exp(np.interp(places, centres, np.log(density.values)))
 
 
-def _values(score: Callable, t: float, places: np.ndarray) -> np.ndarray:
-    found = np.asarray(score(jnp.asarray(t, float), jnp.asarray(places)[:, None]))[:, 0]
+@eqx.filter_jit
+def _everywhere(score: AbstractScore, t: Scalar, places: Float[Array, " n"]) -> Float[Array, " n"]:
+    return jax.vmap(lambda x: score(t, x[None])[0])(places)
+
+
+def _values(score: AbstractScore, t: float, places: np.ndarray) -> np.ndarray:
+    found = np.asarray(_everywhere(score, jnp.asarray(t, float), jnp.asarray(places)))
     if not np.isfinite(found).all():
         place = places[int(np.argmin(np.isfinite(found)))]
         raise ValueError(f"a score is not finite at t = {t:g}, θ = {place:g}.")
@@ -190,7 +195,7 @@ def _scalar(function: Callable, places: np.ndarray) -> np.ndarray:
     return np.asarray(function(jnp.asarray(places)[:, None])).reshape(len(places))
 
 
-def _steepest(equation: FokkerPlanck, score: Callable, t: float, places: np.ndarray) -> float:
+def _steepest(equation: FokkerPlanck, score: AbstractScore, t: float, places: np.ndarray) -> float:
     """The largest slope of v̂ = b − D′ − D ŝ between the outermost places and a tenth beyond."""
     margin = (places[-1] - places[0]) / 10
     low, high = equation.grid.edges(0)[[1, -2]]

@@ -147,7 +147,7 @@ class GaussianScore(AbstractScore):
         gradient_noise: ArrayLike,
         *,
         learning_rate: RealLike,
-        start: tuple[Any, Any],
+        start: Any,
         minimum: ArrayLike | None = None,
         order: int = 1,
     ):
@@ -207,26 +207,26 @@ class GaussianScore(AbstractScore):
 
     def law(self, time: RealLike) -> Gaussian:
         """N(m_t, M_t) in the coordinates of θ."""
-        mean, spread = self._law(jnp.asarray(time, self.rates.dtype))
+        given = map(np.asarray, (self.rates, self.noise, self.mean, self.covariance))
+        mean, spread = _moments(np, float(time), *given)
         basis = np.asarray(self.basis)
-        return Gaussian(
-            np.asarray(self.minimum) + basis @ np.asarray(mean),
-            basis @ np.asarray(spread) @ basis.T,
-        )
-
-    def _law(self, t: Scalar) -> tuple[Vector, Matrix]:
-        """Mean from θ* and covariance at t, in the eigenbasis of H."""
-        total = self.rates[:, None] + self.rates[None, :]
-        flat = total == 0
-        safe = jnp.where(flat, 1.0, total)
-        grown = jnp.where(flat, t, -jnp.expm1(-total * t) / safe)
-        spread = jnp.exp(-total * t) * self.covariance + 2 * self.noise * grown
-        return jnp.exp(-self.rates * t) * self.mean, spread
+        return Gaussian(np.asarray(self.minimum) + basis @ mean, basis @ spread @ basis.T)
 
     def __call__(self, t: Scalar, theta: Vector) -> Vector:
-        mean, spread = self._law(t.astype(self.rates.dtype))
+        given = (self.rates, self.noise, self.mean, self.covariance)
+        mean, spread = _moments(jnp, t.astype(self.rates.dtype), *given)
         offset = self.basis.T @ (theta.astype(self.rates.dtype) - self.minimum) - mean
         return -self.basis @ jnp.linalg.solve(spread, offset)
+
+
+def _moments(xp: Any, t: Any, rates: Any, noise: Any, mean: Any, covariance: Any) -> Any:
+    """Mean from θ* and covariance at t in the eigenbasis of H, by `numpy` or `jax.numpy`."""
+    total = rates[:, None] + rates[None, :]
+    flat = total == 0
+    safe = xp.where(flat, 1.0, total)
+    grown = xp.where(flat, t, -xp.expm1(-total * t) / safe)
+    spread = xp.exp(-total * t) * covariance + 2 * noise * grown
+    return xp.exp(-rates * t) * mean, spread
 
 
 def _vector(name: str, value: Any, size: int) -> Float[np.ndarray, " d"]:

@@ -62,9 +62,9 @@ def quantile_function(law: Any) -> Callable:
 def _gaussians(first: Gaussian, second: Gaussian) -> float:
     means = [_checks.real_array("mean", law.mean, 1) for law in (first, second)]
     size = len(means[0])
-    spreads = [_checks.covariance("covariance", law.covariance, size) for law in (first, second)]
     if means[1].shape != means[0].shape:
         raise ValueError(f"the Gaussians have {size} and {len(means[1])} dimensions.")
+    spreads = [_checks.covariance("covariance", law.covariance, size) for law in (first, second)]
     values, vectors = np.linalg.eigh(spreads[0])
     root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
     inner = np.linalg.eigvalsh(root @ spreads[1] @ root)
