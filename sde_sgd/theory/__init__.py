@@ -28,8 +28,10 @@ from sde_sgd.theory.dyson import (
 )
 from sde_sgd.theory.entry_laws import (
     conditional_coefficients,
+    entry_rates,
     EntryCoefficients,
     evolve_entries,
+    fit_entries,
 )
 from sde_sgd.theory.epochs import (
     epoch_noise_autocovariance,
@@ -233,11 +235,13 @@ __all__ = [
     "drift_and_diffusion",
     "effective_linear",
     "dyson_drift",
+    "entry_rates",
     "epoch_noise_autocovariance",
     "evidence_by_quadrature",
     "evolve_entries",
     "exit_time",
     "finite_lag_bias",
+    "fit_entries",
     "eyring_kramers",
     "fractional_ornstein_uhlenbeck_variance",
     "gaussian_flow_gap",

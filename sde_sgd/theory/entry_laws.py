@@ -53,6 +53,15 @@ class EntryCoefficients(eqx.Module):
         diffusion = _table(_positive, _positives, self.knots[group], self.diffusion[group])
         return FokkerPlanck(drift, diffusion, box, cells, **options)
 
+    def equations(
+        self, number: int, box: Any, cells: int, mass_tolerance: float
+    ) -> list[FokkerPlanck]:
+        """Those of all groups, of which there must be `number`."""
+        if number != len(self.knots):
+            raise ValueError(f"{number} densities for {len(self.knots)} groups of coefficients.")
+        options: Any = dict(mass_tolerance=mass_tolerance)
+        return [self.equation(g, box, cells, **options) for g in range(number)]
+
 
 def conditional_coefficients(
     landscape: AbstractLandscape,
@@ -70,16 +79,63 @@ def conditional_coefficients(
     and diffusion are those of the coordinate, averaged over the law of θ *given* that coordinate.
     With θ from the joint law at time t this is exact, whatever the correlations; with θ from a
     product of laws it is a closure (`product_closure`). The same holds for an entry drawn from a
-    group at random, whose density is the mean over the group.
-
-    The averages are least-squares fits, weighted by the points, of functions that are linear
-    between knots, at quantiles of the points equally spaced in normal scores. A fit b̂ keeps
-    E b̂(w)φ(w) = E bφ(w) for every such function φ. Units of time: t = η·iterations.
+    group at random, whose density is the mean over the group. The averages are fitted as
+    `fit_entries` does. Units of time: t = η·iterations.
 
     **Arguments:**
 
     - `noise`: its `covariance` C(θ) is that of the gradient of one iteration.
     - `positions`: θ, (n, d), from the law to be averaged over.
+    - the others as `fit_entries`.
+
+    **Raises:** `ValueError` for positions of another dimension, and as `fit_entries`.
+
+    **Source:** Gyöngy, Probab. Theory Relat. Fields 71 (1986) 501, for the marginals; for the
+    densities of weight matrices Bu, Kol, Liu 2025 (2501.09659).
+    """
+    rates = entry_rates(landscape, noise, positions, learning_rate=learning_rate)
+    return fit_entries(positions, rates, groups, weights=weights, num_knots=num_knots)
+
+
+def entry_rates(
+    landscape: AbstractLandscape,
+    noise: AbstractGradientNoise,
+    positions: ArrayLike,
+    *,
+    learning_rate: RealLike,
+) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "n d"]]:
+    """−∂_iL(θ) and (η/2)C_ii(θ) of every entry at many θ, (n, d) → 2 × (n, d): see `fit_entries`.
+
+    **Raises:** `ValueError` for positions of another dimension, η ≤ 0.
+    """
+    points = _checks.real_array("positions", positions, 2)
+    eta = _checks.number("learning_rate", learning_rate)
+    if points.shape[1] != landscape.dimension:
+        raise ValueError(
+            f"positions must be (n, {landscape.dimension}) for this landscape; got {points.shape}."
+        )
+    noise.check(landscape)
+    slope, variance = _evaluate(landscape, noise, jnp.asarray(points, landscape.dtype))
+    return -np.asarray(slope, float), eta / 2 * np.asarray(variance, float)
+
+
+def fit_entries(
+    positions: ArrayLike,
+    rates: tuple[ArrayLike, ArrayLike],
+    groups: Sequence[ArrayLike],
+    *,
+    weights: ArrayLike | None = None,
+    num_knots: int = 13,
+) -> EntryCoefficients:
+    """Averages of the rates of an entry given its value, piecewise linear in that value.
+
+    Least-squares fits, weighted by the points, of functions that are linear between knots, at
+    quantiles of the points equally spaced in normal scores. A fit b̂ keeps
+    E b̂(w)φ(w) = E bφ(w) for every such function φ.
+
+    **Arguments:**
+
+    - `positions`: (n, d); `rates`: drift and diffusion of each entry there, 2 × (n, d).
     - `groups`: for each law the indices of its entries, whose points are pooled.
     - `weights`: (n,) ≥ 0, of the points; equal if not given.
     - `num_knots`: K. The bias is of order K⁻², the variance of order K/n.
@@ -87,16 +143,14 @@ def conditional_coefficients(
     **Raises:** `ValueError` for shapes, indices outside 0…d−1 or in two groups, negative weights,
     entries with too few different values for K knots (a start at one point has no law to average
     over).
-
-    **Source:** Gyöngy, Probab. Theory Relat. Fields 71 (1986) 501, for the marginals; for the
-    densities of weight matrices Bu, Kol, Liu 2025 (2501.09659).
     """
     points = _checks.real_array("positions", positions, 2)
-    eta = _checks.number("learning_rate", learning_rate)
-    members = check_groups(groups, landscape.dimension)
-    if points.shape[1] != landscape.dimension:
+    drift, diffusion = (_checks.real_array("rates", rate, 2) for rate in rates)
+    members = check_groups(groups, points.shape[1])
+    if drift.shape != points.shape or diffusion.shape != points.shape:
         raise ValueError(
-            f"positions must be (n, {landscape.dimension}) for this landscape; got {points.shape}."
+            f"rates must have the shape {points.shape} of the positions; got {drift.shape} and "
+            f"{diffusion.shape}."
         )
     if num_knots < 2 or len(points) < 10 * num_knots:
         raise ValueError(
@@ -106,27 +160,23 @@ def conditional_coefficients(
     share = np.ones(len(points)) if weights is None else _checks.real_array("weights", weights, 1)
     if share.shape != (len(points),) or (share < 0).any() or share.sum() == 0:
         raise ValueError(f"weights must be ({len(points)},), >= 0 and not all 0.")
-    noise.check(landscape)
-    slope, variance = _evaluate(landscape, noise, jnp.asarray(points, landscape.dtype))
-    slope, variance = np.asarray(slope, float), np.asarray(variance, float)
-    knots, drift, diffusion = [], [], []
+    knots, fits = [], []
     for place, index in enumerate(members):
         w = points[:, index].ravel()
         weight = np.repeat(share, len(index))
-        at = _quantiles(w, weight, num_knots)
-        between = np.histogram(np.unique(w), at)[0] if (np.diff(at) > 0).all() else np.zeros(1)
+        values, at = _quantiles(w, weight, num_knots)
+        between = np.histogram(values, at)[0] if (np.diff(at) > 0).all() else np.zeros(1)
         if between.min() == 0:
             raise ValueError(
-                f"the entries of group {place} take {len(np.unique(w))} different values, too few "
-                f"for {num_knots} knots: ask for fewer knots, or average at a later time if this "
-                f"is a start at one point."
+                f"the entries of group {place} take {len(values)} different values, too few for "
+                f"{num_knots} knots: ask for fewer knots, or average at a later time if this is a "
+                f"start at one point."
             )
-        targets = np.stack([-slope[:, index].ravel(), eta / 2 * variance[:, index].ravel()])
-        fitted = _fit(at, w, targets, weight)
         knots.append(at)
-        drift.append(fitted[0])
-        diffusion.append(np.maximum(fitted[1], 0.0))
-    return EntryCoefficients(np.stack(knots), np.stack(drift), np.stack(diffusion))
+        targets = np.stack([drift[:, index].ravel(), diffusion[:, index].ravel()])
+        fits.append(_fit(at, w, targets, weight))
+    found = np.stack(fits)
+    return EntryCoefficients(np.stack(knots), found[:, 0], np.maximum(found[:, 1], 0.0))
 
 
 def evolve_entries(
@@ -161,11 +211,15 @@ def evolve_entries(
             f"times must increase, one for each of the {len(coefficients)} coefficients; got "
             f"{clock.tolist()}."
         )
-    found = [entry_densities(starts, box, cells)]
-    options: Any = dict(box=box, cells=cells, mass_tolerance=mass_tolerance)
-    for n, step in enumerate(np.diff(clock)):
-        middle = advance(coefficients[n], found[-1], step / 2, **options)
-        found.append(advance(coefficients[n + 1], middle, step / 2, **options))
+    now = entry_densities(starts, box, cells)
+    found, steps = [now], np.diff(clock)
+    for n, table in enumerate(coefficients):
+        equations = table.equations(len(now), box, cells, mass_tolerance)
+        if n > 0:
+            now = advance(equations, now, steps[n - 1] / 2)
+            found.append(now)
+        if n < len(steps):
+            now = advance(equations, now, steps[n] / 2)
     return found
 
 
@@ -182,25 +236,11 @@ def entry_densities(starts: Sequence[Any], box: Any, cells: int) -> list[GridDen
 
 
 def advance(
-    coefficients: EntryCoefficients,
-    densities: Sequence[GridDensity],
-    duration: float,
-    *,
-    box: Any,
-    cells: int,
-    mass_tolerance: float,
+    equations: Sequence[FokkerPlanck], densities: Sequence[GridDensity], duration: float
 ) -> list[GridDensity]:
     """The density of each group after `duration` with fixed coefficients."""
-    if len(densities) != len(coefficients.knots):
-        raise ValueError(
-            f"{len(densities)} densities for {len(coefficients.knots)} groups of coefficients."
-        )
-    return [
-        coefficients.equation(g, box, cells, mass_tolerance=mass_tolerance).propagate(
-            density, [duration]
-        )[0]
-        for g, density in enumerate(densities)
-    ]
+    pairs = zip(equations, densities, strict=True)
+    return [equation.propagate(density, [duration])[0] for equation, density in pairs]
 
 
 def check_groups(groups: Sequence[ArrayLike], dimension: int) -> list[Int[np.ndarray, " n"]]:
@@ -230,14 +270,14 @@ def _evaluate(
     return lax.map(one, points, batch_size=_BLOCK)
 
 
-def _quantiles(w: np.ndarray, weight: np.ndarray, number: int) -> np.ndarray:
-    """Weighted quantiles at levels equally spaced in normal scores."""
+def _quantiles(w: np.ndarray, weight: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Different values, and weighted quantiles at levels equally spaced in normal scores."""
     # Equal values count once, so that points on a grid have quantiles between its lines.
     values, inverse = np.unique(w, return_inverse=True)
     mass = np.bincount(inverse, weight)
     level = (np.cumsum(mass) - mass / 2) / mass.sum()
     wanted = special.ndtr(np.linspace(-_REACH, _REACH, number))
-    return np.interp(wanted, level, values)
+    return values, np.interp(wanted, level, values)
 
 
 def _fit(

@@ -109,22 +109,22 @@ def product_closure(
             f"groups must hold all {landscape.dimension} entries of θ; got "
             f"{sum(map(len, members))} of them."
         )
-    grid: Any = dict(box=box, cells=cells, mass_tolerance=mass_tolerance)
     now, count = entry_densities(starts, box, cells), 0
 
-    def coefficients(densities):
+    def equations(densities):
         points = product_points(densities, members, num_points, shift=count)
-        return conditional_coefficients(
+        table = conditional_coefficients(
             landscape, noise, points, members, learning_rate=learning_rate, num_knots=num_knots
         )
+        return table.equations(len(densities), box, cells, mass_tolerance)
 
     found, t = [], 0.0
     for end in clock:
         steps = int(np.ceil((end - t) / longest - 1e-9))
         for _ in range(steps):
             step = (end - t) / steps
-            middle = advance(coefficients(now), now, step / 2, **grid)
-            now = advance(coefficients(middle), now, step, **grid)
+            middle = advance(equations(now), now, step / 2)
+            now = advance(equations(middle), now, step)
             count += 1
         found.append(now)
         t = float(end)
