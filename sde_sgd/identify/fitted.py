@@ -79,7 +79,7 @@ def assemble(
     drift: tuple[np.ndarray, np.ndarray],
     variance: tuple[np.ndarray, np.ndarray],
     lag: float,
-    error_order: float,
+    error_order: float | int,
     *,
     num_samples: int | None = None,
 ) -> FittedSDE:

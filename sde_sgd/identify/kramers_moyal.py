@@ -1,6 +1,6 @@
 """Drift and variance rate of a scalar, conditional on its position: local regression."""
 
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import numpy as np
@@ -39,7 +39,7 @@ def identify_kramers_moyal(
     bandwidth: float,
     time_step: float | None = None,
     lag: int = 1,
-    correction: Literal["naive", "centred", "extrapolated"] = "centred",
+    correction: str = "centred",
     num_lags: int = 2,
     degree: int = 1,
 ) -> LocalCoefficients:

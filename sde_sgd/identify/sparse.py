@@ -1,6 +1,6 @@
 """A sparse equation in a dictionary of functions, from trajectories."""
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -19,7 +19,7 @@ def identify_sparse(
     *,
     time_step: float | None = None,
     lag: int = 1,
-    correction: Literal["naive", "centred", "extrapolated"] = "centred",
+    correction: str = "centred",
     num_lags: int = 2,
     failure_rate: float | None = 0.01,
 ) -> FittedSDE:

@@ -1,6 +1,6 @@
 """An equation from snapshots of an ensemble, without trajectories: the weak form."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import numpy as np
@@ -38,7 +38,7 @@ def identify_from_snapshots(
     *,
     tests: AbstractBasis | None = None,
     linked: bool = False,
-    quadrature: Literal["spline", "trapezoid"] = "spline",
+    quadrature: str = "spline",
 ) -> WeakForm:
     """b = Σ β_k f_k and a = Σ α_k g_k from the laws at several times: d/dt E φ = E 𝓛φ.
 
