@@ -46,7 +46,7 @@ def test_samples():
 
 
 def test_floor_of_equal_laws():
-    """The floor is the mean over samples of the law: 80 fresh ones average to it."""
+    """The floor is the mean over samples of the law: 40 fresh ones average to it."""
     found = ss.wasserstein2(RNG.logistic(size=400), stats.logistic(), key=jr.key(3))
     fresh = [
         float(
@@ -54,9 +54,9 @@ def test_floor_of_equal_laws():
                 RNG.logistic(size=400), stats.logistic(), key=jr.key(4), num_bootstrap=2
             ).measured.value
         )
-        for _ in range(80)
+        for _ in range(40)
     ]
-    error = np.hypot(np.std(fresh), found.floor_spread) / np.sqrt(80)
+    error = np.hypot(np.std(fresh), found.floor_spread) / np.sqrt(40)
     assert abs(np.mean(fresh) - found.floor) < 4.3 * error
     assert abs(np.mean(fresh) / np.sqrt(2) - found.floor) > 4.3 * error
 

@@ -83,7 +83,7 @@ def test_process_with_a_wrong_score_has_the_predicted_law():
 def line():
     """The double well with D = .05(1 + .3x) from N(0, .3²), and its score, until t = 2."""
     equation = ss.theory.FokkerPlanck(
-        lambda x: x - x**3, lambda x: 0.05 * (1 + 0.3 * x), (-2.4, 2.4), 240
+        lambda x: x - x**3, lambda x: 0.05 * (1 + 0.3 * x), (-2.4, 2.4), 160
     )
 
     def start(x):
@@ -122,7 +122,7 @@ def test_on_a_grid():
     A score without error has no gap.
     """
     equation, start, score = line()
-    times = np.linspace(0, 2, 41)
+    times = np.linspace(0, 2, 26)
     begin = jnp.asarray(equation.propagate(start, [0.0])[0].quantile(LEVELS))
     right = moved(begin, 0.0)
     for tilt, tolerance in ((0.02, 5e-3), (0.3, 0.05)):
@@ -136,7 +136,7 @@ def test_on_a_grid():
         density = equation.propagate(start, [2.0])[0]
         strength = density.integrate(lambda x: (0.05 * (1 + 0.3 * x[0])) ** 2)
         assert found.residual[-1] == pytest.approx(tilt * np.sqrt(strength), rel=0.01)
-    none = grid_flow_gap(equation, start, score, score, times[::10], nodes=51)
+    none = grid_flow_gap(equation, start, score, score, times[::5], nodes=51)
     assert none.gap.max() == 0 and none.bound.max() == 0
 
 

@@ -22,10 +22,10 @@ def test_gaussian_score_is_the_slope_of_its_law():
     hessian, noise = np.diag([1.0, 0.0, -0.4]), np.eye(3) + 0.3
     start = Gaussian(np.array([1.0, 0.5, 0.0]), 0.1 * np.eye(3) + 0.02)
     score = GaussianScore(hessian, noise, learning_rate=0.2, start=start)
-    theta = np.array([0.3, -0.4, 0.8])
+    theta, evaluate = np.array([0.3, -0.4, 0.8]), jax.jit(lambda t, x: score(t, x))
     for t in (0.0, 1.7):
         law = stats.multivariate_normal(*score.law(t))
-        found = score(jnp.asarray(t), jnp.asarray(theta))
+        found = evaluate(jnp.asarray(t), jnp.asarray(theta))
         np.testing.assert_allclose(found, numeric(law.logpdf, theta), rtol=1e-6)
     flat = score.law(1.7).covariance[1, 1]
     assert flat == pytest.approx(0.12 + 0.2 * 1.3 * 1.7)
@@ -35,7 +35,7 @@ def test_grid_score_of_a_gaussian_law():
     """Ornstein–Uhlenbeck, D = .2: −(x − m_t)/M_t to O(h²), a quarter at half the cell."""
     exact = GaussianScore([[1.0]], [[1.0]], learning_rate=0.4, start=Gaussian([0.5], [[0.1]]))
     points, errors = np.linspace(-1, 1.5, 26), []
-    for cells in (80, 160):
+    for cells in (60, 120):
         equation = ss.theory.FokkerPlanck(lambda x: -x, lambda x: 0.2, (-3.0, 3.5), cells)
         score = GridScore(
             equation,
@@ -52,7 +52,7 @@ def test_grid_score_of_a_gaussian_law():
             )
         )(jnp.asarray(points))
         errors.append(float(np.abs(both[0] - both[1]).max()))
-    assert errors[1] < 5e-3 and 3.5 < errors[0] / errors[1] < 4.5
+    assert errors[1] < 1e-2 and 3.5 < errors[0] / errors[1] < 4.5
     low, high = score.domain
     assert np.isnan(score(jnp.asarray(0.5), jnp.asarray([high + 0.1]))[0])
     assert list(score.inside(jnp.array([[low - 0.01], [0.0]]))) == [False, True]
@@ -73,8 +73,9 @@ def test_kernel_score_of_a_gaussian_sample():
     """s/(1 + h²) for a sample of even quantiles: a score error of −h²/(1 + h²); not s itself."""
     quantiles = ndtri((np.arange(2000) + 0.5) / 2000)
     score = KernelScore(np.stack([quantiles, quantiles])[..., None], [0.0, 1.0], 0.4)
+    evaluate = jax.jit(lambda x: score(jnp.asarray(0.3), x))
     for x in (-1.5, 0.7):
-        found = float(score(jnp.asarray(0.3), jnp.asarray([x]))[0])
+        found = float(evaluate(jnp.asarray([x]))[0])
         assert found == pytest.approx(-x / 1.16, rel=5e-3)
     silverman = KernelScore(np.stack([quantiles, quantiles])[..., None], [0.0, 1.0])
     assert float(silverman.bandwidth) == pytest.approx((4 / 6000) ** 0.2)
