@@ -323,7 +323,7 @@ def plot(config: Config, data: xr.Dataset, predicted):
     grid = np.linspace(1e-4, 0.13, 50)
     texts = {
         "area": "areal velocity / η, per unit t (± 1 s.e.)",
-        "entropy": "entropy production, nats per unit t (± 1 s.e.)",
+        "entropy": "entropy, nats per unit t (± 1 s.e.)",
     }
     steps = (1, config.substeps)
     for axis, (quantity, text) in zip(axes[0], texts.items(), strict=False):

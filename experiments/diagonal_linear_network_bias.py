@@ -292,10 +292,12 @@ def plot(config: Config, data: xr.Dataset, predicted):
     axes[0, 1].plot(
         effective, np.abs(beta).sum(axis=1), ".", color=COLOURS["SGD"], label="SGD, mean log α_∞"
     )
+    own = np.abs(own_limits(config, data)).sum(axis=1)
+    axes[0, 1].plot(effective, own, "k+", label="limit at the member's own α_∞")
     flow = np.abs(predicted["gradient flow"]).sum()
     axes[0, 1].plot(config.scale, flow, "x", color=COLOURS["SDE"], label="gradient flow")
     axes[0, 1].set_xscale("log")
-    axes[0, 1].set_xlabel("α")
+    axes[0, 1].set_xlabel("α (of SGD: geometric mean over coordinates)")
     axes[0, 1].set_ylabel("|β|₁")
     axes[0, 1].legend(frameon=False, fontsize=8)
     return figure

@@ -45,8 +45,8 @@ class Config:
     """the two classes to memorise"""
     num_examples: int = 48
     """N of the memorisation part"""
-    label_draws: int = 10
-    """random labellings"""
+    label_draws: int = 20
+    """random labellings; E varies by about half its mean over them"""
     priors: tuple[float, ...] = tuple(float(10**p) for p in np.arange(-4, 4.1, 0.5))
     """λ"""
     memorising_prior: float = 0.0001
@@ -232,7 +232,7 @@ def plot(config: Config, data: xr.Dataset, predicted):
     axes[0, 0].plot([], [], color=COLOURS["SDE"], label="random labels")
     axes[0, 0].plot(priors, fits[0, :, 0] / size, color=COLOURS["SGD"], label="true labels")
     axes[0, 0].axhline(0, color="k", linewidth=0.7)
-    axes[0, 0].set_ylabel("E / N (below 0: the model is favoured)")
+    axes[0, 0].set_ylabel("E / N, nats (below 0: the model is favoured)")
     axes[0, 0].legend(frameon=False, fontsize=8)
     panels = (
         ("overlapping classes", data["overlap"].values, config.overlap_examples),
@@ -242,6 +242,7 @@ def plot(config: Config, data: xr.Dataset, predicted):
         axis.plot(priors, rows[:, 0] / num, color=COLOURS["SGD"], label="E / N")
         axis.plot(priors, rows[:, 2], color=COLOURS["other"], label="test cross-entropy")
         axis.set_title(name, fontsize=10)
+        axis.set_ylabel("nats an example")
         axis.legend(frameon=False, fontsize=8)
     for axis in axes[0]:
         axis.set_xscale("log")

@@ -312,7 +312,7 @@ def plot(config: Config, data: xr.Dataset, predicted):
         axis.set_xscale("log", base=2)
         axis.set_title(f"η = {config.learning_rate:g}, B = {batch}")
         axis.set_xlabel("level u")
-        axis.set_ylabel("−log₂ P(|w|>2u)/P(|w|>u)  (± 1 s.e.)")
+        axis.set_ylabel("−log₂[P(|w| > 2u)/P(|w| > u)] (± 1 s.e.)", fontsize=8)
         axis.legend(frameon=False, fontsize=8)
     last, grid = axes[0, -1], np.geomspace(0.002, 1.0, 25)
     for batch, style in ((1, "--"), (4, "-")):

@@ -67,7 +67,7 @@ PRESETS = {
     "paper": Config(
         ensemble_size=16384,
         num_steps=1000,
-        well_ensemble_size=8192,
+        well_ensemble_size=12288,
         well_num_steps=80_000,
         precision=0.01,
     ),
