@@ -1,7 +1,5 @@
 """Faults of trajectories and snapshots: one error each, which says what would do."""
 
-import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
 import pytest
 
@@ -133,31 +131,3 @@ def test_snapshot_faults():
         read(x + np.arange(4)[:, None], times, ss.PolynomialBasis(1, 0), tests=LINE)
     with pytest.raises(ValueError, match="quadrature must be"):
         read(x, times, LINE, quadrature="Simpson")
-
-
-def test_runs():
-    """A run without records, a time step beside a run, a schedule; dead members are left out."""
-    problem = ss.quadratic(1.0, 1.0)
-    sampling = ss.WithReplacement(1)
-
-    def run(rate, **options):
-        return ss.simulate(
-            ss.SGD(problem, rate, sampling),
-            lambda k: jr.normal(k, (1,)),
-            num_steps=12,
-            ensemble_size=64,
-            key=jr.key(0),
-            progress=False,
-            **options,
-        )
-
-    good = run(0.1, record_every=1)
-    with pytest.raises(ValueError, match="leave out time_step"):
-        ss.identify_linear(good, time_step=0.1)
-    same = ss.identify_linear(good.records[1], time_step=0.1)
-    np.testing.assert_allclose(ss.identify_linear(good).drift.value, same.drift.value, rtol=1e-6)
-    good.records = None
-    with pytest.raises(ValueError, match="record_every=1"):
-        ss.identify_linear(good)
-    with pytest.raises(ValueError, match="equally spaced"):
-        ss.identify_linear(run(lambda k: 0.1 / (1 + jnp.asarray(k)), record_every=1))

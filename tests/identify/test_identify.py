@@ -1,5 +1,6 @@
 """Equations read off simulated trajectories and snapshots, against exact readings."""
 
+import copy
 import functools
 
 import jax.numpy as jnp
@@ -229,6 +230,22 @@ def test_sparse_basis_finds_the_terms_and_no_others():
     assert "x³" in fit.equations()[0] and fit.equations()[1].count("(±") == 2
     naive = read(basis, squares, correction="naive")
     assert (naive.variance_rate.value[..., 1:] != 0).any()
+
+
+def test_runs_as_they_come():
+    """A Run knows its times and who is alive; without records, or equal spacing, it is refused."""
+    run = copy.copy(sgd_run())
+    with pytest.raises(ValueError, match="leave out time_step"):
+        ss.identify_linear(run, time_step=ETA)
+    same = ss.identify_linear(run.records[1][:, 50:], time_step=ETA)
+    run.alive = np.arange(MEMBERS) >= 50
+    np.testing.assert_allclose(ss.identify_linear(run).drift.value, same.drift.value, rtol=1e-9)
+    run.process = ss.SGD(landscape(), lambda k: 0.1 / (1.0 + k), ss.WithReplacement(2))
+    with pytest.raises(ValueError, match="equally spaced"):
+        ss.identify_linear(run)
+    run.records = None
+    with pytest.raises(ValueError, match="record_every=1"):
+        ss.identify_linear(run)
 
 
 def test_bases():
