@@ -293,7 +293,9 @@ def plot(config: Config, data: xr.Dataset, predicted):
         effective, np.abs(beta).sum(axis=1), ".", color=COLOURS["SGD"], label="SGD, mean log α_∞"
     )
     own = np.abs(own_limits(config, data)).sum(axis=1)
-    axes[0, 1].plot(effective, own, "k+", label="limit at the member's own α_∞")
+    axes[0, 1].plot(
+        effective, own, "k+", markersize=12, zorder=1, label="limit at the member's own α_∞"
+    )
     flow = np.abs(predicted["gradient flow"]).sum()
     axes[0, 1].plot(config.scale, flow, "x", color=COLOURS["SDE"], label="gradient flow")
     axes[0, 1].set_xscale("log")

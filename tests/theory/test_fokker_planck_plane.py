@@ -190,8 +190,8 @@ def test_degenerate_noise_is_upwinded():
 
 
 def test_200_by_200_in_seconds():
-    """A 200×200 stationary solve takes under 10 s (about 1 s, setting up included)."""
-    begin = time.perf_counter()
+    """A 200×200 stationary solve takes under 10 s of CPU (about 1 s, setting up included)."""
+    begin = time.process_time()
     p = two_temperatures(200)[1]
-    assert time.perf_counter() - begin < 10
+    assert time.process_time() - begin < 10
     assert p.values.min() >= 0 and abs(p.mass - 1) < 1e-12
