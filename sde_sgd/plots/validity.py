@@ -53,6 +53,7 @@ def _by_cause(axis: Axes, result: "Validity") -> None:
         )
     axis.set_xticks(place, names, rotation=40, ha="right", fontsize=8)
     axis.set_yscale("symlog", linthresh=result.tolerance)
+    axis.margins(y=0.12)
     axis.set_ylabel("predicted share of D")
     axis.set_xlabel("direction")
     axis.legend(frameon=False, fontsize=7)

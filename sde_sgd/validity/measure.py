@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -13,6 +14,7 @@ from ..dynamics.discrete import OptaxSGD, SGD
 from ..landscapes.base import AbstractFiniteSum, AbstractLandscape
 from ..measure.estimate import Estimate
 from ..simulate.engine import simulate
+from ..simulate.validate import check_key
 from ..types import Key, RealLike, Vector
 from .local_model import LocalModel, Settings
 from .probes import directions as find_directions, example_models, Norms, norms as find_norms
@@ -95,6 +97,9 @@ def validity(
         ("num_probes", 2, num_probes),
     ):
         _whole(name, value, least)
+    for level in svag:
+        _whole("svag", level, 2)
+    key = check_key(key)
     explored = min(num_steps, 500) if explore_steps is None else explore_steps
     _whole("explore_steps", explored, 1)
     eta, mu, size = sgd.learning_rate.constant(), float(sgd.momentum), sgd.sampling.batch_size
@@ -221,6 +226,12 @@ def _verdict(distance, error, limit, watched, diverged: int, num_paths: int, gap
 
 
 def _checked(landscape: Any, sgd: Any, theta: Any) -> Float[Any, " d"]:
+    if isinstance(landscape, eqx.Module) and not isinstance(landscape, AbstractLandscape):
+        raise ValueError(
+            f"landscape is a {type(landscape).__name__}, and a model alone has no loss: give "
+            f"ss.EmpiricalRisk(model, inputs, targets, ss.cross_entropy), and that one's .initial "
+            f"as theta."
+        )
     if not isinstance(landscape, AbstractFiniteSum):
         kind = type(landscape).__name__
         what = "a population" if isinstance(landscape, AbstractLandscape) else "no landscape"
@@ -233,7 +244,7 @@ def _checked(landscape: Any, sgd: Any, theta: Any) -> Float[Any, " d"]:
             f"validity does not know the SDE of an optax optimiser (OptaxSGD); it knows {_KNOWN}."
         )
     if not isinstance(sgd, SGD):
-        kind = type(sgd).__name__ if isinstance(sgd, AbstractProcess) else repr(sgd)
+        kind = type(sgd).__name__
         raise ValueError(f"validity does not know when the SDE of {kind} holds; it knows {_KNOWN}.")
     if sgd.landscape is not landscape:
         raise ValueError(
@@ -244,6 +255,11 @@ def _checked(landscape: Any, sgd: Any, theta: Any) -> Float[Any, " d"]:
         raise ValueError(
             "validity needs a constant learning rate: a schedule has another verdict at every "
             "stage. Make an ss.SGD at the rate of the stage in question."
+        )
+    if isinstance(theta, eqx.Module):
+        raise ValueError(
+            f"theta is a {type(theta).__name__}, and must be flat parameters: with "
+            f"EmpiricalRisk the model's own are landscape.initial."
         )
     point = jnp.asarray(theta, landscape.dtype)
     if point.shape != (landscape.dimension,):
@@ -276,9 +292,12 @@ def _extra(directions: Any, landscape) -> np.ndarray | None:
 
 
 def _positive(name: str, value: Any) -> float:
-    number = float(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = np.nan
     if not 0 < number < np.inf:
-        raise ValueError(f"{name} must be a finite number > 0; got {value}.")
+        raise ValueError(f"{name} must be a finite number > 0; got {value!r}.")
     return number
 
 

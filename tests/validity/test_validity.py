@@ -2,6 +2,7 @@
 
 import itertools
 
+import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -11,6 +12,7 @@ from scipy.special import gamma, ndtri
 
 import sde_sgd as ss
 from sde_sgd.validity.local_model import LocalModel, Settings
+from sde_sgd.validity.measure import _checked
 from sde_sgd.validity.rule import decide, watch
 from sde_sgd.validity.svag_gap import svag_gaps
 
@@ -213,6 +215,13 @@ def test_bad_input():
     refused("constant learning rate", process=ss.SGD(LANDSCAPE, lambda k: 0.1, sgd.sampling))
     refused("no gradient noise", process=ss.SGD(LANDSCAPE, 0.1, ss.WithoutReplacement(64)))
     refused("tolerance", tolerance=0.0)
+    refused("svag must be an integer ≥ 2; got 1", svag=(1, 4))
+    model = eqx.nn.Linear(1, 1, key=jr.key(0))
+    # Annotations are checked in tests; a user without them meets these words.
+    with pytest.raises(ValueError, match=r"theta is a Linear.*landscape\.initial"):
+        _checked(LANDSCAPE, sgd, model)
+    with pytest.raises(ValueError, match=r"a model alone has no loss.*ss\.EmpiricalRisk"):
+        _checked(model, sgd, zero)
     refused("num_paths must be an integer ≥ 2; got 1", num_paths=1)
     refused("directions must have shape", directions=np.ones(1))
     population = ss.PopulationLeastSquares(jnp.eye(1), 1.0)
