@@ -8,7 +8,7 @@ once, so that each law is symmetric; the product of all 2p laws then has E W₂ 
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import equinox as eqx
@@ -113,17 +113,15 @@ def starts(size: Size, cells: int) -> list[GridDensity]:
     return one * (2 * size.inputs)
 
 
-def one_step_trace(size: Size, eta: float, batch: int, cells: int, num_points: int) -> float:
-    """E tr(W₂W₁) after one iteration of SGD, exact but for the mean over the start.
+def trace_after_step(size: Size, eta: float, batch: int) -> Callable:
+    """θ ↦ E tr(W₂W₁) after one iteration of SGD from θ, exact.
 
-    tr((W₂ − ηg₂)(W₁ − ηg₁)) + η²c Σ_ij Σ_{(W₁)ij,(W₂)ji}, averaged over points of the start's law.
+    tr((W₂ − ηg₂)(W₁ − ηg₁)) + η²c Σ_ij Σ_{(W₁)ij,(W₂)ji}.
     """
     risk, noise = landscape(size), ss.MinibatchNoise(ss.WithReplacement(batch))
-    points = ss.theory.product_points(starts(size, cells), groups(size), num_points)
     first, second = (x.ravel() for x in matrices(size, np.arange(risk.dimension)))
     shape = (size.units, size.inputs)
 
-    @jax.jit
     def mean(theta):
         moved = theta - eta * risk.gradient(theta)
         product = moved[second].reshape(shape[::-1]) @ moved[first].reshape(shape)
@@ -132,6 +130,13 @@ def one_step_trace(size: Size, eta: float, batch: int, cells: int, num_points: i
         paired = cross.reshape(*shape, *shape[::-1])
         return jnp.trace(product) + eta**2 * jnp.einsum("ijji->", paired)
 
+    return jax.jit(mean)
+
+
+def one_step_trace(size: Size, eta: float, batch: int, cells: int, num_points: int) -> float:
+    """The mean of `trace_after_step` over points of the start's law."""
+    points = ss.theory.product_points(starts(size, cells), groups(size), num_points)
+    mean = trace_after_step(size, eta, batch)
     return float(np.mean(jax.lax.map(mean, jnp.asarray(points), batch_size=1024)))
 
 
