@@ -58,7 +58,8 @@ def identify_kramers_moyal(
     −∇L and, "centred", a = ηcΣ without any bias from the step; "naive", a = ηcΣ + η∇L². The
     bandwidth adds ½b″·bandwidth²/5 to b for degree 1 (nothing where b is a polynomial of the
     degree that is fitted), and the same of a″ to a. If the drift is linear, `identify_linear` has
-    no bias from the lag at all.
+    no bias from the lag at all. `ConditionalIncrements` keeps the sums of one iteration in bins
+    while a run goes on, where trajectories would not fit in memory.
 
     **Arguments:**
 

@@ -49,7 +49,8 @@ def identify_from_snapshots(
     linear in the unknowns. The integral runs over a cubic spline through the snapshots (error
     O(δ⁴) in the gap δ, with four times or more) or over trapezoids (O(δ²)). The conditions
     are weighted by the inverse of their covariance (two-step generalised method of moments), which
-    also gives errors and the misfit.
+    also gives errors and the misfit. Means of f_k ∂_iφ are sampled as well: that biases the
+    coefficients by O(1/members), below their errors of O(members^{−½}).
 
     Laws at integer iterations do not know what is in between: of SGD on least squares it reads the
     SDE with SGD's law at every iteration (the log map, −log(1 − ηh)/η for h), *not* −∇L.

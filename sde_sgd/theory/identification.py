@@ -1,7 +1,7 @@
 """What a reader of trajectories would write down: exact coefficients at a finite step and lag.
 
-A reader sees positions at a lag τ and writes dθ = b dt + √a dW (Itô), a = ησ²-like, that is a =
-2D = ηcΣ for the order-one modified equation. With M₁(θ; τ) = E[Δθ | θ], M₂ = E[Δθ² | θ]:
+A reader sees positions at a lag τ and writes dθ = b dt + √a dW (Itô); a = 2D is ηcΣ in the
+order-one modified equation. With M₁(θ; τ) = E[Δθ | θ], M₂ = E[Δθ² | θ]:
 
 | reading | b | a |
 |---|---|---|
@@ -12,8 +12,9 @@ A reader sees positions at a lag τ and writes dθ = b dt + √a dW (Itô), a = 
 
 All of them read an SDE right as τ → 0. They differ on SGD, which has no times below η: "centred"
 at τ = η reads −∇L and ηcΣ exactly, at any η; "extrapolated" with K = 2 reads the drift of the
-*second*-order modified equation; "log_map" reads the equation whose law is SGD's at every
-iteration.
+*second*-order modified equation; "log_map" reads the equation whose mean and second moment are
+SGD's at every iteration. All but "centred" keep SGD's stationary mean and variance: their generator
+on 1, θ, θ² is a combination of P_mτ − 1, which the stationary law annihilates.
 """
 
 from collections.abc import Sequence
@@ -37,8 +38,7 @@ Reading: TypeAlias = Literal["naive", "centred", "extrapolated", "log_map"]
 class ReadEquation(NamedTuple):
     """b(θ) = Σ_i drift_i θ^i and a(θ) = Σ_i variance_rate_i θ^i.
 
-    **Fields:** `drift` (2,), or (3,) where the reading has a square (never here); `variance_rate`
-    (3,), the rate of ⟨dθ²⟩ per unit t: ηcΣ = 2D.
+    **Fields:** `drift` (2,); `variance_rate` (3,), the rate of ⟨dθ²⟩ per unit t: ηcΣ = 2D.
     """
 
     drift: Float[np.ndarray, " p"]
