@@ -151,7 +151,7 @@ def line(cells):
 
 
 NOISE_ON_THE_LINE = ss.FunctionNoise(lambda x: jnp.sqrt(2 * DIFFUSION / ETA * (1 + SLOPE * x)))
-MEMBERS = 4000
+MEMBERS = 2000
 
 
 @functools.cache
@@ -198,7 +198,7 @@ def test_members_keep_their_quantile():
 
 
 def test_a_sample_has_the_density():
-    """4 000 members from N(0, .3²): the law of the Fokker–Planck equation, at the floor of W₂."""
+    """2 000 members from N(0, .3²): the law of the Fokker–Planck equation, at the floor of W₂."""
     density = line(240)[0][-1]
     sample = on_the_line(240)[2]
     assert ss.compare_law(sample, density, key=jr.key(1)).verdict == "agrees"
