@@ -46,6 +46,11 @@ def landscape() -> ss.LeastSquares:
     return ss.LeastSquares(jnp.asarray(x)[:, None], jnp.asarray(y))
 
 
+def rate_places() -> np.ndarray:
+    """θ at which a variance rate is drawn: where members start."""
+    return float(landscape().minimum()[0]) + np.linspace(-0.6, 1.2, 10)
+
+
 def processes(eta: float, substeps: int) -> dict[str, ss.AbstractProcess]:
     """SGD and its SDE on least squares."""
     sampling = ss.WithReplacement(BATCH)

@@ -9,7 +9,7 @@ import sde_sgd as ss
 from sde_sgd.plots import COLOURS, new_figure, points as draw
 
 from . import _line
-from ._readings import landscape, PLANE, POINTS, PROCESSES, READINGS, truth
+from ._readings import PLANE, POINTS, PROCESSES, rate_places, READINGS, truth
 from .framework import get
 
 
@@ -59,18 +59,17 @@ def plot_line(axes, config: Any, data: xr.Dataset, predicted) -> None:
     left.set_ylabel("slope of the drift (± 1 s.e.)")
     left.set_title(f"least squares, η = {config.learning_rate:g}", fontsize=9)
     left.legend(frameon=False, fontsize=7)
-    middle = float(landscape().minimum()[0])
-    theta = middle + np.linspace(-0.9, 1.5, 60)
+    spots = rate_places()
+    theta = np.linspace(spots[0] - 0.05, spots[-1] + 0.05, 60)
     shades = {"naive": COLOURS["other"], "centred": COLOURS["SGD"], "log map": COLOURS["SDE"]}
     for name, shade in shades.items():
-        found = get(data, f"SGD {name} rate").value
-        right.plot(theta, np.polyval(found[::-1], theta), "o", ms=3, color=shade, label=name)
+        draw(right, spots, get(data, f"SGD {name} rate along θ"), name, color=shade)
         own = predicted["SGD", name].variance_rate
         right.plot(theta, np.polyval(own[::-1], theta), color=shade, lw=1)
     limit = predicted["limit"].variance_rate
     right.plot(theta, np.polyval(limit[::-1], theta), "--", color="black", lw=1, label="ηcΣ")
     right.set_xlabel("θ")
-    right.set_ylabel("a = 2D read off SGD")
+    right.set_ylabel("a = 2D read off SGD (± 1 s.e.)")
     right.set_title("points: fitted, lines: exact", fontsize=9)
     right.legend(frameon=False, fontsize=7)
 

@@ -196,6 +196,8 @@ def measure(config: Config, key) -> xr.Dataset:
         for name, fit in readings(config, seen).items():
             put(data, f"{process} {name} drift", fit.drift[0], ("drift term",))
             put(data, f"{process} {name} rate", fit.variance_rate[0, 0], ("rate term",))
+            along = fit.variance_rate_at(problems.rate_places()[:, None])[:, 0, 0]
+            put(data, f"{process} {name} rate along θ", along, ("θ",))
         for name, share in coverage(config, process, second).items():
             data[f"{process} {name} coverage"] = (("coefficient",), share)
         seen = trajectories(
