@@ -117,8 +117,8 @@ def _newton(place: ss.LogisticRegression, theta):
 @functools.cache
 def parabola(config: Config) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The minimum of L by Newton's steps, ∇²L and Σ there."""
-    found = _newton(landscape(config), jnp.asarray(posterior(config).mean))
-    return tuple(np.asarray(x) for x in found)
+    theta, hess, sigma = _newton(landscape(config), jnp.asarray(posterior(config).mean))
+    return np.asarray(theta), np.asarray(hess), np.asarray(sigma)
 
 
 def mode(config: Config) -> np.ndarray:
