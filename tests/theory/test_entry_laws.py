@@ -251,6 +251,20 @@ def test_product_points():
     assert np.abs(np.sort(again[:, 0]) - np.sort(points[:, 0])).max() > 1e-6
 
 
+def test_rates_of_an_entry():
+    """b_i = −∂_iL and D_i = (η/2)Var ∂_iℓ, from all examples (Itô); −∂_iL − ½∂_iD_i is another."""
+    points = np.random.default_rng(4).normal(size=(6, 2))
+    found = theory.entry_rates(network(), ss.MinibatchNoise(ONE), points, learning_rate=ETA)
+    (u, w), x, y = points.T[..., None], np.repeat(X, 4), np.repeat(Y, 4)
+    rest, tilt = u * w * x - y, np.tile(TILTS, (3, 1))
+    slopes = np.stack([rest * w * x + tilt[:, 0], rest * u * x + tilt[:, 1]], -1)
+    curvatures = np.stack([(w * x) ** 2, (u * x) ** 2], -1)
+    np.testing.assert_allclose(found[0], -slopes.mean(axis=1), rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(found[1], ETA / 2 * slopes.var(axis=1), rtol=1e-10)
+    together = (slopes - slopes.mean(axis=1, keepdims=True)) * curvatures
+    assert np.abs(ETA / 2 * together.mean(axis=1)).max() > 0.01
+
+
 NORMAL = np.random.default_rng(0).normal(size=(400, 2))
 BAD: dict[str, Any] = {
     "dimension": (dict(positions=NORMAL[:, :1]), [[0]], "positions"),
