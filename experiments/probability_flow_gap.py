@@ -2,7 +2,7 @@
 
     dθ/dt = −∇L − ½∇·(ηC) − ½ηC ŝ ,     ŝ = s = ∇log p_t: the laws of dθ = −∇L dt + √η C^{1/2} dW .
 
-With ŝ = s + e the law leaves the SDE's by the spurious current p D e, D = ηC/2: at the rate of the
+With ŝ = s + e the law leaves the SDE's by the spurious current −p D e, D = ηC/2: at the rate of the
 residual ε = ‖D e‖_{L²(p)}, d/dt W₂ ≤ L̂W₂ + ε, L̂ the one-sided Lipschitz constant of the flow.
 
 Claim: (i) with the exact score the flow of a quadratic in three dimensions has the SDE's covariance

@@ -98,7 +98,8 @@ def _weights(process: Any, start: Vector, steps: Array, rows: int, of: Callable)
 def controlled(values: np.ndarray, control: np.ndarray | None) -> np.ndarray:
     """values − b·control, b by regression, (members, *shape) each.
 
-    b from the same sample moves the mean by O(1/members) of its error, and never adds variance.
+    b from the same sample biases the mean by O(1/members), below its error of O(members^{−½}), and
+    never adds variance to the sample.
     """
     if control is None:
         return values

@@ -66,7 +66,8 @@ def identify_from_snapshots(
       ensembles are independent, as different members were taken at every time.
     - `quadrature`.
 
-    **Returns:** `WeakForm`. `lag` of its equation is the widest gap, `error_order` 4 or 2.
+    **Returns:** `WeakForm`. `lag` of its equation is the widest gap, `error_order` 2 for trapezoids
+    and 4 for a spline (the number of snapshots where they are fewer).
 
     **Raises:** `ValueError` for shapes, NaN, times that do not increase, fewer conditions than
     unknowns, fewer than 20 members a condition (at 20, errors are a tenth too small), and for

@@ -137,8 +137,8 @@ class FirstPassage(AbstractMeasure):
 
     **Few lives.** With refill every member begins with a fresh life. By time t it has left
     E N = t/T + (Var τ/T² − 1)/2 times (renewal theory), so that time at risk over exits is too long
-    by (1 − Var τ/T²)/2 of T for each life in the window: nothing for exponential times, half a
-    life for times that are always the same, 1/20 of T with 10 lives. By Wald's identity
+    by the share (1 − Var τ/T²)/(2n) of T, n = t/T lives in the window: nothing for exponential
+    times; for times that are always the same 1/20 of T with 10 lives. By Wald's identity
 
         T E[lives begun] = E[time at risk] + E[time that the present lives still have] ,
 

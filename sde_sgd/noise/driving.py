@@ -193,7 +193,8 @@ def fractional_noise(
 
     What is missing of E Z(s)² is of relative order (fastest·s)^{−2H}, and (slowest·s)^{2−2H} for
     H > ½, with s in iterations: rough noise needs fast states, smooth noise slow ones. The
-    defaults leave below 1 % for .25 < H < .75 and s of 1 to 1 000; take more of them beyond.
+    defaults leave below 1 % for .25 < H < .7 and s of 1 to 1 000 (2 % at H = .75, where s = 1 000
+    is too long for `slowest`); take more of them beyond.
 
     **Arguments:** `hurst` H in (0, 1); `num_states` m; `slowest` < `fastest`, per iteration.
 

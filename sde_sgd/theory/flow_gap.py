@@ -4,7 +4,7 @@ The SDE dθ = b dt + √2 D^{1/2} dW, D = ηC/2, has laws p_t, and its flow v = 
 s = ∇log p_t keeps them. With ŝ = s + e the flow is v̂ = v − D e, and p_t fails its continuity
 equation by the Fokker–Planck residual
 
-    r_t = ∂_t p + ∇·(v̂ p) = −∇·(p D e) :   a spurious current p D e .
+    r_t = ∂_t p + ∇·(v̂ p) = −∇·(p D e) :   a spurious current −p D e .
 
 Couple the two flows, X by v (law p_t) and Y by v̂ (law q_t), optimally at t = 0. Then
 
