@@ -138,6 +138,26 @@ def test_linear_in_the_plane():
     assert ss.compare(half, exact.variance_rate / 2).verdict == "disagrees"
 
 
+def test_snapshots_in_the_plane():
+    """Constant a = 2D, on and off the diagonal, from laws alone: of Gaussian SGD, the log map.
+
+    Controls: D for a, on the diagonal or off it.
+    """
+    hess, noise = np.array([[1.0, 0.4], [0.4, 2.0]]), np.array([[1.0, -0.5], [-0.5, 0.6]])
+    rng, root = np.random.default_rng(3), np.linalg.cholesky(noise)
+    start = np.array([0.4, -0.3]) + 0.1 * rng.normal(size=(8000, 2))
+    run = descend(lambda t: t @ hess + rng.normal(size=t.shape) @ root.T, start, 0.1, 7)
+    found = ss.identify_from_snapshots(
+        run, 0.1 * np.arange(8), ss.PolynomialBasis(2, 1), linked=True
+    )
+    exact = ss.theory.effective_linear(hess, noise, learning_rate=0.1, time_step=0.1)
+    rate, truth = found.equation.variance_rate[..., 0], exact.variance_rate
+    assert ss.compare(rate, truth).verdict == "agrees" and found.p_value > 1e-4
+    diagonal = np.diag(np.diag(truth))
+    assert ss.compare(rate, truth - diagonal / 2).verdict == "disagrees"
+    assert ss.compare(rate, (truth + diagonal) / 2).verdict == "disagrees"
+
+
 def test_local_reading_in_a_double_well():
     """b = x − x³ and a = ηC at lag η (local cubics), over four iterations the master equation's."""
     eta = 0.05

@@ -123,6 +123,25 @@ def test_times_that_are_always_the_same(lives):
     assert "few lives" in found.remark
 
 
+@pytest.mark.parametrize("lives", [1, 5])
+def test_lives_that_end_within_an_iteration(lives):
+    """τ = 10, 11, 12 steps of which 3 are an iteration: renewal_time is 11/3 exactly.
+
+    A life begins with an iteration, so that of four ends of iterations three see it, at ages 3, 6
+    and 9; it has τ − age left, on average one step (m − 1)/2 less than its age.
+    """
+    length, window = (x.ravel() for x in np.meshgrid([10, 11, 12], 4 * lives + np.arange(4)))
+    exits, running = window // 4, 3 * (window % 4)
+    left = running == 0
+    counts = exits, exits * length + running, np.where(left, length, running), length
+    carry = FirstPassageCarry(
+        *(jnp.asarray(x) for x in counts), jnp.asarray(left), jnp.asarray(exits - left)
+    )
+    found = ss.FirstPassage(passed).result(carry, np.ones(12, bool), climb(substeps=3))
+    assert found.renewal_time.value == pytest.approx(11 / 3, rel=1e-13)
+    assert found.mean_time.value > (1 + 0.2 / lives) * 11 / 3
+
+
 def test_what_is_left_falls_with_the_lives():
     """cv² = .37: the bias is (1 − cv²)/2 a life; of it renewal_time leaves little by 4 lives."""
     mean = mean_steps()
