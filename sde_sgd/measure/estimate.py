@@ -37,9 +37,8 @@ class Estimate(eqx.Module):
         if self.value.ndim == 0:
             return f"{self.value:.6g} ± {self.standard_error:.2g} (n={self.num_samples})"
         return (
-            f"Estimate(value={np.array2string(self.value, precision=6, threshold=20)}, "
-            f"standard_error={np.array2string(self.standard_error, precision=2, threshold=20)}, "
-            f"num_samples={self.num_samples})"
+            f"Estimate(value={_digits(self.value, 6)}, "
+            f"standard_error={_digits(self.standard_error, 2)}, num_samples={self.num_samples})"
         )
 
     @staticmethod
@@ -69,3 +68,10 @@ class Estimate(eqx.Module):
     def finite(self) -> Bool[np.ndarray, "..."]:
         """Where both the value and its error are finite."""
         return np.asarray(np.isfinite(self.value) & np.isfinite(self.standard_error))
+
+
+def _digits(values: np.ndarray, digits: int) -> str:
+    """Each entry with so many significant digits: an error of 1e-4 is never printed as 0."""
+    return np.array2string(
+        values, threshold=20, formatter={"float_kind": lambda x: f"{x:.{digits}g}"}
+    )

@@ -15,6 +15,12 @@ FAILURE_RATE = 2e-5
 MEMBERS, STEPS = 9, 23
 
 
+def test_an_estimate_never_prints_a_small_error_as_zero():
+    """Two significant digits of each error, six of each value, however unequal they are."""
+    shown = repr(ss.Estimate(np.array([1e-7, 2.0]), np.array([1.23e-9, 0.5]), 9))
+    assert shown == "Estimate(value=[1e-07 2], standard_error=[1.2e-09 0.5], num_samples=9)"
+
+
 def process():
     inputs = jr.normal(jr.key(1), (12, 2))
     landscape = ss.LeastSquares(inputs, jr.normal(jr.key(2), (12,)))
