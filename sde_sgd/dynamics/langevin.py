@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PyTree
 from ..draws import Draws, Stream
 from ..landscapes.base import AbstractLandscape
 from ..landscapes.control_variate import ControlVariate
+from ..landscapes.potentials import Potential
 from ..landscapes.validate import check_non_negative
 from ..noise.sampling import AbstractSampling
 from ..types import Positions, RealLike
@@ -49,8 +50,8 @@ class SGLD(AbstractProcess):
     - `control_variate`: the anchor a, (d,), usually the minimum; the process then moves on
       `ControlVariate(landscape, a)`, two gradients a step.
 
-    **Raises:** `ValueError` for bad parts and numbers; on a population, which has no N, without a
-    temperature or with a control variate.
+    **Raises:** `ValueError` for bad parts and numbers; without a temperature on a population or
+    a `Potential`, which have no N of a posterior; with a control variate on a population.
 
     **Source:** Welling, Teh 2011 (ICML); Baker et al. 2019 (1706.05439); SGWORLD: Adhikari,
     Kabakçıoğlu, Strang, Yuret, Hinczewski 2023 (2306.03521), analysed by Shaw, Whalley 2025
@@ -77,6 +78,11 @@ class SGLD(AbstractProcess):
                 raise ValueError(
                     f"{type(landscape).__name__} is a population, so that there is no posterior "
                     f"of N examples to take the temperature 1/N from: give temperature."
+                )
+            if isinstance(landscape, Potential):
+                raise ValueError(
+                    "A Potential has no examples to take the temperature 1/N from (its tilts only "
+                    "make the gradient noise): give temperature."
                 )
             temperature = 1 / landscape.num_examples
         if control_variate is not None:

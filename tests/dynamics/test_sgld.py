@@ -185,6 +185,9 @@ POPULATION = ss.PopulationLeastSquares([[1.0]], 1.0)
 BAD = {
     "finite number ≥ 0": lambda: ss.SGLD(LANDSCAPE, ETA, ss.WithReplacement(2), temperature=-1.0),
     "give temperature": lambda: ss.SGLD(POPULATION, ETA, ss.WithReplacement(2)),
+    "no examples to take": lambda: ss.SGLD(
+        ss.quadratic(1.0, 1.0), ETA, ss.WithReplacement(2), control_variate=jnp.zeros(1)
+    ),
     "needs a finite sum": lambda: ss.ControlVariate(POPULATION, jnp.zeros(1)),
     r"shape \(2,\)": lambda: ss.SGLD(
         LANDSCAPE, ETA, ss.WithReplacement(2), control_variate=jnp.zeros(3)
@@ -199,6 +202,6 @@ BAD = {
 
 @pytest.mark.parametrize("match", BAD)
 def test_refuses(match):
-    """Negative temperatures, populations without one, anchors of another shape, big batches."""
+    """Negative or missing temperatures, anchors of another shape, big batches."""
     with pytest.raises(ValueError, match=match):
         BAD[match]()
