@@ -64,6 +64,7 @@ class GradientFlow(AbstractProcess):
         self.learning_rate = LearningRate(learning_rate)
         self.solver = dfx.Tsit5() if solver is None else solver
         check_part("solver", self.solver, dfx.AbstractSolver, "a solver such as diffrax.Euler()")
+        check_ordinary(self.solver)
         self.num_substeps = check_whole("substeps", substeps)
 
     @property
@@ -277,6 +278,15 @@ def solver_step(solver: dfx.AbstractSolver, terms: Any, j, substeps: int, theta:
     stop = (j + 1).astype(theta.dtype) / substeps
     state = solver.init(terms, start, stop, theta, None)
     return solver.step(terms, start, stop, theta, None, state, made_jump=False)[0]
+
+
+def check_ordinary(solver: dfx.AbstractSolver) -> None:
+    """Refuses solvers that need a drift and a diffusion apart (Milstein's, SRK)."""
+    if solver.term_structure not in (dfx.AbstractTerm, dfx.ODETerm):
+        raise ValueError(
+            f"{type(solver).__name__} does not solve an equation without noise as it stands here: "
+            f"use a solver of ordinary equations such as diffrax.Tsit5()."
+        )
 
 
 def _check_solver(solver, noise: AbstractGradientNoise, increments: Increments) -> None:

@@ -15,7 +15,7 @@ from ..theory.scores import AbstractScore
 from ..types import Positions, RealLike, Scalar, Vector
 from ._steps import step_members
 from .base import AbstractProcess, check_part, check_whole, LearningRate, Observe
-from .continuous import FlowState, solver_step
+from .continuous import check_ordinary, FlowState, solver_step
 from .terms import drift_correction
 
 
@@ -37,7 +37,8 @@ class ProbabilityFlow(AbstractProcess):
     - `landscape`, `learning_rate` η > 0 (no schedule), `noise`, `order`: as `ModifiedEquation`.
     - `score`: an `AbstractScore`: `theory.GaussianScore` (constant noise on a quadratic),
       `theory.GridScore` (one dimension), `theory.KernelScore` (a recorded sample), or
-      `theory.FunctionScore`.
+      `theory.FunctionScore`. That it is the score of *this* equation is not checked (nor that
+      the members start with its law): the flow of a wrong score is an object of study.
     - `start_time`: t at k = 0. A law that starts at a point has no score at t = 0: begin later.
     - `substeps`: solver steps an iteration; `solver`: a Diffrax solver for ordinary equations,
       `diffrax.Tsit5()` by default.
@@ -45,7 +46,8 @@ class ProbabilityFlow(AbstractProcess):
     Where C depends on θ a step costs d derivatives of C(θ), (d, d), and d³ numbers.
 
     **Raises:** `ValueError` for a score of another dimension, a start where it does not exist, a
-    schedule; in `simulate` for runs beyond its last time and starts where it is not known.
+    schedule, a solver of stochastic equations alone; in `simulate` for runs beyond its last time
+    and starts where it is not known.
 
     **Source:** Song et al. 2021 (2011.13456), eq. 13 and appendix D.1.
     """
@@ -89,6 +91,7 @@ class ProbabilityFlow(AbstractProcess):
         self.num_substeps = check_whole("substeps", substeps)
         self.solver = dfx.Tsit5() if solver is None else solver
         check_part("solver", self.solver, dfx.AbstractSolver, "a solver such as diffrax.Tsit5()")
+        check_ordinary(self.solver)
         begin = float(start_time)
         if not 0 <= begin < np.inf:
             raise ValueError(f"start_time must be finite and >= 0; got {start_time}.")

@@ -161,6 +161,26 @@ def test_parts_in_the_wrong_place(name):
         WRONG_PARTS[name]()
 
 
+def test_flows_refuse_solvers_of_stochastic_equations():
+    """Milstein's method and SRK need the diffusion by itself; Runge–Kutta methods do not."""
+    score = ss.theory.GaussianScore(
+        jnp.eye(3),
+        jnp.eye(3),
+        learning_rate=0.1,
+        start=ss.theory.Gaussian(jnp.zeros(3), jnp.eye(3)),
+    )
+    flat = ss.ConstantNoise(jnp.eye(3))
+    for make in (
+        lambda solver: ss.GradientFlow(LANDSCAPE, 0.1, solver=solver),
+        lambda solver: ss.ProbabilityFlow(LANDSCAPE, 0.1, flat, score, solver=solver),
+    ):
+        for solver in (dfx.Euler(), dfx.Heun(), dfx.Kvaerno3()):
+            make(solver)
+        for solver in (dfx.ItoMilstein(), dfx.SlowRK()):
+            with pytest.raises(ValueError, match="does not solve an equation without noise"):
+                make(solver)
+
+
 def test_noise_of_another_dimension():
     """A (2, 2) covariance on d = 3."""
     for process in (ss.ModifiedEquation, ss.GaussianSGD):
