@@ -142,18 +142,18 @@ def relaxation_time(found: Increments) -> float:
     smallest = float(np.linalg.eigvals(np.eye(size) + slope).real.min())
     if smallest <= 0:
         return 0.0
-    return found.lag / -np.log(smallest) if smallest < 1 else np.inf
+    return float(found.lag / -np.log(smallest)) if smallest < 1 else np.inf
 
 
 def _check_lag(found: Increments, advice: str) -> None:
     time = relaxation_time(found)
     longest = found.lag * len(found.changes)
     if longest > time:
+        gone = f"relaxes in {time:.4g}" if time > 0 else "has died out within it"
         raise ValueError(
             f"These trajectories are too coarse: the longest lag is t = {longest:.4g}, and the "
-            f"fastest mode has relaxed after {time:.4g} (correlation below 1/e over the lag), so "
-            f"that an expansion in the lag means nothing. Record more often, lower lag or "
-            f"num_lags{advice}."
+            f"fastest mode {gone} (correlation below 1/e over the lag), so that an "
+            f"expansion in the lag means nothing. Record more often, lower lag or num_lags{advice}."
         )
 
 
@@ -180,8 +180,12 @@ def _checked(values: np.ndarray, spacing: float) -> Trajectories:
             f"{_LEAST_MEMBERS} are needed. Raise ensemble_size, or cut one long stationary "
             f"trajectory into stretches of many relaxation times."
         )
+    if len(values) < 2:
+        raise ValueError("These trajectories are too short: one record tells nothing of changes.")
     flat = values.reshape(-1, values.shape[2])
     still = flat.max(axis=0) == flat.min(axis=0)
     if still.any():
-        raise ValueError(f"Coordinate {int(np.argmax(still))} never moves: leave it out.")
+        raise ValueError(
+            f"Coordinate {int(np.argmax(still))} never moves: it has no equation. Leave it out."
+        )
     return Trajectories(values, spacing)

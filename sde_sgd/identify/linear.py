@@ -28,7 +28,7 @@ def identify_linear(
     `lag` τ in records; `centre` c (d,), zero if not given: results are polynomials in θ − c.
 
     **Returns:** `FittedSDE` in `PolynomialBasis(d, 1, c)` and `(d, 2, c)`; errors over members, by
-    linearisation (the derivative of the logarithm is exact).
+    linearisation (the derivative of the logarithm is exact). `.equations()` writes them out.
 
     **Raises:** `ValueError` as `identify_kramers_moyal` for the data; for trajectories so coarse
     that a mode has died out within its error over the lag (or alternates), where no logarithm is

@@ -44,6 +44,8 @@ def test_every_reader_checks_the_data(name):
         read(good[:, :3], time_step=0.2)
     with pytest.raises(ValueError, match="too short.*61 records or more, and there are 30"):
         read(good, time_step=0.2, lag=60)
+    with pytest.raises(ValueError, match="too short: one record"):
+        read(np.ones((1, 20)), time_step=0.2)
     with pytest.raises(ValueError, match="integer ≥ 1"):
         read(good, time_step=0.2, lag=0)
     with pytest.raises(ValueError, match="never moves"):
