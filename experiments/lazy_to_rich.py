@@ -359,13 +359,14 @@ def plot(config: Config, data: xr.Dataset, predicted):
             line = along(solution(config, scale), below[what], grid)
             name = f"α = {scale:g}" if what == "general" else ""
             curves.loglog(grid, line, style, linewidth=1.2, label=name, **shade)
-    curves.axhline(config.general_level, color="0.5", linewidth=0.8)
+    level = f"generalised: below {config.general_level:g}"
+    curves.axhline(config.general_level, color="0.5", linewidth=0.8, label=level)
     lazy = kernel_error(network(config, 1.0), first(config), grid)
     curves.plot(grid, lazy, "--", color="black", linewidth=1, label="kernel, α → ∞")
-    curves.plot([], [], ":", color="black", label="training error")
+    curves.plot([], [], ":", color="black", label="dotted: on the training set")
     curves.set_ylim(config.training_level / 10, 1.0)
     curves.set_xlabel("t = ηk, time of the flow")
-    curves.set_ylabel("error over the population")
+    curves.set_ylabel("error of the flow (solid: population)")
     scales, eta = np.array(config.output_scales), config.learning_rates[-1]
     for what, style, text in (("general", "-", "generalise"), ("training", ":", "fit")):
         exact = [predicted[f"times {scale:g}"][what] for scale in scales]
@@ -375,11 +376,11 @@ def plot(config: Config, data: xr.Dataset, predicted):
     for shift, name in ((0.97, "SGD"), (1.03, "SDE")):
         for what, face in (("general", COLOURS[name]), ("training", "white")):
             found = [limit(config, data, name, scale, what) for scale in scales]
-            text = f"{name}, η → 0" if what == "general" else ""
+            text = f"{name}, generalise" if what == "general" else f"{name}, fit"
             points(mean, scales * shift, _stack(found), text, color=COLOURS[name], mfc=face)
         found = [spread(data[f"{label(name, scale, eta)} general"].values) for scale in scales]
         points(width, scales * shift, _stack(found), name)
-    mean.set_ylabel("mean time (± 1 s.e.)")
+    mean.set_ylabel("mean time, η → 0 (± 1 s.e.)")
     width.set_ylabel(f"spread of times, η = {eta:g} (± 1 s.e.)")
     curves.set_title(
         f"D = {config.inputs}, h = {config.hidden}, N = {config.num_examples}", size=10
