@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> int:
     console = Console()
     # A pipe has no width of its own; tables of 80 columns break every word.
     console.width = max(console.width, 120)
-    if arguments and arguments[0].startswith("--"):
+    if arguments and arguments[0].startswith("--") and arguments[0] != "--help":
         raise SystemExit(f"Name an experiment first: {', '.join(framework.names())}.")
     if not arguments:
         table = Table("experiment", "claim", "source")
@@ -33,7 +33,8 @@ def main(arguments: list[str]) -> int:
             )
         console.print(table)
         console.print(
-            "Run one: python -m experiments NAME [--preset paper] [--seed 0] [--out results]"
+            "Run one: python -m experiments NAME [--preset paper] [--seed 0] [--out results]; "
+            "the default preset is smoke, and NAME --help shows every parameter."
         )
         return 0
     name, *rest = arguments

@@ -28,6 +28,7 @@ import jax.random as jr
 import numpy as np
 import xarray as xr
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 import sde_sgd as ss
@@ -98,7 +99,7 @@ def run(
 
 
 def show(console: Console, name: str, comparisons: list[ss.Comparison]) -> None:
-    """The verdict table; of an array, its worst entry."""
+    """The verdict table; of an array, its worst entry, with its place in the array."""
     table = Table(title=name, title_justify="left")
     for heading in ("check", "process", "predicted", "measured", "z", "expected", "verdict"):
         table.add_column(heading)
@@ -110,7 +111,9 @@ def show(console: Console, name: str, comparisons: list[ss.Comparison]) -> None:
         )
         style = "green" if c.as_expected else "bold red"
         values = (f"{predicted:.6g}", f"{measured:.6g} ± {error:.2g}", f"{z:+.2f}")
-        table.add_row(c.name, c.process, *values, c.expected, f"[{style}]{c.verdict}[/{style}]")
+        place = f" {list(index)}" if index else ""
+        verdict = f"[{style}]{c.verdict}[/{style}]"
+        table.add_row(escape(c.name + place), c.process, *values, c.expected, verdict)
     console.print(table)
 
 

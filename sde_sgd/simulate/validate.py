@@ -102,7 +102,7 @@ def starts(process: AbstractProcess, theta0: Any, ensemble_size: int, key) -> ja
     dim, dtype = landscape.dimension, landscape.dtype
     if isinstance(theta0, eqx.Module):
         raise ValueError(
-            f"theta0 is a {type(theta0).__name__}, and must be flat parameters: with "
+            f"theta0 is a model ({type(theta0).__name__}), and must be flat parameters: with "
             f"EmpiricalRisk the model's own are landscape.initial."
         )
     if callable(theta0):

@@ -228,7 +228,7 @@ def _verdict(distance, error, limit, watched, diverged: int, num_paths: int, gap
 def _checked(landscape: Any, sgd: Any, theta: Any) -> Float[Any, " d"]:
     if isinstance(landscape, eqx.Module) and not isinstance(landscape, AbstractLandscape):
         raise ValueError(
-            f"landscape is a {type(landscape).__name__}, and a model alone has no loss: give "
+            f"landscape is a model ({type(landscape).__name__}), and alone a model has no loss: give "
             f"ss.EmpiricalRisk(model, inputs, targets, ss.cross_entropy), and that one's .initial "
             f"as theta."
         )
@@ -258,7 +258,7 @@ def _checked(landscape: Any, sgd: Any, theta: Any) -> Float[Any, " d"]:
         )
     if isinstance(theta, eqx.Module):
         raise ValueError(
-            f"theta is a {type(theta).__name__}, and must be flat parameters: with "
+            f"theta is a model ({type(theta).__name__}), and must be flat parameters: with "
             f"EmpiricalRisk the model's own are landscape.initial."
         )
     point = jnp.asarray(theta, landscape.dtype)

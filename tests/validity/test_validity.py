@@ -218,7 +218,7 @@ def test_bad_input():
     refused("svag must be an integer ≥ 2; got 1", svag=(1, 4))
     model = eqx.nn.Linear(1, 1, key=jr.key(0))
     # Annotations are checked in tests; a user without them meets these words.
-    with pytest.raises(ValueError, match=r"theta is a Linear.*landscape\.initial"):
+    with pytest.raises(ValueError, match=r"theta is a model .Linear.*landscape\.initial"):
         _checked(LANDSCAPE, sgd, model)
     with pytest.raises(ValueError, match=r"a model alone has no loss.*ss\.EmpiricalRisk"):
         _checked(model, sgd, zero)
