@@ -228,8 +228,8 @@ def _verdict(distance, error, limit, watched, diverged: int, num_paths: int, gap
 def _checked(landscape: Any, sgd: Any, theta: Any) -> Float[Any, " d"]:
     if isinstance(landscape, eqx.Module) and not isinstance(landscape, AbstractLandscape):
         raise ValueError(
-            f"landscape is a model ({type(landscape).__name__}), and alone a model has no loss: give "
-            f"ss.EmpiricalRisk(model, inputs, targets, ss.cross_entropy), and that one's .initial "
+            f"landscape is a model ({type(landscape).__name__}), and a model alone has no loss: "
+            f"give ss.EmpiricalRisk(model, inputs, targets, ss.cross_entropy), and its .initial "
             f"as theta."
         )
     if not isinstance(landscape, AbstractFiniteSum):
