@@ -18,16 +18,16 @@ from .estimate import Estimate
 
 
 class FirstPassageCarry(eqx.Module):
-    """All (members,): exits, steps at risk in all lives, in the present life; first exit (0:
-    none); outside now; lives begun after the first.
+    """All (members,): exits, steps at risk in all lives, in those before the present one; first
+    exit (0: none); outside now; whether another measure ended a life.
     """
 
     exits: Array
     at_risk: Array
-    age: Array
+    started: Array
     first: Array
     just_left: Array
-    restarts: Array
+    cut: Array
 
 
 class FirstPassageResult(eqx.Module):
@@ -204,7 +204,8 @@ class FirstPassage(AbstractMeasure):
     def init(self, theta: Positions) -> FirstPassageCarry:
         members = theta.shape[0]
         zero = jnp.zeros(members, jnp.int32)
-        return FirstPassageCarry(zero, zero, zero, zero, jnp.zeros(members, bool), zero)
+        no = jnp.zeros(members, bool)
+        return FirstPassageCarry(zero, zero, zero, zero, no, no)
 
     def update(
         self, carry: FirstPassageCarry, before, after: Positions, tick: Tick, alive: Alive
@@ -219,7 +220,7 @@ class FirstPassage(AbstractMeasure):
         at_risk = carry.at_risk + ~idle
         first = jnp.where(out & (carry.first == 0), at_risk, carry.first)
         return FirstPassageCarry(
-            carry.exits + out, at_risk, carry.age + ~idle, first, idle | out, carry.restarts
+            carry.exits + out, at_risk, carry.started, first, idle | out, carry.cut
         )
 
     def finished(self, carry: FirstPassageCarry) -> Alive:
@@ -230,10 +231,10 @@ class FirstPassage(AbstractMeasure):
         return FirstPassageCarry(
             carry.exits,
             carry.at_risk,
-            jnp.where(restarted, 0, carry.age),
+            jnp.where(restarted, carry.at_risk, carry.started),
             carry.first,
             carry.just_left & ~restarted,
-            carry.restarts + restarted,
+            carry.cut | (restarted & ~carry.just_left),
         )
 
     def result(
@@ -270,12 +271,12 @@ class FirstPassage(AbstractMeasure):
         self, carry: FirstPassageCarry, kept: np.ndarray, substeps: int
     ) -> tuple[Estimate | None, str | None]:
         """T = Σ (time at risk + time left)/Σ lives over members, and what to say of `mean_time`."""
-        exits, risk, age, first, outside, restarts = (
+        exits, risk, started, first, outside, cut = (
             np.asarray(x, dtype=float)[kept] for x in jax.tree.leaves(carry)
         )
-        inside = 1 - outside
+        inside, age = 1 - outside, risk - started
         # Lives cut short by another measure are no renewals.
-        if not restarts.any() or (restarts + 1 != exits + inside).any():
+        if not (exits > outside).any() or cut.any():
             return None, None
         # Seen at the ends of iterations of m steps, a life has (m − 1)/2 steps less left than it
         # has lived: those that a member rests, on average, when it leaves within an iteration.

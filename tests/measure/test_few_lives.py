@@ -102,13 +102,12 @@ def test_exponential_times_have_no_bias(steps):
 def carry_of(windows, length):
     """What a member has counted whose lives all take `length` steps, after a window of steps."""
     exits, age = windows // length, windows % length
-    fresh = np.zeros_like(windows)
     first = np.where(exits > 0, length, 0)
     left = (age == 0) & (exits > 0)
     return FirstPassageCarry(
-        *(jnp.asarray(x) for x in (exits, windows, np.where(left, length, age), first)),
+        *(jnp.asarray(x) for x in (exits, windows, windows - np.where(left, length, age), first)),
         jnp.asarray(left),
-        jnp.asarray(fresh + exits - left),
+        jnp.zeros(len(windows), bool),
     )
 
 
@@ -133,9 +132,10 @@ def test_lives_that_end_within_an_iteration(lives):
     length, window = (x.ravel() for x in np.meshgrid([10, 11, 12], 4 * lives + np.arange(4)))
     exits, running = window // 4, 3 * (window % 4)
     left = running == 0
-    counts = exits, exits * length + running, np.where(left, length, running), length
+    at_risk = exits * length + running
+    counts = exits, at_risk, at_risk - np.where(left, length, running), length
     carry = FirstPassageCarry(
-        *(jnp.asarray(x) for x in counts), jnp.asarray(left), jnp.asarray(exits - left)
+        *(jnp.asarray(x) for x in counts), jnp.asarray(left), jnp.zeros(12, bool)
     )
     found = ss.FirstPassage(passed).result(carry, np.ones(12, bool), climb(substeps=3))
     assert found.renewal_time.value == pytest.approx(11 / 3, rel=1e-13)
