@@ -237,7 +237,7 @@ def measure(config: Config, key) -> xr.Dataset:
 
     def run(of: Case, size: int, name: str, own):
         made = processes(config, of.learning_rate, size)
-        passage = ss.FirstPassage(Risen(landscape, lowest + of.rise(size)))
+        passage = ss.FirstPassage(Risen(landscape, lowest + of.rise(size)), renewal=True)
         return ss.simulate(
             made[name],
             jnp.asarray(start),

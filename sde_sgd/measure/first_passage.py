@@ -18,16 +18,16 @@ from .estimate import Estimate
 
 
 class FirstPassageCarry(eqx.Module):
-    """All (members,): exits, steps at risk in all lives, in those before the present one; first
-    exit (0: none); outside now; whether another measure ended a life.
+    """All (members,): exits, steps at risk in all lives, first exit (0: none), outside now; with
+    `renewal` the steps at risk in the lives before the present one, −1 for good once another
+    measure ended a life.
     """
 
     exits: Array
     at_risk: Array
-    started: Array
     first: Array
     just_left: Array
-    cut: Array
+    started: Array | None
 
 
 class FirstPassageResult(eqx.Module):
@@ -39,8 +39,8 @@ class FirstPassageResult(eqx.Module):
     - `mean_time`: Estimate of its inverse, iterations (NaN without exits); `num_exits` in all.
     - `rate_t`, `mean_time_t`: the same per unit and in units of t (None with a schedule).
     - `renewal_time`, `renewal_time_t`: Estimate of the mean time of a life without the bias of few
-      lives (see `FirstPassage`), iterations and t; None without refill, or where another
-      measure ended some of the lives.
+      lives (see `FirstPassage`), iterations and t; None without `renewal`, without refill, or
+      where another measure ended some of the lives.
     - `first_times`: (members,) iterations to each member's first exit, NaN if it never left.
     - `remark`: what is wrong with `mean_time`, if something is; a run warns of it.
     - `time_at_risk`: iterations at risk of all members together.
@@ -146,20 +146,24 @@ class FirstPassage(AbstractMeasure):
     that its age stands for the last term (for a member that has never left, the run and T: in a
     stationary flux its life would have begun before the run). `renewal_time` solves this:
     exact for exponential times, however few the lives; for others what is left falls as the flux
-    becomes stationary. A `mean_time` that differs from it by more than its standard error is
-    warned of, and where members have less than about two lives neither can be trusted.
+    becomes stationary. It needs `renewal=True`, which costs a few per cent of a cheap step. With
+    or without, a `mean_time` that is off by more than its standard error (without: by the share
+    above, of the first exit times) is warned of, and where members have less than about two lives
+    neither mean can be trusted.
 
     **Arguments:**
 
     - `exited`: a function of θ (d,) that gives a boolean.
     - `crossing`: for an SDE, the chance that it left between two solver steps though it
       is inside at both: `FirstPassage.bridged` makes both from one level function.
+    - `renewal`: follow the age of the present life, for `renewal_time`.
 
     **Source:** Cox 1962, Renewal Theory, chapters 4 and 5.
     """
 
     exited: Callable
     crossing: BrownianBridge | None = None
+    renewal: bool = eqx.field(static=True, default=False)
     watches: ClassVar[Literal["iterations", "substeps"]] = "substeps"
 
     @staticmethod
@@ -202,10 +206,9 @@ class FirstPassage(AbstractMeasure):
             )
 
     def init(self, theta: Positions) -> FirstPassageCarry:
-        members = theta.shape[0]
-        zero = jnp.zeros(members, jnp.int32)
-        no = jnp.zeros(members, bool)
-        return FirstPassageCarry(zero, zero, zero, zero, no, no)
+        zero = jnp.zeros(theta.shape[0], jnp.int32)
+        inside = jnp.zeros(theta.shape[0], bool)
+        return FirstPassageCarry(zero, zero, zero, inside, zero if self.renewal else None)
 
     def update(
         self, carry: FirstPassageCarry, before, after: Positions, tick: Tick, alive: Alive
@@ -219,23 +222,22 @@ class FirstPassage(AbstractMeasure):
         out = out & ~idle & alive
         at_risk = carry.at_risk + ~idle
         first = jnp.where(out & (carry.first == 0), at_risk, carry.first)
-        return FirstPassageCarry(
-            carry.exits + out, at_risk, carry.started, first, idle | out, carry.cut
-        )
+        started = carry.started
+        if started is not None:
+            started = jnp.where(out & (started >= 0), at_risk, started)
+        return FirstPassageCarry(carry.exits + out, at_risk, first, idle | out, started)
 
     def finished(self, carry: FirstPassageCarry) -> Alive:
         return carry.just_left
 
     def restart(self, carry: FirstPassageCarry, restarted: Alive) -> FirstPassageCarry:
         # A life that another measure ended is censored: its steps stay at risk, without an exit.
-        return FirstPassageCarry(
-            carry.exits,
-            carry.at_risk,
-            jnp.where(restarted, carry.at_risk, carry.started),
-            carry.first,
-            carry.just_left & ~restarted,
-            carry.cut | (restarted & ~carry.just_left),
-        )
+        started = carry.started
+        if started is not None:
+            started = jnp.where(restarted & ~carry.just_left, -1, started)
+        # Whoever was outside is among the restarted.
+        inside = jnp.zeros_like(carry.just_left)
+        return FirstPassageCarry(carry.exits, carry.at_risk, carry.first, inside, started)
 
     def result(
         self, carry: FirstPassageCarry, alive: np.ndarray, process: Any
@@ -251,7 +253,13 @@ class FirstPassage(AbstractMeasure):
         mean = _ratio(risk, exits)
         unit = float(process.time(np.asarray(1))) if process.restartable else None
         left = first > 0
-        renewal, remark = self._renewal(carry, kept, per_iteration)
+        renewal, remark = None, None
+        # Nobody lived twice: without refill, or before its first use.
+        if (exits > np.asarray(carry.just_left)[kept]).any():
+            if self.renewal:
+                renewal, remark = _renewal(carry, kept, per_iteration)
+            else:
+                remark = _few_lives(exits, risk, first / per_iteration, mean, 1 / per_iteration)
         return FirstPassageResult(
             rate,
             mean,
@@ -267,40 +275,62 @@ class FirstPassage(AbstractMeasure):
             remark,
         )
 
-    def _renewal(
-        self, carry: FirstPassageCarry, kept: np.ndarray, substeps: int
-    ) -> tuple[Estimate | None, str | None]:
-        """T = Σ (time at risk + time left)/Σ lives over members, and what to say of `mean_time`."""
-        exits, risk, started, first, outside, cut = (
-            np.asarray(x, dtype=float)[kept] for x in jax.tree.leaves(carry)
-        )
-        inside, age = 1 - outside, risk - started
-        # Lives cut short by another measure are no renewals.
-        if not (exits > outside).any() or cut.any():
-            return None, None
-        # Seen at the ends of iterations of m steps, a life has (m − 1)/2 steps less left than it
-        # has lived: those that a member rests, on average, when it leaves within an iteration.
-        ahead = inside * (age - (substeps - 1) / 2)
-        # Never left: T − (m + 1)/2 more, whose T goes to the other side.
-        never = (first == 0).astype(float)
-        top, lives = risk + ahead - never * (substeps + 1) / 2, exits + inside - never
-        return _scaled(_ratio(top, lives), 1 / substeps), _shift(exits, risk, lives, top, substeps)
 
-
-def _shift(exits, risk, lives, top, substeps: int) -> str | None:
-    """What to say where time at risk over exits is off by more than its error, else None."""
-    if not exits.sum() or not lives.sum() or len(exits) < 2:
-        return None
+def _renewal(
+    carry: FirstPassageCarry, kept: np.ndarray, substeps: int
+) -> tuple[Estimate | None, str | None]:
+    """T = Σ (time at risk + time left)/Σ lives over members, and what to say of `mean_time`."""
+    exits, risk, first, outside, started = (
+        np.asarray(x, dtype=float)[kept] for x in jax.tree.leaves(carry)
+    )
+    # Lives cut short by another measure are no renewals.
+    if (started < 0).any():
+        return None, None
+    inside, age = 1 - outside, risk - started
+    # Seen at the ends of iterations of m steps, a life has (m − 1)/2 steps less left than it
+    # has lived: those that a member rests, on average, when it leaves within an iteration.
+    ahead = inside * (age - (substeps - 1) / 2)
+    # Never left: T − (m + 1)/2 more, whose T goes to the other side.
+    never = (first == 0).astype(float)
+    top, lives = risk + ahead - never * (substeps + 1) / 2, exits + inside - never
+    if len(exits) < 2 or lives.sum() == 0:
+        return _scaled(_ratio(top, lives), 1 / substeps), None
     plain, found = _ratio(risk, exits), _ratio(top, lives)
-    gap = float(plain.value - found.value)
     pulls = (risk - plain.value * exits) / exits.sum() - (top - found.value * lives) / lives.sum()
-    if abs(gap) <= max(float(plain.standard_error), 4 * float(np.sqrt((pulls**2).sum()))):
+    gap = float(plain.value - found.value) / substeps
+    advice = f"take renewal_time={float(found.value) / substeps:.6g}"
+    error = float(np.sqrt((pulls**2).sum())) / substeps
+    remark = _remark(_scaled(plain, 1 / substeps), gap, error, exits.mean(), advice)
+    return _scaled(found, 1 / substeps), remark
+
+
+def _few_lives(exits, risk, first, mean: Estimate, step: float) -> str | None:
+    """What to say of `mean_time` by the first exit times: T (1 − Var τ/T² − step/T)/(2n) too long.
+
+    Iterations; the last term is that of times on a lattice, with which geometric times give 0.
+    Who never left is taken to have such a time of mean T ahead.
+    """
+    if len(exits) < 2:
+        return None
+    never, ahead = first == 0, float(mean.value)
+    more = 2 * risk * ahead + (2 * ahead - step) * ahead
+    once, square = np.where(never, risk + ahead, first), np.where(never, risk**2 + more, first**2)
+    centre = once.mean()
+    ratio = square.mean() / centre**2
+    share = ahead / (2 * exits.mean())
+    pulls = square / centre**2 - 2 * ratio * once / centre
+    error = float(pulls.std() / np.sqrt(len(exits)) * share)
+    advice = "take renewal=True and its renewal_time"
+    return _remark(mean, float((2 - ratio - step / centre) * share), error, exits.mean(), advice)
+
+
+def _remark(mean: Estimate, gap: float, error: float, lives: float, advice: str) -> str | None:
+    """What to say where time at risk over exits is off by more than its error, else None."""
+    if abs(gap) <= max(float(mean.standard_error), 4 * error):
         return None
     return (
-        f"mean_time={float(plain.value) / substeps:.6g} iterations is off by about "
-        f"{gap / substeps:+.3g}, more than its standard error, because a member has few lives "
-        f"({exits.mean():.3g}): take renewal_time={float(found.value) / substeps:.6g}, or run "
-        f"longer."
+        f"mean_time={float(mean.value):.6g} iterations is off by about {gap:+.3g}, more than its "
+        f"standard error, because a member has few lives ({lives:.3g}): {advice}, or run longer."
     )
 
 

@@ -1,5 +1,6 @@
 """The mean time of a life in a window of few lives: renewal theory, without noise and with it."""
 
+import re
 import warnings
 
 import jax.numpy as jnp
@@ -25,14 +26,14 @@ def climb(noise=NOISE, substeps=1):
     return ss.ModifiedEquation(slope, ETA, matrix, substeps=substeps)
 
 
-def simulate(process, steps, members=2048, **measures):
+def simulate(process, steps, members=2048, renewal=True, **measures):
     return ss.simulate(
         process,
         jnp.zeros(1),
         num_steps=steps,
         ensemble_size=members,
         key=jr.key(7),
-        measures={"exit": ss.FirstPassage(passed)} | measures,
+        measures={"exit": ss.FirstPassage(passed, renewal=renewal)} | measures,
         refill=True,
     )
 
@@ -105,9 +106,7 @@ def carry_of(windows, length):
     first = np.where(exits > 0, length, 0)
     left = (age == 0) & (exits > 0)
     return FirstPassageCarry(
-        *(jnp.asarray(x) for x in (exits, windows, windows - np.where(left, length, age), first)),
-        jnp.asarray(left),
-        jnp.zeros(len(windows), bool),
+        *(jnp.asarray(x) for x in (exits, windows, first, left, windows - age)),
     )
 
 
@@ -115,7 +114,8 @@ def carry_of(windows, length):
 def test_times_that_are_always_the_same(lives):
     """τ = 10, windows of 10n … 10n + 9: renewal_time is 10 exactly, risk/exits 4.5/n too long."""
     windows = 10 * lives + np.arange(10)
-    found = ss.FirstPassage(passed).result(carry_of(windows, 10), np.ones(10, bool), climb())
+    passage = ss.FirstPassage(passed, renewal=True)
+    found = passage.result(carry_of(windows, 10), np.ones(10, bool), climb())
     assert found.renewal_time.value == pytest.approx(10, rel=1e-13)
     assert found.mean_time.value == pytest.approx(10 + 4.5 / lives, rel=1e-13)
     np.testing.assert_allclose(found.renewal_time_t.value, 1.0, rtol=1e-13)
@@ -133,11 +133,10 @@ def test_lives_that_end_within_an_iteration(lives):
     exits, running = window // 4, 3 * (window % 4)
     left = running == 0
     at_risk = exits * length + running
-    counts = exits, at_risk, at_risk - np.where(left, length, running), length
-    carry = FirstPassageCarry(
-        *(jnp.asarray(x) for x in counts), jnp.asarray(left), jnp.zeros(12, bool)
-    )
-    found = ss.FirstPassage(passed).result(carry, np.ones(12, bool), climb(substeps=3))
+    counts = exits, at_risk, length, left, at_risk - running
+    carry = FirstPassageCarry(*(jnp.asarray(x) for x in counts))
+    passage = ss.FirstPassage(passed, renewal=True)
+    found = passage.result(carry, np.ones(12, bool), climb(substeps=3))
     assert found.renewal_time.value == pytest.approx(11 / 3, rel=1e-13)
     assert found.mean_time.value > (1 + 0.2 / lives) * 11 / 3
 
@@ -179,11 +178,27 @@ def test_few_lives_of_a_simulation(substeps):
         assert z(found.renewal_time, sums["top"] / sums["lives"]) < limit
 
 
-def test_when_nothing_is_said():
+@pytest.mark.parametrize("substeps", [1, 3])
+def test_what_is_said_without_ages(substeps):
+    """By the first exit times alone the warning knows the bias to a fifth, and the way out."""
+    mean = mean_steps(substeps) / substeps
+    with pytest.warns(UserWarning, match="take renewal=True and its renewal_time"):
+        found = simulate(climb(substeps=substeps), round(5 * mean), renewal=False)["exit"]
+    assert found.renewal_time is None and found.renewal_time_t is None
+    said = float(re.search(r"off by about ([-+.\de]+)", found.remark)[1].rstrip("."))
+    assert said == pytest.approx(float(found.mean_time.value) - mean, rel=0.2)
+    # The ages change nothing else.
+    other = simulate(climb(substeps=substeps), round(5 * mean))["exit"]
+    assert other.mean_time.value == found.mean_time.value
+    np.testing.assert_array_equal(other.first_times, found.first_times)
+
+
+@pytest.mark.parametrize("renewal", [True, False])
+def test_when_nothing_is_said(renewal):
     """Exponential times of few lives, single lives, lives that another measure ends: no remark."""
     rare = ss.SGD(ss.quadratic(1.0, 1.0), 1.0, ss.WithReplacement(1))
     # x jumps to ±1 with equal chance: x < 0 at once with ½, an exponential time.
-    down = ss.FirstPassage(lambda theta: theta[0] < 0)
+    down = ss.FirstPassage(lambda theta: theta[0] < 0, renewal=renewal)
     options = dict(num_steps=5, ensemble_size=2048, key=jr.key(1), measures={"exit": down})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -191,9 +206,12 @@ def test_when_nothing_is_said():
         single = ss.simulate(rare, jnp.ones(1), **options)["exit"]
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        cut = simulate(climb(), 60, near=ss.FirstPassage(lambda theta: theta[0] > 0.5))
+        cut = simulate(
+            climb(), 60, renewal=renewal, near=ss.FirstPassage(lambda theta: theta[0] > 0.5)
+        )
     assert not any("exit" in str(warning.message) for warning in said)
-    assert found.remark is None and z(found.renewal_time, 2.0) < 4.3
+    assert found.remark is None
+    assert z(found.renewal_time, 2.0) < 4.3 if renewal else found.renewal_time is None
     assert z(found.mean_time, 2.0) < 4.3
     assert single.renewal_time is None and single.remark is None
     assert cut["exit"].renewal_time is None
