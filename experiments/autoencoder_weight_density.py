@@ -36,9 +36,9 @@ import numpy as np
 import xarray as xr
 
 import sde_sgd as ss
-from sde_sgd.plots import band, COLOURS, new_figure, points
 
 from . import _autoencoder as problem
+from ._autoencoder_figure import draw_figure
 from ._rows import row, scalar
 from .framework import get, put
 
@@ -409,61 +409,13 @@ def conclude(config: Config, data: xr.Dataset, comparisons: list[ss.Comparison])
 
 def plot(config: Config, data: xr.Dataset, predicted):
     """Densities of both matrices at three times; distances, correlation and outputs."""
-    figure, axes = new_figure(3, 3, width=4.4, height=3.3)
-    shape, at, eta = size(config), data["node"].values, config.learning_rate
-    middle, width = (problem.EDGES[1:] + problem.EDGES[:-1]) / 2, np.diff(problem.EDGES)
-    grid = np.linspace(problem.EDGES[0], problem.EDGES[-1], 300)
-    for line, matrix in zip(axes[:2], problem.MATRICES, strict=True):
-        for axis, k in zip(line, config.iterations[-3:], strict=True):
-            place = int(np.searchsorted(at, k))
-            exact = problem.pooled(stored(config, data["joint"].values[place]), shape)[matrix]
-            axis.plot(grid, exact.pdf(grid), color="black", lw=1.2, label="averages given w")
-            wrong = predicted["closure"][place][matrix].pdf(grid)
-            axis.plot(grid, wrong, "--", color=COLOURS["other"], label="closure (cut off above)")
-            for process in ("SGD", "SDE"):
-                counts = data[f"{process} {matrix} counts"].values[place]
-                share = counts[1:-1] / counts.sum()
-                error = np.sqrt(share * (1 - share) / counts.sum()) / width
-                found = ss.Estimate(share / width, error, int(counts.sum()))
-                points(axis, middle, found, process, markersize=3)
-            axis.set_ylim(0, 2.2 * max(float(exact.pdf(grid).max()), 0.5))
-            axis.set_title(f"{matrix}, t = {eta * k:g}", fontsize=10)
-            axis.set_xlabel("entry w")
-            axis.set_ylabel("density (± 1 s.e.)")
-            axis.legend(frameon=False, fontsize=7)
-    distance, correlation, output = axes[2]
-    styles = {"joint": "-", "closure": "--"}
-    names = {"joint": "averages given w", "closure": "closure"}
-    shades: dict[str, str] = dict(
-        zip(problem.MATRICES, (COLOURS["SDE"], COLOURS["Gaussian SGD"]), strict=True)
+    shape, joint = size(config), [stored(config, values) for values in data["joint"].values]
+    return draw_figure(
+        config,
+        data,
+        predicted,
+        [problem.pooled(laws, shape) for laws in joint],
+        curves(config, data, predicted),
+        sampling_floor(data, "encoder"),
+        problem.share(shape, _points(config, joint[LAST])),
     )
-    for (matrix, law), values in curves(config, data, predicted).items():
-        label = f"{matrix}, {names[law]}"
-        distance.plot(eta * at, values, styles[law], color=shades[matrix], label=label)
-    floor = sampling_floor(data, "encoder")
-    distance.plot(eta * at, floor, ":", color="black", label="sampling floor")
-    distance.set_yscale("log")
-    distance.set_xlabel("time t = ηk")
-    distance.set_ylabel("total variation, SDE")
-    distance.legend(frameon=False, fontsize=7)
-    for process in ("SGD", "SDE"):
-        band(correlation, eta * at, get(data, f"{process} alignment"), process)
-    correlation.axhline(0.0, color=COLOURS["other"], linestyle="--", label="closure")
-    correlation.set_xlabel("time t = ηk")
-    correlation.set_ylabel("tr W₂W₁ / |W₁||W₂| (± 2 s.e.)")
-    correlation.legend(frameon=False, fontsize=7)
-    last = config.iterations[-1]
-    bins = np.linspace(-1.0, 1.6, 66)
-    exact = problem.share(shape, _points(config, stored(config, data["joint"].values[LAST])))
-    options: Any = dict(bins=bins, density=True, histtype="step")
-    for process in ("SGD", "SDE"):
-        values = data[f"{process} output"].sel(k=last).values
-        output.hist(values, color=COLOURS[process], label=process, **options)
-    output.hist(exact, color="black", label="exact laws as if independent", **options)
-    wrong = predicted["outputs"][LAST]
-    output.hist(wrong, color=COLOURS["other"], linestyle="--", label="closure", **options)
-    output.set_yscale("log")
-    output.set_xlabel(f"output x·x̂/|x|² at a fixed x, t = {eta * last:g}")
-    output.set_ylabel("density")
-    output.legend(frameon=False, fontsize=7)
-    return figure

@@ -110,7 +110,9 @@ def show(console: Console, name: str, comparisons: list[ss.Comparison]) -> None:
             for x in (c.predicted, c.measured, c.standard_error)
         )
         style = "green" if c.as_expected else "bold red"
-        values = (f"{predicted:.6g}", f"{measured:.6g} ± {error:.2g}", f"{z:+.2f}")
+        # Where nothing was sampled there is no z: the resolution decides.
+        sampled = (f"{measured:.6g} ± {error:.2g}", f"{z:+.2f}")
+        values = (f"{predicted:.6g}", *(sampled if error else (f"{measured:.6g}", "–")))
         place = f" {list(index)}" if index else ""
         verdict = f"[{style}]{c.verdict}[/{style}]"
         table.add_row(escape(c.name + place), c.process, *values, c.expected, verdict)

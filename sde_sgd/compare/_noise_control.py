@@ -66,7 +66,7 @@ def noise_control(process: Any, theta0: Any, num_steps: int, of: Callable) -> No
 
     None for a process that does not know its mean step (momentum, shuffled epochs).
     """
-    if not getattr(process, "knows_mean_step", False):
+    if not process.knows_mean_step:
         return None
     point = theta0(jr.key(0)) if callable(theta0) else theta0
     start = jnp.asarray(point, process.landscape.dtype)

@@ -18,4 +18,10 @@ def number(value: float) -> str:
 
 
 def with_error(value: float, error: float) -> str:
-    return f"{value:.5g} ± {error:.2g}"
+    """value ± error; the value alone where nothing was sampled (an error of zero)."""
+    return f"{value:.5g} ± {error:.2g}" if error else number(value)
+
+
+def score(z: float, error: float) -> str:
+    """z, or "-" where there is none: nothing was sampled, or it is NaN."""
+    return f"{z:+.3g}" if error and z == z else "-"

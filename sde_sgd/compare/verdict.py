@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Bool, Float, Int
 from scipy import special
 
-from sde_sgd.compare._text import number, text_table, with_error
+from sde_sgd.compare._text import number, score, text_table, with_error
 from sde_sgd.measure.estimate import Estimate
 
 Verdict: TypeAlias = Literal["agrees", "disagrees", "inconclusive"]
@@ -226,12 +226,13 @@ def verdict_table(comparisons: Sequence[Comparison]) -> str:
 def _cells(comparison: Comparison) -> list[str]:
     index, z = comparison.worst
     label = f"[{', '.join(map(str, index))}]" if index else ""
+    error = float(comparison.standard_error[index])
     return [
         comparison.name + label,
         comparison.process,
         number(float(comparison.predicted[index])),
-        with_error(float(comparison.measured[index]), float(comparison.standard_error[index])),
-        "-" if np.isnan(z) else f"{z:+.3g}",
+        with_error(float(comparison.measured[index]), error),
+        score(z, error),
         comparison.verdict,
         comparison.expected,
     ]

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ..draws import Draws
 from ..landscapes.base import AbstractLandscape
-from ..types import Positions, RealLike, Scalar
+from ..types import Positions, RealLike, Scalar, Vector
 
 # (carry, positions before, positions after, substep) -> carry: called once a solver step.
 Observe: TypeAlias = Callable[[Any, Positions, Positions, Any], Any]
@@ -67,6 +67,18 @@ class AbstractProcess(eqx.Module):
 
         A default of its own: it does nothing, and few processes define it anew.
         """
+
+    @property
+    def knows_mean_step(self) -> bool:
+        """Whether `mean_step` holds; a default of its own, False, as for any memory beside θ."""
+        return False
+
+    def mean_step(self, theta: Vector, iteration: Array) -> Vector:
+        """E[θ′ − θ | θ] of one solver step of an iteration, (d,), where `knows_mean_step`."""
+        raise ValueError(
+            f"the mean step of {type(self).__name__} is not a function of θ alone, or is not "
+            f"known: ask `knows_mean_step` first."
+        )
 
 
 def check_part(name: str, value: Any, kind: type, example: str) -> None:

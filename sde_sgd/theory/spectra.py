@@ -18,15 +18,13 @@ Values: TypeAlias = ArrayLike | Sequence[Any]
 
 # ⟨s²⟩/⟨s⟩², a number without units that tells repelling levels from independent ones.
 WIGNER_RATIO = 4 / np.pi
-POISSON_RATIO = 2.0
 
 
 def wigner_surmise(spacing: Values) -> Float[np.ndarray, "..."]:
     """p(s) = (π/2) s e^{−πs²/4}, s ≥ 0 in units of the mean; 0 below.
 
     Exact for a 2×2 real symmetric Gaussian matrix (diagonal of twice the variance of the
-    off-diagonal entry); ⟨s²⟩ = 4/π = `WIGNER_RATIO`, where independent levels have
-    `POISSON_RATIO` = 2.
+    off-diagonal entry); ⟨s²⟩ = 4/π = `WIGNER_RATIO`, where independent levels have 2.
 
     **Source:** Wigner 1957; Mehta, Random Matrices, chapter 1.
     """
