@@ -2,8 +2,9 @@
 
 With x ~ N(0, 1), y ~ N(0, 1) and κ = η/B the batch enters a step through r² = Σx² and one normal
 number, w′ = w − κ r² w + κ r ξ, where r has the law of χ_B. For a given ξ the event w′ < e is a
-quadratic inequality in r, whose probability is closed. Euler's step is w′ = (1 − h)w + √(hη(2w² +
-1)/B) ξ. Both laws are even, so that |w| is a chain of its own.
+quadratic inequality in r, whose probability is closed; at small w that probability has a kink in
+ξ, and the one for a given r, Φ of something smooth, is averaged instead. Euler's step is
+w′ = (1 − h)w + √(hη(2w² + 1)/B) ξ. Both laws are even, so that |w| is a chain of its own.
 """
 
 import functools
@@ -16,6 +17,8 @@ from scipy.interpolate import CubicSpline
 import sde_sgd as ss
 
 NODES = 96
+# Up to here r is averaged over, from e^LOWEST on.
+SMALL, LOWEST = 4.0, -16.0
 
 
 def _chi_cdf(r: np.ndarray, batch: int) -> np.ndarray:
@@ -33,6 +36,13 @@ def _chi_cdf(r: np.ndarray, batch: int) -> np.ndarray:
 def _below_sgd(w: float, edges: np.ndarray, rate: float, batch: int) -> np.ndarray:
     """P(w′ < e | w) for SGD, w > 0."""
     kappa = rate / batch
+    if w < SMALL:
+        # Gauss nodes in ln r: Φ is smooth in it, however close e is to w.
+        t, weights = np.polynomial.legendre.leggauss(3 * NODES)
+        r = np.exp(LOWEST + (np.log(12.0) - LOWEST) * (t + 1) / 2)
+        weights = weights * r**batch * np.exp(-(r**2) / 2)
+        shift = (edges[:, None] - w) / (kappa * r) + r * w
+        return special.ndtr(shift) @ (weights / weights.sum())
     # The cube puts nodes near ξ = 0, where a small w′ < e turns over within e B/η.
     t, weights = np.polynomial.legendre.leggauss(NODES)
     normal, weights = 7.5 * t**3, 22.5 * t**2 * weights
@@ -76,7 +86,7 @@ def _tail(rate: float, batch: int, step: float | None, cells: int):
 
 
 def ratios(
-    levels: tuple[float, ...], rate: float, batch: int, step: float | None = None, cells: int = 200
+    levels: tuple[float, ...], rate: float, batch: int, step: float | None = None, cells: int = 300
 ) -> Float[np.ndarray, " levels"]:
     """P(|w| > 2u)/P(|w| > u) at the levels u, for SGD or for Euler's scheme with `step`.
 
