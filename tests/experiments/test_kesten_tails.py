@@ -35,6 +35,14 @@ def test_one_step(w, batch):
     np.testing.assert_allclose(found, exact, rtol=0, atol=tolerance)
 
 
+def test_averaging_over_the_normal_number_is_worse_at_small_weights(monkeypatch):
+    """Control: what is used at large w misses the tolerance by far where its kink is near."""
+    edges = np.array([0.98 * 0.7, 1.03 * 0.7])
+    exact = np.array([below(0.7, edge, 1.0, 4) for edge in edges])
+    monkeypatch.setattr(_tails, "SMALL", 0.0)
+    assert np.abs(_tails._below_sgd(0.7, edges, 1.0, 4) - exact).max() > 1e-5
+
+
 def test_cells():
     """P(|w| > 1)/P(|w| > .5) at B = 4 does not depend on the cells: their error is extrapolated."""
     coarse, fine = (_tails.ratios((0.5,), 1.0, 4, cells=n)[0] for n in (40, 70))
