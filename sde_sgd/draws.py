@@ -23,9 +23,9 @@ from .types import Identity, Key
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
-# Below this many entries a member, one vector of members for each entry is faster:
-# XLA vectorises the innermost axis only.
-_COLUMNS = 16
+# Below this many entries a member, numbers are made with the members last: XLA vectorises
+# the innermost axis only.
+_FEW = 16
 
 
 class Stream(IntEnum):
@@ -118,12 +118,12 @@ class Draws(eqx.Module):
 
     def _words(self, size: int, stream: int) -> tuple[Array, Array]:
         """(members, size) pairs of words."""
-        if size < _COLUMNS:
-            key = self._key(stream)
-            columns = [threefry(key, self.identity, jnp.uint32(j)) for j in range(size)]
-            high, low = zip(*columns, strict=True)
-            return jnp.stack(high, axis=-1), jnp.stack(low, axis=-1)
-        return self._rows(lax.iota(jnp.uint32, size), stream)
+        index = lax.iota(jnp.uint32, size)
+        if size >= _FEW:
+            return self._rows(index, stream)
+        index = jnp.expand_dims(index, tuple(range(1, 1 + self.identity.ndim)))
+        high, low = threefry(self._key(stream), self.identity[None], index)
+        return jnp.moveaxis(high, 0, -1), jnp.moveaxis(low, 0, -1)
 
     def bits(self, shape: tuple[int, ...], stream: int) -> UInt32[Array, "..."]:
         """(members, *shape) uniform 32-bit words."""

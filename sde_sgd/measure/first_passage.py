@@ -18,16 +18,41 @@ from .estimate import Estimate
 
 
 class FirstPassageCarry(eqx.Module):
-    """All (members,): exits, steps at risk in all lives, first exit (0: none), outside now; with
-    `renewal` the steps at risk in the lives before the present one, −1 for good once another
-    measure ended a life.
+    """Counts (members,), each a function of its old value and of `passages` alone.
+
+    - `passages`: twice the exits, one more while outside.
+    - `stayed`: steps that ended inside. `waited`: those of them before the first exit.
+    - `started`, with `renewal`: steps at risk in the lives before the present one; −1 for good
+      once another measure ended a life.
+
+    Of NumPy counts the properties are NumPy's. No step needs another count as it was, so
+    that XLA writes each in place: what it would copy costs as much as a cheap step's arithmetic.
     """
 
-    exits: Array
-    at_risk: Array
-    first: Array
-    just_left: Array
+    passages: Array
+    stayed: Array
+    waited: Array
     started: Array | None
+
+    @property
+    def exits(self) -> Any:
+        """How often it has left."""
+        return self.passages >> 1
+
+    @property
+    def just_left(self) -> Any:
+        """Outside, and not yet put back."""
+        return (self.passages & 1).astype(bool)
+
+    @property
+    def at_risk(self) -> Any:
+        """Steps at risk in all lives: a step that leads out is one, waiting outside is none."""
+        return self.stayed + self.exits
+
+    @property
+    def first(self) -> Any:
+        """Steps to the first exit; 0 without any."""
+        return (self.exits > 0) * (self.waited + 1)
 
 
 class FirstPassageResult(eqx.Module):
@@ -207,25 +232,25 @@ class FirstPassage(AbstractMeasure):
 
     def init(self, theta: Positions) -> FirstPassageCarry:
         zero = jnp.zeros(theta.shape[0], jnp.int32)
-        inside = jnp.zeros(theta.shape[0], bool)
-        return FirstPassageCarry(zero, zero, zero, inside, zero if self.renewal else None)
+        return FirstPassageCarry(zero, zero, zero, zero if self.renewal else None)
 
     def update(
         self, carry: FirstPassageCarry, before, after: Positions, tick: Tick, alive: Alive
     ) -> FirstPassageCarry:
-        idle = carry.just_left
         out = jax.vmap(lambda x: jnp.asarray(self.exited(x), bool))(after)
         if self.crossing is not None:
             chance = jax.vmap(self.crossing)(before, after)
             draws = tick.draws.at(substep=tick.substep)
             out = out | (draws.uniform((), Stream.MEASURE, after.dtype) < chance)
-        out = out & ~idle & alive
-        at_risk = carry.at_risk + ~idle
-        first = jnp.where(out & (carry.first == 0), at_risk, carry.first)
+        left = out & ~carry.just_left & alive
+        passages = carry.passages + 3 * left
+        stayed = carry.stayed + (passages & 1 == 0)
+        waited = carry.waited + (passages == 0)
         started = carry.started
         if started is not None:
-            started = jnp.where(out & (started >= 0), at_risk, started)
-        return FirstPassageCarry(carry.exits + out, at_risk, first, idle | out, started)
+            ended = (passages & 1 == 1) & (started >= 0)
+            started = jnp.where(ended, stayed + (passages >> 1), started)
+        return FirstPassageCarry(passages, stayed, waited, started)
 
     def finished(self, carry: FirstPassageCarry) -> Alive:
         return carry.just_left
@@ -236,8 +261,8 @@ class FirstPassage(AbstractMeasure):
         if started is not None:
             started = jnp.where(restarted & ~carry.just_left, -1, started)
         # Whoever was outside is among the restarted.
-        inside = jnp.zeros_like(carry.just_left)
-        return FirstPassageCarry(carry.exits, carry.at_risk, carry.first, inside, started)
+        inside = 2 * carry.exits
+        return FirstPassageCarry(inside, carry.stayed, carry.waited, started)
 
     def result(
         self, carry: FirstPassageCarry, alive: np.ndarray, process: Any
@@ -280,9 +305,8 @@ def _renewal(
     carry: FirstPassageCarry, kept: np.ndarray, substeps: int
 ) -> tuple[Estimate | None, str | None]:
     """T = Σ (time at risk + time left)/Σ lives over members, and what to say of `mean_time`."""
-    exits, risk, first, outside, started = (
-        np.asarray(x, dtype=float)[kept] for x in jax.tree.leaves(carry)
-    )
+    counts = carry.exits, carry.at_risk, carry.first, carry.just_left, carry.started
+    exits, risk, first, outside, started = (np.asarray(x, dtype=float)[kept] for x in counts)
     # Lives cut short by another measure are no renewals.
     if (started < 0).any():
         return None, None

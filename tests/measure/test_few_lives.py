@@ -100,14 +100,23 @@ def test_exponential_times_have_no_bias(steps):
     assert naive == pytest.approx((1 - never * (1 - p) / (steps * p + 1 - p)) / p, rel=1e-12)
 
 
+def counted(exits, at_risk, first, left, started):
+    """The carry of members with these exits, steps at risk, first exits, outside now or not."""
+    waited = np.where(exits > 0, first - 1, at_risk)
+    counts = 2 * exits + left, at_risk - exits, waited, started
+    carry = FirstPassageCarry(*(jnp.asarray(x) for x in counts))
+    np.testing.assert_array_equal(carry.exits, exits)
+    np.testing.assert_array_equal(carry.at_risk, at_risk)
+    np.testing.assert_array_equal(carry.first, np.where(exits > 0, first, 0))
+    np.testing.assert_array_equal(carry.just_left, left)
+    return carry
+
+
 def carry_of(windows, length):
     """What a member has counted whose lives all take `length` steps, after a window of steps."""
     exits, age = windows // length, windows % length
-    first = np.where(exits > 0, length, 0)
     left = (age == 0) & (exits > 0)
-    return FirstPassageCarry(
-        *(jnp.asarray(x) for x in (exits, windows, first, left, windows - age)),
-    )
+    return counted(exits, windows, np.full_like(exits, length), left, windows - age)
 
 
 @pytest.mark.parametrize("lives", [1, 3, 8])
@@ -133,8 +142,7 @@ def test_lives_that_end_within_an_iteration(lives):
     exits, running = window // 4, 3 * (window % 4)
     left = running == 0
     at_risk = exits * length + running
-    counts = exits, at_risk, length, left, at_risk - running
-    carry = FirstPassageCarry(*(jnp.asarray(x) for x in counts))
+    carry = counted(exits, at_risk, length, left, at_risk - running)
     passage = ss.FirstPassage(passed, renewal=True)
     found = passage.result(carry, np.ones(12, bool), climb(substeps=3))
     assert found.renewal_time.value == pytest.approx(11 / 3, rel=1e-13)
