@@ -25,15 +25,15 @@ class Campaign:
     def __init__(
         self,
         passage: Passage,
-        root: jax.Array,
+        streams: jax.Array,
         starts: Callable[[int, int], jax.Array],
         settings: Settings,
     ):
-        self.passage, self.root, self.starts, self.settings = passage, root, starts, settings
+        self.passage, self.streams, self.starts, self.settings = passage, streams, starts, settings
         self.fingerprint = describe(
             {
                 "passage": passage,
-                "key": np.asarray(root),
+                "key": np.asarray(streams),
                 "theta0": starts(0, settings.num_replicas),
                 "settings": [settings.num_replicas, settings.killed, settings.stride],
             }

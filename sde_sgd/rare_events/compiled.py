@@ -27,9 +27,9 @@ class Rungs(eqx.Module):
     clock: Int[Array, "entries 3"]
 
 
-def create(passage: Passage, theta: Array, identity: Identity, root: Array):
+def create(passage: Passage, theta: Array, identity: Identity, streams: Array):
     """Replicas at age 0, and their empty ladders."""
-    replicas = passage.create(theta, identity, root)
+    replicas = passage.create(theta, identity, streams)
     height = passage.num_levels + 1
     rungs = Rungs(
         jax.tree.map(
@@ -63,10 +63,10 @@ def _write(rungs: Rungs, replicas: Replica, entry: Array) -> Rungs:
 def segment(fixed: tuple, replicas: Replica, rungs: Rungs) -> tuple[Replica, Rungs, Replica, Array]:
     """At most `length` iterations of the replicas `index` (out of range: an idle lane).
 
-    `fixed` is (passage, root, index, length). Also returns the lanes, whose states are
+    `fixed` is (passage, streams, index, length). Also returns the lanes, whose states are
     dropped, and the iterations done: fewer than `length` if all lanes have ended.
     """
-    passage, root, index, length = fixed
+    passage, streams, index, length = fixed
     valid, once = index < len(replicas.age), jnp.minimum(length, 1)
     lanes = jax.tree.map(lambda x: x.at[index].get(mode="clip"), replicas)
 
@@ -77,7 +77,7 @@ def segment(fixed: tuple, replicas: Replica, rungs: Rungs) -> tuple[Replica, Run
     def body(loop):
         k, old, rungs = loop
         moves = valid & (old.outcome == RUNNING)
-        new, _ = jax.vmap(passage.advance, in_axes=(None, None, 0))(root, once, old)
+        new, _ = jax.vmap(passage.advance, in_axes=(None, None, 0))(streams, once, old)
 
         def choose(x, y):
             return jnp.where(moves.reshape(moves.shape + (1,) * (x.ndim - 1)), x, y)
@@ -124,14 +124,14 @@ def branch(fixed: tuple, replicas: Replica, rungs: Rungs) -> tuple[Replica, Rung
 
 
 @eqx.filter_jit
-def words(root: Array, identity: Identity) -> Array:
+def words(streams: Array, identity: Identity) -> Array:
     """One random word for each new identity: whose child it is."""
-    return Draws(root, identity, jnp.uint32(0), jnp.uint32(0)).bits((), Stream.RESTART)
+    return Draws(streams, identity, jnp.uint32(0), jnp.uint32(0)).bits((), Stream.RESTART)
 
 
 @eqx.filter_jit
 def replay(
-    passage: Passage, root: Array, theta: Array, identities: Array, ages: Array, length: int
+    passage: Passage, streams: Array, theta: Array, identities: Array, ages: Array, length: int
 ) -> tuple[Array, Array]:
     """Positions (paths, length + 1, d) of lineages, and whether their path had begun by then.
 
@@ -139,7 +139,7 @@ def replay(
     (paths, generations), ages increasing and padded with the largest integer.
     """
     first = identities[:, 0]
-    replicas = passage.create(theta, first, root)
+    replicas = passage.create(theta, first, streams)
 
     one = jnp.int32(1)
 
@@ -147,7 +147,7 @@ def replay(
         generation = jnp.sum(ages <= k, axis=1) - 1
         now = jnp.take_along_axis(identities, generation[:, None], axis=1)[:, 0]
         replicas = eqx.tree_at(lambda r: r.identity, replicas, now)
-        moved, position = jax.vmap(passage.advance, in_axes=(None, None, 0))(root, one, replicas)
+        moved, position = jax.vmap(passage.advance, in_axes=(None, None, 0))(streams, one, replicas)
         return moved, (position, moved.rung >= 0)
 
     start = passage.process.position(replicas.state)

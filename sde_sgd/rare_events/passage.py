@@ -85,23 +85,23 @@ class Passage(eqx.Module):
             return level <= self.origin
         return jnp.asarray(self.returned(theta), bool)
 
-    def create(self, theta: Positions, identity: Identity, root: Array) -> Replica:
+    def create(self, theta: Positions, identity: Identity, streams: Array) -> Replica:
         """Replicas at age 0, (members, d) starts."""
         members = theta.shape[0]
         zero = jnp.zeros(members, jnp.int32)
-        state = self.process.init(theta, Draws(root, identity, jnp.uint32(0), jnp.uint32(0)))
+        state = self.process.init(theta, Draws(streams, identity, jnp.uint32(0), jnp.uint32(0)))
         outside = jnp.broadcast_to(self.last_crossing == 0, (members,))
         rung = jnp.where(outside, self.rung(jax.vmap(self.level)(theta)), -1)
         age = zero.astype(jnp.uint32)
         return Replica(state, identity, age, outside, zero, zero, zero, rung, zero)
 
-    def advance(self, root: Array, once: Array, replica: Replica) -> tuple[Replica, Vector]:
+    def advance(self, streams: Array, once: Array, replica: Replica) -> tuple[Replica, Vector]:
         """One SGD iteration of one replica (no leading axis), and its position after it.
 
         `once` is 1, traced: a loop of that length is the one barrier that keeps XLA (CPU) from
         computing the whole step again for each number that depends on where it went.
         """
-        draws = Draws(root, replica.identity[None], replica.age, jnp.uint32(0))
+        draws = Draws(streams, replica.identity[None], replica.age, jnp.uint32(0))
         walk = _Walk(
             replica.outside,
             replica.crossings,

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..draws import key_words
+from ..draws import STREAM_KEYS, stream_keys
 from ..dynamics.base import AbstractProcess
 from ..dynamics.continuous import GradientFlow
 from ..simulate.advance import step_bytes
@@ -122,7 +122,7 @@ def splitting(
     _check_function("level", level, landscape, jnp.floating, "one real number")
     if callable(origin):
         _check_function("origin", origin, landscape, bool, "one boolean")
-    root = key_words(key)
+    streams = stream_keys(key)
 
     def start(first: int, stop: int) -> jax.Array:
         return starts(process, theta0, stop, key)[first:]
@@ -152,7 +152,7 @@ def splitting(
         num_levels,
     )
     settings = _plan(passage, num_replicas, num_repetitions, killed, longest, num_paths, memory)
-    campaign = Campaign(passage, root, start, settings)
+    campaign = Campaign(passage, streams, start, settings)
     if saved is not None and saved.path.exists():
         campaign.restore(saved.path)
     return run(campaign, num_repetitions, budget, saved)
@@ -236,9 +236,7 @@ def _plan(
     landscape = passage.process.landscape
     probe = jax.ShapeDtypeStruct((1, landscape.dimension), landscape.dtype)
     identity = jax.ShapeDtypeStruct((1,), jnp.uint32)
-    shape = eqx.filter_eval_shape(
-        create, passage, probe, identity, jax.ShapeDtypeStruct((2,), jnp.uint32)
-    )
+    shape = eqx.filter_eval_shape(create, passage, probe, identity, STREAM_KEYS)
     held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shape))
     step = step_bytes(passage.process, {}, landscape.dtype)
     # Twice, as an update may copy.

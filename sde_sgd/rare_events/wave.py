@@ -75,9 +75,9 @@ class Wave:
         repetition = np.arange(first, first + count, dtype=np.uint32)
         identity = repetition[:, None] * np.uint32(stride) + np.arange(size, dtype=np.uint32)
         theta = campaign.starts(first * size, (first + count) * size)
-        root = campaign.root
+        streams = campaign.streams
         self.replicas, self.rungs = _create(
-            campaign.passage, theta, jnp.asarray(identity.ravel()), root
+            campaign.passage, theta, jnp.asarray(identity.ravel()), streams
         )
         shape = (count, size)
         self.rung = np.asarray(self.replicas.rung).reshape(shape).copy()
@@ -120,7 +120,7 @@ class Wave:
         width = few if self.turns > _LONG and len(running) <= few else settings.lanes
         index = np.full(width, total, np.int32)
         index[: len(running)] = running
-        fixed = (self.campaign.passage, self.campaign.root, index, np.asarray(length, np.int32))
+        fixed = (self.campaign.passage, self.campaign.streams, index, np.asarray(length, np.int32))
         self.replicas, self.rungs, lanes, done = segment(fixed, self.replicas, self.rungs)
         count = len(running)
         self._take(running, lanes, count)
@@ -198,7 +198,7 @@ class Wave:
         """A uniform number below `count` for each new identity."""
         chosen = []
         for own, _ in self._padded(identity):
-            chosen.append(np.asarray(words(self.campaign.root, jnp.asarray(own))))
+            chosen.append(np.asarray(words(self.campaign.streams, jnp.asarray(own))))
         word = np.concatenate(chosen)[: len(identity)].astype(np.uint64)
         return ((word * count.astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
 
@@ -266,7 +266,7 @@ class Wave:
         theta = campaign.starts(self.first * size, self.first * size + self.outcome.size)[rows]
         positions, begun = replay(
             campaign.passage,
-            campaign.root,
+            campaign.streams,
             theta,
             jnp.asarray(identities),
             jnp.asarray(ages),

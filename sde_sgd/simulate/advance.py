@@ -11,7 +11,7 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, PyTree
 
-from ..draws import Draws
+from ..draws import Draws, STREAM_KEYS
 from ..dynamics.base import AbstractProcess
 from ..measure.base import AbstractMeasure, Tick
 from ..types import Alive, Identity, Positions
@@ -43,10 +43,10 @@ def create(
     measures: dict[str, AbstractMeasure],
     start: Positions,
     identity: Identity,
-    root: Array,
+    streams: Array,
 ) -> Members:
     """Members at k = 0."""
-    draws = Draws(root, identity, jnp.uint32(0), jnp.uint32(0))
+    draws = Draws(streams, identity, jnp.uint32(0), jnp.uint32(0))
     carries = {name: measure.init(start) for name, measure in measures.items()}
     state = process.init(start, draws)
     return Members(identity, start, state, carries, jnp.full(identity.shape, -1, jnp.int32))
@@ -56,12 +56,12 @@ def iterate(
     process: AbstractProcess,
     measures: dict[str, AbstractMeasure],
     refill: bool,
-    root: Array,
+    streams: Array,
     iteration: Array,
     members: Members,
 ) -> Members:
     """One SGD iteration of all members: put back the finished, step, observe, find the diverged."""
-    draws = Draws(root, members.identity, iteration, jnp.uint32(0))
+    draws = Draws(streams, members.identity, iteration, jnp.uint32(0))
     if refill:
         # Before the step, where everything lies in memory: selecting after it would make the
         # compiler draw the step's random numbers again for each consumer.
@@ -119,7 +119,7 @@ def _stretch(
     process: AbstractProcess,
     measures: dict[str, AbstractMeasure],
     refill: bool,
-    root: Array,
+    streams: Array,
     first: Array,
     last: Array,
     members: Members,
@@ -131,7 +131,7 @@ def _stretch(
     """
 
     def move(k, members):
-        return iterate(process, measures, refill, root, k, members)
+        return iterate(process, measures, refill, streams, k, members)
 
     if refill or at_rest(measures, members.carries) is None:
         return lax.fori_loop(first, last, move, members)
@@ -190,7 +190,7 @@ def advance(
     process: AbstractProcess,
     measures: dict[str, AbstractMeasure],
     members: Members,
-    root: Array,
+    streams: Array,
     iteration: Array,
     blocks: Array,
     length: Array,
@@ -206,13 +206,13 @@ def advance(
     """
     arrays, static = eqx.partition((process, measures), eqx.is_array)
 
-    def run(arrays, members, root, iteration, blocks, length):
+    def run(arrays, members, streams, iteration, blocks, length):
         process, measures = eqx.combine(arrays, static)
 
         def block(i, loop):
             members, buffer = loop
             first = iteration + i * length
-            members = _stretch(process, measures, refill, root, first, first + length, members)
+            members = _stretch(process, measures, refill, streams, first, first + length, members)
             if capacity:
                 position = process.position(members.state)
                 buffer = lax.dynamic_update_index_in_dim(buffer, position, i, axis=1)
@@ -231,20 +231,19 @@ def advance(
             out_specs=alone,
             check_vma=False,
         )
-    return run(arrays, members, root, iteration, blocks, length)
+    return run(arrays, members, streams, iteration, blocks, length)
 
 
 def step_bytes(process: AbstractProcess, measures: dict[str, AbstractMeasure], dtype) -> int:
     """Bytes that one member's iteration holds at its fullest, before fusion (an upper bound)."""
 
-    def one(start, identity, root):
-        members = create(process, measures, start, identity, root)
-        return iterate(process, measures, False, root, jnp.uint32(0), members)
+    def one(start, identity, streams):
+        members = create(process, measures, start, identity, streams)
+        return iterate(process, measures, False, streams, jnp.uint32(0), members)
 
     start = jax.ShapeDtypeStruct((1, process.landscape.dimension), dtype)
     identity = jax.ShapeDtypeStruct((1,), jnp.uint32)
-    root = jax.ShapeDtypeStruct((2,), jnp.uint32)
-    closed = jax.make_jaxpr(one)(start, identity, root)
+    closed = jax.make_jaxpr(one)(start, identity, STREAM_KEYS)
     return _peak(closed.jaxpr)
 
 

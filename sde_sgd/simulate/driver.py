@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..draws import key_words
+from ..draws import stream_keys
 from ..dynamics.base import AbstractProcess
 from ..measure.base import AbstractMeasure
 from ..types import Key
@@ -59,12 +59,12 @@ class Engine:
         self.process, self.measures = process, measures
         self.plan, self.record_every, self.refill = plan, record_every, refill
         self.memory = memory
-        self.root = key_words(key)
+        self.streams = stream_keys(key)
         self.fingerprint = describe(
             {
                 "process": process,
                 "measures": measures,
-                "key": np.asarray(self.root),
+                "key": np.asarray(self.streams),
                 "theta0": theta,
                 "ensemble_size": plan.ensemble_size,
                 "record_every": record_every,
@@ -93,7 +93,7 @@ class Engine:
         for i in range(plan.num_chunks):
             own = slice(i * plan.chunk_size, (i + 1) * plan.chunk_size)
             identity = jnp.arange(own.start, own.stop, dtype=jnp.uint32)
-            members = _create(self.process, self.measures, filled[own], identity, self.root)
+            members = _create(self.process, self.measures, filled[own], identity, self.streams)
             chunks.append(plan.place(members))
         return chunks
 
@@ -299,7 +299,7 @@ class Engine:
                 self.process,
                 self.measures,
                 chunk,
-                self.root,
+                self.streams,
                 *words,
                 capacity=self.plan.capacity,
                 refill=self.refill,

@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from ..draws import STREAM_KEYS
 from ..dynamics.base import AbstractProcess
 from ..measure.base import AbstractMeasure
 from ..types import Key
@@ -135,8 +136,7 @@ def prepare(
     landscape = process.landscape
     probe = jax.ShapeDtypeStruct((1, landscape.dimension), landscape.dtype)
     identity = jax.ShapeDtypeStruct((1,), jnp.uint32)
-    root = jax.ShapeDtypeStruct((2,), jnp.uint32)
-    shape = eqx.filter_eval_shape(create, process, named, probe, identity, root)
+    shape = eqx.filter_eval_shape(create, process, named, probe, identity, STREAM_KEYS)
     if refill:
         check_refill(process, named, shape.carries)
     held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shape))

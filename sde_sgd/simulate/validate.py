@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from ..draws import key_words, Stream, threefry
+from ..draws import Stream, stream_keys, threefry
 from ..dynamics.base import AbstractProcess, LearningRate
 from ..dynamics.continuous import GradientFlow, ModifiedEquation
 from ..dynamics.discrete import OptaxSGD
@@ -132,10 +132,9 @@ def starts(process: AbstractProcess, theta0: Any, ensemble_size: int, key) -> ja
 
 
 def _sample(sampler: Callable, ensemble_size: int, key) -> jax.Array:
-    root = key_words(key)
-    zero = jnp.uint32(0)
-    stream = threefry((root[0], root[1]), jnp.uint32(Stream.INITIAL), zero)
-    words = threefry(stream, jnp.arange(ensemble_size, dtype=jnp.uint32), zero)
+    own = stream_keys(key)[Stream.INITIAL]
+    members = jnp.arange(ensemble_size, dtype=jnp.uint32)
+    words = threefry((own[0], own[1]), members, jnp.uint32(0))
     keys = jr.wrap_key_data(jnp.stack(words, axis=-1), impl="threefry2x32")
     return jax.vmap(sampler)(keys)
 
