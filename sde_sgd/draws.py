@@ -20,6 +20,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, UInt32
 
+from .normal_quantile import normal_quantile
 from .types import Identity, Key
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
@@ -176,6 +177,8 @@ class Draws(eqx.Module):
         dtype = unit.dtype
         low = np.nextafter(np.array(-1, dtype), np.array(0, dtype))
         symmetric = jnp.maximum(low, unit * (1 - low) + low)
+        if dtype == jnp.float64:
+            return normal_quantile(symmetric)
         return jnp.asarray(np.sqrt(2), dtype) * lax.erf_inv(symmetric)
 
     def two_point(self, shape: tuple[int, ...], stream: int, dtype=None) -> Float[Array, "..."]:

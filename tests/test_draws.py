@@ -9,8 +9,10 @@ import jax.random as jr
 import numpy as np
 import pytest
 from hypothesis import example, given, settings, strategies as st
+from scipy import special
 
 from sde_sgd.draws import Draws, key_words, scale_to, Stream, threefry
+from sde_sgd.normal_quantile import normal_quantile
 
 KEY = jr.key(20)
 DTYPES = (jnp.float32, jnp.float64)
@@ -77,6 +79,20 @@ def test_threefry_answers_of_random123(key, counter, expected):
     """Threefry-2x32-20 known answers (Random123, kat_vectors)."""
     words = [jnp.uint32(word) for word in (*key, *counter)]
     assert tuple(int(word) for word in threefry((words[0], words[1]), *words[2:])) == expected
+
+
+def test_normal_quantile_is_that_of_scipy():
+    """√2·erf⁻¹(x) to 2e-15 from 1e-300 to the x nearest to 1, odd in x."""
+    rest = np.logspace(-15.9, -0.3, 4000)
+    near_one = np.append(1 - rest, np.nextafter(1.0, 0.0))
+    x = np.concatenate([near_one, np.linspace(0.5, 1, 4000)[:-1]])
+    exact = np.sqrt(2) * special.erfcinv(1 - x)
+    np.testing.assert_allclose(normal_quantile(jnp.asarray(x)), exact, rtol=2e-15)
+    x = np.concatenate([np.logspace(-300, -1, 1000), np.linspace(0, 0.5, 4000)])
+    exact = np.sqrt(2) * special.erfinv(x)
+    np.testing.assert_allclose(normal_quantile(jnp.asarray(x)), exact, rtol=2e-15)
+    both = normal_quantile(jnp.asarray([-x, x]))
+    np.testing.assert_array_equal(both[0], -both[1])
 
 
 @every_size
