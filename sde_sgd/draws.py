@@ -12,6 +12,7 @@ own primitive, word for word.
 import functools
 from collections.abc import Callable
 from enum import IntEnum
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -145,23 +146,17 @@ class Draws(eqx.Module):
         high, low = threefry(self._key(stream), self.identity[None], index)
         return jnp.moveaxis(high, 0, -1), jnp.moveaxis(low, 0, -1)
 
-    def _alone(self, shape: tuple[int, ...], stream: int, make: Callable[[], Array]) -> Array:
-        """make(), written to memory. XLA would make few numbers a member again for each use.
-
-        A branch is what it never fuses; its condition is always true, and XLA cannot know it.
-        """
-        size = int(np.prod(shape, dtype=int))
-        if not 1 < size < _FEW:
-            return make()
-        sure = (self.streams[stream, 0] | jnp.uint32(1)) != 0
-        kind = jax.eval_shape(make)
-        return lax.cond(sure, make, lambda: jnp.zeros(kind.shape, kind.dtype))
+    def _alone(self, make: Callable, shape: tuple[int, ...], stream: int, argument: Any) -> Array:
+        """make(self, shape, stream, argument), of few numbers a member written to memory."""
+        if 1 < int(np.prod(shape, dtype=int)) < _FEW:
+            return _written(self, make, shape, stream, argument)
+        return make(self, shape, stream, argument)
 
     def bits(self, shape: tuple[int, ...], stream: int) -> UInt32[Array, "..."]:
         """(members, *shape) uniform 32-bit words."""
-        return self._alone(shape, stream, lambda: self._bits(shape, stream))
+        return self._alone(Draws._bits, shape, stream, None)
 
-    def _bits(self, shape: tuple[int, ...], stream: int) -> UInt32[Array, "..."]:
+    def _bits(self, shape: tuple[int, ...], stream: int, _=None) -> UInt32[Array, "..."]:
         if np.prod(shape, dtype=int) == 0:
             return jnp.zeros((*self.identity.shape, *shape), jnp.uint32)
         words = self._words(int(np.prod(shape, dtype=int)), stream)[0]
@@ -169,7 +164,7 @@ class Draws(eqx.Module):
 
     def uniform(self, shape: tuple[int, ...], stream: int, dtype=None) -> Float[Array, "..."]:
         """(members, *shape) uniform numbers in [0, 1), multiples of 2⁻²³ (2⁻⁵² in float64)."""
-        return self._alone(shape, stream, lambda: self._uniform(shape, stream, dtype))
+        return self._alone(Draws._uniform, shape, stream, dtype)
 
     def _uniform(self, shape: tuple[int, ...], stream: int, dtype) -> Float[Array, "..."]:
         dtype = jnp.dtype(jnp.result_type(float) if dtype is None else dtype)
@@ -192,7 +187,7 @@ class Draws(eqx.Module):
         float32 numbers have 23 random bits and end at |z| = 5.4 (float64: 52 bits, 8.2),
         as those of `jax.random.normal`; far tails need float64.
         """
-        return self._alone(shape, stream, lambda: self._normal(shape, stream, dtype))
+        return self._alone(Draws._normal, shape, stream, dtype)
 
     def _normal(self, shape: tuple[int, ...], stream: int, dtype) -> Float[Array, "..."]:
         unit = self._uniform(shape, stream, dtype)
@@ -239,7 +234,25 @@ class Draws(eqx.Module):
         """
         if not 0 < maximum < 2**31:
             raise ValueError(f"integers() needs 0 < maximum < 2**31; got {maximum}.")
-        return self._alone(shape, stream, lambda: scale_to(self._bits(shape, stream), maximum))
+        return self._alone(Draws._integers, shape, stream, maximum)
+
+    def _integers(self, shape: tuple[int, ...], stream: int, maximum: int) -> Int[Array, "..."]:
+        return scale_to(self._bits(shape, stream), maximum)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4), inline=True)
+def _written(draws: Draws, make: Callable, shape, stream, argument) -> Array:
+    """make(draws, shape, stream, argument), which XLA may not make again for each use.
+
+    A branch is what it never fuses; its condition is always true, and XLA cannot know it.
+    """
+    sure = (draws.streams[stream, 0] | jnp.uint32(1)) != 0
+    kind = jax.eval_shape(lambda: make(draws, shape, stream, argument))
+    return lax.cond(
+        sure,
+        lambda: make(draws, shape, stream, argument),
+        lambda: jnp.zeros(kind.shape, kind.dtype),
+    )
 
 
 def scale_to(word: UInt32[Array, "..."], maximum) -> Int[Array, "..."]:
