@@ -75,10 +75,10 @@ def key_words(key: Key | UInt32[Array, "2"]) -> UInt32[Array, "2"]:
 
 
 def stream_keys(key: Key | UInt32[Array, "2"]) -> UInt32[Array, "streams 2"]:
-    """The key of each `Stream` of a run.
+    """The key of each `Stream` of a run, (streams, 2) words: threefry(key, (stream, 0)).
 
-    A run computes them once: hashed in its compiled loop they would be constants whose four
-    kernels take a seventh of the compilation of an SGD run.
+    A run computes them once: hashed in its compiled loop they would be constants, each with
+    kernels of its own to compile.
     """
     words = key_words(key)
     each = jnp.arange(len(Stream), dtype=jnp.uint32)
@@ -146,17 +146,17 @@ class Draws(eqx.Module):
         high, low = threefry(self._key(stream), self.identity[None], index)
         return jnp.moveaxis(high, 0, -1), jnp.moveaxis(low, 0, -1)
 
-    def _alone(self, make: Callable, shape: tuple[int, ...], stream: int, argument: Any) -> Array:
-        """make(self, shape, stream, argument), of few numbers a member written to memory."""
+    def _alone(self, make: Callable, shape: tuple[int, ...], stream: int, *rest: Any) -> Array:
+        """make(self, shape, stream, *rest), of few numbers a member written to memory."""
         if 1 < int(np.prod(shape, dtype=int)) < _FEW:
-            return _written(self, make, shape, stream, argument)
-        return make(self, shape, stream, argument)
+            return _written(self, make, (shape, stream, *rest))
+        return make(self, shape, stream, *rest)
 
     def bits(self, shape: tuple[int, ...], stream: int) -> UInt32[Array, "..."]:
         """(members, *shape) uniform 32-bit words."""
-        return self._alone(Draws._bits, shape, stream, None)
+        return self._alone(Draws._bits, shape, stream)
 
-    def _bits(self, shape: tuple[int, ...], stream: int, _=None) -> UInt32[Array, "..."]:
+    def _bits(self, shape: tuple[int, ...], stream: int) -> UInt32[Array, "..."]:
         if np.prod(shape, dtype=int) == 0:
             return jnp.zeros((*self.identity.shape, *shape), jnp.uint32)
         words = self._words(int(np.prod(shape, dtype=int)), stream)[0]
@@ -240,18 +240,16 @@ class Draws(eqx.Module):
         return scale_to(self._bits(shape, stream), maximum)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4), inline=True)
-def _written(draws: Draws, make: Callable, shape, stream, argument) -> Array:
-    """make(draws, shape, stream, argument), which XLA may not make again for each use.
+@functools.partial(jax.jit, static_argnums=(1, 2), inline=True)
+def _written(draws: Draws, make: Callable, arguments: tuple) -> Array:
+    """make(draws, *arguments), which XLA may not make again for each use.
 
     A branch is what it never fuses; its condition is always true, and XLA cannot know it.
     """
-    sure = (draws.streams[stream, 0] | jnp.uint32(1)) != 0
-    kind = jax.eval_shape(lambda: make(draws, shape, stream, argument))
+    sure = (draws.streams[0, 0] | jnp.uint32(1)) != 0
+    kind = jax.eval_shape(lambda: make(draws, *arguments))
     return lax.cond(
-        sure,
-        lambda: make(draws, shape, stream, argument),
-        lambda: jnp.zeros(kind.shape, kind.dtype),
+        sure, lambda: make(draws, *arguments), lambda: jnp.zeros(kind.shape, kind.dtype)
     )
 
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given, settings, strategies as st
 from scipy import special
 
+from sde_sgd import draws as draws_module, normal_quantile as quantile_module
 from sde_sgd.draws import Draws, key_words, scale_to, Stream, threefry
 from sde_sgd.normal_quantile import normal_quantile
 
@@ -93,6 +94,26 @@ def test_normal_quantile_is_that_of_scipy():
     np.testing.assert_allclose(normal_quantile(jnp.asarray(x)), exact, rtol=2e-15)
     both = normal_quantile(jnp.asarray([-x, x]))
     np.testing.assert_array_equal(both[0], -both[1])
+
+
+@pytest.mark.parametrize("name", ["_MIDDLE", "_TAIL"])
+def test_a_shorter_series_is_seen(name, monkeypatch):
+    """Control: four coefficients fewer, about 1e-14 of the first, miss the tolerance of 2e-15."""
+    rest = np.logspace(-15.9, -0.3, 400)
+    x = jnp.asarray(1 - rest)
+    exact = np.sqrt(2) * special.erfcinv(1 - np.asarray(x))
+    monkeypatch.setattr(quantile_module, name, getattr(quantile_module, name)[:-4])
+    assert np.abs(normal_quantile.__wrapped__(x) / exact - 1).max() > 4e-15
+
+
+def test_a_draw_outside_jit_is_compiled_once():
+    """Another iteration of the same shape compiles nothing; control: another shape does."""
+    members(5).normal((4,), Stream.NOISE)
+    before = draws_module._written._cache_size()
+    members(5, iteration=8).normal((4,), Stream.NOISE)
+    assert draws_module._written._cache_size() == before
+    members(5).normal((5,), Stream.NOISE)
+    assert draws_module._written._cache_size() == before + 1
 
 
 @every_size

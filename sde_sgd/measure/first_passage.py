@@ -18,15 +18,15 @@ from .estimate import Estimate
 
 
 class FirstPassageCarry(eqx.Module):
-    """Counts (members,), each a function of its old value and of `passages` alone.
+    """Counts (members,), each made of its own old value and of the others' new ones.
 
     - `passages`: twice the exits, one more while outside.
     - `stayed`: steps that ended inside. `waited`: those of them before the first exit.
     - `started`, with `renewal`: steps at risk in the lives before the present one; −1 for good
       once another measure ended a life.
 
-    Of NumPy counts the properties are NumPy's. No step needs another count as it was, so
-    that XLA writes each in place: what it would copy costs as much as a cheap step's arithmetic.
+    So XLA writes each in place: a count that another needed as it was would be copied at each
+    step. Of NumPy counts the properties are NumPy's.
     """
 
     passages: Array
