@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from tools import normal
 
 import sde_sgd as ss
 
@@ -12,8 +13,8 @@ ETA = 0.2
 
 @pytest.fixture(scope="module")
 def problem():
-    inputs = jr.normal(jr.key(0), (16, 2))
-    landscape = ss.LeastSquares(inputs, inputs[:, 0] + 0.5 * jnp.cos(jnp.arange(16.0)))
+    inputs = normal(0, 16, 2)
+    landscape = ss.LeastSquares(inputs, inputs[:, 0] + 0.5 * np.cos(np.arange(16.0)))
     sampling = ss.WithReplacement(4)
     sgd = ss.SGD(landscape, ETA, sampling)
     sde = ss.ModifiedEquation(landscape, ETA, ss.MinibatchNoise(sampling), substeps=2)

@@ -6,6 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
@@ -61,11 +62,17 @@ class LeastSquares(AbstractFiniteSum):
         return 0.5 * (inputs @ theta - targets) ** 2 + 0.5 * self.l2 * jnp.dot(theta, theta)
 
     def minimum(self) -> Vector:
-        """θ* = argmin L, the solution of (XᵀX/N + λ)θ = Xᵀy/N, least norm if singular."""
-        inputs, targets = self.data
+        """θ* = argmin L, the solution of (XᵀX/N + λ)θ = Xᵀy/N, least norm if singular.
+
+        Summed and solved in float64 on the host, in the landscape's dtype at the end.
+        """
+        inputs, targets = (np.asarray(array, np.float64) for array in self.data)
         num, dim = inputs.shape
-        hessian = inputs.T @ inputs / num + self.l2 * jnp.eye(dim, dtype=inputs.dtype)
-        return jnp.linalg.lstsq(hessian, inputs.T @ targets / num)[0]
+        hessian = inputs.T @ inputs / num + float(self.l2) * np.eye(dim)
+        # What float32 data leave undetermined is not to be filled with their rounding.
+        singular = dim * float(jnp.finfo(self.dtype).eps)
+        solution = np.linalg.lstsq(hessian, inputs.T @ targets / num, rcond=singular)[0]
+        return jnp.asarray(solution, self.dtype)
 
 
 class LogisticRegression(AbstractFiniteSum):
@@ -92,11 +99,12 @@ class LogisticRegression(AbstractFiniteSum):
         inputs, labels = check_arrays(inputs, labels, target_rank=1, integer_targets=True)
         if inputs.ndim != 2:
             raise ValueError(f"LogisticRegression needs inputs (N, features); got {inputs.shape}.")
-        classes = int(labels.max()) + 1 if num_classes is None else int(num_classes)
-        if classes < 2 or int(labels.min()) < 0 or int(labels.max()) >= classes:
+        least, most = int(np.min(labels)), int(np.max(labels))
+        classes = most + 1 if num_classes is None else int(num_classes)
+        if classes < 2 or least < 0 or most >= classes:
             raise ValueError(
                 f"LogisticRegression needs labels in [0, num_classes) and num_classes ≥ 2; got "
-                f"labels {int(labels.min())}…{int(labels.max())} and num_classes={classes}."
+                f"labels {least}…{most} and num_classes={classes}."
             )
         self.data = (inputs, labels)
         self.l2 = check_non_negative("l2", l2, inputs.dtype)
@@ -194,11 +202,11 @@ class EmpiricalRisk(AbstractFiniteSum):
                 f"example_loss must give one {inputs.dtype} scalar an example; got shape "
                 f"{value.shape} and dtype {value.dtype}."
             )
-        bad = ~jnp.isfinite(self.losses(self.initial, self.data))
-        if bool(bad.any()):
+        bad = ~np.isfinite(_losses(self))
+        if bad.any():
             raise ValueError(
                 f"{int(bad.sum())} of {bad.shape[0]} example losses are not finite at the model's "
-                f"own parameters, the first of example {int(jnp.argmax(bad))}: look for NaN "
+                f"own parameters, the first of example {int(np.argmax(bad))}: look for NaN "
                 f"weights and for labels outside the model's classes."
             )
 
@@ -223,6 +231,11 @@ class EmpiricalRisk(AbstractFiniteSum):
 
         penalty = 0.5 * self.l2 * jnp.dot(theta, theta)
         return jax.vmap(one)(inputs, targets) + penalty
+
+
+@eqx.filter_jit
+def _losses(risk: EmpiricalRisk) -> Weights:
+    return risk.losses(risk.initial, risk.data)
 
 
 def cross_entropy(logits: Float[Array, " classes"], label) -> Float[Array, ""]:

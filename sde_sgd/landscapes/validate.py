@@ -25,9 +25,10 @@ def check_arrays(inputs, targets, *, target_rank=None, integer_targets=False):
     if target_rank is not None and targets.ndim != target_rank:
         raise ValueError(f"targets must have shape (N,); got {targets.shape}.")
     if integer_targets:
-        if not bool(jnp.all(targets == jnp.round(targets))):
+        labels = np.asarray(targets)
+        if not np.array_equal(labels, np.round(labels)):
             raise ValueError("labels must be integers; got fractional values.")
-        targets = targets.astype(jnp.int32)
+        targets = jnp.asarray(labels.astype(np.int32))
     elif target_rank == 1 and not jnp.issubdtype(targets.dtype, jnp.floating):
         targets = targets.astype(inputs.dtype)
     for name, array in (("inputs", inputs), ("targets", targets)):
@@ -55,7 +56,7 @@ def check_finite(name: str, array: Array) -> None:
 def check_non_negative(name: str, value, dtype) -> Array:
     """A finite scalar ≥ 0 in the landscape's dtype."""
     array = jnp.asarray(value, dtype)
-    if array.shape != () or not bool(jnp.isfinite(array)) or bool(array < 0):
+    if array.shape != () or not 0 <= float(array) < np.inf:
         raise ValueError(f"{name} must be a finite number ≥ 0; got {value}.")
     return array
 
@@ -63,7 +64,7 @@ def check_non_negative(name: str, value, dtype) -> Array:
 def check_positive(name: str, value, dtype=None) -> Array:
     """A finite scalar > 0."""
     array = jnp.asarray(value, dtype)
-    if array.shape != () or not bool(jnp.isfinite(array)) or not bool(array > 0):
+    if array.shape != () or not 0 < float(array) < np.inf:
         raise ValueError(f"{name} must be a finite number > 0; got {value}.")
     return array
 
@@ -108,13 +109,14 @@ def check_symmetric(name: str, value) -> Array:
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.shape[0] == 0:
         raise ValueError(f"{name} must be a (d, d) matrix; got shape {matrix.shape}.")
     check_finite(name, matrix)
-    asymmetry = float(jnp.max(jnp.abs(matrix - matrix.T)))
-    if asymmetry > _ROUNDING * float(jnp.max(jnp.abs(matrix))):
+    values = np.asarray(matrix)
+    asymmetry = float(np.max(np.abs(values - values.T)))
+    if asymmetry > _ROUNDING * float(np.max(np.abs(values))):
         raise ValueError(
             f"{name} must be symmetric; it differs from its transpose by {asymmetry:g}. Pass "
             f"(A + A.T)/2 if that is rounding."
         )
-    return (matrix + matrix.T) / 2
+    return jnp.asarray((values + values.T) / 2)
 
 
 def check_covariance(name: str, value) -> tuple[Array, np.ndarray]:

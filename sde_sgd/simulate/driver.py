@@ -86,14 +86,16 @@ class Engine:
         self._per_iteration: float | None = None
 
     def _scatter(self, theta: jax.Array) -> list[Members]:
-        plan = self.plan
-        extra = plan.padded - plan.ensemble_size
-        filled = jnp.concatenate([theta, jnp.broadcast_to(theta[:1], (extra, theta.shape[1]))])
+        # Cut on the host: each slice on a device would be a function of its own to compile.
+        plan, points = self.plan, np.asarray(theta)
         chunks = []
         for i in range(plan.num_chunks):
-            own = slice(i * plan.chunk_size, (i + 1) * plan.chunk_size)
-            identity = jnp.arange(own.start, own.stop, dtype=jnp.uint32)
-            members = _create(self.process, self.measures, filled[own], identity, self.streams)
+            identity = np.arange(i * plan.chunk_size, (i + 1) * plan.chunk_size, dtype=np.uint32)
+            # The idle members of the last chunk begin where the last of all begins.
+            rows = jnp.asarray(points[np.minimum(identity, plan.ensemble_size - 1)])
+            members = _create(
+                self.process, self.measures, rows, jnp.asarray(identity), self.streams
+            )
             chunks.append(plan.place(members))
         return chunks
 

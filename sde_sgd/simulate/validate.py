@@ -106,7 +106,8 @@ def starts(process: AbstractProcess, theta0: Any, ensemble_size: int, key) -> ja
             f"EmpiricalRisk the model's own are landscape.initial."
         )
     if callable(theta0):
-        sampled = _sample(theta0, ensemble_size, key)
+        identity = jnp.asarray(np.arange(ensemble_size, dtype=np.uint32))
+        sampled = _sample(theta0, stream_keys(key), identity)
         if sampled.shape != (ensemble_size, dim):
             raise ValueError(
                 f"The sampler theta0(key) must give shape ({dim},); it gave {sampled.shape[1:]}."
@@ -126,15 +127,16 @@ def starts(process: AbstractProcess, theta0: Any, ensemble_size: int, key) -> ja
             f"theta0 is {theta.dtype} and the landscape {dtype}: cast one of them, so that the "
             f"whole run has one dtype."
         )
-    if not bool(jnp.all(jnp.isfinite(theta))):
+    points = np.asarray(theta)
+    if not np.isfinite(points).all():
         raise ValueError("theta0 has entries that are NaN or infinite.")
-    return jnp.broadcast_to(theta, (ensemble_size, dim))
+    return jnp.asarray(np.broadcast_to(points, (ensemble_size, dim)))
 
 
-def _sample(sampler: Callable, ensemble_size: int, key) -> jax.Array:
-    own = stream_keys(key)[Stream.INITIAL]
-    members = jnp.arange(ensemble_size, dtype=jnp.uint32)
-    words = threefry((own[0], own[1]), members, jnp.uint32(0))
+@eqx.filter_jit
+def _sample(sampler: Callable, streams: jax.Array, identity: jax.Array) -> jax.Array:
+    own = streams[Stream.INITIAL]
+    words = threefry((own[0], own[1]), identity, jnp.uint32(0))
     keys = jr.wrap_key_data(jnp.stack(words, axis=-1), impl="threefry2x32")
     return jax.vmap(sampler)(keys)
 
@@ -208,7 +210,8 @@ def check_stability(process: AbstractProcess, theta: jax.Array) -> None:
             )
         return
     # Heavy ball overshoots at η λ_max = 2(1 + μ).
-    overshoot = eta / process.substeps * _top_eigenvalue(landscape, theta[0]) / (1 + momentum)
+    top = _top_eigenvalue(landscape, np.asarray(theta)[0])
+    overshoot = eta / process.substeps * top / (1 + momentum)
     if overshoot > 2:
         message = (
             f"learning_rate={eta:g}: η λ_max/(substeps·(1+μ)) = {overshoot:.3g} exceeds 2 at the "
@@ -244,6 +247,6 @@ def _power_iteration(landscape, theta):
     return jnp.abs(jnp.vdot(v, landscape.hessian_vector_product(theta, v)))
 
 
-def _top_eigenvalue(landscape, theta) -> float:
+def _top_eigenvalue(landscape, theta: np.ndarray) -> float:
     """|λ_max| of the Hessian by 20 power iterations: a lower bound, close enough to warn."""
-    return float(_power_iteration(landscape, theta))
+    return float(_power_iteration(landscape, jnp.asarray(theta)))

@@ -11,6 +11,7 @@ import optax
 import pytest
 from scipy.linalg import expm
 from scipy.special import ndtr
+from tools import normal
 
 import sde_sgd as ss
 from sde_sgd.theory import FunctionScore, Gaussian, GaussianScore, GridScore, KernelScore
@@ -232,7 +233,7 @@ def test_nothing_moves_in_equilibrium():
     )
     landscape = ss.Potential(energy, np.eye(2))
     flow = ss.ProbabilityFlow(landscape, ETA, noise, score)
-    points = jr.normal(jr.key(4), (20, 2))
+    points = jnp.asarray(normal(4, 20, 2))
     zero = jnp.asarray(0.0)
 
     @jax.jit

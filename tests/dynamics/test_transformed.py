@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+import tools
 from scipy import stats
 
 import sde_sgd as ss
@@ -78,10 +79,10 @@ def test_the_identity_changes_nothing():
 
 def test_a_linear_map_changes_nothing():
     """φ(θ) = Sθ + s: Euler's scheme commutes with affine maps."""
-    matrix, shift = jnp.array([[2.0, 1.0], [0.0, -1.0]]), jnp.array([3.0, 4.0])
-    inverse = jnp.linalg.inv(matrix)
+    matrix, shift = np.array([[2.0, 1.0], [0.0, -1.0]]), np.array([3.0, 4.0])
+    inverse = np.linalg.inv(matrix)
     sampling = ss.WithReplacement(3)
-    landscape = ss.LeastSquares(jr.normal(jr.key(0), (9, 2)), jr.normal(jr.key(1), (9,)))
+    landscape = ss.LeastSquares(tools.normal(0, 9, 2), tools.normal(1, 9))
     sde = ss.ModifiedEquation(landscape, 0.1, ss.MinibatchNoise(sampling), substeps=2)
     moved = ss.TransformedEquation(
         sde, lambda x: matrix @ x + shift, lambda y: inverse @ (y - shift)

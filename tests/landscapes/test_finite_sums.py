@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 from types import SimpleNamespace
 
 import equinox as eqx
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from tools import normal
 
 from sde_sgd.draws import Draws
 from sde_sgd.landscapes import (
@@ -44,11 +46,11 @@ class ConvNet(eqx.Module):
 
 
 def inputs(*shape):
-    return jr.normal(jr.key(1), (NUM, *shape))
+    return normal(1, NUM, *shape)
 
 
 def labels(num_classes):
-    return jnp.arange(NUM) % num_classes
+    return np.arange(NUM) % num_classes
 
 
 def mlp(outputs=3, **options):
@@ -56,10 +58,10 @@ def mlp(outputs=3, **options):
 
 
 DATA_LANDSCAPES = {
-    "least_squares": lambda l2=0.0: LeastSquares(inputs(3), inputs(3) @ jnp.ones(3) + 1, l2=l2),
+    "least_squares": lambda l2=0.0: LeastSquares(inputs(3), inputs(3) @ np.ones(3) + 1, l2=l2),
     "least_squares_wide": lambda l2=0.0: LeastSquares(inputs(9), inputs(3)[:, 0], l2=l2),
     "least_squares_collinear": lambda l2=0.0: LeastSquares(
-        inputs(2)[:, jnp.array([0, 1, 0])], inputs(3)[:, 0], l2=l2
+        inputs(2)[:, [0, 1, 0]], inputs(3)[:, 0], l2=l2
     ),
     "logistic_two": lambda l2=0.0: LogisticRegression(inputs(2), labels(2), l2=l2),
     "logistic_three": lambda l2=0.0: LogisticRegression(inputs(2), labels(3), l2=l2),
@@ -73,11 +75,9 @@ DATA_LANDSCAPES = {
     ),
 }
 POTENTIALS = {
-    "quadratic": lambda: quadratic(
-        jnp.diag(jnp.array([1.0, 3.0])), jnp.array([[1, 0.8], [0.8, 1]])
-    ),
+    "quadratic": lambda: quadratic(np.diag([1.0, 3.0]), np.array([[1, 0.8], [0.8, 1]])),
     "double_well": lambda: double_well(0.36),
-    "wells_rank_one": lambda: sharp_and_flat_wells(jnp.array([[1.0, 2.0], [2.0, 4.0]])),
+    "wells_rank_one": lambda: sharp_and_flat_wells(np.array([[1.0, 2.0], [2.0, 4.0]])),
     "mueller_brown": lambda: mueller_brown(1.0, scale=0.01),
     "no_noise": lambda: mueller_brown(0.0, scale=0.01),
 }
@@ -87,7 +87,18 @@ on_data = pytest.mark.parametrize("name", DATA_LANDSCAPES)
 
 def point(landscape):
     """A θ that is no special point of the landscape."""
-    return 0.7 * jr.normal(jr.key(4), (landscape.dimension,))
+    return jnp.asarray(0.7 * normal(4, landscape.dimension))
+
+
+def batches(num):
+    """All subsets of three sizes, and of N = 8 examples all 8⁴ tuples of four."""
+    found = {
+        size: np.array(list(itertools.combinations(range(num), size)))
+        for size in {1, (num + 1) // 2, num}
+    }
+    if num == NUM:
+        found[BATCH] = np.array(list(itertools.product(range(NUM), repeat=BATCH)))
+    return found
 
 
 @functools.cache
@@ -95,9 +106,9 @@ def facts(name):
     """All that a landscape says at one θ, compiled once, with the definitions it is held to."""
     landscape = {**DATA_LANDSCAPES, **POTENTIALS}[name]()
     theta, num = point(landscape), landscape.num_examples
-    weights = jr.normal(jr.key(5), (num,))
-    z = jr.normal(jr.key(6), (landscape.noise_dimension,))
-    vector = jr.normal(jr.key(7), (landscape.dimension,))
+    sizes = (num, landscape.noise_dimension, landscape.dimension)
+    weights, z, vector = (jnp.asarray(normal(5 + i, size)) for i, size in enumerate(sizes))
+    every_batch = jax.tree.map(jnp.asarray, batches(num))
 
     @eqx.filter_jit
     def compute(landscape, theta):
@@ -129,9 +140,13 @@ def facts(name):
             "hessian": landscape.hessian(theta),
             "product": landscape.hessian_vector_product(theta, vector),
             "differences": (16 * second - first) / 15,
+            "batch_gradients": {
+                size: jax.vmap(landscape.minibatch_gradient, in_axes=(None, 0))(theta, examples)
+                for size, examples in every_batch.items()
+            },
         }
 
-    values = {key: np.asarray(value) for key, value in compute(landscape, theta).items()}
+    values = jax.tree.map(np.asarray, compute(landscape, theta))
     rows = values["forward_jacobian"]
     centred = rows - rows.mean(axis=0)
     sigma = centred.T @ centred / num
@@ -147,11 +162,9 @@ def facts(name):
     )
 
 
-def batch_moments(fact, batches):
+def moments(gradients):
     """Mean and covariance of ĝ_B over equally likely batches."""
-    gradient = eqx.filter_vmap(fact.landscape.minibatch_gradient, in_axes=(None, 0))
-    gradients = eqx.filter_jit(gradient)(fact.theta, jnp.asarray(batches))
-    return np.mean(gradients, axis=0), np.cov(np.asarray(gradients).T, bias=True)
+    return np.mean(gradients, axis=0), np.cov(gradients.T, bias=True)
 
 
 def close(actual, expected, scale=1.0, tolerance=1e-12):
@@ -201,10 +214,12 @@ def test_subsets_have_the_covariance_of_the_theory(name):
     """Over all subsets E ĝ = ∇L, Cov ĝ = (N−B)/(B(N−1)) Σ: Σ/7 at N = 8, B = 4; 0 at B = N."""
     fact = facts(name)
     num = fact.landscape.num_examples
-    for batch in {1, (num + 1) // 2, num}:
+    for batch, examples in batches(num).items():
         factor = (num - batch) / (batch * (num - 1)) if num > 1 else 0.0
-        subsets = list(itertools.combinations(range(num), batch))
-        mean, covariance = batch_moments(fact, subsets)
+        # Of all tuples those in ascending order are the subsets.
+        subset = (np.diff(examples) > 0).all(axis=1)
+        assert subset.sum() == math.comb(num, batch)
+        mean, covariance = moments(fact.batch_gradients[batch][subset])
         close(mean, fact.gradient, fact.scale)
         close(covariance, factor * fact.sigma, fact.scale)
     assert name in POTENTIALS or (num - BATCH) / (BATCH * (num - 1)) == 1 / 7
@@ -214,7 +229,8 @@ def test_subsets_have_the_covariance_of_the_theory(name):
 def test_batches_with_replacement_have_the_covariance_of_the_theory(name):
     """Over all 8⁴ tuples E ĝ = ∇L, Cov ĝ = Σ/4, which is not the Σ/7 of the 70 subsets."""
     fact = facts(name)
-    mean, covariance = batch_moments(fact, list(itertools.product(range(NUM), repeat=BATCH)))
+    assert len(fact.batch_gradients[BATCH]) == NUM**BATCH
+    mean, covariance = moments(fact.batch_gradients[BATCH])
     close(mean, fact.gradient, fact.scale)
     close(covariance, fact.sigma / 4, fact.scale)
     with pytest.raises(AssertionError):
@@ -225,7 +241,7 @@ def test_batches_with_replacement_have_the_covariance_of_the_theory(name):
 def test_l2_adds_to_the_loss_and_never_to_the_noise(name):
     """L_λ = L + (λ/2)|θ|², ĝ_λ = ĝ + λθ on every batch, so Σ_λ = Σ."""
     fact = facts(name)
-    theta, batch = fact.theta, jnp.array([0, 0, 5])
+    theta, batch = fact.theta, jnp.asarray(np.array([0, 0, 5]))
     penalised = DATA_LANDSCAPES[name](l2=0.3)
 
     @eqx.filter_jit
@@ -252,49 +268,51 @@ def test_hessian_is_the_derivative_of_the_gradient(name):
 
 def test_least_squares_closed_forms():
     """H = XᵀX/N + λ, ∇L(θ*) = 0, Σ = (1/N) Σ r_i² x_i x_iᵀ − ∇L∇Lᵀ at λ = 0."""
-    landscape = DATA_LANDSCAPES["least_squares"]()
-    x, y = landscape.data
-    theta = point(landscape)
-    close(landscape.hessian(theta), x.T @ x / NUM)
-    residual = x @ theta - y
+    fact = facts("least_squares")
+    x, y = map(np.asarray, fact.landscape.data)
+    close(fact.hessian, x.T @ x / NUM)
+    residual = x @ np.asarray(fact.theta) - y
     second = (x * residual[:, None] ** 2).T @ x / NUM
-    gradient = landscape.gradient(theta)
-    close(landscape.gradient_covariance(theta), second - jnp.outer(gradient, gradient), 10)
+    close(fact.covariance, second - np.outer(fact.gradient, fact.gradient), 10)
+
+    @eqx.filter_jit
+    def derivatives(landscape, theta):
+        return landscape.gradient(theta), landscape.hessian(theta)
+
     for l2 in (0.0, 0.4):
         penalised = DATA_LANDSCAPES["least_squares"](l2=l2)
-        close(penalised.gradient(penalised.minimum()), np.zeros(3))
-        close(penalised.hessian(theta), x.T @ x / NUM + l2 * np.eye(3))
+        gradient, hessian = derivatives(penalised, penalised.minimum())
+        close(gradient, np.zeros(3))
+        close(hessian, x.T @ x / NUM + l2 * np.eye(3))
 
 
 def test_least_squares_minimum_is_the_shortest_when_there_are_many():
     """More features than examples: θ* = X⁺y interpolates with the least norm."""
-    x = jr.normal(jr.key(8), (3, 5))
-    landscape = LeastSquares(x, jnp.ones(3))
+    x = normal(8, 3, 5)
+    landscape = LeastSquares(x, np.ones(3))
     close(landscape.minimum(), np.linalg.pinv(x) @ np.ones(3), tolerance=1e-10)
 
 
 def test_logistic_regression_is_minus_log_softmax():
     """ℓ_i = −log softmax(Wx_i + b)_{y_i}; two classes are the softmax of (0, w·x + b)."""
-    three = DATA_LANDSCAPES["logistic_three"]()
-    theta = point(three)
-    weights, bias = np.asarray(theta[:6]).reshape(2, 3), np.asarray(theta[6:])
-    logits = np.asarray(inputs(2)) @ weights + bias
+    three = facts("logistic_three")
+    theta = np.asarray(three.theta)
+    logits = inputs(2) @ theta[:6].reshape(2, 3) + theta[6:]
     expected = np.log(np.exp(logits).sum(1)) - logits[np.arange(NUM), np.arange(NUM) % 3]
-    close(three.example_losses(theta), expected)
-    two = DATA_LANDSCAPES["logistic_two"]()
-    theta = np.asarray(point(two))
-    logit = np.asarray(inputs(2)) @ theta[:2] + theta[2]
+    close(three.losses, expected)
+    two = facts("logistic_two")
+    theta = np.asarray(two.theta)
+    logit = inputs(2) @ theta[:2] + theta[2]
     expected = np.log(1 + np.exp(logit)) - logit * (np.arange(NUM) % 2)
-    close(two.example_losses(jnp.asarray(theta)), expected)
+    close(two.losses, expected)
 
 
 def test_logistic_hessian_is_that_of_the_bernoulli_model():
     """H = (1/N) Σ p_i(1 − p_i) x̃_i x̃_iᵀ with x̃ = (x, 1)."""
-    landscape = DATA_LANDSCAPES["logistic_two"]()
-    theta = point(landscape)
+    fact = facts("logistic_two")
     x = np.column_stack([inputs(2), np.ones(NUM)])
-    p = 1 / (1 + np.exp(-x @ np.asarray(theta)))
-    close(landscape.hessian(theta), (x * (p * (1 - p))[:, None]).T @ x / NUM)
+    p = 1 / (1 + np.exp(-x @ np.asarray(fact.theta)))
+    close(fact.hessian, (x * (p * (1 - p))[:, None]).T @ x / NUM)
 
 
 def test_logistic_accuracy_counts_the_right_guesses():
@@ -311,8 +329,10 @@ def test_empirical_risk_gives_the_model_back():
     model = mlp()
     landscape = EmpiricalRisk(model, inputs(2), labels(3), cross_entropy)
     assert eqx.tree_equal(landscape.model(landscape.initial), model)
-    one_by_one = [cross_entropy(model(x), y) for x, y in zip(inputs(2), labels(3), strict=True)]
-    close(landscape.example_losses(landscape.initial), jnp.stack(one_by_one))
+    loss = eqx.filter_jit(lambda x, y: cross_entropy(model(x), y))
+    one_by_one = [loss(*map(jnp.asarray, pair)) for pair in zip(inputs(2), labels(3), strict=True)]
+    losses = eqx.filter_jit(landscape.example_losses)(landscape.initial)
+    close(losses, np.stack(one_by_one))
     assert landscape.dimension == sum(leaf.size for leaf in jax.tree.leaves(landscape.initial))
 
 
@@ -321,10 +341,15 @@ def test_empirical_risk_of_a_linear_model_is_least_squares():
     x, y = inputs(3), inputs(3)[:, 0] + 1
     model = eqx.nn.Linear(3, "scalar", use_bias=False, key=jr.key(9))
     risk, exact = EmpiricalRisk(model, x, y, squared_error), LeastSquares(x, y)
+
+    @eqx.filter_jit
+    def compute(landscape, theta):
+        covariance = landscape.gradient_covariance(theta)
+        return landscape.example_losses(theta), landscape.gradient(theta), covariance
+
     theta = point(exact)
-    close(risk.example_losses(theta), exact.example_losses(theta))
-    close(risk.gradient(theta), exact.gradient(theta))
-    close(risk.gradient_covariance(theta), exact.gradient_covariance(theta))
+    for one, two in zip(compute(risk, theta), compute(exact, theta), strict=True):
+        close(one, two)
 
 
 def test_draw_examples_are_indices_of_examples():
@@ -342,10 +367,12 @@ def test_draw_examples_are_indices_of_examples():
 def test_everything_stays_in_the_dtype_of_theta(name):
     """float32 data give float32 L, ∇L, Σ, ĝ and noise, also next to float64 numbers."""
     landscape = jax.tree.map(
-        lambda leaf: leaf.astype(jnp.float32) if eqx.is_inexact_array(leaf) else leaf,
+        lambda leaf: (
+            jnp.asarray(np.asarray(leaf, np.float32)) if eqx.is_inexact_array(leaf) else leaf
+        ),
         facts(name).landscape,
     )
-    theta = point(landscape).astype(jnp.float32)
+    theta = jnp.asarray(np.asarray(point(landscape), np.float32))
     z = jnp.ones(landscape.noise_dimension, jnp.float32)
 
     def compute(landscape, theta):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from tools import call
 
 import sde_sgd as ss
 from sde_sgd.draws import Draws
@@ -32,7 +33,7 @@ def rule(size, nodes=3):
 
 def mean_and_covariance(landscape, theta, examples, weight):
     one = jax.tree.map(lambda leaf: leaf[:, None], examples)
-    rows = np.asarray(jax.vmap(lambda e: landscape.minibatch_gradient(theta, e))(one))
+    rows = call(jax.vmap(lambda e: landscape.minibatch_gradient(theta, e)), one)
     mean = weight @ rows
     return mean, (rows - mean).T @ (weight[:, None] * (rows - mean))
 
@@ -46,14 +47,14 @@ def test_teacher_student_gradient_and_covariance():
     mean, covariance = mean_and_covariance(
         landscape, THETA, (jnp.asarray(x), jnp.asarray(y)), weight
     )
-    close(landscape.gradient(THETA), mean)
-    close(jax.grad(landscape.loss)(THETA), mean)
-    close(landscape.gradient_covariance(THETA), covariance)
+    close(call(landscape.gradient, THETA), mean)
+    close(call(jax.grad(landscape.loss), THETA), mean)
+    close(call(landscape.gradient_covariance, THETA), covariance)
     loss = 0.5 * weight @ ((x @ np.asarray(landscape.matrix(THETA)).T - y) ** 2).sum(axis=1)
-    close(landscape.loss(THETA), loss)
+    close(call(landscape.loss, THETA), loss)
     # Control: separate regressions for the rows would have no block between them.
     assert np.abs(covariance[:3, 3:]).max() > 0.05
-    close(landscape.gradient(landscape.minimum()), np.zeros(6))
+    close(call(landscape.gradient, landscape.minimum()), np.zeros(6))
 
 
 def test_one_row_is_population_least_squares():
@@ -62,7 +63,7 @@ def test_one_row_is_population_least_squares():
     known = ss.PopulationLeastSquares(FEATURES, 0.6, TEACHER[0])
     theta = THETA[:3]
     for name in ("loss", "gradient", "gradient_covariance"):
-        close(getattr(row, name)(theta), getattr(known, name)(theta))
+        close(call(getattr(row, name), theta), call(getattr(known, name), theta))
 
 
 @pytest.mark.parametrize("kind", ["teacher", "machine"])
@@ -74,9 +75,12 @@ def test_noise_is_linear_with_covariance_sigma(kind):
         landscape = ss.GaussianRBM(ss.scalar_field_kernel(3, 2.0), 3.0, 2)
         theta = landscape.minimum() + 0.1 * THETA
     z = jnp.linspace(-1, 1, landscape.noise_dimension)
-    root = landscape.covariance_root(theta)
+    root = call(landscape.covariance_root, theta)
     assert root.shape == (landscape.dimension, landscape.noise_dimension)
-    close(landscape.noisy_gradient(theta, z, 0.7), landscape.gradient(theta) + 0.7 * root @ z)
+    close(
+        call(landscape.noisy_gradient, theta, z, 0.7),
+        call(landscape.gradient, theta) + 0.7 * root @ z,
+    )
 
 
 def test_symmetric_gaussian():
@@ -95,13 +99,13 @@ def test_boltzmann_gradient_and_covariance():
     z, weight = rule(3)
     fields = z @ np.linalg.cholesky(np.linalg.inv(machine.kernel)).T
     mean, covariance = mean_and_covariance(machine, theta, jnp.asarray(fields), weight)
-    close(machine.gradient(theta), mean)
-    close(jax.grad(machine.loss)(theta), mean)
-    close(machine.gradient_covariance(theta), covariance)
+    close(call(machine.gradient, theta), mean)
+    close(call(jax.grad(machine.loss), theta), mean)
+    close(call(machine.gradient_covariance, theta), covariance)
     # −ln p(φ), the normaliser by the determinant, averaged over the rule.
     model = 9 * np.eye(3) - np.asarray(machine.matrix(theta) @ machine.matrix(theta).T)
     values = 0.5 * np.einsum("na,ab,nb->n", fields, model, fields)
-    close(machine.loss(theta), weight @ values - 0.5 * np.linalg.slogdet(model)[1])
+    close(call(machine.loss, theta), weight @ values - 0.5 * np.linalg.slogdet(model)[1])
 
 
 def test_boltzmann_minimum_and_kernel():
@@ -112,12 +116,12 @@ def test_boltzmann_minimum_and_kernel():
     machine = ss.GaussianRBM(kernel, 3.0)
     weights = np.asarray(machine.matrix(machine.minimum()))
     close(np.linalg.eigvalsh(weights @ weights.T), np.sort(9 - exact))
-    close(machine.gradient(machine.minimum()), np.zeros(100))
+    close(call(machine.gradient, machine.minimum()), np.zeros(100))
     few = ss.GaussianRBM(kernel, 2.2, 3)
     levels = np.linalg.svd(np.asarray(few.matrix(few.minimum())), compute_uv=False) ** 2
     close(np.sort(levels), np.sort(np.clip(2.2**2 - exact[:3], 0, None)), 1e-8)
-    assert float(machine.loss(10 * machine.minimum())) == np.inf
-    assert not bool(jnp.isfinite(machine.gradient(10 * machine.minimum())).all())
+    assert float(call(machine.loss, 10 * machine.minimum())) == np.inf
+    assert not bool(jnp.isfinite(call(machine.gradient, 10 * machine.minimum())).all())
 
 
 def test_gaussian_tilts():
@@ -126,13 +130,13 @@ def test_gaussian_tilts():
     landscape = ss.GaussianTilts(lambda x: 0.5 * jnp.sum(x**2) + jnp.sum(x**4), covariance)
     theta = jnp.array([0.1, -0.2, 0.3, 0.5])
     assert landscape.noise_dimension == 3
-    close(landscape.gradient(theta), theta + 4 * theta**3)
-    close(landscape.gradient_covariance(theta), covariance)
+    close(call(landscape.gradient, theta), theta + 4 * theta**3)
+    close(call(landscape.gradient_covariance, theta), covariance)
     draws = Draws.create(jr.key(5), jnp.arange(2000))
     tilts = jax.jit(lambda: landscape.draw_examples(draws, 8))()
     close(
-        landscape.minibatch_gradient(theta, tilts[0]),
-        landscape.gradient(theta) + tilts[0].mean(axis=0),
+        call(landscape.minibatch_gradient, theta, tilts[0]),
+        call(landscape.gradient, theta) + tilts[0].mean(axis=0),
     )
     close(tilts[..., 1], tilts[..., 2])
     rows = np.asarray(tilts).reshape(-1, 4)

@@ -3,9 +3,9 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
 import pytest
+from tools import call, normal
 
 from sde_sgd.landscapes import (
     double_well,
@@ -15,12 +15,12 @@ from sde_sgd.landscapes import (
     sharp_and_flat_wells,
 )
 
-FACTOR = jr.normal(jr.key(0), (5, 5))
+FACTOR = normal(0, 5, 5)
 COVARIANCES = {
-    "one_dimension": (jnp.array([[0.36]]), 1),
-    "two_dimensions": (jnp.array([[1.0, 0.8], [0.8, 1.0]]), 2),
+    "one_dimension": (np.array([[0.36]]), 1),
+    "two_dimensions": (np.array([[1.0, 0.8], [0.8, 1.0]]), 2),
     "five_dimensions": (FACTOR @ FACTOR.T, 5),
-    "rank_one": (jnp.array([[1.0, 2.0], [2.0, 4.0]]), 1),
+    "rank_one": (np.array([[1.0, 2.0], [2.0, 4.0]]), 1),
     "rank_three_of_five": (FACTOR[:, :3] @ FACTOR[:, :3].T, 3),
     "one_direction": (jnp.diag(jnp.array([0.0, 3.0, 0.0])), 1),
     "no_noise": (jnp.zeros((3, 3)), 0),
@@ -53,11 +53,11 @@ def test_noise_needs_rank_normal_numbers(sigma, rank):
     """R Rᵀ = Σ with R of rank(Σ) columns, and the tilts' own weighted gradient has it too."""
     landscape = Potential(bowl, sigma)
     theta = jnp.zeros(len(sigma))
-    root = landscape.covariance_root(theta)
+    root = call(landscape.covariance_root, theta)
     assert landscape.noise_dimension == rank == root.shape[1]
     close(root @ root.T, sigma)
-    close(landscape.gradient(theta + 0.3), theta + 0.3)
-    weighted = jax.vmap(lambda w: landscape.weighted_gradient(theta, w))(jnp.eye(rank + 1))
+    close(call(landscape.gradient, theta + 0.3), theta + 0.3)
+    weighted = call(jax.vmap(lambda w: landscape.weighted_gradient(theta, w)), np.eye(rank + 1))
     close(weighted.T @ weighted / (rank + 1), sigma)
 
 
@@ -71,16 +71,17 @@ def test_one_dimensional_tilts_are_two_point_noise(variance):
 @pytest.mark.parametrize("num", [2, 4, 30])
 def test_own_tilts_give_their_covariance_with_rank_normal_numbers(num):
     """Σ = ZᵀZ/N whatever the number of tilts; the noise operator has M Mᵀ = Σ."""
-    tilts = jr.normal(jr.key(1), (num, 3))
+    tilts = normal(1, num, 3)
     tilts = tilts - tilts.mean(axis=0)
     landscape = Potential(bowl, tilts=tilts)
     theta = jnp.array([0.3, -1.0, 2.0])
     assert landscape.num_examples == num
     assert landscape.noise_dimension == min(num - 1, 3)
-    close(landscape.gradient(theta), theta)
-    close(landscape.gradient_covariance(theta), tilts.T @ tilts / num)
-    columns = jax.vmap(lambda z: landscape.noisy_gradient(theta, z, 1.0) - theta)(
-        jnp.eye(landscape.noise_dimension)
+    close(call(landscape.gradient, theta), theta)
+    close(call(landscape.gradient_covariance, theta), tilts.T @ tilts / num)
+    columns = call(
+        jax.vmap(lambda z: landscape.noisy_gradient(theta, z, 1.0) - theta),
+        np.eye(landscape.noise_dimension),
     )
     close(columns.T @ columns, tilts.T @ tilts / num)
 
@@ -90,17 +91,17 @@ def test_covariance_does_not_depend_on_the_position():
     sigma = COVARIANCES["two_dimensions"][0]
     landscape = mueller_brown(sigma)
     thetas = jnp.array([[-0.5, 1.4], [0.2, 0.3], [1.0, 0.0]])
-    for covariance in jax.vmap(landscape.gradient_covariance)(thetas):
+    for covariance in call(jax.vmap(landscape.gradient_covariance), thetas):
         close(covariance, sigma, tolerance=1e-10)
 
 
 def test_a_number_is_that_multiple_of_the_identity():
     """noise_covariance = c means cI, in the dtype asked for."""
     for landscape in (sharp_and_flat_wells(0.5), mueller_brown(0.5), quadratic(jnp.eye(2), 0.5)):
-        close(landscape.gradient_covariance(jnp.zeros(2)), 0.5 * np.eye(2), tolerance=1e-11)
+        close(call(landscape.gradient_covariance, jnp.zeros(2)), 0.5 * np.eye(2), tolerance=1e-11)
     single = sharp_and_flat_wells(jnp.asarray(0.5, jnp.float32), asymmetry=0.1)
     assert single.dtype == jnp.float32
-    assert single.gradient(jnp.zeros(2, jnp.float32)).dtype == jnp.float32
+    assert call(single.gradient, jnp.zeros(2, jnp.float32)).dtype == jnp.float32
 
 
 def test_quadratic_is_its_taylor_series():
@@ -108,10 +109,10 @@ def test_quadratic_is_its_taylor_series():
     hessian, minimum = jnp.array([[2.0, 0.5], [0.5, -1.0]]), jnp.array([1.0, -2.0])
     landscape = quadratic(hessian, jnp.eye(2), minimum)
     theta = jnp.array([0.3, 0.7])
-    close(landscape.loss(minimum), 0)
-    close(landscape.gradient(theta), hessian @ (theta - minimum))
-    close(landscape.hessian(theta), hessian)
-    close(quadratic(3.0, 1.0).gradient(jnp.array([2.0])), [6.0])
+    close(call(landscape.loss, minimum), 0)
+    close(call(landscape.gradient, theta), hessian @ (theta - minimum))
+    close(call(landscape.hessian, theta), hessian)
+    close(call(quadratic(3.0, 1.0).gradient, jnp.array([2.0])), [6.0])
 
 
 @pytest.mark.parametrize("a", [0.0, 0.3, -0.8])
@@ -119,13 +120,13 @@ def test_double_well_has_its_stationary_points(a):
     """U′ = (x² − 1)(x + a); U(±1) = ∓2a/3, U″(±1) = 2(1 ± a), U″(−a) = a² − 1."""
     landscape = double_well(1.0, asymmetry=a)
     for x in np.linspace(-2, 2, 9):
-        close(landscape.gradient(jnp.array([x])), [(x**2 - 1) * (x + a)])
+        close(call(landscape.gradient, jnp.array([x])), [(x**2 - 1) * (x + a)])
     for x, value, curvature in ((1.0, -2 * a / 3, 2 * (1 + a)), (-1.0, 2 * a / 3, 2 * (1 - a))):
-        close(landscape.loss(jnp.array([x])), value)
-        close(landscape.hessian(jnp.array([x])), [[curvature]])
-    close(landscape.hessian(jnp.array([-a])), [[a**2 - 1]])
+        close(call(landscape.loss, jnp.array([x])), value)
+        close(call(landscape.hessian, jnp.array([x])), [[curvature]])
+    close(call(landscape.hessian, jnp.array([-a])), [[a**2 - 1]])
     if a == 0:
-        close(landscape.loss(jnp.zeros(1)), 0.25)
+        close(call(landscape.loss, jnp.zeros(1)), 0.25)
 
 
 @pytest.mark.parametrize("a", [0.0, 0.4])
@@ -145,20 +146,20 @@ def test_sharp_and_flat_wells_have_their_stationary_points(a):
     }
     for point, (value, along, across) in points.items():
         theta = jnp.array(point)
-        close(landscape.loss(theta), value)
-        close(landscape.gradient(theta), np.zeros(2))
-        close(landscape.hessian(theta), np.diag([along, across]))
+        close(call(landscape.loss, theta), value)
+        close(call(landscape.gradient, theta), np.zeros(2))
+        close(call(landscape.hessian, theta), np.diag([along, across]))
 
 
 def test_sharp_and_flat_wells_have_no_other_stationary_point():
     """∂_y U = k(x) y with flat ≤ k(x) ≤ sharp, so that ∇U = 0 only on y = 0, where U is 1-d."""
     landscape = sharp_and_flat_wells(0.1, flat_curvature=0.5, sharp_curvature=20.0, asymmetry=0.4)
     for x in np.linspace(-6, 6, 25):
-        slope = float(landscape.gradient(jnp.array([x, 1.0]))[1])
+        slope = float(call(landscape.gradient, jnp.array([x, 1.0]))[1])
         assert 0.5 * (1 - 1e-12) <= slope <= 20.0 * (1 + 1e-12)
-        bend = landscape.loss(jnp.array([x, 3.0])) - landscape.loss(jnp.array([x, 0.0]))
+        bend = call(landscape.loss, jnp.array([x, 3.0])) - call(landscape.loss, jnp.array([x, 0.0]))
         close(bend, 4.5 * slope, tolerance=1e-11)
-        line = landscape.gradient(jnp.array([x, 0.0]))
+        line = call(landscape.gradient, jnp.array([x, 0.0]))
         close(line, [(x**2 - 1) * (x + 0.4), 0.0])
 
 
@@ -177,11 +178,13 @@ def test_mueller_brown_has_the_published_stationary_points(guess, value, index):
     landscape = mueller_brown(1.0, scale=0.5)
     theta = jnp.array(guess)
     for _ in range(6):
-        theta = theta - jnp.linalg.solve(landscape.hessian(theta), landscape.gradient(theta))
-    close(landscape.gradient(theta), np.zeros(2), tolerance=1e-10)
+        theta = theta - jnp.linalg.solve(
+            call(landscape.hessian, theta), call(landscape.gradient, theta)
+        )
+    close(call(landscape.gradient, theta), np.zeros(2), tolerance=1e-10)
     np.testing.assert_allclose(theta, guess, rtol=0, atol=6e-4)
-    np.testing.assert_allclose(landscape.loss(theta), 0.5 * value, rtol=0, atol=3e-4)
-    eigenvalues = np.linalg.eigvalsh(landscape.hessian(theta))
+    np.testing.assert_allclose(call(landscape.loss, theta), 0.5 * value, rtol=0, atol=3e-4)
+    eigenvalues = np.linalg.eigvalsh(call(landscape.hessian, theta))
     assert int((eigenvalues < 0).sum()) == index
     assert eigenvalues[-1] <= 0.5 * 4069
     if guess == (-0.558, 1.442):

@@ -3,7 +3,9 @@
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 import pytest
+from tools import normal
 
 from sde_sgd.landscapes import cross_entropy, EmpiricalRisk, LeastSquares, LogisticRegression
 
@@ -11,11 +13,11 @@ NUM = 8
 
 
 def inputs(*shape):
-    return jr.normal(jr.key(1), (NUM, *shape))
+    return normal(1, NUM, *shape)
 
 
 def labels(num_classes):
-    return jnp.arange(NUM) % num_classes
+    return np.arange(NUM) % num_classes
 
 
 def mlp(**options):

@@ -9,6 +9,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 from scipy import stats
+from tools import normal
 
 import sde_sgd as ss
 from sde_sgd.draws import Draws
@@ -41,7 +42,7 @@ CASES = {
 def recorded():
     return ss.simulate(
         process(),
-        jr.normal(jr.key(1), (MEMBERS, 2)),
+        normal(1, MEMBERS, 2),
         num_steps=STEPS,
         ensemble_size=MEMBERS,
         key=jr.key(0),

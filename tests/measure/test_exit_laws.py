@@ -6,6 +6,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 from scipy import stats
+from tools import normal
 
 import sde_sgd as ss
 from sde_sgd.measure import FirstPassageResult
@@ -153,7 +154,7 @@ def test_exit_of_brownian_motion_with_bridges():
 
 def test_the_variance_of_a_level_is_that_of_its_gradient():
     """v = h ∇gᵀ η c Σ(θ) ∇g on a finite sum, with its own Σ(θ) from the examples."""
-    inputs, targets = jr.normal(jr.key(1), (12, 3)), jr.normal(jr.key(2), (12,))
+    inputs, targets = normal(1, 12, 3), normal(2, 12)
     landscape = ss.LeastSquares(inputs, targets)
     noise = ss.MinibatchNoise(ss.WithReplacement(4))
     process = ss.ModifiedEquation(landscape, 0.2, noise, substeps=5)

@@ -6,6 +6,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 from scipy import stats
+from tools import normal
 
 import sde_sgd as ss
 from sde_sgd.draws import Draws
@@ -22,8 +23,7 @@ def test_an_estimate_never_prints_a_small_error_as_zero():
 
 
 def process():
-    inputs = jr.normal(jr.key(1), (12, 2))
-    landscape = ss.LeastSquares(inputs, jr.normal(jr.key(2), (12,)))
+    landscape = ss.LeastSquares(normal(1, 12, 2), normal(2, 12))
     return ss.SGD(landscape, 0.2, ss.WithReplacement(3))
 
 

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from tools import normal
 
 import sde_sgd as ss
 
@@ -13,7 +14,7 @@ AT = [0, 1, 5, 12]
 def simulate(measure, num_steps=12, **changes):
     process = ss.SGD(ss.quadratic(np.diag([1.0, 2.0]), 1.0), 0.2, ss.WithReplacement(2))
     options = dict(num_steps=num_steps, ensemble_size=5, key=jr.key(0), record_every=1)
-    starts = jr.normal(jr.key(1), (5, 2))
+    starts = normal(1, 5, 2)
     return ss.simulate(process, starts, measures={"s": measure}, **(options | changes))
 
 

@@ -7,6 +7,7 @@ import jax.random as jr
 import lineax as lx
 import numpy as np
 import pytest
+from tools import call
 
 import sde_sgd as ss
 from sde_sgd.noise import covariance_operator
@@ -32,15 +33,15 @@ def test_the_noise_applied_has_the_stated_covariance(root):
     matrix = np.diag(matrix) if matrix.ndim == 1 else matrix
     exact = matrix @ matrix.T
     assert noise.dimension(PLANE) == matrix.shape[1]
-    np.testing.assert_allclose(noise.covariance(THETA, PLANE), exact, rtol=1e-14)
-    np.testing.assert_allclose(covariance_operator(noise, THETA, PLANE), exact, rtol=1e-14)
+    np.testing.assert_allclose(call(noise.covariance, THETA, PLANE), exact, rtol=1e-14)
+    np.testing.assert_allclose(call(covariance_operator, noise, THETA, PLANE), exact, rtol=1e-14)
     operator = noise.diffusion(THETA, PLANE)
     np.testing.assert_allclose(operator.as_matrix(), matrix, rtol=1e-14)
     assert isinstance(operator, lx.DiagonalLinearOperator) == (root is diagonal)
     z = jnp.arange(1.0, matrix.shape[1] + 1)
-    moved = noise.noisy_gradient(THETA, z, 0.5, PLANE)
+    moved = call(noise.noisy_gradient, THETA, z, 0.5, PLANE)
     np.testing.assert_allclose(
-        moved, PLANE.gradient(THETA) + 0.5 * matrix @ np.asarray(z), rtol=1e-14
+        moved, call(PLANE.gradient, THETA) + 0.5 * matrix @ np.asarray(z), rtol=1e-14
     )
 
 
@@ -68,7 +69,7 @@ def test_a_constant_root_is_constant_noise():
     lower = np.linalg.cholesky(covariance)
     for matrix, same in ((lower, True), (lower.T, False)):
         noise = ss.FunctionNoise(lambda x, m=jnp.asarray(matrix): m)
-        assert np.allclose(noise.covariance(THETA, PLANE), covariance) == same
+        assert np.allclose(call(noise.covariance, THETA, PLANE), covariance) == same
 
 
 def test_milstein_takes_the_diagonal_root():

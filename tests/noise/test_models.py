@@ -3,9 +3,9 @@
 import itertools
 
 import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
 import pytest
+from tools import call, normal
 
 import sde_sgd as ss
 from sde_sgd.noise import covariance_operator
@@ -14,8 +14,8 @@ THETA = jnp.array([0.4, -0.7, 0.2])
 
 
 def least_squares(num=6, l2=0.1):
-    inputs = jr.normal(jr.key(0), (num, 3))
-    return ss.LeastSquares(inputs, jnp.sin(inputs[:, 0]) + inputs[:, 1] ** 2, l2=l2)
+    inputs = normal(0, num, 3)
+    return ss.LeastSquares(inputs, np.sin(inputs[:, 0]) + inputs[:, 1] ** 2, l2=l2)
 
 
 def tilted():
@@ -25,7 +25,7 @@ def tilted():
 
 
 def logistic():
-    return ss.LogisticRegression(jr.normal(jr.key(1), (6, 2)), jnp.arange(6) % 2)
+    return ss.LogisticRegression(normal(1, 6, 2), np.arange(6) % 2)
 
 
 def close(actual, expected, tolerance=1e-12):
@@ -35,7 +35,7 @@ def close(actual, expected, tolerance=1e-12):
 
 def enumerated(landscape, batches):
     """Cov(ĝ_B) over equally likely batches."""
-    rows = np.asarray(landscape.example_gradients(THETA))
+    rows = call(landscape.example_gradients, THETA)
     return np.cov(rows[np.array(list(batches))].mean(1).T, bias=True)
 
 
@@ -52,9 +52,14 @@ def test_minibatch_noise_is_the_covariance_of_all_batches(make, batch):
     exact[ss.RandomReshuffling] = exact[ss.WithoutReplacement]
     for scheme, covariance in exact.items():
         noise = ss.MinibatchNoise(scheme(batch))
-        close(noise.covariance(THETA, landscape), covariance)
-        close(covariance_operator(noise, THETA, landscape), covariance)
-        root = noise.diffusion(THETA, landscape).as_matrix()
+        close(call(noise.covariance, THETA, landscape), covariance)
+        operator, root = call(
+            lambda noise=noise: (
+                covariance_operator(noise, THETA, landscape),
+                noise.diffusion(THETA, landscape).as_matrix(),
+            )
+        )
+        close(operator, covariance)
         close(root @ root.T, covariance)
     if batch > 1:
         difference = exact[ss.WithReplacement] - exact[ss.WithoutReplacement]
@@ -66,8 +71,8 @@ def test_full_batches_have_no_noise():
     landscape = least_squares()
     noise = ss.MinibatchNoise(ss.WithoutReplacement(6))
     z = jnp.ones(noise.dimension(landscape))
-    np.testing.assert_array_equal(noise.covariance(THETA, landscape), np.zeros((3, 3)))
-    close(noise.noisy_gradient(THETA, z, 1.0, landscape), landscape.gradient(THETA))
+    np.testing.assert_array_equal(call(noise.covariance, THETA, landscape), np.zeros((3, 3)))
+    close(call(noise.noisy_gradient, THETA, z, 1.0, landscape), call(landscape.gradient, THETA))
 
 
 def test_only_shuffled_epochs_are_not_white():
@@ -91,29 +96,33 @@ MODELS = {
 def test_noise_is_affine_in_its_numbers(name, make):
     """noisy_gradient(θ, z, a) = ∇L + a·R(θ) z, R the operator of `diffusion`, column by column."""
     landscape, noise = make(), MODELS[name]
-    z = jr.normal(jr.key(2), (noise.dimension(landscape),))
-    root = noise.diffusion(THETA, landscape)
+    z = jnp.asarray(normal(2, noise.dimension(landscape)))
+    along = call(lambda z: noise.diffusion(THETA, landscape).mv(z), z)
     for amplitude in (0.0, -1.0, 2.5):
-        expected = landscape.gradient(THETA) + amplitude * root.mv(z)
-        close(noise.noisy_gradient(THETA, z, amplitude, landscape), expected)
+        expected = call(landscape.gradient, THETA) + amplitude * along
+        close(call(noise.noisy_gradient, THETA, z, amplitude, landscape), expected)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_additive_means_independent_of_theta(name):
     """`additive` is set exactly where C(θ) does not move."""
     landscape, noise = least_squares(), MODELS[name]
-    moved = noise.covariance(2 * THETA, landscape) - noise.covariance(THETA, landscape)
+    moved = call(noise.covariance, 2 * THETA, landscape) - call(noise.covariance, THETA, landscape)
     # A quadratic's Hessian is constant as well; in general it is not.
     if name == "hessian":
-        moved = noise.covariance(2 * THETA, tilted()) - noise.covariance(THETA, tilted())
+        moved = call(noise.covariance, 2 * THETA, tilted()) - call(
+            noise.covariance, THETA, tilted()
+        )
     assert noise.additive == bool(jnp.all(moved == 0))
 
 
 def test_isotropic_noise_keeps_the_trace():
     """C = (c tr Σ/d) I: the trace of the minibatch noise, and no direction."""
     landscape, scheme = logistic(), ss.WithoutReplacement(2)
-    full = ss.MinibatchNoise(scheme).covariance(THETA, landscape)
-    close(ss.IsotropicNoise(scheme).covariance(THETA, landscape), np.trace(full) / 3 * np.eye(3))
+    full = call(ss.MinibatchNoise(scheme).covariance, THETA, landscape)
+    close(
+        call(ss.IsotropicNoise(scheme).covariance, THETA, landscape), np.trace(full) / 3 * np.eye(3)
+    )
 
 
 def test_hessian_noise_drops_negative_curvature():
@@ -121,18 +130,18 @@ def test_hessian_noise_drops_negative_curvature():
     saddle = ss.quadratic(np.diag([2.0, -3.0]), 1.0)
     theta = jnp.array([1.5, 0.5])
     loss = 0.5 * (2 * 1.5**2 - 3 * 0.5**2)
-    close(ss.HessianNoise(0.25).covariance(theta, saddle), np.diag([0.5, 0.0]))
+    close(call(ss.HessianNoise(0.25).covariance, theta, saddle), np.diag([0.5, 0.0]))
     shortcut = ss.HessianNoise(0.25, times_loss=True)
-    close(shortcut.covariance(theta, saddle), 2 * loss * np.diag([0.5, 0.0]))
-    close(covariance_operator(shortcut, theta, saddle), 2 * loss * np.diag([0.5, 0.0]))
+    close(call(shortcut.covariance, theta, saddle), 2 * loss * np.diag([0.5, 0.0]))
+    close(call(covariance_operator, shortcut, theta, saddle), 2 * loss * np.diag([0.5, 0.0]))
 
 
 def test_hessian_noise_times_loss_is_moris_form():
     """(2L/B) H at the minimum of least squares (Mori et al. 2021)."""
     landscape = least_squares(l2=0.0)
     best = landscape.minimum()
-    expected = 2 * landscape.loss(best) / 8 * landscape.hessian(best)
-    close(ss.HessianNoise(1 / 8, True).covariance(best, landscape), expected)
+    expected = 2 * call(landscape.loss, best) / 8 * call(landscape.hessian, best)
+    close(call(ss.HessianNoise(1 / 8, True).covariance, best, landscape), expected)
 
 
 def test_constant_noise_of_integers():
@@ -148,7 +157,7 @@ def test_constant_noise_of_integers():
 def test_constant_noise_is_checked_at_its_own_size(size):
     """Asymmetry and negative eigenvalues count relative to C, whatever its units."""
     good = size * np.array([[1.0, 0.5], [0.5, 1.0]])
-    close(ss.ConstantNoise(good).covariance(jnp.zeros(2), least_squares()), good)
+    close(call(ss.ConstantNoise(good).covariance, jnp.zeros(2), least_squares()), good)
     with pytest.raises(ValueError, match="symmetric"):
         ss.ConstantNoise(size * np.array([[1.0, 0.5], [0.0, 1.0]]))
     with pytest.raises(ValueError, match="semi-definite"):

@@ -11,6 +11,7 @@ import jaxtyping
 import numpy as np
 import optax
 import pytest
+from tools import normal
 
 import sde_sgd as ss
 from sde_sgd.simulate.driver import Engine
@@ -37,12 +38,11 @@ def no_step(monkeypatch):
 
 
 def least_squares(dtype=float):
-    inputs = jr.normal(jr.key(1), (16, 3), dtype)
-    return ss.LeastSquares(inputs, jr.normal(jr.key(2), (16,), dtype))
+    return ss.LeastSquares(normal(1, 16, 3).astype(dtype), normal(2, 16).astype(dtype))
 
 
 def logistic():
-    return ss.LogisticRegression(jr.normal(jr.key(1), (16, 2)), np.arange(16) % 2, num_classes=2)
+    return ss.LogisticRegression(normal(1, 16, 2), np.arange(16) % 2, num_classes=2)
 
 
 def sgd(rate=0.1, landscape=None, sampling=None, momentum=0.0):
@@ -183,7 +183,7 @@ def test_a_good_request_reaches_the_first_step(as_users_see_it, no_step):
 
 def test_a_covariance_that_cannot_fit(as_users_see_it, no_step):
     """d = 2410, 4096 members: 2·d²·8 bytes each for Σff and its compensation, refused at once."""
-    landscape = ss.LeastSquares(jr.normal(jr.key(0), (8, 2410)) / 50, jnp.zeros(8))
+    landscape = ss.LeastSquares(normal(0, 8, 2410) / 50, np.zeros(8))
     started = time.monotonic()
     with pytest.raises(MemoryError, match='covariance="diagonal"') as caught:
         simulate(

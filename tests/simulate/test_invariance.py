@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from tools import normal
 
 import sde_sgd as ss
 from sde_sgd.simulate.driver import Engine
@@ -14,14 +15,13 @@ MEMBERS, STEPS = 10, 120
 
 
 def least_squares():
-    inputs, noise = jr.normal(jr.key(1), (16, 3)), jr.normal(jr.key(2), (16,))
-    return ss.LeastSquares(inputs, inputs @ jnp.array([1.0, -2.0, 0.5]) + 0.5 * noise)
+    inputs, noise = normal(1, 16, 3), normal(2, 16)
+    return ss.LeastSquares(inputs, inputs @ np.array([1.0, -2.0, 0.5]) + 0.5 * noise)
 
 
 def logistic():
-    inputs = jr.normal(jr.key(4), (16, 2))
-    labels = (jr.uniform(jr.key(5), (16,)) < 0.5).astype(int)
-    return ss.LogisticRegression(inputs, labels, num_classes=2, l2=0.1)
+    labels = (normal(5, 16) < 0).astype(int)
+    return ss.LogisticRegression(normal(4, 16, 2), labels, num_classes=2, l2=0.1)
 
 
 LANDSCAPES = {"least squares": least_squares, "logistic": logistic}

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from tools import normal
 
 import sde_sgd as ss
 from sde_sgd.simulate import driver
@@ -21,8 +22,8 @@ CASES = ("reshuffled_momentum", "modified_equation")
 
 
 def least_squares():
-    inputs, noise = jr.normal(jr.key(1), (24, 3)), jr.normal(jr.key(2), (24,))
-    return ss.LeastSquares(inputs, inputs @ jnp.array([1.0, -2.0, 0.5]) + 0.5 * noise)
+    inputs, noise = normal(1, 24, 3), normal(2, 24)
+    return ss.LeastSquares(inputs, inputs @ np.array([1.0, -2.0, 0.5]) + 0.5 * noise)
 
 
 def loss_like(theta):
@@ -75,7 +76,11 @@ def killed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("killed")
     children, paths = [], {name: folder / f"{name}.npz" for name in CASES}
     for name, path in paths.items():
-        call = f"import test_resume; test_resume.run_for_ever({name!r}, {str(path)!r})"
+        # What the tests share lies one folder up.
+        call = (
+            f"import sys; sys.path.append('..'); "
+            f"import test_resume; test_resume.run_for_ever({name!r}, {str(path)!r})"
+        )
         children.append(
             subprocess.Popen([sys.executable, "-c", call], cwd=Path(__file__).parent.resolve())
         )

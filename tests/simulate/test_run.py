@@ -9,6 +9,7 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
+from tools import normal
 
 import sde_sgd as ss
 
@@ -16,8 +17,7 @@ MEMBERS, STEPS, ETA = 7, 30, 0.1
 
 
 def process(rate=ETA):
-    inputs = jr.normal(jr.key(1), (12, 2))
-    landscape = ss.LeastSquares(inputs, jr.normal(jr.key(2), (12,)))
+    landscape = ss.LeastSquares(normal(1, 12, 2), normal(2, 12))
     return ss.SGD(landscape, rate, ss.WithReplacement(3))
 
 
