@@ -112,8 +112,13 @@ class Draws(eqx.Module):
     @staticmethod
     def create(key: Key, identity, iteration=0, substep=0) -> "Draws":
         """Draws of a key, of members `identity`, at an iteration and substep (integers)."""
-        words = [jnp.asarray(x).astype(jnp.uint32) for x in (identity, iteration, substep)]
-        return Draws(stream_keys(key), *words)
+
+        def words(x):
+            # A conversion on the device would be compiled for each shape.
+            return x if isinstance(x, jax.Array) else jnp.asarray(np.asarray(x).astype(np.uint32))
+
+        each = (words(x).astype(jnp.uint32) for x in (identity, iteration, substep))
+        return Draws(stream_keys(key), *each)
 
     def at(self, iteration=None, substep=None) -> "Draws":
         """The same members at another iteration or substep."""

@@ -24,7 +24,7 @@ every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 
 
 def members(num, iteration=3, substep=2, key=KEY):
-    return Draws.create(key, jnp.arange(num), iteration, substep)
+    return Draws.create(key, np.arange(num), iteration, substep)
 
 
 def all_kinds(draws, shape, stream=Stream.NOISE):

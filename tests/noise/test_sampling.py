@@ -9,6 +9,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 from scipy import stats
+from tools import call
 
 from sde_sgd.draws import Draws
 from sde_sgd.landscapes import LeastSquares, PopulationLeastSquares
@@ -29,18 +30,18 @@ SUBSETS = (WithoutReplacement, RandomReshuffling)
 
 def examples(num):
     """A landscape of N examples, whose values do not matter to the sampling."""
-    return LeastSquares(jnp.ones((num, 1)), jnp.arange(num) * 1.0)
+    return LeastSquares(np.ones((num, 1)), np.arange(num) * 1.0)
 
 
 def members(num, iteration=0):
-    return Draws.create(KEY, jnp.arange(num), iteration)
+    return Draws.create(KEY, np.arange(num), iteration)
 
 
 def batches(sampling, num, ensemble, steps=1):
     """(steps, members, B) indices of consecutive iterations."""
     landscape = examples(num)
     draw = jax.jit(lambda state, draws: sampling.draw(state, draws, landscape))
-    state, drawn = sampling.init(members(ensemble), landscape), []
+    state, drawn = jax.jit(lambda draws: sampling.init(draws, landscape))(members(ensemble)), []
     for iteration in range(steps):
         state, indices = draw(state, members(ensemble, iteration))
         drawn.append(np.asarray(indices))
@@ -91,10 +92,10 @@ def test_with_replacement_all_pairs_are_equally_likely():
 
 def test_subsets_are_equally_likely(branch):
     """P(S) = 1/C(5, 2) and distinct indices, by Floyd's algorithm and by sorting."""
+    landscape = examples(5)
+    draw = jax.jit(lambda draws: WithoutReplacement(2).draw(None, draws, landscape)[1])
     for iteration in (0, 7):
-        landscape = examples(5)
-        subsets = WithoutReplacement(2).draw(None, members(20_000, iteration), landscape)[1]
-        subsets = np.sort(subsets, axis=-1)
+        subsets = np.sort(draw(members(20_000, iteration)), axis=-1)
         assert distinct(subsets) and subsets.min() == 0 and subsets.max() == 4
         assert uniformity(subsets, 10) > FAILURE_RATE
 
@@ -142,17 +143,18 @@ def test_epochs_visit_every_example_once(num, batch):
 def test_a_member_in_the_middle_of_its_epoch_keeps_its_order():
     """Members at different places of their epochs: only those at a start are shuffled."""
     landscape, sampling = examples(6), RandomReshuffling(2)
-    order = jnp.broadcast_to(jnp.arange(6, dtype=jnp.int32)[::-1], (40, 6))
-    used = jnp.arange(40, dtype=jnp.int32) % 3
-    following, indices = sampling.draw(ReshufflingState(order, used), members(40), landscape)
-    started = np.asarray(used) == 0
+    order = np.broadcast_to(np.arange(6, dtype=np.int32)[::-1], (40, 6))
+    used = np.arange(40, dtype=np.int32) % 3
+    state = ReshufflingState(jnp.asarray(order), jnp.asarray(used))
+    following, indices = call(sampling.draw, state, members(40), landscape)
+    started = used == 0
     np.testing.assert_array_equal(following.order[~started], order[~started])
-    taken = np.asarray(order)[0].reshape(3, 2)[np.asarray(used)]
-    np.testing.assert_array_equal(np.asarray(indices)[~started], taken[~started])
+    taken = order[0].reshape(3, 2)[used]
+    np.testing.assert_array_equal(indices[~started], taken[~started])
     np.testing.assert_array_equal(following.used, (used + 1) % 3)
     assert distinct(following.order)
     # 14 fresh orders of 720: that at most two of them differ has a chance of 1e-29.
-    assert len(np.unique(np.asarray(following.order)[started], axis=0)) > 2
+    assert len(np.unique(following.order[started], axis=0)) > 2
 
 
 def test_epochs_and_members_have_orders_of_their_own():
@@ -181,15 +183,17 @@ def test_dropped_examples_change_from_epoch_to_epoch():
 
 def test_steps_of_an_epoch_are_anticorrelated():
     """Over all 6! orders, B = 2: Cov(ĝ, ĝ) = s² = cΣ in a step, −s²/(M−1) between two, M = 3."""
-    orders = jnp.array(list(itertools.permutations(range(6))), jnp.int32)
+    orders = np.array(list(itertools.permutations(range(6))), np.int32)
     sampling, landscape = RandomReshuffling(2), examples(6)
     values = np.array([0.3, -1.0, 2.0, 0.7, 1.9, -0.4])
     means = []
     for used in range(3):
         # At `used` = 0 an order would be drawn: the first batch is read from the given one.
-        state = ReshufflingState(orders, jnp.full(720, used, jnp.int32))
-        indices = orders[:, :2] if used == 0 else sampling.draw(state, members(720), landscape)[1]
-        means.append(values[np.asarray(indices)].mean(-1))
+        state = ReshufflingState(jnp.asarray(orders), jnp.asarray(np.full(720, used, np.int32)))
+        drawn = (
+            orders[:, :2] if used == 0 else call(sampling.draw, state, members(720), landscape)[1]
+        )
+        means.append(values[drawn].mean(-1))
     variance = sampling.noise_factor(6) * values.var()
     expected = np.where(np.eye(3) == 1, variance, -variance / 2)
     np.testing.assert_allclose(np.cov(means, bias=True), expected, rtol=0, atol=1e-13)
@@ -279,8 +283,8 @@ def test_smith_and_le_noise_scale():
 
 def test_populations_give_fresh_examples():
     """(members, B, d) inputs and (members, B) targets, all different."""
-    landscape = PopulationLeastSquares(jnp.eye(2), 1.0)
-    inputs, targets = WithReplacement(3).draw(None, members(50), landscape)[1]
+    landscape = PopulationLeastSquares(np.eye(2), 1.0)
+    inputs, targets = call(WithReplacement(3).draw, None, members(50), landscape)[1]
     assert inputs.shape == (50, 3, 2) and targets.shape == (50, 3)
     assert len(np.unique(targets)) == 150
 
@@ -311,6 +315,6 @@ def test_subsets_larger_than_the_data_are_refused(scheme):
 def test_populations_have_no_subsets(scheme):
     """Subsets of a population are refused, with the way out in the message."""
     with pytest.raises(ValueError, match=r"population.*WithReplacement"):
-        scheme(2).check(PopulationLeastSquares(jnp.eye(2), 1.0))
+        scheme(2).check(PopulationLeastSquares(np.eye(2), 1.0))
     with pytest.raises(ValueError, match=r"population.*WithReplacement"):
         scheme(2).noise_factor(None)
