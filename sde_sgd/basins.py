@@ -82,6 +82,7 @@ class Basins(eqx.Module):
         return labels
 
 
+@eqx.filter_jit  # so that a label which several parts of a run ask for is traced once
 def flow_to_rest(
     landscape: AbstractLandscape,
     theta: Float[Array, " d"],

@@ -115,7 +115,9 @@ class Draws(eqx.Module):
 
         def words(x):
             # A conversion on the device would be compiled for each shape.
-            return x if isinstance(x, jax.Array) else jnp.asarray(np.asarray(x).astype(np.uint32))
+            return (
+                x if isinstance(x, jax.Array) else jax.device_put(np.asarray(x).astype(np.uint32))
+            )
 
         each = (words(x).astype(jnp.uint32) for x in (identity, iteration, substep))
         return Draws(stream_keys(key), *each)

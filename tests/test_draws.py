@@ -121,7 +121,7 @@ def test_members_keep_their_numbers_in_any_company(size):
     """draws(identities[p]) = draws(identities)[p], for permutations and slices p."""
     block = numbers(members(32), size)
     for chosen in (np.random.default_rng(0).permutation(32), np.arange(10, 20)):
-        own = Draws.create(KEY, jnp.arange(32)[chosen], 3, 2)
+        own = Draws.create(KEY, np.arange(32)[chosen], 3, 2)
         same(numbers(own, size), rows(block, chosen))
 
 
@@ -166,10 +166,10 @@ def test_signs_do_not_depend_on_how_many_are_drawn():
 @every_size
 def test_members_may_have_ages_of_their_own(size):
     """draws(iterations)[i] = draws(iterations[i])[i]."""
-    ages = jnp.array([0, 7, 2**24 + 1, 2**31 + 5], jnp.uint32)
-    block = numbers(Draws.create(KEY, jnp.arange(4), ages, 2), size)
-    for i, age in enumerate(ages):
-        same(rows(numbers(Draws.create(KEY, jnp.arange(4), age, 2), size), i), rows(block, i))
+    ages = np.resize(np.array([0, 7, 2**24 + 1, 2**31 + 5], np.uint32), 32)
+    block = numbers(members(32, ages), size)
+    for i, age in enumerate(ages[:4]):
+        same(rows(numbers(members(32, age), size), np.s_[i::4]), rows(block, np.s_[i::4]))
 
 
 def test_shapes_are_only_reshaped():

@@ -6,7 +6,6 @@ for the small arrays of a test that is most of its time.
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 
@@ -19,7 +18,7 @@ def call(function, *arguments):
     """function(*arguments), compiled as a whole, with NumPy arrays for results."""
 
     def placed(leaf):
-        return jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf
+        return jax.device_put(leaf) if isinstance(leaf, np.ndarray) else leaf
 
     return jax.tree.map(np.asarray, _compiled(function, *jax.tree.map(placed, arguments)))
 

@@ -12,7 +12,7 @@ _ROUNDING = 1e-6
 
 def check_arrays(inputs, targets, *, target_rank=None, integer_targets=False):
     """Inputs and targets as arrays of one floating dtype and one length N ≥ 1, without NaN."""
-    inputs, targets = jnp.asarray(inputs), jnp.asarray(targets)
+    inputs, targets = _as_array(inputs), _as_array(targets)
     if not jnp.issubdtype(inputs.dtype, jnp.floating):
         inputs = inputs.astype(jnp.result_type(float))
     if inputs.ndim < 1 or targets.ndim < 1 or inputs.shape[0] != targets.shape[0]:
@@ -28,7 +28,7 @@ def check_arrays(inputs, targets, *, target_rank=None, integer_targets=False):
         labels = np.asarray(targets)
         if not np.array_equal(labels, np.round(labels)):
             raise ValueError("labels must be integers; got fractional values.")
-        targets = jnp.asarray(labels.astype(np.int32))
+        targets = jax.device_put(labels.astype(np.int32))
     elif target_rank == 1 and not jnp.issubdtype(targets.dtype, jnp.floating):
         targets = targets.astype(inputs.dtype)
     for name, array in (("inputs", inputs), ("targets", targets)):
@@ -40,6 +40,11 @@ def check_arrays(inputs, targets, *, target_rank=None, integer_targets=False):
                     f"that the whole computation has one dtype."
                 )
     return inputs, targets
+
+
+def _as_array(value) -> Array:
+    """As `jnp.asarray`, which for NumPy arrays compiles a function for each shape."""
+    return value if isinstance(value, Array) else jax.device_put(np.asarray(value))
 
 
 def check_finite(name: str, array: Array) -> None:
@@ -116,7 +121,7 @@ def check_symmetric(name: str, value) -> Array:
             f"{name} must be symmetric; it differs from its transpose by {asymmetry:g}. Pass "
             f"(A + A.T)/2 if that is rounding."
         )
-    return jnp.asarray((values + values.T) / 2)
+    return jax.device_put((values + values.T) / 2)
 
 
 def check_covariance(name: str, value) -> tuple[Array, np.ndarray]:

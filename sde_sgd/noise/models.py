@@ -126,7 +126,8 @@ class ConstantNoise(AbstractGradientNoise):
     @staticmethod
     def at(landscape: AbstractLandscape, theta: Vector, sampling: AbstractSampling):
         """c Σ(θ) frozen at one point θ, (d,)."""
-        return ConstantNoise(MinibatchNoise(sampling).covariance(theta, landscape))
+        covariance = eqx.filter_jit(MinibatchNoise(sampling).covariance)
+        return ConstantNoise(covariance(theta, landscape))
 
     def check(self, landscape: AbstractLandscape) -> None:
         if self.matrix.shape[0] != landscape.dimension:

@@ -86,16 +86,15 @@ class Engine:
         self._per_iteration: float | None = None
 
     def _scatter(self, theta: jax.Array) -> list[Members]:
-        # Cut on the host: each slice on a device would be a function of its own to compile.
+        # On the host, and put on the device: slices there, and jnp.asarray, compile for each shape.
         plan, points = self.plan, np.asarray(theta)
         chunks = []
         for i in range(plan.num_chunks):
             identity = np.arange(i * plan.chunk_size, (i + 1) * plan.chunk_size, dtype=np.uint32)
             # The idle members of the last chunk begin where the last of all begins.
-            rows = jnp.asarray(points[np.minimum(identity, plan.ensemble_size - 1)])
-            members = _create(
-                self.process, self.measures, rows, jnp.asarray(identity), self.streams
-            )
+            rows = points[np.minimum(identity, plan.ensemble_size - 1)]
+            rows, identity = jax.device_put((rows, identity))
+            members = _create(self.process, self.measures, rows, identity, self.streams)
             chunks.append(plan.place(members))
         return chunks
 
@@ -368,7 +367,7 @@ class Engine:
         layout = arrays[-1] if same else self._layout()
 
         def own(place):
-            return jax.tree.map(lambda x: jnp.asarray(x[layout == place]), everyone)
+            return jax.device_put(jax.tree.map(lambda x: x[layout == place], everyone))
 
         places = np.unique(layout[layout >= 0])
         self.chunks = [self.plan.place(own(i)) for i in places]

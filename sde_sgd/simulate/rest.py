@@ -1,7 +1,6 @@
 """Members with which every measure has finished leave the batch, which shrinks by halves."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from .advance import Members
@@ -32,7 +31,7 @@ def cut(chunk: Members, needed: np.ndarray, rows: int) -> tuple[Members, Members
     host = jax.device_get(chunk)
     order = np.argsort(~needed, kind="stable")
     kept, left = (
-        jax.tree.map(lambda x, own=own: jnp.asarray(x[own]), host)
+        jax.device_put(jax.tree.map(lambda x, own=own: x[own], host))
         for own in (np.sort(order[:rows]), np.sort(order[rows:]))
     )
     return kept, left

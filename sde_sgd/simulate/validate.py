@@ -106,7 +106,7 @@ def starts(process: AbstractProcess, theta0: Any, ensemble_size: int, key) -> ja
             f"EmpiricalRisk the model's own are landscape.initial."
         )
     if callable(theta0):
-        identity = jnp.asarray(np.arange(ensemble_size, dtype=np.uint32))
+        identity = jax.device_put(np.arange(ensemble_size, dtype=np.uint32))
         sampled = _sample(theta0, stream_keys(key), identity)
         if sampled.shape != (ensemble_size, dim):
             raise ValueError(
@@ -130,7 +130,7 @@ def starts(process: AbstractProcess, theta0: Any, ensemble_size: int, key) -> ja
     points = np.asarray(theta)
     if not np.isfinite(points).all():
         raise ValueError("theta0 has entries that are NaN or infinite.")
-    return jnp.asarray(np.broadcast_to(points, (ensemble_size, dim)))
+    return jax.device_put(np.broadcast_to(points, (ensemble_size, dim)))
 
 
 @eqx.filter_jit
@@ -249,4 +249,4 @@ def _power_iteration(landscape, theta):
 
 def _top_eigenvalue(landscape, theta: np.ndarray) -> float:
     """|λ_max| of the Hessian by 20 power iterations: a lower bound, close enough to warn."""
-    return float(_power_iteration(landscape, jnp.asarray(theta)))
+    return float(_power_iteration(landscape, jax.device_put(theta)))

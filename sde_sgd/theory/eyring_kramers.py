@@ -114,7 +114,7 @@ def stationary_point(
             f"(eigenvalues {np.array2string(values, precision=4)}), not {index}: start nearer to "
             f"the one you want."
         )
-    loss = float(landscape.loss(jnp.asarray(theta, landscape.dtype)))
+    loss = float(_LOSS(landscape, jnp.asarray(theta, landscape.dtype)))
     return StationaryPoint(theta, loss, hess, values)
 
 
@@ -171,6 +171,7 @@ def eyring_kramers(
 
 
 # Compiled once for each kind of landscape, not once for each call.
+_LOSS = eqx.filter_jit(lambda landscape, theta: landscape.loss(theta))
 _GRADIENT = eqx.filter_jit(lambda landscape, theta: landscape.gradient(theta))
 _HESSIAN = eqx.filter_jit(lambda landscape, theta: landscape.hessian(theta))
 _COVARIANCE = eqx.filter_jit(lambda landscape, theta, noise: noise.covariance(theta, landscape))

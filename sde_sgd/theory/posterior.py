@@ -1,5 +1,7 @@
 """Mean and covariance of e^{−L/T} in a few dimensions, by quadrature."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -80,16 +82,15 @@ def posterior_by_quadrature(
 
 def _mode(landscape: AbstractLandscape, guess: np.ndarray, bath: float):
     """The minimum from a start, and a root of T (∇²L)⁻¹ there."""
-    dtype = landscape.dtype
-    found = minimize(
-        lambda x: float(landscape.loss(jnp.asarray(x, dtype))),
-        guess,
-        jac=lambda x: np.asarray(landscape.gradient(jnp.asarray(x, dtype)), float),
-        method="BFGS",
-        options={"gtol": 1e-6},
-    )
+
+    def at(compiled, x):
+        values = compiled(landscape, jnp.asarray(x, landscape.dtype))
+        return jax.tree.map(lambda value: np.asarray(value, float), values)
+
+    slope = functools.partial(at, _LOSS_AND_GRADIENT)
+    found = minimize(slope, guess, jac=True, method="BFGS", options={"gtol": 1e-6})
     mode = np.asarray(found.x)
-    values, vectors = np.linalg.eigh(np.asarray(landscape.hessian(jnp.asarray(mode, dtype)), float))
+    values, vectors = np.linalg.eigh(at(_HESSIAN, mode))
     if values[0] <= 1e-10 * abs(values[-1]):
         raise ValueError(
             f"The mode found from start={guess} has a Hessian eigenvalue {values[0]:.3g}: there is "
@@ -98,6 +99,10 @@ def _mode(landscape: AbstractLandscape, guess: np.ndarray, bath: float):
     return mode, vectors * np.sqrt(bath / values)
 
 
+_LOSS_AND_GRADIENT = eqx.filter_jit(
+    lambda landscape, theta: (landscape.loss(theta), landscape.gradient(theta))
+)
+_HESSIAN = eqx.filter_jit(lambda landscape, theta: landscape.hessian(theta))
 _LOSSES = eqx.filter_jit(lambda landscape, theta: jax.vmap(landscape.loss)(theta))
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tools import call
 
 import sde_sgd as ss
 from experiments import _plane
@@ -16,17 +17,26 @@ def test_the_noise_of_the_examples_is_d():
     """ηC(θ)/2 = D(θ) and mean gradient ∇V; the rows of `slopes` are the gradients of φ_j."""
     landscape = _plane.landscape(ETA)
     noise = ss.MinibatchNoise(ss.WithReplacement(1))
-    for theta in jnp.array([[0.3, -0.7], [-1.2, 1.1], [2.0, 0.4]]):
-        tensor = np.asarray(_plane.diffusion(theta))
-        np.testing.assert_allclose(
-            ETA / 2 * noise.covariance(theta, landscape), tensor, rtol=1e-12, atol=1e-14
-        )
-        np.testing.assert_allclose(landscape.gradient(theta), -_plane.drift(theta), atol=1e-12)
-        gradients = jax.jacobian(_plane.fields)(theta)
-        np.testing.assert_allclose(_plane.slopes(theta), gradients, rtol=1e-12)
-        process: Any = _plane.processes(ETA, 4)["SDE"]
-        root = process.noise.root(theta)
-        np.testing.assert_allclose(ETA / 2 * root @ root.T, tensor, rtol=1e-12)
+    process: Any = _plane.processes(ETA, 4)["SDE"]
+
+    def compute(theta):
+        return {
+            "tensor": _plane.diffusion(theta),
+            "covariance": noise.covariance(theta, landscape),
+            "gradient": landscape.gradient(theta),
+            "drift": _plane.drift(theta),
+            "jacobian": jax.jacobian(_plane.fields)(theta),
+            "slopes": _plane.slopes(theta),
+            "root": process.noise.root(theta),
+        }
+
+    for theta in np.array([[0.3, -0.7], [-1.2, 1.1], [2.0, 0.4]]):
+        at = call(compute, theta)
+        tensor = at["tensor"]
+        np.testing.assert_allclose(ETA / 2 * at["covariance"], tensor, rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(at["gradient"], -at["drift"], atol=1e-12)
+        np.testing.assert_allclose(at["slopes"], at["jacobian"], rtol=1e-12)
+        np.testing.assert_allclose(ETA / 2 * at["root"] @ at["root"].T, tensor, rtol=1e-12)
 
 
 def test_the_law_of_the_chain_is_stationary():

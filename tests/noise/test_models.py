@@ -50,17 +50,17 @@ def test_minibatch_noise_is_the_covariance_of_all_batches(make, batch):
         ss.WithoutReplacement: enumerated(landscape, itertools.combinations(everyone, batch)),
     }
     exact[ss.RandomReshuffling] = exact[ss.WithoutReplacement]
-    for scheme, covariance in exact.items():
-        noise = ss.MinibatchNoise(scheme(batch))
-        close(call(noise.covariance, THETA, landscape), covariance)
-        operator, root = call(
-            lambda noise=noise: (
-                covariance_operator(noise, THETA, landscape),
-                noise.diffusion(THETA, landscape).as_matrix(),
-            )
-        )
-        close(operator, covariance)
-        close(root @ root.T, covariance)
+
+    def compute(landscape, theta, noise):
+        root = noise.diffusion(theta, landscape).as_matrix()
+        stated = noise.covariance(theta, landscape)
+        return stated, covariance_operator(noise, theta, landscape), root @ root.T
+
+    models = [ss.MinibatchNoise(scheme(batch)) for scheme in exact]
+    found = call(lambda *at: [compute(*at, noise) for noise in models], landscape, THETA)
+    for computed, covariance in zip(found, exact.values(), strict=True):
+        for one in computed:
+            close(one, covariance)
     if batch > 1:
         difference = exact[ss.WithReplacement] - exact[ss.WithoutReplacement]
         assert np.abs(difference).max() > 1e-2 * np.abs(exact[ss.WithReplacement]).max()
@@ -97,10 +97,15 @@ def test_noise_is_affine_in_its_numbers(name, make):
     """noisy_gradient(θ, z, a) = ∇L + a·R(θ) z, R the operator of `diffusion`, column by column."""
     landscape, noise = make(), MODELS[name]
     z = jnp.asarray(normal(2, noise.dimension(landscape)))
-    along = call(lambda z: noise.diffusion(THETA, landscape).mv(z), z)
-    for amplitude in (0.0, -1.0, 2.5):
-        expected = call(landscape.gradient, THETA) + amplitude * along
-        close(call(noise.noisy_gradient, THETA, z, amplitude, landscape), expected)
+    amplitudes = (0.0, -1.0, 2.5)
+
+    def compute(landscape, theta, z):
+        noisy = [noise.noisy_gradient(theta, z, amplitude, landscape) for amplitude in amplitudes]
+        return landscape.gradient(theta), noise.diffusion(theta, landscape).mv(z), noisy
+
+    gradient, along, noisy = call(compute, landscape, THETA, z)
+    for amplitude, one in zip(amplitudes, noisy, strict=True):
+        close(one, gradient + amplitude * along)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -192,6 +197,6 @@ def test_frozen_noise_is_the_noise_of_its_point():
     frozen = ss.ConstantNoise.at(landscape, THETA, scheme)
     exact = enumerated(landscape, itertools.combinations(range(6), 2))
     for theta in (THETA, 3 * THETA):
-        close(covariance_operator(frozen, theta, landscape), exact)
+        close(call(covariance_operator, frozen, theta, landscape), exact)
     with pytest.raises(ValueError, match="d=3"):
         ss.ConstantNoise(np.eye(2)).check(landscape)

@@ -44,14 +44,14 @@ def test_noise_has_the_stated_covariance(make, place):
     """The linear map z ↦ noise has M Mᵀ = C(θ) = D Dᵀ, to 1e-12."""
     landscape = place()
     noise = make(ss.WithReplacement(4) if place is population else SAMPLING)
-    stated = call(noise.covariance, THETA, landscape)
+
+    def compute(landscape, theta):
+        root = noise.diffusion(theta, landscape).as_matrix()
+        stated = noise.covariance(theta, landscape)
+        return stated, covariance_operator(noise, theta, landscape), root
+
+    stated, operator, root = call(compute, landscape, THETA)
     size = np.max(np.abs(stated))
-    operator, root = call(
-        lambda: (
-            covariance_operator(noise, THETA, landscape),
-            noise.diffusion(THETA, landscape).as_matrix(),
-        )
-    )
     np.testing.assert_allclose(operator, stated, atol=1e-12 * size)
     np.testing.assert_allclose(root @ root.T, stated, atol=1e-12 * size)
     assert noise.dimension(landscape) == root.shape[1]

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import integrate, stats
+from tools import call
 
 import sde_sgd as ss
 from sde_sgd import theory
@@ -180,7 +181,7 @@ def test_boltzmann_machine_spacing():
     shifts = small * jnp.concatenate([jnp.eye(25), -jnp.eye(25)])
     slopes = np.asarray(jax.jit(jax.vmap(lambda x: machine.gradient(x)))(theta + shifts))
     hessian = (slopes[:25] - slopes[25:]) / (2 * small)
-    sigma = np.asarray(machine.gradient_covariance(theta))
+    sigma = call(machine.gradient_covariance, theta)
     values, basis = np.linalg.eigh((hessian + hessian.T) / 2)
     kept = values > 1e-6
     # Ten rotations of the hidden units cost nothing, and see no noise.

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tools import call
 
 import sde_sgd as ss
 from sde_sgd.validity.cumulants import batch_shape, epoch_ratio, subset_moments
@@ -151,9 +152,9 @@ def test_example_models_and_norms():
     theta = jnp.asarray([0.3, -0.2, 0.5, 0.1])
     basis = np.linalg.qr(GENERATOR.normal(size=(4, 2)))[0]
     slopes, curvatures = example_models(landscape, theta[None], basis)
-    gradients = np.asarray(landscape.example_gradients(theta))
+    gradients = call(landscape.example_gradients, theta)
     np.testing.assert_allclose(slopes[0], gradients @ basis, atol=1e-12)
-    hessians = np.asarray(jax.jacfwd(landscape.example_gradients)(theta))
+    hessians = call(jax.jacfwd(landscape.example_gradients), theta)
     dense = np.einsum("nij,ia,jb->nab", hessians, basis, basis)
     np.testing.assert_allclose(curvatures[0], dense, atol=1e-12)
     found = norms(landscape, theta)
