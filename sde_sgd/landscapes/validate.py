@@ -44,7 +44,8 @@ def check_arrays(inputs, targets, *, target_rank=None, integer_targets=False):
 
 def _as_array(value) -> Array:
     """As `jnp.asarray`, which for NumPy arrays compiles a function for each shape."""
-    return value if isinstance(value, Array) else jax.device_put(np.asarray(value))
+    # A copy: what is put on a CPU shares the memory of an aligned NumPy array.
+    return value if isinstance(value, Array) else jax.device_put(np.array(value))
 
 
 def check_finite(name: str, array: Array) -> None:

@@ -1,7 +1,6 @@
 """Everything that can be wrong with a run, found before time is spent."""
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 import diffrax as dfx
@@ -107,7 +106,8 @@ def starts(process: AbstractProcess, theta0: Any, ensemble_size: int, key) -> ja
         )
     if callable(theta0):
         identity = jax.device_put(np.arange(ensemble_size, dtype=np.uint32))
-        sampled = _sample(theta0, stream_keys(key), identity)
+        # Not compiled as a whole: a sampler may look at what has changed since its last call.
+        sampled = jax.vmap(theta0)(_keys(stream_keys(key), identity))
         if sampled.shape != (ensemble_size, dim):
             raise ValueError(
                 f"The sampler theta0(key) must give shape ({dim},); it gave {sampled.shape[1:]}."
@@ -130,15 +130,16 @@ def starts(process: AbstractProcess, theta0: Any, ensemble_size: int, key) -> ja
     points = np.asarray(theta)
     if not np.isfinite(points).all():
         raise ValueError("theta0 has entries that are NaN or infinite.")
-    return jax.device_put(np.broadcast_to(points, (ensemble_size, dim)))
+    same = theta.shape == (ensemble_size, dim)
+    return theta if same else jax.device_put(np.broadcast_to(points, (ensemble_size, dim)))
 
 
-@eqx.filter_jit
-def _sample(sampler: Callable, streams: jax.Array, identity: jax.Array) -> jax.Array:
+@jax.jit
+def _keys(streams: jax.Array, identity: jax.Array) -> jax.Array:
+    """A key for the start of each member, (members,)."""
     own = streams[Stream.INITIAL]
     words = threefry((own[0], own[1]), identity, jnp.uint32(0))
-    keys = jr.wrap_key_data(jnp.stack(words, axis=-1), impl="threefry2x32")
-    return jax.vmap(sampler)(keys)
+    return jr.wrap_key_data(jnp.stack(words, axis=-1), impl="threefry2x32")
 
 
 def check_memory(needed: int, limit: int | None, what: str) -> None:

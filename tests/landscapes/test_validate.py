@@ -113,3 +113,15 @@ def test_dropout_that_is_switched_off_is_accepted():
     model = eqx.nn.inference_mode(dropout_model())
     landscape = EmpiricalRisk(model, inputs(2), labels(3), cross_entropy)
     assert bool(jnp.isfinite(landscape.loss(landscape.initial)))
+
+
+def test_a_landscape_keeps_its_data_when_the_array_changes():
+    """Inputs and targets are copies, also of arrays that lie as a device would lay them."""
+    memory = np.zeros(8 * 6 + 64, np.uint8)
+    first = -memory.ctypes.data % 64
+    aligned = memory[first : first + 8 * 6].view(float).reshape(6, 1)
+    aligned[:] = np.arange(6.0)[:, None]
+    landscape = LeastSquares(aligned, aligned[:, 0])
+    aligned[:] = 7.0
+    np.testing.assert_array_equal(landscape.data[0], np.arange(6.0)[:, None])
+    np.testing.assert_array_equal(landscape.data[1], np.arange(6.0))

@@ -137,6 +137,19 @@ def test_a_sampler_of_starts():
     assert abs(more.var() - 1) < 4.3 * np.sqrt(2 / 80)
 
 
+def test_a_sampler_may_change_between_runs():
+    """One sampler that looks at a width: twice the width, twice the starts."""
+    width = [1.0]
+
+    def sampler(key):
+        return width[0] * jr.normal(key, (2,))
+
+    starts = []
+    for width[0] in (1.0, 2.0):
+        starts.append(simulate(theta0=sampler, record_every=STEPS).records[1][0])
+    np.testing.assert_array_equal(starts[1], 2 * starts[0])
+
+
 def test_starts_of_every_form():
     """A point, one point a member and a list of numbers are the same start."""
     point = simulate(theta0=jnp.array([1.0, 2.0])).positions
