@@ -1,6 +1,7 @@
 """float64, run-time shape and type checks on the whole package, four virtual CPU devices."""
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("JAX_ENABLE_X64", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -12,9 +13,22 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
     flags = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=4".strip()
 
+import equinox as eqx
+import jax
+import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook("sde_sgd", "beartype.beartype")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_what_was_compiled():
+    """After each file in a worker of 2 GB: with all that it compiles it would grow to 4.5 GB."""
+    yield
+    pages = Path("/proc/self/statm")
+    if pages.exists() and int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > 2e9:
+        eqx.clear_caches()
+        jax.clear_caches()
 
 
 def pytest_collection_modifyitems(items):
