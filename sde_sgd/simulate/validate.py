@@ -107,7 +107,7 @@ def starts(process: AbstractProcess, theta0: Any, ensemble_size: int, key) -> ja
     if callable(theta0):
         identity = jax.device_put(np.arange(ensemble_size, dtype=np.uint32))
         # Not compiled as a whole: a sampler may look at what has changed since its last call.
-        sampled = jax.vmap(theta0)(_keys(stream_keys(key), identity))
+        sampled: Any = jax.vmap(theta0)(_keys(stream_keys(key), identity))
         if sampled.shape != (ensemble_size, dim):
             raise ValueError(
                 f"The sampler theta0(key) must give shape ({dim},); it gave {sampled.shape[1:]}."
