@@ -1,6 +1,5 @@
 """What a careful user would write by hand: the peers of `throughput`."""
 
-import time
 from collections.abc import Callable
 
 import diffrax as dfx
@@ -116,10 +115,8 @@ def diffrax_tree(dim: int, members: int, steps: int, eta: float) -> Callable:
     return jax.jit(lambda key: jax.vmap(solve)(jr.split(key, members)))
 
 
-def torchsde_seconds(
-    dim: int, members: int, steps: int, eta: float, repetitions: int
-) -> list[float] | None:
-    """Seconds of the same Ornstein–Uhlenbeck runs by torchsde, or None without it."""
+def torchsde_solve(dim: int, members: int, steps: int, eta: float) -> Callable[[], None] | None:
+    """The same Ornstein–Uhlenbeck run by torchsde, or None where that is not installed."""
     try:
         import torch  # pyright: ignore[reportMissingImports]
         import torchsde  # pyright: ignore[reportMissingImports]
@@ -137,10 +134,9 @@ def torchsde_seconds(
 
     times = torch.tensor([0.0, steps * eta])
     start = torch.zeros(members, dim)
-    found = []
-    with torch.no_grad():
-        for _ in range(repetitions):
-            began = time.perf_counter()
+
+    def solve() -> None:
+        with torch.no_grad():
             torchsde.sdeint(Ornstein(), start, times, dt=eta, method="euler")
-            found.append(time.perf_counter() - began)
-    return found
+
+    return solve

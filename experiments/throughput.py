@@ -38,7 +38,7 @@ from experiments.peers import (
     diffrax_tree,
     full_gradient_scan,
     per_example_scan,
-    torchsde_seconds,
+    torchsde_solve,
 )
 from sde_sgd.plots import new_figure
 
@@ -337,9 +337,9 @@ def _solvers(config, key) -> dict[str, list[float]]:
             few, lambda: ours(steps), lambda: tree(key)
         )
     }
-    seconds = torchsde_seconds(dim, members, steps, ETA, few.repetitions)
-    if seconds is not None:
-        found["against torchsde"] = [s / _time(lambda: ours(steps)) for s in seconds]
+    torch = torchsde_solve(dim, members, steps, ETA)
+    if torch is not None:
+        found["against torchsde"] = _compare(config, lambda: ours(steps), torch)
     return found
 
 
