@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from scipy.linalg import eigh_tridiagonal
 from scipy.sparse.linalg import ArpackNoConvergence, eigsh, LinearOperator
 
+from .landscapes import compiled
 from .landscapes.base import AbstractFiniteSum, AbstractLandscape
 from .measure.estimate import Estimate
 from .types import Key, RealLike
@@ -194,7 +195,7 @@ def curvature_along(
 
         top = _extreme(product, landscape, 1, True, tolerance, before)
         before = top.vectors[:, 0]
-        loss[i], sharp[i] = float(_loss(landscape, point)), top.values[0]
+        loss[i], sharp[i] = float(compiled.loss(landscape, point)), top.values[0]
         trace[i] = float(_exact_noise_trace(landscape, point))
     return CurvatureAlong(loss, sharp, trace)
 
@@ -253,7 +254,6 @@ def _probes(num: int) -> int:
 
 
 # Compiled once for each kind of landscape, not once for each call.
-_loss = eqx.filter_jit(lambda landscape, theta: landscape.loss(theta))
 _hvp = eqx.filter_jit(lambda landscape, theta, v: landscape.hessian_vector_product(theta, v))
 
 

@@ -25,8 +25,8 @@ def network(inputs, width, examples, key=0):
 def small():
     landscape = network(4, 6, 30)
     theta = landscape.initial
-    hessian = np.asarray(call(landscape.hessian, theta))
-    covariance = np.asarray(call(landscape.gradient_covariance, theta))
+    hessian = call(landscape.hessian, theta)
+    covariance = call(landscape.gradient_covariance, theta)
     return landscape, theta, hessian, covariance
 
 
@@ -48,7 +48,7 @@ def test_gradient_covariance_equals_dense(small):
     np.testing.assert_allclose(found, np.linalg.eigvalsh(covariance)[:-6:-1], rtol=1e-6)
     population = ss.PopulationLeastSquares(jnp.diag(jnp.array([1.0, 0.5])), 0.3)
     at = jnp.array([0.3, -0.2])
-    dense = np.linalg.eigvalsh(np.asarray(call(population.gradient_covariance, at)))
+    dense = np.linalg.eigvalsh(call(population.gradient_covariance, at))
     found = ss.gradient_covariance_eigenvalues(population, at, 2).values
     np.testing.assert_allclose(found, dense[::-1], rtol=1e-9)
 
@@ -98,7 +98,7 @@ def test_along_positions(small):
     landscape, theta, hessian, covariance = small
     rows = np.stack([theta, 1.3 * theta])
     found = ss.curvature_along(landscape, rows)
-    other = np.linalg.eigvalsh(np.asarray(call(landscape.hessian, jnp.asarray(rows[1]))))[-1]
+    other = np.linalg.eigvalsh(call(landscape.hessian, rows[1]))[-1]
     np.testing.assert_allclose(found.sharpness, [np.linalg.eigvalsh(hessian)[-1], other], rtol=1e-5)
     assert found.noise_trace[0] == pytest.approx(np.trace(hessian @ covariance), rel=1e-6)
     assert found.loss[0] == pytest.approx(float(call(landscape.loss, theta)), rel=1e-12)

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ..draws import Draws
+from ..landscapes import compiled
 from ..landscapes.base import AbstractLandscape
 from ..noise.models import AbstractGradientNoise
 from ..types import Positions, RealLike, Vector
@@ -17,7 +18,6 @@ from .continuous import ModifiedEquation
 
 # A dense Hessian at the start is looked at up to this dimension.
 _DENSE = 64
-_hessian = eqx.filter_jit(lambda landscape, theta: landscape.hessian(theta))
 
 
 class UnderdampedState(eqx.Module):
@@ -108,7 +108,7 @@ class UnderdampedEquation(AbstractProcess):
         eta = self.rate.constant()
         if eta is None or self.landscape.dimension > _DENSE:
             return
-        top = float(np.linalg.eigvalsh(np.asarray(_hessian(self.landscape, theta[0])))[-1])
+        top = float(np.linalg.eigvalsh(np.asarray(compiled.hessian(self.landscape, theta[0])))[-1])
         friction, step = 1 - float(self.momentum), 1 / self.substeps
         # Leapfrog of θ'' = −ηλθ with friction: the transition's eigenvalues leave the circle
         # through −1, where 1 + trace + determinant vanishes.
@@ -232,7 +232,7 @@ class OverdampedEquation(AbstractProcess):
         if self.landscape.dimension > _DENSE:
             return
         rate = float(self.equation.learning_rate.at(0, theta.dtype))
-        top = float(np.linalg.eigvalsh(np.asarray(_hessian(self.landscape, theta[0])))[-1])
+        top = float(np.linalg.eigvalsh(np.asarray(compiled.hessian(self.landscape, theta[0])))[-1])
         if rate * top / self.substeps >= 2:
             raise ValueError(
                 f"learning_rate/(1 − momentum) = {rate:g} is unstable at the first start: times "

@@ -10,13 +10,13 @@ the log-evidence ratio of Smith & Le with their sign: E < 0 favours the model.
 from typing import Any, NamedTuple
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy.linalg import cho_solve, cholesky
 
+from sde_sgd.landscapes import compiled
 from sde_sgd.landscapes.base import AbstractFiniteSum, AbstractLandscape
 from sde_sgd.theory import _checks
 from sde_sgd.types import RealLike
@@ -170,7 +170,7 @@ class _Problem:
 
     def costs(self, omega: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
         theta = jnp.asarray(omega, self.landscape.dtype)
-        losses = np.asarray(_LOSSES(self.landscape, theta), np.float64)
+        losses = np.asarray(compiled.losses(self.landscape, theta), np.float64)
         penalty = np.einsum("ni,ij,nj->n", omega, self.prior, omega) / 2
         return self.landscape.num_examples * losses + penalty
 
@@ -208,7 +208,6 @@ class _Problem:
         )
 
 
-_LOSSES = eqx.filter_jit(lambda landscape, theta: jax.vmap(landscape.loss)(theta))
 _DERIVATIVES = eqx.filter_jit(
     lambda landscape, theta: (landscape.gradient(theta), landscape.hessian(theta))
 )

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from scipy.integrate import solve_ivp
 from scipy.optimize import root
 
+from sde_sgd.landscapes import compiled
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.noise.models import AbstractGradientNoise
 from sde_sgd.theory import _checks
@@ -80,7 +81,7 @@ def stationary_point(
     guess = _checks.real_array("start", start, 1)
     if guess.shape != (landscape.dimension,):
         raise ValueError(f"start must have shape ({landscape.dimension},), got {guess.shape}.")
-    gradient, hessian = _numpy(_GRADIENT, landscape), _numpy(_HESSIAN, landscape)
+    gradient, hessian = _numpy(compiled.gradient, landscape), _numpy(compiled.hessian, landscape)
     precision = float(jnp.finfo(landscape.dtype).eps)
     solution: Any = root(gradient, guess, jac=hessian, method="hybr", tol=10 * precision)
     theta = np.asarray(solution.x)
@@ -114,7 +115,7 @@ def stationary_point(
             f"(eigenvalues {np.array2string(values, precision=4)}), not {index}: start nearer to "
             f"the one you want."
         )
-    loss = float(_LOSS(landscape, jnp.asarray(theta, landscape.dtype)))
+    loss = float(compiled.loss(landscape, jnp.asarray(theta, landscape.dtype)))
     return StationaryPoint(theta, loss, hess, values)
 
 
@@ -170,10 +171,6 @@ def eyring_kramers(
     )
 
 
-# Compiled once for each kind of landscape, not once for each call.
-_LOSS = eqx.filter_jit(lambda landscape, theta: landscape.loss(theta))
-_GRADIENT = eqx.filter_jit(lambda landscape, theta: landscape.gradient(theta))
-_HESSIAN = eqx.filter_jit(lambda landscape, theta: landscape.hessian(theta))
 _COVARIANCE = eqx.filter_jit(lambda landscape, theta, noise: noise.covariance(theta, landscape))
 
 
@@ -223,7 +220,7 @@ def _isotropic(landscape, diffusion, learning_rate, low, high) -> float:
 
 def _check_connected(landscape, low: StationaryPoint, high: StationaryPoint) -> None:
     """One of the two ways down from the saddle must end in the minimum."""
-    gradient, hessian = _numpy(_GRADIENT, landscape), _numpy(_HESSIAN, landscape)
+    gradient, hessian = _numpy(compiled.gradient, landscape), _numpy(compiled.hessian, landscape)
     unstable = np.linalg.eigh(high.hessian)[1][:, 0]
     distance = float(np.linalg.norm(high.theta - low.theta))
     slowest = min(float(low.eigenvalues[0]), float(-high.eigenvalues[0]))

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import minimize
 
+from sde_sgd.landscapes import compiled
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.theory import _checks
 from sde_sgd.theory.langevin import Gaussian
@@ -83,14 +84,14 @@ def posterior_by_quadrature(
 def _mode(landscape: AbstractLandscape, guess: np.ndarray, bath: float):
     """The minimum from a start, and a root of T (∇²L)⁻¹ there."""
 
-    def at(compiled, x):
-        values = compiled(landscape, jnp.asarray(x, landscape.dtype))
+    def at(function, x):
+        values = function(landscape, jnp.asarray(x, landscape.dtype))
         return jax.tree.map(lambda value: np.asarray(value, float), values)
 
     slope = functools.partial(at, _LOSS_AND_GRADIENT)
     found = minimize(slope, guess, jac=True, method="BFGS", options={"gtol": 1e-6})
     mode = np.asarray(found.x)
-    values, vectors = np.linalg.eigh(at(_HESSIAN, mode))
+    values, vectors = np.linalg.eigh(at(compiled.hessian, mode))
     if values[0] <= 1e-10 * abs(values[-1]):
         raise ValueError(
             f"The mode found from start={guess} has a Hessian eigenvalue {values[0]:.3g}: there is "
@@ -102,12 +103,12 @@ def _mode(landscape: AbstractLandscape, guess: np.ndarray, bath: float):
 _LOSS_AND_GRADIENT = eqx.filter_jit(
     lambda landscape, theta: (landscape.loss(theta), landscape.gradient(theta))
 )
-_HESSIAN = eqx.filter_jit(lambda landscape, theta: landscape.hessian(theta))
-_LOSSES = eqx.filter_jit(lambda landscape, theta: jax.vmap(landscape.loss)(theta))
 
 
 def _losses(landscape: AbstractLandscape, theta: np.ndarray) -> np.ndarray:
     # In pieces: a grid of nodes times N examples would not fit.
     pieces = np.array_split(theta, max(1, len(theta) // 65536))
     points = [jnp.asarray(piece, landscape.dtype) for piece in pieces]
-    return np.concatenate([np.asarray(_LOSSES(landscape, piece), float) for piece in points])
+    return np.concatenate(
+        [np.asarray(compiled.losses(landscape, piece), float) for piece in points]
+    )

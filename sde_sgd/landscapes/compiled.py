@@ -1,0 +1,35 @@
+"""A landscape's functions for those who ask outside a compiled loop.
+
+Each is compiled once for each kind and shape of landscape, whoever asks, not once for each call.
+"""
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, Float
+
+from ..types import Matrix, Positions, Scalar, Vector
+from .base import AbstractLandscape
+
+
+@eqx.filter_jit
+def loss(landscape: AbstractLandscape, theta: Vector) -> Scalar:
+    """L(θ) at one θ (d,)."""
+    return landscape.loss(theta)
+
+
+@eqx.filter_jit
+def losses(landscape: AbstractLandscape, theta: Positions) -> Float[Array, " members"]:
+    """L at many points (members, d), (members,)."""
+    return jax.vmap(landscape.loss)(theta)
+
+
+@eqx.filter_jit
+def gradient(landscape: AbstractLandscape, theta: Vector) -> Vector:
+    """∇L(θ) at one θ (d,), (d,)."""
+    return landscape.gradient(theta)
+
+
+@eqx.filter_jit
+def hessian(landscape: AbstractLandscape, theta: Vector) -> Matrix:
+    """∇²L(θ) at one θ (d,), (d, d)."""
+    return landscape.hessian(theta)
