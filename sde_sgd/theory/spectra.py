@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import equinox as eqx
 import numpy as np
 from jaxtyping import ArrayLike, Float
-from scipy import integrate, optimize, special
+from scipy import optimize, special
 
 from sde_sgd.theory import _checks
 from sde_sgd.types import RealLike
@@ -68,7 +68,8 @@ class MarchenkoPastur(eqx.Module):
 
         p(λ) = √((λ₊ − λ)(λ − λ₋)) / (2π v r λ)   on [λ₋, λ₊],
 
-    and for r > 1 the mass 1 − 1/r lies at λ = 0 (`atom`). Mean v, second moment v²(1 + r).
+    and for r > 1 the mass 1 − 1/r lies at λ = 0 (`atom`). Mean v, second moment v²(1 + r). At r = 1
+    the density diverges at the lower edge, p ≈ 1/(π√(vλ)).
 
     **Arguments:** `ratio` r = m/n > 0; `variance` v > 0.
 
@@ -94,31 +95,27 @@ class MarchenkoPastur(eqx.Module):
         return max(0.0, 1 - 1 / self.ratio)
 
     def density(self, level: Values) -> Float[np.ndarray, "..."]:
-        """p(λ) without the atom, of any shape; 0 outside the edges."""
+        """p(λ) without the atom, of any shape; 0 outside the edges, ∞ at λ = 0 for r = 1."""
         x = np.asarray(level, dtype=float)
         low, high = self.edges
         inside = (x > low) & (x < high)
         safe = np.where(inside, x, 1.0)
         area = np.sqrt(np.where(inside, (high - x) * (x - low), 0.0))
-        return np.where(inside, area / (2 * np.pi * self.variance * self.ratio * safe), 0.0)
+        density = area / (2 * np.pi * self.variance * self.ratio * safe)
+        return np.where((x == 0) & (low == 0), np.inf, density)
 
     def cdf(self, level: Values) -> Float[np.ndarray, "..."]:
-        """P(λ' ≤ λ), the atom included, by quadrature in the angle of the semicircle."""
+        """P(λ' ≤ λ), the atom included; with s = √(λ − λ₋), c = √(λ₊ − λ) it is
+
+        1 − 1/max(r, 1) + [sc + (λ₋ + λ₊) tan⁻¹(s/c) − 2√(λ₋λ₊) tan⁻¹(√(λ₊/λ₋) s/c)]/(2πvr).
+        """
         x = np.asarray(level, dtype=float)
         low, high = self.edges
-        middle, half = (low + high) / 2, (high - low) / 2
-        angle = np.arccos(np.clip((middle - x) / half, -1, 1))
-        nodes, weights = np.polynomial.legendre.leggauss(200)
-        # λ = middle − half cos φ removes the square roots at the edges.
-        phi = angle[..., None] * (nodes + 1) / 2
-        levels = middle - half * np.cos(phi)
-        area = half**2 * np.sin(phi) ** 2
-        # At ratio 1 the density diverges as λ^{−1/2}: sin²φ/λ is finite, its limit is taken.
-        tiny = levels <= 1e-14 * high
-        share = np.where(tiny, 2 * half, area / np.where(tiny, 1.0, levels))
-        total = angle / 2 * np.sum(weights * share, axis=-1)
+        s, c = np.sqrt(np.clip(x - low, 0, high - low)), np.sqrt(np.clip(high - x, 0, high - low))
+        turned = np.arctan2(np.sqrt(high) * s, np.sqrt(low) * c)
+        total = s * c + (low + high) * np.arctan2(s, c) - 2 * np.sqrt(low * high) * turned
         mass = total / (2 * np.pi * self.variance * self.ratio)
-        return np.where(x < 0, 0.0, self.atom + np.minimum(mass, 1 - self.atom))
+        return np.where(x < 0, 0.0, self.atom + np.clip(mass, 0, 1 - self.atom))
 
     def quantile(self, probability: float) -> float:
         """λ with P(λ' ≤ λ) = probability, for atom < probability < 1."""
@@ -129,18 +126,22 @@ class MarchenkoPastur(eqx.Module):
             )
         low, high = self.edges
         found = optimize.root_scalar(
-            lambda x: float(self.cdf(x)) - probability, bracket=(low, high), xtol=1e-14
+            lambda x: float(self.cdf(x)) - probability, bracket=(low, high), xtol=1e-14 * high
         )
         return float(found.root)
 
     def moment(self, order: int) -> float:
-        """E λ^order, by quadrature."""
-        low, high = self.edges
-        middle, half = (low + high) / 2, (high - low) / 2
+        """E λ^k for any integer k, the atom included: with Narayana's numbers for k ≥ 1,
 
-        def integrand(phi):
-            x = middle - half * np.cos(phi)
-            area = (half * np.sin(phi)) ** 2
-            return x ** (order - 1) * area / (2 * np.pi * self.variance * self.ratio)
+            v^k Σ_{j<k} r^j C(k, j) C(k−1, j)/(j + 1),   E λ^{−k−1} = E λ^k / (v(1 − r))^{2k+1},
 
-        return float(integrate.quad(integrand, 0, np.pi)[0])
+        1 for k = 0, and ∞ for k < 0 where r ≥ 1. (λ ↦ λ₋λ₊/λ takes p to itself but for a power.)
+        """
+        if order < 0:
+            if self.ratio >= 1:
+                return np.inf
+            gap = self.variance * (1 - self.ratio)
+            return self.moment(-order - 1) / gap ** (-2 * order - 1)
+        j = np.arange(max(order, 1))
+        counts = special.comb(order, j) * special.comb(max(order - 1, 0), j) / (j + 1)
+        return float(self.variance**order * np.sum(counts * self.ratio**j))

@@ -8,34 +8,86 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
-from scipy import stats
+from scipy import integrate, special, stats
 from tools import call
 
 import sde_sgd as ss
+from sde_sgd.dynamics._signs import joint_signs
 
 PLAIN = {"progress": False}
 
 
-def orthant(mean, cov):
-    """E sign x_1 sign x_2 for a Gaussian, from its distribution function."""
-    both = stats.multivariate_normal(mean, cov).cdf([0, 0])
-    one = stats.norm.cdf(-np.asarray(mean) / np.sqrt(np.diag(cov)))
-    return 1 - 2 * one.sum() + 4 * both
+def both_signs(a, b, rho):
+    """E sign x sign y, y | x normal: ∫ sign(a + z) erf((b + ρz)/√(2(1−ρ²))) φ(z) dz, in pieces."""
+    width = np.sqrt((1 - rho) * (1 + rho))
+
+    def integrand(z):
+        return np.sign(a + z) * special.erf((b + rho * z) / width / np.sqrt(2)) * stats.norm.pdf(z)
+
+    turn = [-b / rho + k * width for k in (-8, -2, 0, 2, 8)] if rho else []
+    ends = sorted(x for x in (-12.0, 12.0, -a, *turn) if abs(x) <= 12)
+    options = {"epsabs": 1e-14, "epsrel": 1e-13, "limit": 200}
+    pieces = zip(ends, ends[1:], strict=False)
+    return sum(integrate.quad(integrand, *piece, **options)[0] for piece in pieces)
 
 
-@pytest.mark.parametrize("rho", [-0.6, 0.0, 0.5, 0.95])
+POINTS = ((0.4, -0.4), (0.4, 0.4), (0.0, 0.0), (0.5, 0.5001), (0.0, 0.7), (2.0, -1.0), (3.0, 3.1))
+
+
+@pytest.mark.parametrize("rho", [-0.6, 0.0, 0.5, 0.95, 0.9999, -0.9999, 1 - 1e-9])
 def test_moments_of_the_sign(rho):
-    """E sign ĝ and Cov sign ĝ = those of a bivariate normal law."""
+    """E sign ĝ and Cov sign ĝ = those of a bivariate normal law, up to |ρ| = 1."""
     cov = np.array([[1.0, rho * 0.5], [rho * 0.5, 0.25]])
-    land = ss.quadratic(np.diag([1.0, 2.0]), cov)
-    theta = jnp.array([0.4, -0.1])
+    land, noise = ss.quadratic(np.diag([1.0, 2.0]), cov), ss.ConstantNoise(cov)
+    # The rounding ε of ρ makes (2/π) ε/√(1−ρ²).
+    allowed = 4e-16 * (4 + 1 / np.sqrt(1 - rho**2))
+    for a, b in POINTS:
+        mean, spread = call(ss.SignSGD(0.1).moments, jnp.array([a, b / 4]), land, noise)
+        exact = special.erf(np.array([a, b]) / np.sqrt(2))
+        np.testing.assert_allclose(mean, exact, rtol=1e-12)
+        np.testing.assert_allclose(np.diag(spread), 1 - exact**2, rtol=1e-10)
+        wanted = both_signs(a, b, rho) - exact[0] * exact[1]
+        assert abs(spread[0, 1] - wanted) < allowed
+        assert spread[0, 1] == spread[1, 0]
+        assert np.linalg.eigvalsh(np.asarray(spread)).min() > -2 * allowed
+
+
+def test_signs_of_one_and_the_same_noise():
+    """ρ = ±1, x = z + a, y = ±(z + b): 1 − 2P(−a < z < −b) and its negative, less e e'."""
+    for sign in (1.0, -1.0):
+        cov = np.array([[1.0, sign], [sign, 1.0]])
+        land, noise = ss.quadratic(np.eye(2), cov), ss.ConstantNoise(cov)
+        for a, b in POINTS:
+            start = jnp.array([a, sign * b])
+            mean, spread = call(ss.SignSGD(0.1).moments, start, land, noise)
+            apart = abs(stats.norm.cdf(-a) - stats.norm.cdf(-b))
+            wanted = sign * (1 - 2 * apart) - mean[0] * mean[1]
+            assert spread[0, 1] == pytest.approx(wanted, abs=2e-8)
+
+
+def test_signs_without_noise():
+    """C_ii = 0: sign ĝ_i = sign g_i for certain, 0 where g_i = 0, beside a coordinate with noise."""
+    cov = np.diag([0.0, 0.0, 1.0])
+    land = ss.quadratic(np.eye(3), cov)
+    theta = jnp.array([0.0, -0.2, 0.3])
     mean, spread = call(ss.SignSGD(0.1).moments, theta, land, ss.ConstantNoise(cov))
-    g = np.array([0.4, -0.2])
-    exact = 1 - 2 * stats.norm.cdf(-g / np.sqrt(np.diag(cov)))
-    np.testing.assert_allclose(mean, exact, rtol=1e-10)
-    np.testing.assert_allclose(np.diag(spread), 1 - exact**2, rtol=1e-10)
-    assert spread[0, 1] == pytest.approx(orthant(g, cov) - exact[0] * exact[1], abs=2e-6)
-    assert np.linalg.eigvalsh(np.asarray(spread)).min() > 0
+    noisy = special.erf(0.3 / np.sqrt(2))
+    np.testing.assert_allclose(mean, [0, -1, noisy], rtol=1e-12)
+    np.testing.assert_allclose(spread, np.diag([0, 0, 1 - noisy**2]), rtol=1e-12, atol=1e-15)
+
+
+def test_signs_in_float32():
+    """E and Cov keep the dtype of θ, and agree with float64 to 1e-6."""
+    ratio, correlation = np.array([0.5, -0.2, 1.4]), np.array([0.3, 0.999, -0.7])
+    matrix = np.eye(3)
+    matrix[np.triu_indices(3, 1)] = matrix.T[np.triu_indices(3, 1)] = correlation
+    found, exact = (
+        call(joint_signs, jnp.asarray(ratio, dtype), jnp.asarray(matrix, dtype))
+        for dtype in (jnp.float32, jnp.float64)
+    )
+    assert found.dtype == np.float32
+    off = ~np.eye(3, dtype=bool)
+    np.testing.assert_allclose(found[off], exact[off], atol=1e-6)
 
 
 @functools.cache
@@ -107,6 +159,30 @@ def test_second_moment_of_the_equation(optimizer):
         for _ in range(9):
             theta, memory = own.move(theta, memory, jnp.zeros(1), 1.0, land, noise)
         assert float(theta[0]) == pytest.approx(gone, rel=1e-12)
+
+
+def test_substeps_without_noise_by_hand():
+    """Euler at h = ¼: v ← v + h(1−β)(C + g² − v), θ ← θ − ηhg/(√v + ε); Adam's m and γ alike."""
+    h, eta, c = 0.25, 0.3, 0.5
+    land, noise = ss.quadratic([[1.5]], [[c]]), ss.ConstantNoise(np.array([[c]]))
+    x, v = 1.0, 0.2
+    y, m, u, one, two = 1.0, 0.0, 0.0, 0.0, 0.0
+    for _ in range(4):
+        g = 1.5 * x
+        v = v + h * 0.4 * (c + g**2 - v)
+        x = x - eta * h * g / (np.sqrt(v) + 1e-3)
+        g = 1.5 * y
+        m, one = m + h * 0.5 * (g - m), one + h * 0.5 * (1 - one)
+        u, two = u + h * 0.2 * (c + g**2 - u), two + h * 0.2 * (1 - two)
+        y = y - eta * h * (m / one) / (np.sqrt(u / two) + 1e-3)
+    for exact, optimizer in (
+        (x, ss.RMSprop(eta, 0.6, 1e-3, 0.2)),
+        (y, ss.Adam(eta, 0.5, 0.8, 1e-3)),
+    ):
+        theta, memory = jnp.ones(1), optimizer.init(jnp.ones(1))
+        for _ in range(4):
+            theta, memory = optimizer.move(theta, memory, jnp.zeros(1), h, land, noise)
+        assert float(theta[0]) == pytest.approx(exact, rel=1e-12)
 
 
 def linear_variance(optimizer, h, c, step, count):

@@ -56,20 +56,62 @@ def test_rice_mean():
     np.testing.assert_allclose(theory.rice_mean(300.0, 0.7), 300 + 0.7**2 / 600, rtol=1e-9)
 
 
-@pytest.mark.parametrize("ratio", [0.3, 1.0, 2.5])
+def angle_integral(law, function, top):
+    """∫ function(λ) p(λ) dλ from λ₋ to `top`, λ = λ₋ + (λ₊ − λ₋) sin²u, by quadrature in u."""
+    low, high = law.edges
+
+    def integrand(u):
+        x = low + (high - low) * np.sin(u) ** 2
+        return function(x) * float(law.density(x)) * (high - low) * np.sin(2 * u)
+
+    end = np.arcsin(np.sqrt((top - low) / (high - low)))
+    return integrate.quad(integrand, 0, end, epsabs=1e-13, epsrel=1e-12, limit=400)[0]
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.98, 1.0, 1.02, 2.5])
 def test_marchenko_pastur(ratio):
-    """∫p + atom = 1, moments v and v²(1 + r), cdf = ∫p, quantile its inverse."""
+    """∫p + atom = 1, moments v and v²(1 + r), cdf = atom + ∫p, quantile its inverse."""
     law = theory.MarchenkoPastur(ratio, 1.7)
     low, high = law.edges
-    np.testing.assert_allclose(law.moment(1), 1.7, rtol=1e-9)
-    np.testing.assert_allclose(law.moment(2), 1.7**2 * (1 + ratio), rtol=1e-9)
-    middle = 0.5 * (low + high)
-    upper = integrate.quad(lambda x: float(law.density(x)), middle, high, limit=200)[0]
-    np.testing.assert_allclose(1 - law.cdf(middle), upper, rtol=1e-7)
-    assert law.cdf(high) == pytest.approx(1.0, abs=1e-9) and law.cdf(-1.0) == 0
+    np.testing.assert_allclose(law.moment(1), 1.7, rtol=1e-12)
+    np.testing.assert_allclose(law.moment(2), 1.7**2 * (1 + ratio), rtol=1e-12)
     assert law.atom == pytest.approx(max(0, 1 - 1 / ratio))
+    for share in (1e-4, 0.02, 0.5, 0.9, 1.0):
+        top = low + share * (high - low)
+        below = law.atom + angle_integral(law, lambda x: 1.0, top)
+        np.testing.assert_allclose(law.cdf(top), below, rtol=1e-8)
+    assert law.cdf(high) == pytest.approx(1.0, abs=1e-14) == law.cdf(2 * high)
+    assert law.cdf(-1e-300) == 0 and law.cdf(0.0) == pytest.approx(law.atom, abs=1e-15)
+    assert law.cdf(0.9 * low) == pytest.approx(law.atom, abs=1e-15)
     level = 0.5 * (law.atom + 1)
-    assert law.cdf(law.quantile(level)) == pytest.approx(level, abs=1e-9)
+    assert law.cdf(law.quantile(level)) == pytest.approx(level, abs=1e-12)
+    small = theory.MarchenkoPastur(ratio, 1.7e-9).quantile(level)
+    assert small == pytest.approx(1e-9 * law.quantile(level), rel=1e-9)
+
+
+@pytest.mark.parametrize("ratio", [0.3, 1.0, 2.5])
+def test_moments_of_marchenko_pastur(ratio):
+    """E λ^k = ∫λ^k p + atom·0^k: 1 at k = 0, and ∞ for k < 0 where r ≥ 1."""
+    law = theory.MarchenkoPastur(ratio, 1.7)
+    assert law.moment(0) == 1
+    for order in (-3, -2, -1, 0, 3, 4):
+        exact = law.atom * (order == 0)
+        if order < 0 and ratio >= 1:
+            exact = np.inf
+        else:
+            exact += angle_integral(law, lambda x, k=order: x**k, law.edges[1])
+        np.testing.assert_allclose(law.moment(order), exact, rtol=1e-8)
+
+
+def test_marchenko_pastur_at_zero():
+    """r = 1: p → 1/(π√(vλ)), ∞ at 0; no density there for r ≠ 1."""
+    law = theory.MarchenkoPastur(1.0, 1.7)
+    near = np.array([1e-8, 1e-12])
+    np.testing.assert_allclose(law.density(near) * np.pi * np.sqrt(1.7 * near), 1, rtol=1e-8)
+    assert np.isposinf(law.density(0.0))
+    np.testing.assert_array_equal(law.density([-1.0, 0.0, 9.0]), [0, np.inf, 0])
+    for ratio in (0.5, 2.0):
+        assert theory.MarchenkoPastur(ratio).density(0.0) == 0
 
 
 def test_marchenko_pastur_of_large_matrices():
