@@ -33,7 +33,24 @@ _FEW = 16
 
 
 class Stream(IntEnum):
-    """What a random number is for. Numbers of different streams are independent."""
+    """What a random number is for. Numbers of different streams are independent.
+
+    Runs with one key share the numbers of a stream, entry by entry, on purpose:
+
+    - `BATCH`: examples drawn with replacement, and fresh ones, of SGD, SAM, SGLD and SVAG (whose
+      step j takes the batches 2j and 2j + 1: with l = 1 it is SGD).
+    - `NOISE`: the Brownian path. Euler's scheme at one substep is Gaussian SGD, and all equations
+      with one number of fine steps, substeps·refinement, see one path. With other numbers of fine
+      steps, m < n, they share the first m numbers of an iteration: correlation √(m/n) of ΔW.
+    - `MEASURE`: one number a step decides about every unseen crossing.
+
+    Each of the others has one consumer: `INITIAL` the sampled starts, `LEVY_AREA` the areas beside
+    the path, `RESTART` the parents in splitting, `TWO_POINT` the signs of two-point increments,
+    `SUBSET` the batches of `WithoutReplacement`, `ORDER` the epochs of `RandomReshuffling`,
+    `DRIVING` the stationary start of coloured noise, `COLOURED` and `STABLE` the increments of
+    `ColouredNoise` and `StableNoise`, `BATH` the bath of `SGLD`. Bootstraps and permutations use
+    NumPy's generators.
+    """
 
     INITIAL = 0
     BATCH = 1
@@ -41,10 +58,13 @@ class Stream(IntEnum):
     LEVY_AREA = 3
     RESTART = 4
     MEASURE = 5
-    COMPARE = 6
-    MODEL = 7
-    LABEL = 8
+    TWO_POINT = 6
+    SUBSET = 7
+    ORDER = 8
     DRIVING = 9
+    COLOURED = 10
+    STABLE = 11
+    BATH = 12
 
 
 @functools.partial(jax.jit, inline=True)

@@ -70,6 +70,22 @@ def test_neighbours_are_uncorrelated_along_every_axis(kind):
     assert correlated(block(kind)) == set()
 
 
+def test_every_pair_of_streams_is_uncorrelated():
+    """E z z' = 0 between all streams, entry by entry; the key itself as a stream would be seen."""
+
+    @jax.jit
+    def draw(draws):
+        return jnp.stack([draws.normal((16,), stream).ravel() for stream in Stream])
+
+    z = np.asarray(draw(members(5_000)))
+    threshold = stats.norm.isf(FAILURE_RATE / len(Stream) / (len(Stream) - 1))
+    scores = (z @ z.T)[np.triu_indices(len(Stream), 1)] / np.sqrt(z.shape[1])
+    assert np.abs(scores).max() < threshold
+    # Control: two streams with 3 % of their variance in common.
+    common = np.sqrt(0.97) * z[0] + np.sqrt(0.03) * z[1]
+    assert common @ z[1] / np.sqrt(z.shape[1]) > threshold
+
+
 @pytest.mark.parametrize("axis", range(5), ids=AXES)
 def test_correlation_test_sees_a_generator_that_repeats_itself(axis):
     """Control: numbers that ignore the stream, iteration, substep, member or entry are caught."""

@@ -41,4 +41,4 @@ def joint_signs(ratio: Vector, correlation: Matrix) -> Matrix:
     owen = slope / np.pi * jnp.sum(spread / (1 + x**2), axis=-1)
     other = jnp.sign(slope) - mean_signs(a) * mean_signs(lean) - owen
     owen = jnp.where(steep, other, owen)
-    return 1 - owen - owen.T - 2 * (a * a.T < 0)
+    return 1 - (owen + owen.T) - 2 * (a * a.T < 0)

@@ -113,7 +113,7 @@ class SGLD(AbstractProcess):
         gradient = jax.vmap(self.landscape.minibatch_gradient)(state.theta, examples)
         dtype = state.theta.dtype
         eta = self.learning_rate.at(draws.iteration, dtype)
-        bath = draws.normal((self.landscape.dimension,), Stream.NOISE, dtype)
+        bath = draws.normal((self.landscape.dimension,), Stream.BATH, dtype)
         kick = jnp.sqrt(2 * eta * self.temperature.astype(dtype)) * bath
         theta = state.theta - eta * gradient + kick
         carry = observe(carry, state.theta, theta, jnp.uint32(0))

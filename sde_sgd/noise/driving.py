@@ -120,7 +120,7 @@ class ColouredNoise(AbstractDriving):
         joint[-1, -1] = time_step
         root = _root(joint)  # of (∫e^{−γ(s'−s)}dW, ΔW)
         sums = weights @ root[:-1] + self.white * root[-1]
-        z = draws.normal((size, root.shape[1]), Stream.NOISE, dtype)
+        z = draws.normal((size, root.shape[1]), Stream.COLOURED, dtype)
         move = z @ jnp.asarray(sums, dtype) - memory @ jnp.asarray(weights * loss, dtype)
         kept = memory * jnp.asarray(1 - loss, dtype) + z @ jnp.asarray(root[:-1].T, dtype)
         return kept, move
@@ -160,7 +160,7 @@ class StableNoise(AbstractDriving):
         return None
 
     def increment(self, memory: None, draws: Draws, size: int, time_step: float, dtype: Any):
-        u = draws.uniform((2, size), Stream.NOISE, dtype)
+        u = draws.uniform((2, size), Stream.STABLE, dtype)
         # Centres of the cells of the uniform grid: never an end of the interval.
         cell = 2.0**-24 if jnp.dtype(dtype) == jnp.float32 else 2.0**-53
         angle = jnp.asarray(np.pi, u.dtype) * (u[0] + jnp.asarray(cell - 0.5, u.dtype))

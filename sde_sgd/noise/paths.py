@@ -23,7 +23,8 @@ class IterationNoise(dfx.AbstractBrownianPath):
     takes) anything else stops the solve with an error.
 
     **Fields:** `draws` of one member at the base iteration; `size` k; `substeps` solver
-    steps an iteration; `increments` "gaussian", or "two_point" (±√dt, weak order one only).
+    steps an iteration; `increments` "gaussian", or "two_point" (±√dt, weak order one only), whose
+    signs have a stream of their own: no part of the Gaussian path.
     With `refinement` r an increment is the sum of r finer ones, so that the path is the one
     that `substeps·r` steps with refinement 1 see: common random numbers for two step sizes.
     """
@@ -102,5 +103,5 @@ class IterationNoise(dfx.AbstractBrownianPath):
 
     def _numbers(self, draws: Draws) -> Float[Array, " k"]:
         if self.increments == "two_point":
-            return draws.two_point((self.size,), Stream.NOISE, self.dtype)
+            return draws.two_point((self.size,), Stream.TWO_POINT, self.dtype)
         return draws.normal((self.size,), Stream.NOISE, self.dtype)

@@ -92,7 +92,7 @@ class WithoutReplacement(AbstractSampling):
             everyone = jnp.arange(num, dtype=jnp.int32)
             return None, jnp.broadcast_to(everyone, (*draws.identity.shape, num))
         if self.batch_size**2 > _FLOYD_LIMIT * num:
-            return None, _permutation(draws, num)[..., : self.batch_size]
+            return None, _permutation(draws, num, Stream.SUBSET)[..., : self.batch_size]
         return None, _floyd(draws, num, self.batch_size)
 
 
@@ -137,7 +137,7 @@ class RandomReshuffling(AbstractSampling):
         fresh = state.used == 0
 
         def reshuffle():
-            return jnp.where(fresh[:, None], _permutation(draws, num), state.order)
+            return jnp.where(fresh[:, None], _permutation(draws, num, Stream.ORDER), state.order)
 
         order = lax.cond(jnp.any(fresh), reshuffle, lambda: state.order)
         offset = state.used * self.batch_size
@@ -146,7 +146,7 @@ class RandomReshuffling(AbstractSampling):
         return ReshufflingState(order, used), take(order, offset)
 
 
-def _permutation(draws: Draws, num: int) -> Int[Array, "members n"]:
+def _permutation(draws: Draws, num: int, stream: Stream) -> Int[Array, "members n"]:
     """Uniform orders of N examples: N random keys, sorted.
 
     Up to 4 096 examples the index rides in the low bits of its key, so that one array is
@@ -154,7 +154,7 @@ def _permutation(draws: Draws, num: int) -> Int[Array, "members n"]:
     index are sorted as a pair.
     """
     index = jnp.arange(num, dtype=jnp.uint32)
-    bits = draws.bits((num,), Stream.BATCH)
+    bits = draws.bits((num,), stream)
     if num <= 4096:
         width = max(num - 1, 1).bit_length()
         packed = ((bits >> width) << width) | index
@@ -169,7 +169,7 @@ def _floyd(draws: Draws, num: int, batch: int) -> Int[Array, "members batch"]:
     The members are the last axis while it runs, the one that XLA vectorises.
     """
     last = jnp.arange(num - batch, num, dtype=jnp.int32)
-    candidates = scale_to(draws.bits((batch,), Stream.BATCH), last + 1).T
+    candidates = scale_to(draws.bits((batch,), Stream.SUBSET), last + 1).T
 
     def body(j, chosen):
         candidate = lax.dynamic_index_in_dim(candidates, j, axis=0)

@@ -66,7 +66,7 @@ def test_signs_of_one_and_the_same_noise():
 
 
 def test_signs_without_noise():
-    """C_ii = 0: sign ĝ_i = sign g_i for certain, 0 where g_i = 0, beside a coordinate with noise."""
+    """C_ii = 0: sign ĝ_i = sign g_i for certain, 0 where g_i = 0, beside a coordinate of noise."""
     cov = np.diag([0.0, 0.0, 1.0])
     land = ss.quadratic(np.eye(3), cov)
     theta = jnp.array([0.0, -0.2, 0.3])
@@ -179,10 +179,14 @@ def test_substeps_without_noise_by_hand():
         (x, ss.RMSprop(eta, 0.6, 1e-3, 0.2)),
         (y, ss.Adam(eta, 0.5, 0.8, 1e-3)),
     ):
-        theta, memory = jnp.ones(1), optimizer.init(jnp.ones(1))
-        for _ in range(4):
-            theta, memory = optimizer.move(theta, memory, jnp.zeros(1), h, land, noise)
-        assert float(theta[0]) == pytest.approx(exact, rel=1e-12)
+
+        def four(theta, own=optimizer):
+            memory = own.init(theta)
+            for _ in range(4):
+                theta, memory = own.move(theta, memory, jnp.zeros(1), h, land, noise)
+            return theta
+
+        assert call(four, jnp.ones(1))[0] == pytest.approx(exact, rel=1e-12)
 
 
 def linear_variance(optimizer, h, c, step, count):

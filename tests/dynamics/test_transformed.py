@@ -68,12 +68,17 @@ def test_geometric_brownian_motion_is_exact_at_any_step(order):
     assert np.abs(found - (exact + STRENGTH**2 / 2 * ETA * STEPS)).min() > 1
 
 
-def test_the_identity_changes_nothing():
+@pytest.mark.parametrize("increments", ["gaussian", "two_point"])
+def test_the_identity_changes_nothing(increments):
     """φ(θ) = θ: the run of Euler in θ itself, to rounding, with correlated noise in a plane."""
     root = jnp.array([[1.0, 0.0], [0.5, 0.8]])
     noise = ss.FunctionNoise(lambda x: root * jnp.sqrt(1 + x[0] ** 2))
-    sde = ss.ModifiedEquation(ss.quadratic(np.diag([1.0, 2.0]), 1.0), 0.1, noise, order=2)
-    plain, same = simulate(sde), simulate(ss.TransformedEquation(sde, lambda x: x, lambda y: y))
+    landscape, options = ss.quadratic(np.diag([1.0, 2.0]), 1.0), {"increments": increments}
+    sde = ss.ModifiedEquation(landscape, 0.1, noise, order=2, substeps=2, **options)
+    plain, same = (
+        simulate(process, 10)
+        for process in (sde, ss.TransformedEquation(sde, lambda x: x, lambda y: y))
+    )
     np.testing.assert_allclose(same.positions, plain.positions, rtol=1e-10)
 
 

@@ -103,6 +103,40 @@ def test_areas_of_the_recorded_trajectory():
         np.testing.assert_allclose(found.per_iteration.value[0, 1], exact * ETA, rtol=1e-9)
 
 
+def test_durations_after_a_burn_in_under_a_schedule():
+    """η_k = .5, .5, .5, .1, .1, ...: after three iterations a unit of t is ten of them, and the times
+    of ⟨e^{−σ}⟩ are .1 and .4; from the start t(8) = 2."""
+    process = ss.GaussianSGD(
+        ss.quadratic(HESSIAN, 1.0), lambda k: jnp.where(k < 3, 0.5, 0.1), ss.ConstantNoise(NOISE)
+    )
+
+    def both(name, burn_in):
+        entropy = ss.EntropyProduction(lambda x, y: x @ y, lambda x: 0.0, (1, 4), burn_in)
+        return {f"area {name}": ss.ArealVelocity(burn_in=burn_in), f"entropy {name}": entropy}
+
+    found = ss.simulate(
+        process,
+        np.array([1.0, -0.5]),
+        num_steps=8,
+        ensemble_size=4,
+        key=jr.key(9),
+        measures=both("late", 3) | both("whole", 0),
+        progress=False,
+    )
+    for name, duration, iterations in (("late", 0.5, 5), ("whole", 2.0, 8)):
+        area, entropy = found[f"area {name}"], found[f"entropy {name}"]
+        assert area.num_iterations == iterations
+        unit = duration / iterations
+        for rate in ("value", "standard_error"):
+            turned = getattr(area.per_iteration, rate)[0, 1]
+            assert abs(turned) > 1e-4
+            np.testing.assert_allclose(turned / getattr(area.per_time, rate)[0, 1], unit, rtol=1e-6)
+            ratio = getattr(entropy.per_iteration, rate) / getattr(entropy.per_time, rate)
+            np.testing.assert_allclose(ratio, unit, rtol=1e-6)
+    np.testing.assert_allclose(found["entropy late"].times, [0.1, 0.4], rtol=1e-6)
+    np.testing.assert_allclose(found["entropy whole"].times, [0.5, 1.6], rtol=1e-6)
+
+
 def agrees(estimate, exact, entries=1):
     limit = stats.norm.isf(FAILURE_RATE / 2 / entries)
     return abs(float(estimate.value) - exact) < limit * float(estimate.standard_error)

@@ -77,7 +77,7 @@ def test_two_point_increments():
     """ΔW = ±√(1/m), the signs of `two_point`."""
     increments = all_increments(path(increments="two_point"), 3)
     np.testing.assert_array_equal(np.abs(increments), 0.5)
-    signs = Draws.create(KEY, 7, 2, 1).two_point((SIZE,), Stream.NOISE)
+    signs = Draws.create(KEY, 7, 2, 1).two_point((SIZE,), Stream.TWO_POINT)
     np.testing.assert_array_equal(increments[9], 0.5 * signs)
 
 

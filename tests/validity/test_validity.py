@@ -152,6 +152,27 @@ def test_linear_scaling_limit():
     assert found.distances[index] == pytest.approx(distance(64), rel=1e-3)
 
 
+def test_scaling_compares_at_equal_time():
+    """D(κ) of the laws after K/κ steps of κη, batch κB, in the transient ηK = 1.6: with x = κη,
+    Var = x²Σ(1−x)^{2j} against (x/2)(1 − e^{−2·1.6}), tails κ₄ Σ(1−x)^{4j}/(Σ(1−x)^{2j})²."""
+    size, rate, steps = 4, 0.01, 160
+    found = verdict(rate=rate, num_steps=steps).scaling
+    excess = np.mean(TILTS**4) / TILTS.var() ** 2 - 3
+
+    def distance(batch, steps):
+        x = rate * batch / size
+        power = (1 - x) ** (2 * np.arange(steps))
+        variance, sde = x**2 * power.sum(), x / 2 * -np.expm1(-2 * x * steps)
+        tails = excess / batch * (power**2).sum() / power.sum() ** 2
+        return np.hypot(2 * (np.sqrt(variance / sde) - 1), tails / np.sqrt(24))
+
+    for batch in (4, 64):
+        index = np.flatnonzero(np.isclose(found.kappas * size, batch))[0]
+        exact = distance(batch, steps * size // batch)
+        assert found.distances[index] == pytest.approx(exact, rel=1e-6)
+    assert abs(distance(64, steps) / exact - 1) > 0.01  # Control: equal iterations.
+
+
 def test_anharmonic_landscape_is_explored():
     """At the top of x⁴/4 the Hessian is 0; the explored paths know 3E x² of p ∝ e^{−x⁴/(4D)}."""
     flat = ss.Potential(lambda x: 0.25 * jnp.sum(x**4), tilts=TILTS[:, None])

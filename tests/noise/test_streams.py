@@ -1,0 +1,104 @@
+"""What runs with one key have in common: the Brownian path and the batches, nothing else."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from scipy import stats
+from tools import call
+
+import sde_sgd as ss
+from sde_sgd.draws import Draws, Stream
+from sde_sgd.noise import IterationNoise
+
+FAILURE_RATE = 2e-5
+KEY, MEMBERS, SIZE = jr.key(22), 20_000, 4
+LANDSCAPE = ss.LeastSquares(np.eye(8), np.zeros(8))
+FLAT = ss.quadratic(np.zeros((SIZE, SIZE)), 0.0)
+
+
+def everything(draws):
+    """By consumer, (members, 4) numbers of the first step of runs with one key."""
+    step = (jnp.asarray(0.0), jnp.asarray(1.0))
+
+    def of_one(identity):
+        own = Draws(draws.streams, identity, draws.iteration, draws.substep)
+
+        def path(increments):
+            options = {"size": SIZE, "substeps": 1, "dtype": jnp.float64, "checked": False}
+            return IterationNoise(own, increments=increments, **options).evaluate(*step)
+
+        def driven(driving):
+            memory = driving.init(own, SIZE, jnp.float64)
+            return driving.increment(memory, own, SIZE, 1.0, jnp.float64)[1]
+
+        slow = ss.ColouredNoise([1e-9], [-1.0], 1.0)  # ΔZ is γ times its stationary start.
+        return {
+            "path": path("gaussian"),
+            "two-point": path("two_point"),
+            "coloured": driven(ss.ColouredNoise([1.0], [0.5], 0.5)),
+            "coloured start": 1e9 * driven(slow),
+            "stable": jnp.arctan(driven(ss.StableNoise(1.5))),
+            "area": own.normal((SIZE,), Stream.LEVY_AREA),
+            "crossing": jnp.broadcast_to(own.uniform((), Stream.MEASURE), (SIZE,)),
+        }
+
+    def batch(sampling):
+        return sampling.draw(sampling.init(draws, LANDSCAPE), draws, LANDSCAPE)[1][:, :SIZE]
+
+    found = jax.vmap(of_one)(draws.identity)
+    found["with replacement"] = batch(ss.WithReplacement(SIZE))
+    found["subset"] = batch(ss.WithoutReplacement(SIZE))
+    found["epoch"] = batch(ss.RandomReshuffling(SIZE))
+    bath = ss.SGLD(FLAT, 0.5, ss.WithReplacement(1), 1.0)
+    start = bath.init(jnp.zeros((MEMBERS, SIZE)), draws)
+    found["bath"] = bath.position(bath.step(start, draws, lambda carry, *_: carry, None)[0])
+    return found
+
+
+@functools.cache
+def numbers():
+    return call(everything, Draws.create(KEY, np.arange(MEMBERS)))
+
+
+def largest_score(a, b):
+    """√n times the largest correlation between a column of `a` and one of `b`."""
+    a, b = ((x - x.mean(0)) / x.std(0) for x in (np.asarray(a, float), np.asarray(b, float)))
+    return np.abs(a.T @ b).max() / np.sqrt(len(a))
+
+
+THRESHOLD = stats.norm.isf(FAILURE_RATE / 2 / (11 * 10 / 2 * SIZE**2))
+
+
+def test_runs_of_one_key_share_no_numbers_but_on_purpose():
+    """Corr = 0 between all entries of any two consumers, the two kinds of increments too."""
+    found = list(numbers().items())
+    assert len(found) == 11
+    related = {
+        (name, other)
+        for i, (name, a) in enumerate(found)
+        for other, b in found[:i]
+        if largest_score(a, b) > THRESHOLD
+    }
+    assert related == set()
+    # Control: signs that read the bits of the normal numbers, and a part of one path.
+    draws = Draws.create(KEY, np.arange(MEMBERS))
+    signs = call(lambda own: own.two_point((SIZE,), Stream.NOISE), draws)
+    assert largest_score(signs, numbers()["path"]) > THRESHOLD
+    path = numbers()["path"]
+    assert largest_score(path + 9 * np.roll(path, 1, axis=0), path) > THRESHOLD
+
+
+def test_what_is_shared_on_purpose():
+    """Gaussian SGD has the numbers of the path at one substep: θ₁ = −ηW₁."""
+    noise = ss.ConstantNoise(np.eye(SIZE))
+    process = ss.GaussianSGD(FLAT, 1.0, noise)
+    draws = Draws.create(KEY, np.arange(8))
+
+    def moved(own):
+        state = process.init(jnp.zeros((8, SIZE)), own)
+        return process.position(process.step(state, own, lambda carry, *_: carry, None)[0])
+
+    np.testing.assert_allclose(call(moved, draws), -numbers()["path"][:8], rtol=1e-12)
