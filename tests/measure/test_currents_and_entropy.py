@@ -104,8 +104,8 @@ def test_areas_of_the_recorded_trajectory():
 
 
 def test_durations_after_a_burn_in_under_a_schedule():
-    """η_k = .5, .5, .5, .1, .1, ...: after three iterations a unit of t is ten of them, and the times
-    of ⟨e^{−σ}⟩ are .1 and .4; from the start t(8) = 2."""
+    """η_k = .5, .5, .5, .1, .1, ...: after three iterations a unit of t is ten of them, and the
+    times of ⟨e^{−σ}⟩ are .1 and .4; from the start t(8) = 2."""
     process = ss.GaussianSGD(
         ss.quadratic(HESSIAN, 1.0), lambda k: jnp.where(k < 3, 0.5, 0.1), ss.ConstantNoise(NOISE)
     )
