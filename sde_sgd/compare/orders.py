@@ -157,7 +157,7 @@ def weak_order(
     of its processes; `of`: f, with one value; others as `weak_error`.
 
     **Raises:** `ValueError` as `weak_error` and `fit_order` (errors below twice their standard
-    error), and for a time between two iterations.
+    error), for a time between two iterations, and for learning-rate schedules.
     """
     found = []
     for eta, own in zip(learning_rates, jr.split(key, len(learning_rates)), strict=True):
@@ -167,6 +167,11 @@ def weak_order(
             raise ValueError(
                 f"time={time:g} is {exact:.6g} iterations at learning_rate={eta:g}, no whole "
                 f"number: choose rates that divide it."
+            )
+        if not np.isclose(float(sgd.time(np.asarray(round(exact)))), time, rtol=1e-6):
+            raise ValueError(
+                f"weak_order needs constant learning rates: {round(exact)} iterations at the first "
+                f"rate of the schedule would be t={time:g}, and are another time."
             )
         found.append(
             weak_error(

@@ -48,8 +48,8 @@ class UnderdampedEquation(AbstractProcess):
     - `substeps`: solver steps an iteration.
     - `refinement`: r > 1 sums r finer Brownian increments for each step: paired runs at two steps.
 
-    **Raises:** `ValueError` for bad parts and numbers, and in `simulate` for a step that is
-    unstable at the first start.
+    **Raises:** `ValueError` for bad parts and numbers, and in `simulate`, at a constant rate and up
+    to d = 64, for a step that is unstable at the first start.
 
     **Source:** Li, Tai, E 2019 have this equation for x ← x + ηv, another scaling; the splitting
     is that of Leimkuhler and Matthews 2013 with both halves of θ outside.
@@ -164,7 +164,8 @@ class OverdampedEquation(AbstractProcess):
 
     **Arguments:** as `UnderdampedEquation`, and `order`, `increments` as `ModifiedEquation`.
 
-    **Raises:** `ValueError` as these, for a schedule, and in `simulate` for an unstable step.
+    **Raises:** `ValueError` as these, for a schedule, and in `simulate`, up to d = 64, for an
+    unstable step.
     """
 
     equation: ModifiedEquation

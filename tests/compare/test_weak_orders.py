@@ -187,3 +187,17 @@ def test_bad_input():
         ss.weak_order(
             processes, (0.3, 0.25), START, time=1.0, ensemble_size=8, key=jr.key(0), of=square
         )
+
+
+def test_a_schedule_has_no_order():
+    """η_k = η, η/2, η/2, ...: two iterations at η = .5 are t = .75, not the 1 that η₀ promises."""
+
+    def scheduled(eta):
+        land, noise = ss.quadratic(1.0, 1.0), ss.ConstantNoise(np.eye(1))
+        rate = functools.partial(lambda first, k: jnp.where(k < 1, first, first / 2), eta)
+        return ss.GaussianSGD(land, rate, noise), ss.ModifiedEquation(land, rate, noise)
+
+    with pytest.raises(ValueError, match="needs constant learning rates: 2 iterations"):
+        ss.weak_order(
+            scheduled, (0.5, 0.25), START, time=1.0, ensemble_size=8, key=jr.key(0), of=square
+        )

@@ -18,6 +18,15 @@ KEY, MEMBERS, SIZE = jr.key(22), 20_000, 4
 LANDSCAPE = ss.LeastSquares(np.eye(8), np.zeros(8))
 FLAT = ss.quadratic(np.zeros((SIZE, SIZE)), 0.0)
 
+BATH = ss.SGLD(FLAT, 0.5, ss.WithReplacement(1), 1.0)
+GAUSSIAN = ss.GaussianSGD(FLAT, 1.0, ss.ConstantNoise(np.eye(SIZE)))
+
+
+def moved(process, draws):
+    """θ (members, 4) after one iteration from 0."""
+    state = process.init(jnp.zeros((*draws.identity.shape, SIZE)), draws)
+    return process.position(process.step(state, draws, lambda carry, *_: carry, None)[0])
+
 
 def everything(draws):
     """By consumer, (members, 4) numbers of the first step of runs with one key."""
@@ -52,9 +61,7 @@ def everything(draws):
     found["with replacement"] = batch(ss.WithReplacement(SIZE))
     found["subset"] = batch(ss.WithoutReplacement(SIZE))
     found["epoch"] = batch(ss.RandomReshuffling(SIZE))
-    bath = ss.SGLD(FLAT, 0.5, ss.WithReplacement(1), 1.0)
-    start = bath.init(jnp.zeros((MEMBERS, SIZE)), draws)
-    found["bath"] = bath.position(bath.step(start, draws, lambda carry, *_: carry, None)[0])
+    found["bath"] = moved(BATH, draws)
     return found
 
 
@@ -93,12 +100,5 @@ def test_runs_of_one_key_share_no_numbers_but_on_purpose():
 
 def test_what_is_shared_on_purpose():
     """Gaussian SGD has the numbers of the path at one substep: θ₁ = −ηW₁."""
-    noise = ss.ConstantNoise(np.eye(SIZE))
-    process = ss.GaussianSGD(FLAT, 1.0, noise)
-    draws = Draws.create(KEY, np.arange(8))
-
-    def moved(own):
-        state = process.init(jnp.zeros((8, SIZE)), own)
-        return process.position(process.step(state, own, lambda carry, *_: carry, None)[0])
-
-    np.testing.assert_allclose(call(moved, draws), -numbers()["path"][:8], rtol=1e-12)
+    found = call(lambda draws: moved(GAUSSIAN, draws), Draws.create(KEY, np.arange(8)))
+    np.testing.assert_allclose(found, -numbers()["path"][:8], rtol=1e-12)
