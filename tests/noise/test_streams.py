@@ -39,17 +39,15 @@ def everything(draws):
             options = {"size": SIZE, "substeps": 1, "dtype": jnp.float64, "checked": False}
             return IterationNoise(own, increments=increments, **options).evaluate(*step)
 
-        def driven(driving):
-            memory = driving.init(own, SIZE, jnp.float64)
-            return driving.increment(memory, own, SIZE, 1.0, jnp.float64)[1]
-
-        slow = ss.ColouredNoise([1e-9], [-1.0], 1.0)  # ΔZ is γ times its stationary start.
+        coloured = ss.ColouredNoise([1.0], [0.5], 0.5)
         return {
             "path": path("gaussian"),
             "two-point": path("two_point"),
-            "coloured": driven(ss.ColouredNoise([1.0], [0.5], 0.5)),
-            "coloured start": 1e9 * driven(slow),
-            "stable": jnp.arctan(driven(ss.StableNoise(1.5))),
+            "coloured": coloured.increment(jnp.zeros((SIZE, 1)), own, SIZE, 1.0, jnp.float64)[1],
+            "coloured start": coloured.init(own, SIZE, jnp.float64)[:, 0],
+            "stable": jnp.arctan(
+                ss.StableNoise(1.5).increment(None, own, SIZE, 1.0, jnp.float64)[1]
+            ),
             "area": own.normal((SIZE,), Stream.LEVY_AREA),
             "crossing": jnp.broadcast_to(own.uniform((), Stream.MEASURE), (SIZE,)),
         }
