@@ -9,11 +9,11 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from ..draws import Draws
-from ..landscapes.base import AbstractLandscape
+from ..landscapes.base import AbstractFiniteSum, AbstractLandscape
 from ..landscapes.validate import check_non_negative
 from ..noise.models import MinibatchNoise
 from ..noise.sampling import AbstractSampling
-from ..types import Positions, RealLike, Scalar, Vector
+from ..types import Positions, RealLike, Scalar, Vector, Weights
 from ._steps import standard_normal, step_members
 from .base import AbstractProcess, check_part, check_whole, LearningRate, Observe
 from .continuous import FlowState
@@ -101,20 +101,32 @@ class SAMEquation(AbstractProcess):
     """The modified equation of USAM (`SAM` without normalisation; Itô), t = ηk:
 
         dθ = −∇L̃ dt + √η C̃^{1/2} dW,   L̃ = L + (ρ/2) E|∇ℓ_B|² = L + (ρ/2)(|∇L|² + c tr Σ),
+        C̃ = C + ρ[∂_g C + HC + CH + T + Tᵀ] + O(ρ²),   T = E[δg (δH δg)ᵀ],
 
-    C̃ to first order in ρ: noise of the gradient of ℓ_B + (ρ/2)|∇ℓ_B|², in which
-    δg = C^{1/2}dW becomes δg + ρ(δg′·∇L + H δg), δg′ the derivative of δg in θ. Exact in ρ where
-    all examples share a constant Hessian; otherwise of relative order ρ². Euler's scheme with
+    with g and H of the mean loss, C = cΣ, ∂_g the derivative along g, δg and δH what a batch adds
+    to g and H. SAM's batch gradient is g + δg + ρ(H + δH)(g + δg) + O(ρ²); T, which is of the
+    third moments of examples and of 1/B² where C is of 1/B, comes from δH δg. The noise that has
+    this C̃ is a sum over examples i with weights w = √(c/N)(dW − mean dW),
+
+        C̃^{1/2} dW = Σ_i w_i { g_i + ρ[(1 − s)(H g_i + H_i g) + s H_i g_i] } ,   s = k/c,
+
+    k the factor of the third moments of a batch mean: s = 1/B with replacement, and
+    (N − 2B)/(B(N − 2)) for subsets. Mean and covariance of SAM's step are met up to relative order
+    ρ²; exactly for quadratic ℓ_i if they share one Hessian, or if B = 1. Euler's scheme with
     `substeps` steps an iteration. SAM *with* normalisation is drawn to E|∇ℓ_B| instead, which no
     covariance knows: no equation for it here.
 
-    **Arguments:** `landscape`, `learning_rate`, `radius` ρ ≥ 0; `noise`: `MinibatchNoise`;
-    `refinement` as `ModifiedEquation`. Costs the gradient of tr Σ, N example gradients, each step.
+    **Arguments:** `landscape`, a finite sum; `learning_rate`, `radius` ρ ≥ 0; `noise`:
+    `MinibatchNoise`; `refinement` as `ModifiedEquation`. A solver step costs N normal numbers,
+    example gradients and Hessian–vector products, and N·d numbers of memory a member.
 
-    **Source:** Compagnoni et al. 2023 (2301.08203), USAM, Theorem 3.2.
+    **Raises:** `ValueError` for bad parts, and for a population, whose T is not known.
+
+    **Source:** Compagnoni et al. 2023 (2301.08203), USAM, Theorem 3.2, has the drift and C̃ at
+    T = 0; T by expanding the step.
     """
 
-    landscape: AbstractLandscape
+    landscape: AbstractFiniteSum
     learning_rate: LearningRate
     radius: Scalar
     noise: MinibatchNoise
@@ -123,7 +135,7 @@ class SAMEquation(AbstractProcess):
 
     def __init__(
         self,
-        landscape: AbstractLandscape,
+        landscape: Any,
         learning_rate: Any,
         radius: RealLike,
         noise: MinibatchNoise,
@@ -132,6 +144,12 @@ class SAMEquation(AbstractProcess):
     ):
         check_part("landscape", landscape, AbstractLandscape, "a landscape such as LeastSquares")
         check_part("noise", noise, MinibatchNoise, "MinibatchNoise(sampling)")
+        if not isinstance(landscape, AbstractFiniteSum):
+            raise ValueError(
+                f"SAMEquation needs a finite sum: its noise has third moments of example gradients "
+                f"and Hessians, which {type(landscape).__name__} does not state. Draw a data set "
+                f"from the population, and take ss.LeastSquares or ss.EmpiricalRisk of that."
+            )
         self.landscape = landscape
         self.learning_rate = LearningRate(learning_rate)
         self.radius = check_non_negative("radius", radius, float)
@@ -168,6 +186,19 @@ class SAMEquation(AbstractProcess):
         power = power + self.noise.factor(land) * jnp.sum(land.covariance_root(theta) ** 2)
         return land.loss(theta) + 0.5 * self.radius.astype(theta.dtype) * power
 
+    def noisy_gradient(self, theta: Vector, z: Weights, amplitude: RealLike) -> Vector:
+        """∇L̃(θ) + amplitude·C̃^{1/2}(θ) z, (d,), z of N normal numbers."""
+        land, num = self.landscape, self.landscape.num_examples
+        c, k = self.noise.factor(land), self.noise.third_factor(land)
+        s = k / c if c > 0 else 0.0
+        weights = amplitude * float(np.sqrt(c / num)) * (z - jnp.mean(z))
+        gradient = land.gradient(theta)
+        noise, along = jax.jvp(lambda x: land.weighted_gradient(x, weights), (theta,), (gradient,))
+        mixed = (1 - c) * gradient + (1 - s) * noise
+        climb = land.hessian_vector_product(theta, mixed) + (1 - s) * along
+        climb = climb + land.weighted_hessian_gradient(theta, c / num + s * weights)
+        return gradient + noise + self.radius.astype(theta.dtype) * climb
+
     def init(self, theta: Positions, draws: Draws) -> FlowState:
         return FlowState(theta)
 
@@ -178,22 +209,10 @@ class SAMEquation(AbstractProcess):
         return FlowState(theta), carry
 
     def _advance(self, theta: Vector, draws: Draws, j) -> Vector:
-        land, step = self.landscape, 1 / self.substeps
+        step = 1 / self.substeps
         eta = self.learning_rate.at(draws.iteration, theta.dtype)
-        radius = self.radius.astype(theta.dtype)
-        z = standard_normal(self, self.noise.dimension(land), draws, j)
-
-        def noisy(x):
-            return self.noise.noisy_gradient(x, z, step**-0.5, land)
-
-        def spread(x):
-            return jnp.sum(land.covariance_root(x) ** 2)
-
-        gradient = land.gradient(theta)
-        kicked, along = jax.jvp(noisy, (theta,), (gradient,))
-        bent = land.hessian_vector_product(theta, kicked - gradient)
-        bias = 0.5 * self.noise.factor(land) * jax.grad(spread)(theta)
-        return theta - eta * step * (kicked + radius * (along + bent + bias))
+        z = standard_normal(self, self.landscape.num_examples, draws, j)
+        return theta - eta * step * self.noisy_gradient(theta, z, step**-0.5)
 
     def position(self, state: FlowState) -> Positions:
         return state.theta

@@ -126,6 +126,17 @@ class AbstractFiniteSum(AbstractLandscape):
 
         return jax.vmap(one)(self.data)
 
+    def weighted_hessian_gradient(self, theta: Vector, weights: Weights) -> Vector:
+        """Σ_i w_i ∇²ℓ_i ∇ℓ_i = ½∇ Σ_i w_i |∇ℓ_i|², (d,), for constant w.
+
+        Costs N Hessian–vector products and N·d numbers.
+        """
+
+        def power(x):
+            return 0.5 * jnp.dot(weights, jnp.sum(self.example_gradients(x) ** 2, axis=1))
+
+        return jax.grad(power)(theta)
+
     def loss(self, theta: Vector) -> Scalar:
         return jnp.mean(self.example_losses(theta))
 

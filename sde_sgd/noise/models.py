@@ -83,6 +83,10 @@ class MinibatchNoise(AbstractGradientNoise):
         """c of the sampling scheme."""
         return self.sampling.noise_factor(landscape.num_examples)
 
+    def third_factor(self, landscape: AbstractLandscape) -> float:
+        """k of the sampling scheme: third central moments of ĝ over those of one example's."""
+        return self.sampling.third_factor(landscape.num_examples)
+
     def covariance(self, theta: Vector, landscape: AbstractLandscape) -> Matrix:
         return self.factor(landscape) * landscape.gradient_covariance(theta)
 

@@ -19,7 +19,8 @@ _FLOYD_LIMIT = 128
 class AbstractSampling(eqx.Module):
     """A law of batches. `draw` serves all members of an ensemble at once.
 
-    The covariance of a batch gradient is `noise_factor`(N) · Σ(θ).
+    The covariance of a batch gradient is `noise_factor`(N) · Σ(θ), its third central moments are
+    `third_factor`(N) times those of one example's gradient.
     """
 
     batch_size: eqx.AbstractVar[int]
@@ -27,6 +28,10 @@ class AbstractSampling(eqx.Module):
     @abc.abstractmethod
     def noise_factor(self, num_examples: int | None) -> float:
         """c in Cov(ĝ_B) = c Σ, for N examples or for a population (None)."""
+
+    @abc.abstractmethod
+    def third_factor(self, num_examples: int | None) -> float:
+        """k in E(m_B − m)³ = k E(m_i − m)³, m_B the mean of a batch of any m_i with mean m."""
 
     @abc.abstractmethod
     def check(self, landscape: AbstractLandscape) -> None:
@@ -54,6 +59,9 @@ class WithReplacement(AbstractSampling):
     def noise_factor(self, num_examples: int | None) -> float:
         return 1 / self.batch_size
 
+    def third_factor(self, num_examples: int | None) -> float:
+        return 1 / self.batch_size**2
+
     def check(self, landscape: AbstractLandscape) -> None:
         pass
 
@@ -78,6 +86,9 @@ class WithoutReplacement(AbstractSampling):
 
     def noise_factor(self, num_examples: int | None) -> float:
         return _subset_factor(num_examples, self.batch_size)
+
+    def third_factor(self, num_examples: int | None) -> float:
+        return _subset_third_factor(num_examples, self.batch_size)
 
     def check(self, landscape: AbstractLandscape) -> None:
         _check_subset(self, landscape)
@@ -121,6 +132,9 @@ class RandomReshuffling(AbstractSampling):
 
     def noise_factor(self, num_examples: int | None) -> float:
         return _subset_factor(num_examples, self.batch_size)
+
+    def third_factor(self, num_examples: int | None) -> float:
+        return _subset_third_factor(num_examples, self.batch_size)
 
     def check(self, landscape: AbstractLandscape) -> None:
         _check_subset(self, landscape)
@@ -192,6 +206,15 @@ def _subset_factor(num_examples: int | None, batch: int) -> float:
     if num_examples == 1:
         return 0.0
     return (num_examples - batch) / (batch * (num_examples - 1))
+
+
+def _subset_third_factor(num_examples: int | None, batch: int) -> float:
+    """(N − B)(N − 2B)/((N − 1)(N − 2)B²)."""
+    ratio = _subset_factor(num_examples, batch)
+    assert num_examples is not None
+    if num_examples <= 2:
+        return 0.0  # the two deviations are opposite: no third central moment
+    return ratio * (num_examples - 2 * batch) / (batch * (num_examples - 2))
 
 
 def _check_batch_size(batch: int) -> None:

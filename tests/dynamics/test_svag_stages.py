@@ -1,10 +1,7 @@
-"""SVAG, sharpness-aware minimisation and stages against exact algebra."""
+"""SVAG and stages against exact algebra."""
 
 import functools
-import itertools
 
-import jax
-import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
@@ -75,95 +72,6 @@ def test_svag_refuses_epochs():
         ss.SVAG(least_squares(), ETA, ss.RandomReshuffling(1), 2)
     with pytest.raises(ValueError, match="steps must be an integer"):
         ss.SVAG(least_squares(), ETA, ss.WithReplacement(1), 0)
-
-
-RHO = 0.1
-
-
-def usam_by_hand(theta, batch, landscape):
-    gradient = jax.grad(lambda t: jnp.mean(landscape.losses(t, batch)))
-    return theta - ETA * gradient(theta + RHO * gradient(theta))
-
-
-def test_sam_step_by_enumeration():
-    """One step of a member is one of the N batches' θ − η∇ℓ_i(θ + ρ∇ℓ_i(θ))."""
-    land = least_squares()
-    run = ss.simulate(
-        ss.SAM(land, ETA, RHO, ss.WithReplacement(1)),
-        START,
-        num_steps=1,
-        ensemble_size=64,
-        key=jr.key(0),
-        **QUIET,
-    )
-    x, y = land.data
-    ends = np.array(
-        [usam_by_hand(jnp.asarray(START), (x[i : i + 1], y[i : i + 1]), land) for i in range(3)]
-    )
-    gaps = np.abs(np.asarray(run.positions)[:, None] - ends).max(axis=2)
-    assert gaps.min(axis=1).max() < 1e-13
-    assert len(set(gaps.argmin(axis=1).tolist())) == 3
-
-
-def test_sam_loss_is_the_mean_over_batches():
-    """L̃ = L + (ρ/2)E|∇ℓ_B|², all 9 ordered batches of 2 from 3 enumerated."""
-    land = least_squares()
-    sde = ss.SAMEquation(land, ETA, RHO, ss.MinibatchNoise(ss.WithReplacement(2)))
-    theta = jnp.asarray(START)
-    g = np.asarray(land.example_gradients(theta))
-    power = np.mean(
-        [np.sum((g[i] + g[j]) ** 2) / 4 for i, j in itertools.product(range(3), repeat=2)]
-    )
-    exact = float(land.loss(theta)) + RHO / 2 * power
-    assert float(sde.loss(theta)) == pytest.approx(exact, rel=1e-12)
-
-
-def test_sam_drift_and_noise():
-    """One Euler step: mean −η∇L̃; linear in z with covariance C + ρ(C̃ + C̃ᵀ) + O(ρ²)."""
-    land = least_squares()
-    noise = ss.MinibatchNoise(ss.WithReplacement(2))
-    sde = ss.SAMEquation(land, ETA, RHO, noise, substeps=1)
-    theta = jnp.asarray(START)
-    size = 2**14
-    run = ss.simulate(sde, theta, num_steps=1, ensemble_size=size, key=jr.key(1), **QUIET)
-    moved = (np.asarray(run.positions) - START) / -ETA
-    drift = np.asarray(jax.grad(sde.loss)(theta))
-    assert ss.compare(ss.Estimate.from_samples(moved), drift).verdict == "agrees"
-    plain = np.asarray(land.gradient(theta))
-    assert ss.compare(ss.Estimate.from_samples(moved), plain).verdict == "disagrees"
-    # Cov over examples of ∇(ℓ + (ρ/2)·|∇ℓ_B|²) to first order in ρ: of a = H_i g + H g_i.
-    x = INPUTS
-    g = np.asarray(land.example_gradients(theta))
-    hess = x.T @ x / 3
-    total = g + RHO * (x * (x @ plain)[:, None] + (g - plain) @ hess)
-    exact = np.cov(total.T, bias=True) / 2
-    offset = moved - drift
-    spread = ss.Estimate.from_samples(offset[:, :, None] * offset[:, None])
-    assert ss.compare(spread, exact).verdict == "agrees"
-
-
-def test_sam_on_equal_examples():
-    """½hθ²: USAM is a chain with h(1+ρh); its Euler step at η has the same variance."""
-    h, c = 1.0, 0.25
-    exact = 0.5 * (1 + 0.2 * h) * c / (h * (2 - 0.5 * h * (1 + 0.2 * h)))
-    land = ss.quadratic([[h]], [[1.0]])
-    sampling = ss.WithReplacement(4)
-    for process in (
-        ss.SAM(land, 0.5, 0.2, sampling),
-        ss.SAMEquation(land, 0.5, 0.2, ss.MinibatchNoise(sampling), substeps=1),
-    ):
-        run = ss.simulate(
-            process,
-            jnp.zeros(1),
-            num_steps=60,
-            ensemble_size=2**12,
-            key=jr.key(6),
-            measures={"m": ss.Moments(burn_in=20)},
-            **QUIET,
-        )
-        found = run["m"].covariance
-        assert ss.compare(found, [[exact]]).verdict == "agrees"
-        assert ss.compare(found, [[0.5 * c / (2 - 0.5)]]).verdict == "disagrees"  # plain SGD
 
 
 def stages(kind, **options):
