@@ -155,6 +155,10 @@ from sde_sgd.theory.selection import (
     splitting_on_grid,
     weights_on_grid,
 )
+from sde_sgd.theory.sharpness_aware import (
+    max_stable_learning_rate_sam,
+    max_stable_learning_rate_sam_equation,
+)
 from sde_sgd.theory.spectra import (
     MarchenkoPastur,
     mean_gap_ratio,
@@ -256,6 +260,8 @@ __all__ = [
     "law_of_balance_density",
     "law_of_balance_equation",
     "max_stable_learning_rate",
+    "max_stable_learning_rate_sam",
+    "max_stable_learning_rate_sam_equation",
     "mean_exit_time",
     "mean_exit_time_on_grid",
     "mean_gap_ratio",

@@ -274,6 +274,22 @@ def test_noise_factors():
         assert scheme(1).noise_factor(1) == 0
 
 
+def test_third_factors():
+    """E(m_B − m)³ = k E(m_i − m)³, all batches of N = 5 enumerated; N = 2 has no third moment."""
+    values = np.array([2.0, 0.5, 0.3, 0.4, 0.6])
+    third = np.mean((values - values.mean()) ** 3)
+    for batch in (1, 2, 3, 4, 5):
+        everyone = itertools.product(values, repeat=batch)
+        for scheme, all_batches in (
+            (WithReplacement, list(everyone)),
+            *((subset, list(itertools.combinations(values, batch))) for subset in SUBSETS),
+        ):
+            exact = np.mean((np.mean(all_batches, axis=1) - values.mean()) ** 3)
+            assert scheme(batch).third_factor(5) * third == pytest.approx(exact, abs=1e-14)
+    assert WithReplacement(3).third_factor(None) == 1 / 9
+    assert WithoutReplacement(1).third_factor(2) == WithoutReplacement(2).third_factor(2) == 0
+
+
 def test_smith_and_le_noise_scale():
     """η c Σ = ε(N/B − 1)/N · N/(N − 1) Σ with ε = Nη (1710.06451): two names of one number."""
     num, batch = 60, 12
