@@ -2,7 +2,6 @@
 
 import re
 import time
-import warnings
 
 import jax
 import jax.numpy as jnp
@@ -209,64 +208,6 @@ def test_an_extension_whose_records_cannot_fit():
     with pytest.raises(MemoryError, match="more records"):
         run.extend(10**6)
     assert run.extend(8).records[1].shape == (17, 6, 3)
-
-
-def most_stable(momentum=0.0, step_ratio=1.0):
-    return ss.theory.max_stable_learning_rate(
-        np.asarray(least_squares().data[0]),
-        noise_factor=1 / BATCH,
-        momentum=momentum,
-        step_ratio=step_ratio,
-    )
-
-
-@pytest.mark.parametrize(
-    ("make", "threshold"),
-    [
-        (sgd, {}),
-        (lambda rate: sgd(rate, momentum=0.9), {"momentum": 0.9}),
-        (sde, {"step_ratio": 1 / 4}),
-        (lambda rate: ss.GaussianSGD(*_gaussian(rate)), {}),
-    ],
-    ids=["SGD", "momentum", "SDE", "Gaussian SGD"],
-)
-def test_mean_square_stability_of_least_squares(make, threshold):
-    """η above max_stable_learning_rate is refused, η below it runs: ±1 % around the threshold."""
-    most = most_stable(**threshold)
-    with pytest.raises(ValueError, match="beyond the mean-square stability"):
-        simulate(make(1.01 * most))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert simulate(make(0.99 * most), num_steps=2).complete
-
-
-def _gaussian(rate):
-    return least_squares(), rate, ss.MinibatchNoise(ss.WithReplacement(BATCH))
-
-
-def test_the_threshold_is_below_that_of_the_mean():
-    """Control: the rate that is refused would pass η < 2/λ_max, the condition of the mean."""
-    hessian = least_squares().hessian(jnp.zeros(3))
-    assert 1.01 * most_stable() < 2 / float(jnp.linalg.eigvalsh(hessian)[-1])
-
-
-def test_epochs_can_be_stable_beyond_it():
-    """x² = 1, 3, B = 1: epochs contract by (1 − η)(1 − 3η), to η = 4/3; single draws to 4/5."""
-    landscape = ss.LeastSquares(np.sqrt([[1.0], [3.0]]), np.array([1.0, 0.0]))
-    with pytest.raises(ValueError, match="beyond the mean-square stability"):
-        simulate(sgd(1.2, landscape, ss.WithReplacement(1)))
-    with pytest.warns(UserWarning, match="exceeds 2 at the first start"):
-        run = simulate(sgd(1.2, landscape, ss.RandomReshuffling(1)), num_steps=2000)
-    assert np.abs(run.positions).max() < 100
-
-
-def test_elsewhere_a_huge_rate_is_a_warning():
-    """Logistic regression: η λ_max > 2 at the start warns, and the run goes on."""
-    with pytest.warns(UserWarning, match=r"η λ_max/.* exceeds 2"):
-        assert simulate(sgd(1e3, logistic())).complete
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        simulate(sgd(0.1, logistic()))
 
 
 def test_refused_keys_of_either_kind_pass():
