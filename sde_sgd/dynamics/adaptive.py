@@ -139,6 +139,9 @@ class RMSprop(AbstractAdaptive):
     Malladi et al. leave (∇L)² out, which their limit (noise ∝ 1/η) makes negligible:
     `noise_dominated=True` gives theirs.
 
+    E ĝ² stands for ĝ²: what the fluctuations of v do, and that v has seen the ĝ which it divides,
+    is of relative order 1 − β at any η, and left out.
+
     **Arguments:** `learning_rate` η > 0; `beta` in [0, 1); `epsilon` ≥ 0, outside the root;
     `initial` v(0) ≥ 0, positive unless ε > 0.
 

@@ -12,6 +12,7 @@ from ..draws import Draws
 from ..landscapes.base import AbstractLandscape
 from ..noise.models import AbstractGradientNoise
 from ..noise.paths import Increments, IterationNoise
+from ..noise.thermal import ThermalNoise
 from ..types import Key, Positions, Vector
 from ._steps import step_members
 from .base import AbstractProcess, check_part, check_whole, LearningRate, Observe
@@ -121,7 +122,8 @@ class ModifiedEquation(AbstractProcess):
     - `solver`: `diffrax.Euler()` by default. `ItoMilstein` is Itô as well; Stratonovich and
       additive-noise solvers are accepted for additive noise only.
 
-    **Raises:** `ValueError` for a solver that would converge to another equation.
+    **Raises:** `ValueError` for a solver that would converge to another equation, and for order 2
+    with a bath (`ThermalNoise`), which is of weak order one there.
     """
 
     landscape: AbstractLandscape
@@ -160,6 +162,7 @@ class ModifiedEquation(AbstractProcess):
         self.solver = dfx.Euler() if solver is None else solver
         check_part("solver", self.solver, dfx.AbstractSolver, "a solver such as diffrax.Euler()")
         noise.check(landscape)
+        _check_order(order, noise)
         _check_solver(self.solver, noise, increments)
         if refinement > 1 and isinstance(self.solver, _SPACE_TIME):
             raise ValueError("refinement sums increments; Lévy areas do not add up so simply.")
@@ -286,6 +289,16 @@ def check_ordinary(solver: dfx.AbstractSolver) -> None:
         raise ValueError(
             f"{type(solver).__name__} does not solve an equation without noise as it stands here: "
             f"use a solver of ordinary equations such as diffrax.Tsit5()."
+        )
+
+
+def _check_order(order: int, noise: AbstractGradientNoise) -> None:
+    """Refuses the second order with a bath, whose noise is not small in η."""
+    if order == 2 and isinstance(noise, ThermalNoise) and float(noise.temperature) > 0:
+        raise ValueError(
+            f"order=2 has the drift of SGD, whose noise is of order √η; with a bath of temperature "
+            f"{float(noise.temperature):g} it is of weak order one, and less exact than order=1: "
+            f"use order=1."
         )
 
 

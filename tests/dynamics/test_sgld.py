@@ -173,6 +173,23 @@ def test_thermal_noise():
     np.testing.assert_allclose(root @ root.T, expected, rtol=1e-12)
 
 
+def test_a_bath_has_no_second_order():
+    """½hθ², h = T = t = 1: Var of SGLD 2ηTΣ(1−ηh)^{2k}; order 2, T(1 − e^{−2rt})/r, errs as η¹."""
+
+    def errors(eta, order):
+        exact = 2 * eta * np.sum((1 - eta) ** (2 * np.arange(round(1 / eta))))
+        rate = 1 + eta / 2 * (order == 2)
+        return abs((1 - np.exp(-2 * rate)) / rate - exact)
+
+    for order in (1, 2):
+        assert errors(0.01, order) / errors(0.005, order) == pytest.approx(2, abs=0.02)
+    assert errors(0.005, 2) > errors(0.005, 1)
+    base = ss.MinibatchNoise(ss.WithReplacement(SIZE))
+    with pytest.raises(ValueError, match="with a bath of temperature 0.5 it is of weak order one"):
+        ss.ModifiedEquation(LANDSCAPE, ETA, ss.ThermalNoise(base, 0.5, ETA), order=2)
+    ss.ModifiedEquation(LANDSCAPE, ETA, ss.ThermalNoise(base, 0.0, ETA), order=2)
+
+
 def test_temperature_of_the_posterior():
     """The default is T = 1/N, and an ensemble's state has the members first."""
     process = ss.SGLD(LANDSCAPE, ETA, ss.RandomReshuffling(SIZE))
