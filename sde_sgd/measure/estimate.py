@@ -56,6 +56,27 @@ class Estimate(eqx.Module):
         error = rows.std(axis=0, ddof=1) / np.sqrt(num) if num > 1 else np.full_like(mean, np.inf)
         return Estimate(mean, error, num)
 
+    @staticmethod
+    def of_variance(
+        within: Num[np.ndarray, "members *shape"], between: Num[np.ndarray, "members *shape"]
+    ) -> "Estimate":
+        """Variance over members and time, V = (1/n) Σ_i within_i + Σ_i between_i/(n − 1).
+
+        Unbiased where `within` is each member's second moment about its own mean x̄_i and
+        `between` is (x̄_i − x̄)², both (members, ...); of covariances, products of two entries.
+
+        The error is the jackknife's over members: that of the mean of
+        within_i + n/(n − 2) between_i. Of normal members at one time its expected square is
+        2σ⁴/(n − 2), and the variance of V is 2σ⁴/(n − 1). Infinite for fewer than three members.
+        """
+        num = len(within)
+        if num < 3:
+            mean = Estimate.from_samples(within + between * num).value
+            return Estimate(mean, np.full(mean.shape, np.inf), num)
+        value = within.mean(axis=0) + between.sum(axis=0) / (num - 1)
+        pulled = Estimate.from_samples(within + num / (num - 2) * between)
+        return Estimate(value, pulled.standard_error, num)
+
     def __getitem__(self, index) -> "Estimate":
         """The estimate of some entries, `value[index]` with its errors."""
         return Estimate(self.value[index], self.standard_error[index], self.num_samples)

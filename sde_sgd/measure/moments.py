@@ -49,8 +49,8 @@ class Moments(AbstractMeasure):
 
     Each member is averaged over its counted iterations; the covariance is taken about the
     mean over members *and* time, so that a stationary run gives the stationary covariance.
-    The estimator is unbiased, (1/n) Σ_i V_i + S/n with V_i the second moment of member i
-    about the common mean and S the covariance of the member means.
+    The estimator is unbiased, (1/n) Σ_i V_i + S with V_i the covariance in time of member i about
+    its own mean and S that of the member means (`Estimate.of_variance`).
 
     **Arguments:**
 
@@ -130,18 +130,12 @@ class Moments(AbstractMeasure):
             return MomentsResult(shaped, None, None, steps)
         second = (np.asarray(carry.second, dtype=float)[kept].T / count).T
         centre = member_mean - mean.value
-        num = max(mean.num_samples, 1)
         if self.covariance == "diagonal":
-            around = second - offset**2 + centre**2
-            variance = _unbiased(around, (centre**2).sum(0), num)
+            variance = Estimate.of_variance(second - offset**2, centre**2)
             covariance = None
         else:
-            around = (
-                second
-                - offset[:, :, None] * offset[:, None, :]
-                + centre[:, :, None] * centre[:, None, :]
-            )
-            covariance = _unbiased(around, centre.T @ centre, num)
+            within = second - offset[:, :, None] * offset[:, None, :]
+            covariance = Estimate.of_variance(within, centre[:, :, None] * centre[:, None, :])
             index = np.arange(centre.shape[1])
             variance = covariance[index, index]
         variance = Estimate(
@@ -150,10 +144,3 @@ class Moments(AbstractMeasure):
             variance.num_samples,
         )
         return MomentsResult(shaped, covariance, variance, steps)
-
-
-def _unbiased(around: np.ndarray, spread: np.ndarray, num: int) -> Estimate:
-    """Mean of the members' second moments about the common mean, bias of that mean removed."""
-    plain = Estimate.from_samples(around)
-    value = plain.value + spread / (num * max(num - 1, 1))
-    return Estimate(value, plain.standard_error, plain.num_samples)

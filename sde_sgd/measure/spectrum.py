@@ -116,7 +116,8 @@ class SpectrumResult(eqx.Module):
 
     Errors come from the spread between members.
 
-    - `levels`: Estimate (n,) of the mean of each level, by increasing size; `level_variance` (n,).
+    - `levels`: Estimate (n,) of the mean of each level, by increasing size; `level_variance` (n,),
+      of each level over members and time, unbiased as that of `Moments`.
     - `spacing`: (n−1,) mean gaps; `mean_square_spacing`; `spacing_ratio`: ⟨s²⟩/⟨s⟩², 4/π for
       Wigner's law and 2 for independent levels.
     - `gap_ratio`: mean over neighbouring gaps of min/max, NaN for fewer than three levels.
@@ -248,7 +249,7 @@ class Spectrum(AbstractMeasure):
         offset, moved, gaps, squares, ratios = np.split(means, parts, axis=1)
         levels = Estimate.from_samples(shift + offset)
         spread = shift + offset - levels.value
-        variance = Estimate.from_samples(moved - offset**2 + spread**2)
+        variance = Estimate.of_variance(moved - offset**2, spread**2)
         spacing, square = Estimate.from_samples(gaps), Estimate.from_samples(squares)
         # ⟨s²⟩/⟨s⟩², linearised in both means member by member.
         with np.errstate(divide="ignore", invalid="ignore"):

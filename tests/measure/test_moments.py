@@ -44,13 +44,17 @@ def by_hand(values):
     """Mean, covariance and standard errors of (times, members, size) values, as documented."""
     num = values.shape[1]
     member_mean = values.mean(axis=0)
-    mean = member_mean.mean(axis=0)
-    spread = member_mean - mean
-    between = spread.T @ spread / (num - 1)
-    centred = values - mean
-    each = np.einsum("tma,tmb->mab", centred, centred) / len(values)
-    error = np.sqrt(np.diag(between) / num)
-    return mean, error, each.mean(axis=0) + between / num, each.std(axis=0, ddof=1) / np.sqrt(num)
+
+    def covariance(kept):
+        own = values[:, kept] - member_mean[kept]
+        within = np.einsum("tma,tmb->ab", own, own) / own[..., 0].size
+        return within + np.cov(member_mean[kept].T, ddof=1)
+
+    error = np.sqrt(member_mean.var(axis=0, ddof=1) / num)
+    whole = covariance(np.arange(num))
+    left_out = np.array([covariance(np.delete(np.arange(num), i)) for i in range(num)])
+    jackknife = np.sqrt((num - 1) * left_out.var(axis=0))
+    return member_mean.mean(axis=0), error, whole, jackknife
 
 
 def pair(theta):
@@ -85,6 +89,29 @@ def test_one_time_is_the_sample_covariance():
     """With a single counted iteration the covariance is NumPy's unbiased np.cov."""
     run, path = simulate(m=ss.Moments(burn_in=STEPS - 1))
     np.testing.assert_allclose(run["m"].covariance.value, np.cov(path[-1].T), rtol=1e-9)
+
+
+def test_the_error_of_a_variance_of_few():
+    """x = 0, 0, 3: S = 3; without one of them 4.5, 4.5, 0, so that se = √(2/3 · 13.5) = 3."""
+    x = np.array([0.0, 0.0, 3.0])
+    found = ss.Estimate.of_variance(np.zeros(3), (x - x.mean()) ** 2)
+    assert found.value == pytest.approx(3.0) and found.standard_error == pytest.approx(3.0)
+    # Two members at the same distance from their mean: a variance, and no idea of its error.
+    two = ss.Estimate.of_variance(np.zeros(2), np.ones(2))
+    assert two.value == 2.0 and np.isinf(two.standard_error)
+
+
+def test_the_error_of_a_variance_by_gauss_hermite_quadrature():
+    """Of n = 4 normal members E se² = 2σ⁴/(n − 2), where the variance of S is 2σ⁴/(n − 1)."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(5)
+    x = np.stack(np.meshgrid(*[nodes] * 4), axis=-1).reshape(-1, 4).T
+    weight = np.prod(np.meshgrid(*[weights / weights.sum()] * 4), axis=0).ravel()
+    each = [
+        ss.Estimate.of_variance(np.zeros(4), (row - row.mean()) ** 2).standard_error ** 2
+        for row in x.T
+    ]
+    assert weight @ np.array(each) == pytest.approx(1.0, rel=1e-12)
+    assert weight @ x.var(axis=0, ddof=1) ** 2 - 1 == pytest.approx(2 / 3, rel=1e-12)
 
 
 def test_covariance_full_diagonal_or_none():
@@ -156,7 +183,7 @@ def z_scores(samples, truth):
 
 
 def test_the_covariance_is_unbiased():
-    """E[(1/n) Σ V_i + S/n] = Cov f for 3 members correlated in time; (1/n) Σ V_i alone is low."""
+    """E[(1/n) Σ V_i + S] = Cov f for 3 members correlated in time; about the common mean is low."""
     number, members, times = 1500, 3, 4
     values, root = repetitions(number, members, times, 0)
     truth = 2 * root

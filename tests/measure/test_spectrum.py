@@ -64,7 +64,8 @@ def test_levels_of_the_recorded_trajectory():
     levels = np.linalg.eigvalsh(path)
     gaps = np.diff(levels, axis=-1)
     np.testing.assert_allclose(found.levels.value, levels.mean((0, 1)), rtol=1e-12)
-    np.testing.assert_allclose(found.level_variance.value, levels.var((0, 1)), rtol=1e-9)
+    variance = levels.var(0).mean(0) + levels.mean(0).var(0, ddof=1)
+    np.testing.assert_allclose(found.level_variance.value, variance, rtol=1e-9)
     np.testing.assert_allclose(found.spacing.value, gaps.mean((0, 1)), rtol=1e-12)
     error = gaps.mean(0).std(0, ddof=1) / 8
     np.testing.assert_allclose(found.spacing.standard_error, error, rtol=1e-9)
@@ -85,6 +86,27 @@ def test_levels_of_the_recorded_trajectory():
     left = [np.delete(two, i).mean() / np.delete(one, i).mean() ** 2 for i in range(64)]
     jackknife = np.sqrt(63 / 64 * np.sum((np.array(left) - np.mean(left)) ** 2))
     np.testing.assert_allclose(found.spacing_ratio.standard_error[0], jackknife, rtol=0.05)
+
+
+def test_the_variance_of_levels_of_few_members():
+    """At one time the variance over n = 4 members is Σ(x − x̄)²/(n − 1), with the jackknife's error.
+
+    Σ(x − x̄)²/n is 3/4 of it.
+    """
+    process, start = injected(2)
+    run = ss.simulate(
+        process,
+        start,
+        num_steps=1,
+        ensemble_size=4,
+        key=jr.key(3),
+        measures={"levels": ss.Spectrum(square(2))},
+    )
+    levels = np.linalg.eigvalsh(np.asarray(run.positions).reshape(-1, 2, 2))
+    found = run["levels"].level_variance
+    np.testing.assert_allclose(found.value, levels.var(0, ddof=1), rtol=1e-9)
+    left_out = np.array([np.delete(levels, i, 0).var(0, ddof=1) for i in range(4)])
+    np.testing.assert_allclose(found.standard_error, np.sqrt(3 * left_out.var(0)), rtol=1e-9)
 
 
 def test_kinds_of_levels():
