@@ -1,11 +1,13 @@
 """Total variation and Wasserstein distances of samples, each with its sampling floor."""
 
+import functools
 from collections.abc import Callable
 
 import equinox as eqx
 import numpy as np
 from scipy import special, stats
 
+from sde_sgd.compare._exact_tail import multinomial_cells, p_value
 from sde_sgd.compare._law_tools import binomial_deviation, groups, quantiles
 from sde_sgd.measure.estimate import Estimate
 
@@ -31,7 +33,11 @@ class LawDistance(eqx.Module):
 
 
 def variation_from(
-    counts: np.ndarray, masses: np.ndarray, rng: np.random.Generator, num_bootstrap: int
+    counts: np.ndarray,
+    masses: np.ndarray,
+    rng: np.random.Generator,
+    num_bootstrap: int,
+    failure_rate: float,
 ) -> tuple[LawDistance, float]:
     """½ Σ |n_j/n − p_j| with bootstrap error, exact floor, and the p-value under the null."""
     num = int(counts.sum())
@@ -40,20 +46,19 @@ def variation_from(
     def distance(n):
         return 0.5 * np.abs(n / num - masses).sum(axis=-1)
 
-    null = distance(rng.multinomial(num, masses, size=NUM_NULL))
+    def draw(count):
+        return distance(rng.multinomial(num, masses, size=count))
+
+    null = draw(NUM_NULL)
     error = distance(rng.multinomial(num, counts / num, size=num_bootstrap)).std(ddof=1)
     measured = Estimate(np.asarray(distance(counts)), np.asarray(error), num)
-    floor = float(0.5 * binomial_deviation(num, masses).sum() / num)
-    made = LawDistance("TV", measured, floor, float(null.std(ddof=1)))
-    return made, tail(float(measured.value), null)
-
-
-def tail(value: float, null: np.ndarray) -> float:
-    """P(null ≥ value) of a Pearson III law with the mean, deviation and skewness of `null`."""
-    spread = null.std(ddof=1)
-    if spread == 0:
-        return 1.0 if value <= null.mean() else 0.0
-    return float(stats.pearson3.sf(value, stats.skew(null), loc=null.mean(), scale=spread))
+    deviation = binomial_deviation(num, masses)
+    # Where no draw visits the rare cells: the deviations of cells as if independent.
+    alone = np.sqrt((num * masses * (1 - masses) - deviation**2).clip(min=0).sum())
+    spread = float(null.std(ddof=1)) or float(0.5 * alone / num)
+    made = LawDistance("TV", measured, float(0.5 * deviation.sum() / num), spread)
+    cells = functools.partial(multinomial_cells, num, masses)
+    return made, p_value(float(measured.value), null, draw, failure_rate, cells)
 
 
 def wasserstein_from(

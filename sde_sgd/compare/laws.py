@@ -5,6 +5,7 @@ cells is about .4 √(m/n). That *sampling floor* stands beside every distance h
 independent members, and the verdict asks whether the distance exceeds it.
 """
 
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -12,10 +13,10 @@ import numpy as np
 from jaxtyping import Float
 from scipy import special, stats
 
+from sde_sgd.compare._exact_tail import p_value, relabelled_cells
 from sde_sgd.compare._law_distances import (
     LawDistance,
     NUM_NULL,
-    tail,
     variation_from,
     wasserstein_between,
     wasserstein_from,
@@ -111,9 +112,11 @@ def compare_law(
 
     Members in one dimension: the Kolmogorov–Smirnov test, whose p-value is exact for
     independent members of a continuous law (conservative with atoms), and total variation
-    on cells, whose null law is resampled from the predicted masses (a Pearson III law is fitted to
-    it, for p-values below 1/1000). Each fails a right prediction at half the `failure_rate`. In
-    two dimensions total variation decides alone. W₁ = ∫|F̂ − F| dx is reported beside.
+    on cells, whose null law is resampled from the predicted masses: p = (1 + #)/(1 + 1000), # of
+    1000 draws being as far away; if none is, by more draws, as many as the `failure_rate` needs, or
+    by Chernoff's bound with the exact E e^{λT} of that law. P(p ≤ a) ≤ a at every a and for cells
+    of any mass: each fails a right prediction at half the `failure_rate` at most. In two dimensions
+    total variation decides alone. W₁ = ∫|F̂ − F| dx is reported beside.
 
     A `Histogram` result, whose counts are correlated in time, is compared bin by bin with
     `compare` (errors over members; bins of predicted mass below 10/members are left out); its
@@ -122,9 +125,10 @@ def compare_law(
     Members at one instant of an ensemble are independent; those of several instants
     are not: give one instant, or the histogram.
 
-    With `resolution` r a law *agrees* only if the sample shows its total variation (KS:
-    sup|F̂ − F| + √(ln(2/a)/2n), the bound of Dvoretzky, Kiefer, Wolfowitz, Massart) to be ≤ r;
-    otherwise it is *inconclusive* or, beyond the threshold, *disagrees*.
+    With `resolution` r a law *agrees* only if the sample shows its distance to be ≤ r at the
+    failure rate a: sup|F̂ − F| + √(ln(2/a)/2n), the bound of Dvoretzky, Kiefer, Wolfowitz, Massart,
+    and total variation + √(ln(1/a)/2n), McDiarmid's (a member moves it by 1/n at most, and its mean
+    is above the true one); otherwise it is *inconclusive* or, beyond the threshold, *disagrees*.
 
     **Arguments:**
 
@@ -142,7 +146,7 @@ def compare_law(
     [0, 1] or does not run from 0 to 1, masses that are negative or exceed 1 in sum.
 
     **Source:** floors: de Moivre's mean deviation of the binomial law, cell by cell. Massart, Ann.
-    Probab. 18 (1990) 1269.
+    Probab. 18 (1990) 1269; McDiarmid, Surveys in Combinatorics (1989) 148.
     """
     at_least("num_bootstrap", num_bootstrap, 2)
     options = _options(process, expected)
@@ -157,9 +161,9 @@ def compare_law(
             edges = own_edges(predicted)
         masses = cell_masses(predicted, edges)
         counts = bin_sample(rows, edges)
-        variation, p_value = variation_from(counts, masses, rng, num_bootstrap)
-        row = _row(variation, p_value, failure_rate, resolution, num, name, options)
-        return LawComparison((row,), variation, None, np.array([p_value]), num)
+        variation, tv_p = variation_from(counts, masses, rng, num_bootstrap, failure_rate)
+        row = _row(variation, tv_p, failure_rate, resolution, num, name, options)
+        return LawComparison((row,), variation, None, np.array([tv_p]), num)
 
     cdf, values = cdf_of(predicted), np.sort(rows[:, 0])
     if edges is None:
@@ -170,9 +174,10 @@ def compare_law(
     masses = np.diff(heights)
     if (masses < 0).any():
         raise ValueError("The predicted cdf falls somewhere between the edges: it must increase.")
-    variation, tv_p = variation_from(bin_sample(rows, (edges,)), masses, rng, num_bootstrap)
-    test: Any = stats.kstest(values, cdf)
     each = -np.expm1(np.log1p(-failure_rate) / 2)
+    counts = bin_sample(rows, (edges,))
+    variation, tv_p = variation_from(counts, masses, rng, num_bootstrap, each)
+    test: Any = stats.kstest(values, cdf)
     floor, spread = 0.868731 / np.sqrt(num), 0.260324 / np.sqrt(num)
     measured = Estimate(np.asarray(float(test.statistic)), np.asarray(spread), num)
     smirnov = LawDistance("KS", measured, floor, spread)
@@ -226,8 +231,11 @@ def compare_laws(
     def between(a, b):
         return 0.5 * np.abs(a / sizes[0] - b / sizes[1]).sum(axis=-1)
 
-    relabelled = rng.multivariate_hypergeometric(total, sizes[0], size=NUM_NULL)
-    null = between(relabelled, total - relabelled)
+    def draw(count):
+        relabelled = rng.multivariate_hypergeometric(total, sizes[0], size=count)
+        return between(relabelled, total - relabelled)
+
+    null = draw(NUM_NULL)
     draws = [
         rng.multinomial(size, c / size, size=num_bootstrap)
         for size, c in zip(sizes, counts, strict=True)
@@ -235,16 +243,17 @@ def compare_laws(
     error = between(*draws).std(ddof=1)
     measured = Estimate(np.asarray(between(*counts)), np.asarray(error), num)
     variation = LawDistance("TV", measured, float(null.mean()), float(null.std(ddof=1)))
-    tv_p = tail(float(measured.value), null)
+    each = failure_rate if first.shape[1] == 2 else -np.expm1(np.log1p(-failure_rate) / 2)
+    cells = functools.partial(relabelled_cells, total, sizes[0])
+    tv_p = p_value(float(measured.value), null, draw, each, cells)
     if first.shape[1] == 2:
-        row = _row(variation, tv_p, failure_rate, None, num, name, options)
+        row = _row(variation, tv_p, each, None, num, name, options)
         return LawComparison((row,), variation, None, np.array([tv_p]), num)
     test: Any = stats.ks_2samp(first[:, 0], second[:, 0])
     effective = sizes[0] * sizes[1] / sum(sizes)
     floor, spread = 0.868731 / np.sqrt(effective), 0.260324 / np.sqrt(effective)
     largest = Estimate(np.asarray(float(test.statistic)), np.asarray(spread), num)
     smirnov = LawDistance("KS", largest, floor, spread)
-    each = -np.expm1(np.log1p(-failure_rate) / 2)
     rows = (
         _row(smirnov, float(test.pvalue), each, None, num, name, options),
         _row(variation, tv_p, each, None, num, name, options),
@@ -340,9 +349,8 @@ def _row(
         if not 0 < resolution < np.inf:
             raise ValueError(f"resolution must be finite and > 0; got {resolution}.")
         # Both bound the true distance from above with probability 1 − failure_rate.
-        slack = np.sqrt(np.log(2 / failure_rate) / (2 * num))
-        if distance.name == "TV":
-            slack = float(-special.ndtri(failure_rate)) * float(distance.measured.standard_error)
+        sides = 1 if distance.name == "TV" else 2
+        slack = np.sqrt(np.log(sides / failure_rate) / (2 * num))
         if value + slack <= resolution:
             severity, reason = 0, ""
         elif not seen:

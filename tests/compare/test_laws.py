@@ -10,6 +10,7 @@ import pytest
 from scipy import integrate, stats
 
 import sde_sgd as ss
+from sde_sgd.compare._exact_tail import chernoff, multinomial_cells, p_value, relabelled_cells
 from sde_sgd.compare._law_tools import binomial_deviation, quantiles
 
 FAILURE_RATE = 2e-5
@@ -83,6 +84,74 @@ def test_errors_are_the_spread_of_repetitions():
         assert np.sqrt((errors**2).mean()) == pytest.approx(values.std(ddof=1), rel=0.37)
 
 
+def test_a_rare_tail_is_bounded_by_enumeration():
+    """P(T ≥ t) ≤ min_λ E e^{λ(T − t)} ≤ the bound, and that within a half of the minimum."""
+    masses, num = np.array([0.6, 0.35, 0.05]), 15
+    counts = np.array([(i, j, num - i - j) for i in range(16) for j in range(16 - i)])
+    chances = stats.multinomial(num, masses).pmf(counts)
+    distances = 0.5 * np.abs(counts / num - masses).sum(axis=1)
+    total, first = np.array([7, 5, 3]), 6
+    labels = np.array(list(itertools.product(*[range(c + 1) for c in total])))
+    labels = labels[labels.sum(axis=1) == first]
+    relabelled = 0.5 * np.abs(labels / 6 - (total - labels) / 9).sum(axis=1)
+    for cells, every, chance in (
+        (multinomial_cells(num, masses), distances, chances),
+        (
+            relabelled_cells(total, first),
+            relabelled,
+            stats.multivariate_hypergeom(total, 6).pmf(labels),
+        ),
+    ):
+        rates = np.concatenate([[0], np.geomspace(0.1, 2000, 400)])
+        for limit in np.unique(every):
+            exact = chance[every >= limit - 1e-12].sum()
+            best = min(chance @ np.exp(np.minimum(rate * (every - limit), 700)) for rate in rates)
+            assert exact * (1 - 1e-9) <= chernoff(limit, cells) <= 1.5 * best
+            assert chernoff(limit, cells) >= best * (1 - 0.01)
+        largest = every.max()
+        exact = chance[every >= largest - 1e-12].sum()
+        assert chernoff(largest, cells) == pytest.approx(exact, rel=0.01)
+
+
+def test_a_rare_cell_is_no_certainty():
+    """One of 20 members in a cell of mass q = 1.85e-5: p ≥ P(any) = 1 − (1 − q)²⁰ = 3.7e-4.
+
+    Most sets of 1000 draws never visit that cell.
+    """
+    share, exact = 1.85e-5, stats.binom.sf(0, 20, 1.85e-5)
+    assert exact == pytest.approx(3.7e-4, rel=1e-3)
+    members = np.append(np.full(19, -1.0), 1.0)
+    law = stats.norm(loc=stats.norm.ppf(share))
+    for seed in range(5):
+        found = ss.compare_law(members, law, key=jr.key(seed), edges=[0.0])
+        # The first visit is geometric: below a tenth of its mean with probability .1 each.
+        assert found.p_values[1] > 3e-5 and found.rows[1].verdict == "agrees"
+        assert np.isfinite(found.total_variation.excess)
+    # Control: two members there are as improbable as C(20, 2) q² = 6.5e-8.
+    members[0] = 1.0
+    found = ss.compare_law(members, law, key=KEY, edges=[0.0])
+    assert stats.binom.sf(1, 20, share) < found.p_values[1] < 1e-5
+    assert found.rows[1].verdict == "disagrees"
+
+
+def test_the_p_value_when_no_draw_reaches():
+    """(1 + #)/(1 + draws), twice 1/l at the l-th draw if it is the first, or twice the bound."""
+    cells = functools.partial(multinomial_cells, 20, np.array([0.5, 0.5]))
+    null, low = np.zeros(999), np.zeros
+
+    def late(count):
+        return np.where(np.arange(count) == 500, 1.0, 0.0)
+
+    assert p_value(0.1, np.append(null, 0.1), low, 1e-5, cells) == 2 / 1001
+    # P(T ≥ .5) = 2·2⁻²⁰, whose bound is exact; at T = .35 (17 of 20) it is above the rate.
+    assert p_value(0.5, null, low, 1e-5, cells) == pytest.approx(4 * 2.0**-20, rel=0.01)
+    bound = chernoff(0.35, cells())
+    assert 2 * stats.binom.sf(16, 20, 0.5) < bound < 1
+    assert p_value(0.35, null, late, 1e-5, cells) == 1 / 1000
+    found = p_value(0.35, null, low, 1e-5, cells)
+    assert 1e-5 / 2.1 < found <= 1e-5
+
+
 @functools.cache
 def null_p_values():
     law = stats.norm
@@ -137,6 +206,35 @@ def test_resolution():
     assert small.verdict == "inconclusive" and "add members" in small.rows[0].reason
     with pytest.raises(ValueError, match="resolution must be finite"):
         ss.compare_law(normal(50), law, key=KEY, resolution=0.0)
+
+
+def test_resolution_of_what_no_member_shows():
+    """20 members in a cell of .99: a law with .8 there does that with probability .012.
+
+    Resamples of them have no spread; the bound √(ln(1/a)/2n) = .52 does not need it.
+    """
+    found = ss.compare_law(
+        np.full(20, -1.0), stats.norm(stats.norm.ppf(0.01)), key=KEY, edges=[0.0], resolution=0.02
+    )
+    assert found.total_variation.measured.standard_error == 0
+    assert found.rows[1].verdict == "inconclusive"
+
+
+def test_the_slack_of_a_resolution():
+    """n = 2000, rate .02: √(ln(2/a)/2n) = .0364 > .035 for KS, √(ln(1/a)/2n) = .0339 for TV."""
+    members = stats.norm.ppf((np.arange(2000) + 0.5) / 2000)
+    found = ss.compare_law(
+        members, stats.norm, key=KEY, edges=[0.0], resolution=0.035, failure_rate=0.02
+    )
+    assert [row.verdict for row in found.rows] == ["inconclusive", "agrees"]
+    assert "below 0.0366" in found.rows[0].reason
+
+
+def test_the_floor_of_two_samples():
+    """Kolmogorov's mean √(π/2) ln 2 = .868731 over √(nm/(n + m)): .0869 at n = m = 200."""
+    found = ss.compare_laws(normal(200, 1), normal(200, 2), key=KEY, num_bootstrap=2)
+    assert found.rows[0].predicted == pytest.approx(np.sqrt(np.pi / 2) * np.log(2) / 10, rel=1e-5)
+    assert found.rows[0].standard_error == pytest.approx(0.0260324, rel=1e-4)
 
 
 def pairs(n, correlation, seed=0):

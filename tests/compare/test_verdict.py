@@ -84,6 +84,20 @@ def test_sidak_threshold_is_the_quantile_of_the_largest():
     np.testing.assert_allclose(sidak_threshold(10**6, 2e-5, 1e9), sidak_threshold(10**6, 2e-5))
 
 
+def test_the_fewest_degrees_of_freedom_decide():
+    """n = 5 and 100, errors (1, .1) and (.1, 1): 1/ν = Σ f²/(n − 1), the smallest ν of the entries.
+
+    ν = 4.08 for the first entry, whose threshold is 26.6; 4.65 for the second, ν = 101.
+    """
+    first, second = known([0.0, 0.0], [1.0, 0.1], 5), known([0.0, 0.0], [0.1, 1.0], 100)
+    share = 1 / 1.01
+    freedom = 1 / (share**2 / 4 + (1 - share) ** 2 / 99)
+    threshold = stats.t.isf(-np.expm1(np.log1p(-2e-5) / 2) / 2, freedom)
+    assert threshold == pytest.approx(26.6, abs=0.05)
+    assert compare(first, second).threshold == pytest.approx(threshold, rel=1e-9)
+    assert compare(second, first).threshold == pytest.approx(threshold, rel=1e-9)
+
+
 def test_z_is_the_difference_in_combined_errors():
     """z = (m − p)/√(se² + se_p²)."""
     comparison = compare(known([1.0, 2.0], 0.3), known([0.0, 2.5], 0.4))
