@@ -77,9 +77,14 @@ def at_least(name: str, value: int, minimum: int) -> None:
 def bootstrap_weights(
     rng: np.random.Generator, members: int, num_bootstrap: int
 ) -> Float[np.ndarray, "replicates members"]:
-    """Weights summing to one: row 0 the sample itself, then multinomial resamples."""
-    counts = rng.multinomial(members, np.full(members, 1 / members), size=num_bootstrap)
-    return np.concatenate([np.ones((1, members)), counts]) / members
+    """Weights summing to one: row 0 the sample itself, then resamples of n − 1 of its n members.
+
+    Means of n − 1 spread by Σ(x − x̄)²/(n(n − 1)), the squared error of x̄; those of n by
+    Σ(x − x̄)²/n², too little (Rao, Wu, J. Am. Stat. Assoc. 83 (1988) 231).
+    """
+    drawn = members - 1
+    counts = rng.multinomial(drawn, np.full(members, 1 / members), size=num_bootstrap)
+    return np.concatenate([np.full((1, members), 1 / members), counts / drawn])
 
 
 def random_directions(

@@ -323,7 +323,7 @@ def _renewal(
     pulls = (risk - plain.value * exits) / exits.sum() - (top - found.value * lives) / lives.sum()
     gap = float(plain.value - found.value) / substeps
     advice = f"take renewal_time={float(found.value) / substeps:.6g}"
-    error = float(np.sqrt((pulls**2).sum())) / substeps
+    error = float(np.sqrt(len(exits) / (len(exits) - 1) * (pulls**2).sum())) / substeps
     remark = _remark(_scaled(plain, 1 / substeps), gap, error, exits.mean(), advice)
     return _scaled(found, 1 / substeps), remark
 
@@ -343,7 +343,7 @@ def _few_lives(exits, risk, first, mean: Estimate, step: float) -> str | None:
     ratio = square.mean() / centre**2
     share = ahead / (2 * exits.mean())
     pulls = square / centre**2 - 2 * ratio * once / centre
-    error = float(pulls.std() / np.sqrt(len(exits)) * share)
+    error = float(pulls.std(ddof=1) / np.sqrt(len(exits)) * share)
     advice = "take renewal=True and its renewal_time"
     return _remark(mean, float((2 - ratio - step / centre) * share), error, exits.mean(), advice)
 

@@ -204,7 +204,8 @@ def _judge(
     spreads = np.stack([second[:, :half].mean(1), second[:, half:].mean(1)], axis=1)
     drift = Estimate.from_samples(means[:, 1] - means[:, 0])
     spread_drift = Estimate.from_samples(spreads[:, 1] - spreads[:, 0])
-    scale = np.sqrt(spreads.mean(axis=(0, 1)))
+    # As in Moments: the common mean is measured on the same members.
+    scale = np.sqrt(spreads.mean(axis=(0, 1)) + means.mean(1).var(0, ddof=1) / num)
 
     within = (spreads - (means - means.mean((0, 1))) ** 2) * steps / (steps - 1)
     around = (means - means.mean((0, 1))) ** 2 * 2 * num / (2 * num - 1)
@@ -213,9 +214,10 @@ def _judge(
         r_hat = np.sqrt(square.value)
         r_hat = Estimate(r_hat, square.standard_error / (2 * r_hat), num)
     own = (means - means.mean(0)) ** 2 * num / (num - 1)
-    time = ratio(steps * own.mean(1), spreads.mean(1))
+    time = ratio(steps * own.mean(1), spreads.mean(1) + means.mean(1).var(0, ddof=1) / num)
     # A transient widens the first half: what comes after it is judged by the second.
     settled_width = spreads[:, 1].mean(0) - (means[:, 1].mean(0) - means.mean((0, 1))) ** 2
+    settled_width = settled_width + own[:, 1].mean(0) / num
     with np.errstate(invalid="ignore", divide="ignore"):
         late_time = steps * own[:, 1].mean(0) / settled_width
 

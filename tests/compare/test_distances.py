@@ -284,3 +284,16 @@ def test_floors_of_unequal_size_are_refused():
     with pytest.raises(ValueError, match="5 members and reference 6"):
         excess(x, y, r, key=KEY, distance="wasserstein")
     assert excess(x, y, r, key=KEY).value == 0
+
+
+def test_the_bootstrap_error_of_a_mean_of_few():
+    """E w = 1/n, Cov w = (1 − 1/n)/(n(n − 1)): x = 0, 0, 3 has the error of its mean, 1, by all 9.
+
+    Weights of n draws, instead of n − 1, give 1·√(2/3).
+    """
+    weights = bootstrap_weights(np.random.default_rng(0), 3, 20_000)
+    assert weights[0] @ np.array([0.0, 0.0, 3.0]) == pytest.approx(1.0)
+    means = weights[1:] @ np.array([0.0, 0.0, 3.0])
+    # Resampled means are 0, 1.5, 3 with chances 4/9, 4/9, 1/9: the variance is 1.
+    assert set(means) == {0.0, 1.5, 3.0}
+    assert means.var() == pytest.approx(1.0, abs=stats.norm.isf(1e-5) * np.sqrt(1.5 / 20_000))

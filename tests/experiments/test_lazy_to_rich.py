@@ -6,9 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
+from scipy import stats
 from scipy.integrate import solve_ivp
 
 from experiments import _committee as committee, lazy_to_rich
+from experiments._rows import spread_row
 
 D, H, N, SCALE, EPS = 3, 6, 8, 0.7, 0.6
 INPUTS = np.random.default_rng(0).normal(size=(N, D))
@@ -164,3 +166,26 @@ def test_rows():
     rows = lazy_to_rich.check(CONFIG, data, predicted)
     names = [row.name for row in rows if row.verdict == "inconclusive"]
     assert "α = 1: time to generalise, η → 0" in names
+
+
+def spread_acceptance(members, ensembles, factor):
+    """The interval of X = Σ(n − 1)s²/σ² in which spreads agree, from the row's own threshold."""
+    unit = np.random.default_rng(1).normal(size=members)
+    unit = (unit - unit.mean()) / unit.std(ddof=1)
+    found = spread_row([2 * unit] * ensembles, [2.0] * ensembles, factor, name="", process="")
+    assert found.measured == pytest.approx(1.0)
+    ends = found.predicted + np.array([-1, 1]) * found.threshold * found.standard_error
+    return ensembles * (members - 1) * ends.clip(min=0) ** 3
+
+
+def test_rows_of_spreads_keep_their_rates():
+    """X ~ factor² χ²_ν: a right spread of 32 members fails at ≤ 2e-5, and B/4 is seen over three.
+
+    With one scale alone it is not: a right spread agrees with that of B/4 in most runs.
+    """
+    low, high = spread_acceptance(32, 1, 1.0)
+    law = stats.chi2(31)
+    assert law.cdf(low) + law.sf(high) < 2e-5
+    low, high = spread_acceptance(32, 3, 2.0)
+    assert stats.chi2(93).sf(low) < 2e-5
+    assert stats.chi2(31).sf(spread_acceptance(32, 1, 2.0)[0]) > 0.5
