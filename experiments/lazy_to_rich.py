@@ -104,8 +104,7 @@ PRESETS = {
 }
 
 PROCESSES = ("SGD", "SDE")
-# Runs are given this many times the flow's own time before a member counts as censored.
-PATIENCE = 3.0
+PATIENCE = 3.0  # times of the flow after which a member counts as censored
 LONGEST = 400.0
 _SPREAD = "(variance of times/that of linear noise)^⅓"
 
@@ -273,10 +272,10 @@ def check(config: Config, data: xr.Dataset, predicted) -> list[ss.Comparison]:
             )
         )
     for name in PROCESSES:
-        # 32 members of one scale alone cannot tell the two apart.
+        # Members of one scale alone are too few to tell the two apart.
         options = dict(process=name, name=f"η = {fine:g}: {_SPREAD}, B/4", expected="deviate")
-        every = config.output_scales
-        rows.append(spread_row(*spreads(config, data, predicted, name, *every), 2.0, **options))
+        every = spreads(config, data, predicted, name, *config.output_scales)
+        rows.append(spread_row(*every, 2.0, **options))
     return rows + published(config, data, predicted)
 
 
