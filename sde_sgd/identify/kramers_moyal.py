@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from ..measure.estimate import Estimate
 from ._data import increments, relaxation_time, trajectories
-from ._regression import covariance
+from ._regression import covariance, expected_squares, normal_equations, Undetermined
 
 # Members that must have visited a neighbourhood for an error there.
 _LEAST_VISITORS = 8
@@ -20,7 +20,9 @@ class LocalCoefficients(eqx.Module):
     - `points` (P,); `drift`, `variance_rate`: Estimates (P,), per unit t.
     - `lag`: τ in t; `error_order`: for an SDE the lag leaves a bias O(τ^order).
     - `relaxation_time`: of the pooled linear regression at τ.
-    - `visits` (P,): starts in each neighbourhood, all members together.
+    - `visits` (P,): starts in each neighbourhood, all members together; `visitors` (P,): how many
+      members they are of. `num_samples` of the Estimates is the fewest of them at any point that
+      has an estimate, for Student's t.
     """
 
     points: Float[np.ndarray, " points"]
@@ -30,6 +32,7 @@ class LocalCoefficients(eqx.Module):
     error_order: int
     relaxation_time: float
     visits: Float[np.ndarray, " points"]
+    visitors: Float[np.ndarray, " points"]
 
 
 def identify_kramers_moyal(
@@ -101,73 +104,78 @@ def identify_kramers_moyal(
     order = np.argsort(start, axis=None)
     ranked = start.ravel()[order]
     columns = [
-        _at(x, width, degree, ranked, order, start.shape, first, second, found.lag, correction)
+        _at(x, width, degree, ranked, order, start.shape, first, second, found.lag, correction, lag)
         for x in where
     ]
-    value, error, visits = (np.array(part) for part in zip(*columns, strict=True))
+    value, error, visits, visitors = (np.array(part) for part in zip(*columns, strict=True))
     if not (visits > 0).any():
         raise ValueError(
             f"Nobody starts within {width:g} of any of the points {where[0]:g} … {where[-1]:g}; "
             f"positions lie in [{ranked[0]:.4g}, {ranked[-1]:.4g}]."
         )
-    members = start.shape[1]
+    known = visitors >= _LEAST_VISITORS
+    fewest = int(visitors[known].min()) if known.any() else 0
     return LocalCoefficients(
         where,
-        Estimate(value[:, 0], error[:, 0], members),
-        Estimate(value[:, 1], error[:, 1], members),
+        Estimate(value[:, 0], error[:, 0], fewest),
+        Estimate(value[:, 1], error[:, 1], fewest),
         found.lag,
         count,
         relaxation_time(found),
         visits.astype(float),
+        visitors.astype(float),
     )
 
 
-def _at(x, width, degree, ranked, order, shape, first, second, lag, correction):
-    """Value and error of (b, a) at one point, and the starts near it."""
+def _at(x, width, degree, ranked, order, shape, first, second, span, correction, lag):
+    """Value and error of (b, a) at one point, the starts near it and the members they are of."""
     low, high = np.searchsorted(ranked, [x - width, x + width])
-    nothing = np.full(2, np.nan), np.full(2, np.inf), high - low
     time, member = np.unravel_index(order[low:high], shape)
-    visitors, row = np.unique(member, return_inverse=True)
-    if len(visitors) < _LEAST_VISITORS:
+    ahead = np.lexsort((time, member))
+    time, member = time[ahead], member[ahead]
+    _, begin, count = np.unique(member, return_index=True, return_counts=True)
+    nothing = np.full(2, np.nan), np.full(2, np.inf), high - low, len(count)
+    if len(count) < _LEAST_VISITORS:
         return nothing
-    place = (ranked[low:high] - x) / width
-    basis = np.vander(place, degree + 1, increasing=True)
-    weight = np.maximum(1 - place**2, 0.0)
-    changes = first[time, member, :]
-    fit = _clustered(basis, weight, changes, row, len(visitors))
-    if fit is None:
+    row, column = (
+        np.arange(high - low) - np.repeat(begin, count),
+        np.repeat(np.arange(len(count)), count),
+    )
+
+    def table(entries: np.ndarray) -> np.ndarray:
+        """One column for each visitor, in the order of time, zeros behind."""
+        rows = np.zeros((count.max(), len(count)))
+        rows[row, column] = entries
+        return rows
+
+    place = (ranked[low:high][ahead] - x) / width
+    weight = table(np.maximum(1 - place**2, 0.0))
+    basis = np.stack([table(place**k) for k in range(degree + 1)], axis=-1)
+    names = tuple(f"(x − {x:g})^{k}" for k in range(degree + 1))
+    changes, squares = (table(part[time, member, 0])[..., None] for part in (first, second))
+    expected = basis
+    try:
+        drift = normal_equations(basis, changes, weight).solve(names)
+        if correction == "centred":
+            squares = span * (changes - basis @ drift.solution) ** 2
+            expected = expected_squares(
+                basis, basis, (drift.inverse, drift.inverse), table(time), lag, weight
+            )
+        variance = normal_equations(expected, squares, weight, basis).solve(names)
+    except Undetermined:
         return nothing
-    drift, of_drift = fit
-    slope = float(drift[1, 0]) / width if degree else 0.0
-    doubt = 3 * np.sqrt(covariance(of_drift[:, :, 0])[1, 1]) / width if degree else 0.0
-    if -lag * (slope + doubt) > 1 - np.exp(-1.0):
+    slope = float(drift.coefficients[1, 0]) / width if degree else 0.0
+    doubt = 3 * np.sqrt(covariance(drift.influence[:, :, 0])[1, 1]) / width if degree else 0.0
+    if -span * (slope + doubt) > 1 - np.exp(-1.0):
         raise ValueError(
-            f"These trajectories are too coarse at x = {x:g}: over the lag t = {lag:.4g} a "
-            f"displacement there decays by the share {-lag * slope:.2g} > 1 − 1/e. Record more "
+            f"These trajectories are too coarse at x = {x:g}: over the lag t = {span:.4g} a "
+            f"displacement there decays by the share {-span * slope:.2g} > 1 − 1/e. Record more "
             f"often, lower lag, or leave that point out."
         )
-    squares = second[time, member, :]
-    if correction == "centred":
-        squares = lag * (changes - basis @ drift) ** 2
-    fit = _clustered(basis, weight, squares, row, len(visitors))
-    assert fit is not None  # the same features as before
-    variance, of_variance = fit
-    influence = np.stack([of_drift[:, 0, 0], of_variance[:, 0, 0]], axis=1)
+    influence = np.stack([drift.influence[:, 0, 0], variance.influence[:, 0, 0]], axis=1)
     error = np.sqrt(np.diag(covariance(influence)))
-    return np.array([drift[0, 0], variance[0, 0]]), error, high - low
-
-
-def _clustered(basis, weight, responses, row, num):
-    """Coefficients (p, 1) and the influence of each visitor, or None if they are not determined."""
-    weighted = basis * weight[:, None]
-    total = weighted.T @ basis
-    if not np.linalg.cond(total) < 1e10:
-        return None
-    inverse = np.linalg.inv(total)
-    coefficients = inverse @ (weighted.T @ responses)
-    scores = np.zeros((num, basis.shape[1]))
-    np.add.at(scores, row, weighted * (responses - basis @ coefficients))
-    return coefficients, (scores @ inverse)[..., None]
+    value = np.array([drift.coefficients[0, 0], variance.coefficients[0, 0]])
+    return value, error, high - low, len(count)
 
 
 def _numbers(points: Any, bandwidth: Any, degree: Any) -> tuple[np.ndarray, float, int]:

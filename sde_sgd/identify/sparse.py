@@ -3,11 +3,10 @@
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from ..compare.verdict import sidak_threshold
 from ._data import increments, trajectories
-from ._regression import covariance, Fit, normal_equations, NormalEquations
+from ._regression import covariance, expected_squares, Fit, normal_equations, NormalEquations
 from .basis import AbstractBasis, PolynomialBasis, values
 from .fitted import assemble, FittedSDE
 
@@ -67,24 +66,27 @@ def identify_sparse(
     candidates = values(basis, found.starts)
     response = found.drift_response()
     equations = normal_equations(candidates, response)
-    names, threshold = basis.names, _threshold(len(basis.names), failure_rate, members)
-    parts = [_select(equations, names, i, threshold) for i in range(size)]
+    threshold = _threshold(len(basis.names), failure_rate, members)
+    parts = [_select(equations.component(i), basis.names, threshold) for i in range(size)]
     beta = np.stack([part.coefficients[:, 0] for part in parts])
     beta_influence = np.stack([part.influence[..., 0] for part in parts], axis=1)
 
     squares = found.square_response()
     if correction == "centred":
-        rest = response - candidates @ beta.T
+        rest = response - candidates @ np.hstack([part.solution for part in parts])
         squares = found.lag * rest[..., :, None] * rest[..., None, :]
     shape = (size, size, len(noise.names))
     alpha, alpha_influence = np.zeros(shape), np.zeros((members, *shape))
-    equations = normal_equations(
-        values(noise, found.starts), squares.reshape(*squares.shape[:2], -1)
-    )
+    rates = expected = values(noise, found.starts)
+    times = np.arange(float(len(rates)))[:, None]
     threshold = _threshold(len(noise.names), failure_rate, members)
     for i in range(size):
         for j in range(i, size):
-            part = _select(equations, noise.names, size * i + j, threshold)
+            if correction == "centred":
+                inverses = parts[i].inverse, parts[j].inverse
+                expected = expected_squares(rates, candidates, inverses, times, lag)
+            equations = normal_equations(expected, squares[..., i, j, None], instruments=rates)
+            part = _select(equations, noise.names, threshold)
             for place in ((i, j), (j, i)):
                 alpha[place] = part.coefficients[:, 0]
                 alpha_influence[:, place[0], place[1]] = part.influence[..., 0]
@@ -99,21 +101,19 @@ def _threshold(num_terms: int, failure_rate: float | None, members: int) -> floa
     return sidak_threshold(num_terms, failure_rate, members - 1)
 
 
-def _select(
-    equations: NormalEquations, names: tuple[str, ...], component: int, threshold: float
-) -> Fit:
-    """One component's coefficients (K, 1), zero for the terms dropped, and their influence."""
-    own = NormalEquations(equations.matrix, equations.right[..., component : component + 1])
-    kept = np.arange(len(names))
-    coefficients: Float[np.ndarray, "K 1"] = np.zeros((len(names), 1))
-    influence = np.zeros((len(own.right), len(names), 1))
+def _select(equations: NormalEquations, names: tuple[str, ...], threshold: float) -> Fit:
+    """The fit of one response, with zeros for the terms dropped."""
+    kept, count = np.arange(len(names)), len(names)
+    members = len(equations.right)
+    chosen = Fit(np.zeros((count, 1)), np.zeros((members, count, 1)), np.zeros((count, count)))
     while len(kept):
-        fit = own.subset(kept).solve(tuple(names[k] for k in kept))
+        fit = equations.subset(kept).solve(tuple(names[k] for k in kept))
         error = np.sqrt(np.diag(covariance(fit.influence[..., 0])))
         score = np.abs(fit.coefficients[:, 0]) / error
         weakest = int(np.argmin(score))
         if score[weakest] > threshold:
-            coefficients[kept], influence[:, kept] = fit.coefficients, fit.influence
+            chosen.solution[kept], chosen.influence[:, kept] = fit.solution, fit.influence
+            chosen.inverse[np.ix_(kept, kept)] = fit.inverse
             break
         kept = np.delete(kept, weakest)
-    return Fit(coefficients, influence)
+    return chosen
