@@ -58,7 +58,10 @@ class AutocovarianceResult(eqx.Module):
     }
 
     def integrated_time(self, window: float = 5.0) -> Estimate:
-        """τ = Σ_{l=−∞}^{∞} C(l)/C(0), in iterations: n of them are worth n/τ independent ones.
+        """τ = every·Σ_{j=−∞}^{∞} C(j·every)/C(0), in iterations: n are worth n/τ independent ones.
+
+        That is of means over the values that were counted, one in `every`: for C(l) ∝ e^{−λl}, τ =
+        every·coth(every·λ/2), more than the coth(λ/2) of a mean over all iterations.
 
         Summed up to the smallest lag W ≥ window·τ(W) (Sokal's rule): for exponential
         correlations that leaves out the share e^{−2·window}.

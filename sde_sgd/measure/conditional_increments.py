@@ -26,7 +26,7 @@ class ConditionalIncrementsResult(eqx.Module):
     Divided by the time η of an iteration they are the Kramers–Moyal coefficients at that step:
     drift/η → K and square/η → 2D as η → 0, with errors of order η that are not part of the
     standard errors (compare with the exact transition where it is known). Bins without a visit
-    are NaN with an infinite error.
+    are NaN with an infinite error, and all of them are if f_k was NaN in any member.
     """
 
     edges: np.ndarray
@@ -99,7 +99,10 @@ class ConditionalIncrements(AbstractMeasure):
         return carry
 
     def result(self, carry, alive: np.ndarray, process: Any) -> ConditionalIncrementsResult:
-        sums = np.asarray(carry, dtype=float)[alive][:, 1:-1, :4]
+        sums = np.asarray(carry, dtype=float)[alive][..., :4]
+        # NaN is sorted behind all edges.
+        sums[np.isnan(sums[:, -1, 1])] = np.nan
+        sums = sums[:, 1:-1]
         count = sums[..., 0]
         where, drift, square = (ratio(sums[..., i], count) for i in (1, 2, 3))
         return ConditionalIncrementsResult(np.asarray(self.edges, float), where, drift, square)

@@ -54,7 +54,7 @@ class Estimate(eqx.Module):
             return Estimate(nan, np.full_like(nan, np.inf), 0)
         mean = rows.mean(axis=0)
         error = rows.std(axis=0, ddof=1) / np.sqrt(num) if num > 1 else np.full_like(mean, np.inf)
-        return Estimate(mean, error, num)
+        return Estimate(mean, np.where(np.isnan(mean), np.inf, error), num)
 
     @staticmethod
     def of_variance(

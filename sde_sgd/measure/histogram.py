@@ -91,9 +91,10 @@ class JointHistogramResult(eqx.Module):
 class Histogram(AbstractMeasure):
     """How often f(θ) falls into each bin [e_j, e_{j+1}), or a pair into each cell of a box.
 
-    A pair of edges makes a joint histogram (`JointHistogramResult`). Each member holds its own
-    counts, 4·(bins + 2) bytes, or 4·(rows + 2)(columns + 2): for one instant of very many
-    members take `run.positions` and `compare_law` instead.
+    A pair of edges makes a joint histogram (`JointHistogramResult`). A NaN is in no bin, nor
+    outside: where f was NaN in any member, the result is NaN with infinite errors. Each member
+    holds its own counts, 4·(bins + 3) bytes, or 4·(rows + 2)(columns + 2): for one instant of very
+    many members take `run.positions` and `compare_law` instead.
 
     **Arguments:** `edges` (bins+1,) increasing, or two such arrays; `of` a scalar function of θ
     (of two entries for a pair; θ itself by default where d is 1 or 2); `burn_in`, `every` as in
@@ -130,7 +131,8 @@ class Histogram(AbstractMeasure):
 
     def init(self, theta: Positions) -> Int[Array, "members bins"]:
         bins = int(np.prod([e.shape[0] + 1 for e in self.edges]))
-        return jnp.zeros((theta.shape[0], bins), jnp.int32)
+        # NaN are counted behind the bins.
+        return jnp.zeros((theta.shape[0], bins + 1), jnp.int32)
 
     def update(self, carry, before: Positions, after: Positions, tick: Tick, alive: Alive):
         def add():
@@ -141,6 +143,7 @@ class Histogram(AbstractMeasure):
                     edges.astype(value.dtype), value[:, column], side="right"
                 ).astype(jnp.int32)
                 index = index * (edges.shape[0] + 1) + place
+            index = jnp.where(jnp.isnan(value).any(axis=1), carry.shape[1] - 1, index)
             return carry.at[jnp.arange(value.shape[0]), index].add(1)
 
         return lax.cond(due(tick.iteration, self.burn_in, self.every), add, lambda: carry)
@@ -156,7 +159,8 @@ class Histogram(AbstractMeasure):
     ) -> HistogramResult | JointHistogramResult:
         counts = np.asarray(carry, dtype=float)[alive]
         counts = counts[counts.sum(1) > 0]
-        shares = counts / counts.sum(1, keepdims=True)
+        shares = counts[:, :-1] / counts.sum(1, keepdims=True)
+        shares[counts[:, -1] > 0] = np.nan
         edges = [np.asarray(e, dtype=float) for e in self.edges]
         if len(edges) == 1:
             return _line(edges[0], shares)

@@ -116,21 +116,24 @@ def block_tail_index(samples: Any, block_size: int) -> Estimate:
         1/α̂ = ½ + (E log|G| − E log|X/σ|)/log K + o(1) ,   G standard normal,
 
     so that it reads below 2 wherever |X| has more weight near 0 than a Gaussian: a product of a
-    Gaussian with a scale does, though it has all its moments. Pooled over coordinates of
-    different variances v_j, Gaussian noise gives ½ + ½ log(v̄/ṽ)/log K, v̄ the arithmetic and ṽ the
-    geometric mean; the bias falls as 1/log K only.
+    Gaussian with a scale does, though it has all its moments. Of samples (n, d) each coordinate is
+    read by itself, in blocks of K rows, and 1/α̂ is the mean over coordinates. The published
+    pooling strings coordinates together in one block (pass `samples.ravel()` for it): for Gaussian
+    noise of variances v_j it gives ½ + ½ log(v̄/ṽ)/log K, v̄ the arithmetic and ṽ the geometric
+    mean, a bias that falls as 1/log K only, and its error is wrong where coordinates depend.
 
-    **Arguments:** `samples` (n,), independent, in blocks as they come; `block_size` K ≥ 2.
+    **Arguments:** `samples` (n,), or (n, d): rows are independent, in blocks as they come;
+    coordinates of a row may depend on each other. `block_size` K ≥ 2.
 
-    **Returns:** `Estimate` of α, errors from the spread of blocks, on n/K of them.
+    **Returns:** `Estimate` of α, one number; its error from the spread of the n/K blocks of rows.
 
-    **Raises:** `ValueError` for fewer than 8 blocks, zeros among the samples.
+    **Raises:** `ValueError` for fewer than 8 blocks, zeros, NaN or infinities among the samples.
 
     **Source:** Mohammadi, Mohammadpour, Ogata 2015, as used on SGD by Şimşekli et al. 2019
     (1901.06053), whose pooling over coordinates Xie et al. 2021 and Panigrahi et al. 2019
     (1910.09626) dispute.
     """
-    x = np.asarray(samples, float).ravel()
+    x = _rows("block_tail_index", samples)
     if isinstance(block_size, bool) or not isinstance(block_size, int) or block_size < 2:
         raise ValueError(f"block_size must be an integer ≥ 2; got {block_size!r}.")
     count = len(x) // block_size
@@ -139,37 +142,66 @@ def block_tail_index(samples: Any, block_size: int) -> Estimate:
             f"block_tail_index needs at least 8 blocks of {block_size}, {8 * block_size} samples; "
             f"got {len(x)}. Take smaller blocks or more samples."
         )
-    x = x[: count * block_size].reshape(count, block_size)
-    if not (np.isfinite(x) & (x != 0)).all():
-        raise ValueError("block_tail_index takes logarithms: samples must be finite and not 0.")
-    gaps = np.log(np.abs(x.sum(axis=1))) - np.log(np.abs(x)).mean(axis=1)
-    inverse = Estimate.from_samples(gaps / np.log(block_size))
+    blocks = x[: count * block_size].reshape(count, block_size, -1)
+    sums = blocks.sum(axis=1)
+    zeros = int((blocks == 0).sum() + (sums == 0).sum())
+    if zeros:
+        raise ValueError(
+            f"block_tail_index takes logarithms: samples and sums of blocks must not be 0, and "
+            f"{zeros} of them are. Leave out coordinates without noise."
+        )
+    gaps = np.log(np.abs(sums)) - np.log(np.abs(blocks)).mean(axis=1)
+    inverse = Estimate.from_samples(gaps.mean(axis=1) / np.log(block_size))
     value = 1 / inverse.value
     return Estimate(value, value**2 * inverse.standard_error, count)
 
 
 def hill_tail_index(samples: Any, fraction: float = 0.02) -> Estimate:
-    """Hill's α̂ = k/Σ_{i≤k} log(|X|_(i)/|X|_(k+1)) of the k = `fraction`·n largest |X|, ± α̂/√k.
+    """Hill's α̂ = k/Σ_{i≤k} log(|X|_(i)/|X|_(k+1)) of the k = `fraction`·n largest |X|.
 
-    Consistent for P(|X| > x) ~ x^{−α} with k/n → 0. It reads a *finite* index for every law: for a
-    Gaussian about u² + 2, u the quantile P(|X| > u) = fraction, which grows as the fraction falls.
-    An index that does not stand still under a smaller fraction is no index.
+    Of samples (n, d) each coordinate is read by itself, at its own threshold u = |X|_(k+1), and
+    1/α̂ is the mean over coordinates: pooled, the tail would be that of the widest coordinates.
+    The error is that of Σ_i ψ_i over independent rows,
 
-    **Arguments:** `samples` (n,), independent; `fraction` in (0, 1).
+        ψ_i = mean_j [log⁺(|x_ij|/u_j) − 1{|x_ij| > u_j}/α̂_j]/k ,
 
-    **Raises:** `ValueError` if fewer than 8 samples are in the tail.
+    α̂/√k for one coordinate with a power-law tail, and as large for ten that are copies of it.
+
+    Consistent for P(|X| > x) ~ x^{−α} with k/n → 0. It reads a *finite* index for every law: with
+    u the quantile P(|X| > u) = `fraction`, a Gaussian reads 1/E[log(|X|/u) | |X| > u] = u² + 3 −
+    8/u² + O(u⁻⁴), which grows as the fraction falls. An index that does not stand still under a
+    smaller fraction is no index.
+
+    **Arguments:** `samples` (n,), or (n, d): rows are independent, coordinates of a row need not
+    be; `fraction` in (0, 1).
+
+    **Returns:** `Estimate` of α, one number; `num_samples` rows are in the tail of a coordinate.
+
+    **Raises:** `ValueError` if fewer than 8 rows are in the tail; for NaN and infinities.
     """
-    x = np.sort(np.abs(np.asarray(samples, float).ravel()))[::-1]
+    x = np.abs(_rows("hill_tail_index", samples))
     if not 0 < fraction < 1:
         raise ValueError(f"fraction must lie strictly between 0 and 1; got {fraction}.")
     count = int(fraction * len(x))
-    if count < 8 or x[count] <= 0:
+    threshold = np.sort(x, axis=0)[len(x) - 1 - count]
+    if count < 8 or (threshold <= 0).any():
         raise ValueError(
             f"hill_tail_index needs 8 samples or more in the tail, none of them 0; a fraction of "
             f"{fraction:g} of {len(x)} is {count}. Take more samples or a larger fraction."
         )
-    value = count / np.log(x[:count] / x[count]).sum()
-    return Estimate(np.asarray(value), np.asarray(value / np.sqrt(count)), count)
+    excess = np.log(np.maximum(x / threshold, 1.0))
+    inverse = excess.sum(axis=0) / count
+    if not (inverse > 0).all():
+        raise ValueError(
+            f"The {count} largest |X| of coordinate {int(np.argmin(inverse))} are all equal: there "
+            f"is no tail. Take a larger fraction, or another coordinate."
+        )
+    beyond = x > threshold
+    share = (excess - inverse * beyond).mean(axis=1) / count
+    value = 1 / inverse.mean()
+    visitors = int(beyond.any(axis=1).sum())
+    error = np.sqrt((share**2).sum() * visitors / max(visitors - 1, 1))
+    return Estimate(np.asarray(value), np.asarray(value**2 * error), visitors)
 
 
 def normality_test(samples: Any) -> float:
@@ -180,11 +212,19 @@ def normality_test(samples: Any) -> float:
     any finite batch can be told. How far it is from one is another question.
 
     **Arguments:** `samples` (n,), n ≥ 8, independent, not all equal.
+
+    **Raises:** `ValueError` for more than one coordinate: entries of a row are not independent.
     """
-    x = np.sort(np.asarray(samples, float).ravel())
+    rows = _rows("normality_test", samples)
+    if rows.shape[1] != 1:
+        raise ValueError(
+            f"normality_test takes one coordinate (n,), and got {rows.shape}: entries of a row are "
+            f"not independent samples. Test each column, or a projection."
+        )
+    x = np.sort(rows[:, 0])
     num = len(x)
-    if num < 8 or not np.isfinite(x).all() or not x.std() > 0:
-        raise ValueError(f"normality_test needs 8 finite samples that differ; got {num}.")
+    if num < 8 or not x.std() > 0:
+        raise ValueError(f"normality_test needs 8 samples that differ; got {num}.")
     z = (x - x.mean()) / x.std(ddof=1)
     odd = 2 * np.arange(1, num + 1) - 1
     square = -num - (odd * (log_ndtr(z) + log_ndtr(-z[::-1]))).mean()
@@ -198,6 +238,25 @@ def normality_test(samples: Any) -> float:
     if a >= 0.2:
         return float(1 - np.exp(-8.318 + 42.796 * a - 59.938 * a * a))
     return float(1 - np.exp(-13.436 + 101.14 * a - 223.73 * a * a))
+
+
+def _rows(name: str, samples: Any) -> Float[np.ndarray, "n d"]:
+    """Independent rows of finite numbers; (n,) is one coordinate."""
+    x = np.asarray(samples, float)
+    x = x[:, None] if x.ndim == 1 else x
+    if x.ndim != 2 or 0 in x.shape:
+        raise ValueError(
+            f"{name} takes samples (n,) or (n, d), one row for each independent draw; got shape "
+            f"{np.shape(samples)}."
+        )
+    bad = ~np.isfinite(x)
+    if bad.any():
+        row, column = (int(place) for place in np.argwhere(bad)[0])
+        raise ValueError(
+            f"{name} needs finite samples: {int(bad.sum())} of {x.size} are NaN or infinite, the "
+            f"first at row {row}, coordinate {column}. Find out why before leaving them out."
+        )
+    return x
 
 
 def _columns(directions: Any, landscape: AbstractLandscape, key: Key) -> Array:

@@ -17,10 +17,14 @@ from .estimate import Estimate
 
 
 class TailCarry(eqx.Module):
-    """Values counted (members,), and above u_j and factor·u_j, (members, 2, levels)."""
+    """Values counted (members,), and above u_j and factor·u_j, (members, 2, levels).
+
+    `undefined` (members,): how many of them were NaN, which is above no level.
+    """
 
     count: Array
     beyond: Array
+    undefined: Array
 
 
 class TailRatiosResult(eqx.Module):
@@ -33,6 +37,8 @@ class TailRatiosResult(eqx.Module):
     - `members_beyond`: how many members ever exceeded factor·u. Below about 20 of them the error
       itself is unknown; where it is 0, the ratio is 0 with the error 1/(members that exceeded
       u), and the index NaN.
+
+    Where f was NaN in any member, everything is NaN with an infinite error.
     """
 
     levels: np.ndarray
@@ -107,7 +113,8 @@ class TailRatios(AbstractMeasure):
     def init(self, theta: Positions) -> TailCarry:
         members = theta.shape[0]
         beyond = jnp.zeros((members, 2, self.levels.shape[0]), jnp.int32)
-        return TailCarry(jnp.zeros(members, jnp.int32), beyond)
+        none = jnp.zeros(members, jnp.int32)
+        return TailCarry(none, beyond, none)
 
     def update(
         self, carry: TailCarry, before: Positions, after: Positions, tick: Tick, alive: Alive
@@ -116,7 +123,8 @@ class TailRatios(AbstractMeasure):
             size = jnp.abs(evaluate(self.of, after).reshape(after.shape[0], 1, 1))
             levels = self.levels.astype(size.dtype)
             beyond = size > jnp.stack([levels, self.factor * levels])
-            return TailCarry(carry.count + 1, carry.beyond + beyond)
+            undefined = carry.undefined + jnp.isnan(size[:, 0, 0])
+            return TailCarry(carry.count + 1, carry.beyond + beyond, undefined)
 
         return lax.cond(due(tick.iteration, self.burn_in, self.every), add, lambda: carry)
 
@@ -130,6 +138,7 @@ class TailRatios(AbstractMeasure):
         kept = alive & (np.asarray(carry.count) > 0)
         count = np.asarray(carry.count, dtype=float)[kept]
         beyond = np.asarray(carry.beyond, dtype=float)[kept]
+        beyond[np.asarray(carry.undefined)[kept] > 0] = np.nan
         shares = beyond / count[:, None, None]
         near, far = Estimate.from_samples(shares[:, 0]), Estimate.from_samples(shares[:, 1])
         quotient = ratio(shares[:, 1], shares[:, 0])

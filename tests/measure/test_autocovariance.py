@@ -14,6 +14,7 @@ from tools import normal
 import sde_sgd as ss
 from sde_sgd.draws import Draws
 from sde_sgd.measure import Tick
+from sde_sgd.measure.autocovariance import ratio
 
 FAILURE_RATE = 2e-5
 MEMBERS, STEPS = 7, 41
@@ -126,7 +127,11 @@ def gaussian():
         num_steps=400,
         ensemble_size=512,
         key=jr.key(3),
-        measures={"c": ss.Autocovariance(max_lag=60), "short": ss.Autocovariance(max_lag=8)},
+        measures={
+            "c": ss.Autocovariance(max_lag=60),
+            "short": ss.Autocovariance(max_lag=8),
+            "third": ss.Autocovariance(max_lag=60, every=3),
+        },
     )
 
 
@@ -147,6 +152,23 @@ def test_correlations_of_gaussian_sgd():
     assert (np.abs(variance.value - exact) < limit * variance.standard_error).all()
     for wrong in (own / 2, own * ETA, 2 / (ETA * CURVATURES)):
         assert (np.abs(time.value - wrong) > limit * time.standard_error).any()
+
+
+def test_a_sum_over_every_third_iteration():
+    """τ = k(1 + 2ΣC(jk)/C(0)) = k(1 + ρᵏ)/(1 − ρᵏ) iterations: more than (1 + ρ)/(1 − ρ)."""
+    found, limit = gaussian()["third"].integrated_time(), stats.norm.isf(FAILURE_RATE / 2 / 2)
+    factor = (1 - ETA * CURVATURES) ** 3
+    own = 3 * (1 + factor) / (1 - factor)
+    assert (np.abs(found.value - own) < limit * found.standard_error + 1e-4 * own).all()
+    all_of_them = (2 - ETA * CURVATURES) / (ETA * CURVATURES)
+    assert (np.abs(found.value - all_of_them) > limit * found.standard_error).all()
+
+
+def test_the_error_of_a_ratio_of_three_members():
+    """Σa/Σb of (1, 2), (2, 3), (6, 4): r = 1, residuals −1, −1, 2: √(6·3/2)/9 = 1/3."""
+    found = ratio(np.array([1.0, 2.0, 6.0]), np.array([2.0, 3.0, 4.0]))
+    assert found.value == pytest.approx(1.0, rel=1e-12)
+    assert found.standard_error == pytest.approx(1 / 3, rel=1e-12) and found.num_samples == 3
 
 
 def test_an_unfinished_sum_is_refused():

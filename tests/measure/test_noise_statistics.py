@@ -5,7 +5,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 from scipy.integrate import quad
-from scipy.stats import kstest, levy_stable, norm
+from scipy.stats import chi2, kstest, levy_stable, norm
 
 import sde_sgd as ss
 from sde_sgd.compare.verdict import sidak_threshold
@@ -55,6 +55,86 @@ def test_hill_reads_an_index_of_a_gaussian(fraction):
     assert found.value == pytest.approx(1 / excess, rel=0.1)
 
 
+def test_hill_by_hand():
+    """x = 2¹, …, 2⁸ and 2⁰: k = 8 logs above X₍₉₎ = 1 sum to 36 ln 2."""
+    x = np.concatenate([2.0 ** np.arange(9), np.full(91, 0.5)])
+    found = ss.hill_tail_index(x, 0.08)
+    assert found.value == pytest.approx(8 / (36 * np.log(2)), rel=1e-12)
+    # ψ_i = (i ln 2 − 36 ln 2/8)/8: Σψ² = 42 (ln 2)²/64.
+    error = found.value**2 * np.log(2) * np.sqrt(42 / 64 * 8 / 7)
+    assert found.standard_error == pytest.approx(error, rel=1e-12) and found.num_samples == 8
+
+
+def test_hills_index_of_a_gaussian_at_a_far_threshold():
+    """1/E[log(x/u) | x > u] = u² + 3 − 8/u² + O(u⁻⁴): not u² + 2."""
+    for u in (6.0, 9.0, 12.0):
+        # x = u√(1 + 2s/u²) makes the tail an exponential one in s.
+        weight = quad(lambda s, u=u: np.exp(-s) / np.sqrt(1 + 2 * s / u**2), 0, 60)[0]
+        mean = quad(
+            lambda s, u=u: np.exp(-s) / np.sqrt(1 + 2 * s / u**2) * np.log1p(2 * s / u**2) / 2,
+            0,
+            60,
+        )[0]
+        index = weight / mean
+        assert abs(index - (u**2 + 3 - 8 / u**2)) < 70 / u**4
+        assert abs(index - (u**2 + 2)) > 0.7
+
+
+READERS = {
+    "block": lambda x: ss.block_tail_index(x, 8),
+    "hill": lambda x: ss.hill_tail_index(x, 0.1),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_rows_are_the_independent_samples(name):
+    """Ten copies of a column are read as one: the same index, the same error; scales are no matter.
+
+    Columns that are independent have 1/α = the mean of theirs, and the errors add in squares.
+    """
+    read = READERS[name]
+    x = RNG.standard_t(2.5, size=(1600, 2))
+    one, other = read(x[:, 0]), read(x[:, 1])
+    copies = read(x[:, :1] * 2.0 ** np.arange(10))
+    assert copies.value == pytest.approx(float(one.value), rel=1e-9)
+    assert copies.standard_error == pytest.approx(float(one.standard_error), rel=1e-9)
+    both = read(x * [1.0, 50.0])
+    assert 1 / both.value == pytest.approx((1 / one.value + 1 / other.value) / 2, rel=1e-12)
+    slack = [e.standard_error / e.value**2 for e in (one, other)]
+    assert both.standard_error / both.value**2 == pytest.approx(np.hypot(*slack) / 2, rel=0.15)
+
+
+def test_hills_error_covers():
+    """Pareto rows with a common factor in most draws: z of 300 readings has variance 1.
+
+    α̂/√(4k), the error of four times as many independent samples, is too small.
+    """
+    rng, z, plain = np.random.default_rng(8), [], []
+    for _ in range(300):
+        own, common = rng.pareto(3.0, (1000, 4)) + 1, rng.pareto(3.0, (1000, 1)) + 1
+        found = ss.hill_tail_index(np.where(rng.random((1000, 4)) < 0.8, common, own), 0.1)
+        gap = 1 / found.value - 1 / 3
+        z.append(gap / (found.standard_error / found.value**2))
+        plain.append(gap * found.value * np.sqrt(4 * 100))
+    low, high = chi2.ppf([1e-5, 1 - 1e-5], 300) / 300
+    assert low < np.mean(np.square(z)) < high < np.mean(np.square(plain))
+
+
+@pytest.mark.parametrize("name", [*READERS, "normality"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_samples_that_are_not_finite(name, bad):
+    """One NaN or infinity is refused with its number and place, as are arrays of three axes."""
+    read = ss.normality_test if name == "normality" else READERS[name]
+    x = RNG.normal(size=(200, 3))
+    x[17, 1] = x[90, 2] = bad
+    with pytest.raises(
+        ValueError, match="2 of 600 are NaN or infinite, the first at row 17, coord"
+    ):
+        read(x)
+    with pytest.raises(ValueError, match="one row for each independent draw"):
+        read(np.ones((20, 2, 5)))
+
+
 def test_normality():
     """p-values of Gaussian samples are uniform; those of Student's t with 5 degrees vanish."""
     values = [ss.normality_test(3 + 2 * RNG.normal(size=200)) for _ in range(500)]
@@ -89,7 +169,10 @@ def test_correlation_of_batches(name):
 
 BAD = {
     "8 blocks": lambda: ss.block_tail_index(np.ones(20), 10),
-    "finite and not 0": lambda: ss.block_tail_index(np.zeros(200), 10),
+    "must not be 0, and 220": lambda: ss.block_tail_index(np.zeros(200), 10),
+    "must not be 0, and 20": lambda: ss.block_tail_index(np.tile([1.0, -1.0], 100), 10),
+    "are all equal": lambda: ss.hill_tail_index(np.ones(100), 0.2),
+    "takes one coordinate": lambda: ss.normality_test(RNG.normal(size=(100, 2))),
     "integer ≥ 2": lambda: ss.block_tail_index(np.ones(200), 1),
     "Take more samples": lambda: ss.hill_tail_index(np.ones(100), 0.02),
     "between 0 and 1": lambda: ss.hill_tail_index(np.ones(100), 1.0),

@@ -56,6 +56,9 @@ def test_counts_of_the_recorded_trajectory():
         np.testing.assert_allclose(found.ratio.value[j], ratio, rtol=1e-12)
         np.testing.assert_allclose(found.ratio.standard_error[j], error, rtol=1e-3)
         np.testing.assert_allclose(found.index.value[j], -np.log2(ratio), rtol=1e-9)
+        # |d log₂ r/dr| = 1/(r ln 2)
+        slack = found.ratio.standard_error[j] / (ratio * np.log(2))
+        np.testing.assert_allclose(found.index.standard_error[j], slack, rtol=1e-9)
         assert found.members_beyond[j] == (far > 0).sum()
 
 
