@@ -139,7 +139,7 @@ def _shared(rows: np.ndarray, times: np.ndarray, lag: int) -> np.ndarray:
     """Σ_j max(0, 1 − |t_i − t_j|/lag) rows_j over the starts j of a member, in order of time."""
     total = rows.copy()
     for gap in range(1, min(lag, len(rows))):
-        share = np.maximum(1 - (times[gap:] - times[:-gap]) / lag, 0.0)[..., None]
+        share = np.maximum(1 - np.abs(times[gap:] - times[:-gap]) / lag, 0.0)[..., None]
         total[gap:] += share * rows[:-gap]
         total[:-gap] += share * rows[gap:]
     return total

@@ -31,6 +31,11 @@ def identify_sparse(
     probability `failure_rate` at most (Šidák, Student's t). So the rule has no scale of its own:
     a true term of β is kept if β is several errors, and members, not cleverness, buy more terms.
 
+    Squares of residuals ("centred") are regressed on what they are expected to be under the
+    leverage of the terms of b, with `variance_basis` as instruments: a has no bias from the fit of
+    b. Coefficients are jackknifed over members. At 40 members intervals of a are too short, as
+    squares are skewed (95 % hold it in 84 to 93 %, of one to fifteen changes a member).
+
     Errors are those of the chosen terms, as if they had been chosen beforehand. That is right
     where the true terms stand far above the threshold and the dictionary holds the drift; a term
     near the threshold is reported too large, on average.
