@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
 
 from .landscapes.base import AbstractLandscape
+from .landscapes.real_arrays import as_float64
 from .theory.eyring_kramers import stationary_point, StationaryPoint
 from .types import RealLike
 
@@ -330,7 +331,7 @@ def _positive(name: str, value: RealLike) -> float:
 
 
 def _positions(landscape: AbstractLandscape, points: ArrayLike) -> Float[Array, "n d"]:
-    array = np.asarray(points, np.float64)
+    array = as_float64("points", points)
     if array.ndim != 2 or array.shape[1] != landscape.dimension or not len(array):
         raise ValueError(f"points must be (n, {landscape.dimension}), got shape {array.shape}.")
     if not np.isfinite(array).all():
@@ -344,7 +345,7 @@ def label_by_nearest(centres: ArrayLike, radius: RealLike = np.inf) -> Callable:
     Cheap, and exact as a set of cores: with a radius below half the distance of two centres
     `Occupation` counts a transition only once the next core is reached.
     """
-    places = jnp.asarray(np.asarray(centres, np.float64))
+    places = jnp.asarray(as_float64("centres", centres))
     if places.ndim != 2:
         raise ValueError(f"centres must be (m, d), got shape {places.shape}.")
     reach = float(radius)

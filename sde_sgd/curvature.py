@@ -19,6 +19,7 @@ from scipy.sparse.linalg import ArpackNoConvergence, eigsh, LinearOperator
 
 from .landscapes import compiled
 from .landscapes.base import AbstractFiniteSum, AbstractLandscape
+from .landscapes.real_arrays import as_float64, as_real, real_values
 from .measure.estimate import Estimate
 from .types import Key, RealLike
 
@@ -51,7 +52,7 @@ class SpectralDensity(NamedTuple):
 
     def density(self, x: ArrayLike, width: RealLike) -> Float[np.ndarray, " n"]:
         """The density at x (n,), each atom a Gaussian of standard deviation `width`."""
-        points, sigma = np.asarray(x, float), float(width)
+        points, sigma = as_float64("x", x), float(width)
         z = (points[:, None] - self.nodes.ravel()) / sigma
         mass = self.weights.ravel() / len(self.nodes)
         return np.exp(-(z**2) / 2) @ mass / (sigma * np.sqrt(2 * np.pi))
@@ -182,7 +183,7 @@ def curvature_along(
 
     Every Lanczos run starts from the eigenvector found just before.
     """
-    rows = np.asarray(positions)
+    rows = np.asarray(real_values("positions", positions))
     if rows.ndim != 2:
         raise ValueError(f"positions must be (n, {landscape.dimension}), got shape {rows.shape}.")
     loss, sharp, trace = (np.zeros(len(rows)) for _ in range(3))
@@ -239,7 +240,7 @@ def _extreme(
 
 
 def _point(landscape: AbstractLandscape, theta: ArrayLike) -> Float[jax.Array, " d"]:
-    point = jnp.asarray(theta, landscape.dtype)
+    point = as_real("theta", theta, landscape.dtype)
     if point.shape != (landscape.dimension,):
         raise ValueError(f"theta must have shape ({landscape.dimension},), got {point.shape}.")
     if not bool(jnp.isfinite(point).all()):

@@ -6,7 +6,6 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import xarray as xr
@@ -15,6 +14,7 @@ from matplotlib.figure import Figure
 from .compare import compare, Comparison, distance_table, paired_difference, verdict_table
 from .dynamics.base import AbstractProcess
 from .dynamics.continuous import ModifiedEquation
+from .landscapes.real_arrays import real_output
 from .measure.base import AbstractMeasure
 from .measure.estimate import Estimate
 from .measure.snapshots import Snapshots
@@ -227,7 +227,7 @@ def _check(sgd, sde, num_steps, observables, snapshots, step_check) -> dict[str,
     probe = jax.ShapeDtypeStruct((sgd.landscape.dimension,), sgd.landscape.dtype)
     chosen = {"loss": sgd.landscape.loss} if observables is None else dict(observables)
     for name, of in chosen.items():
-        shape = jax.eval_shape(lambda x, f=of: jnp.asarray(f(x)), probe).shape
+        shape = jax.eval_shape(lambda x, f=of, name=name: real_output(name, f(x)), probe).shape
         if shape != ():
             raise ValueError(f"Observable {name!r} must be scalar; it has shape {shape}.")
     return chosen

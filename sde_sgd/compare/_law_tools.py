@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from scipy import stats
 
+from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.measure.histogram import check_edges
 from sde_sgd.theory.grid_density import GridDensity
 
@@ -25,7 +26,7 @@ def cdf_of(predicted: Distribution) -> Callable[[np.ndarray], np.ndarray]:
 
     def cdf(points) -> np.ndarray:
         points = np.asarray(points, dtype=float)
-        heights = np.asarray(function(points), dtype=float)
+        heights = as_float64("cdf(x)", function(points))
         if heights.shape != points.shape:
             raise ValueError(
                 f"The predicted cdf must work on arrays: of {points.shape} it gives "
@@ -81,10 +82,8 @@ def cell_masses(predicted: Distribution, edges: Any) -> np.ndarray:
     if isinstance(predicted, GridDensity):
         masses = _coarsened(predicted, edges)
     else:
-        try:
-            masses = np.asarray(predicted, dtype=float)
-        except (TypeError, ValueError):
-            masses = np.zeros(())
+        array = isinstance(predicted, np.ndarray | jax.Array | list | tuple)
+        masses = as_float64("predicted", predicted) if array else np.zeros(())
     if masses.shape != shape:
         raise ValueError(
             f"In two dimensions the prediction is an array of cell masses of shape {shape}, or a "
@@ -105,7 +104,7 @@ def _coarsened(density: GridDensity, edges: Any) -> np.ndarray:
         raise ValueError("The density has one dimension and the sample two: give a joint density.")
     masses = density.masses.reshape(density.grid.shape)
     for axis, wanted in enumerate(edges):
-        own, wanted = density.grid.edges(axis), np.asarray(wanted, dtype=float)
+        own, wanted = density.grid.edges(axis), as_float64("edges", wanted)
         places = np.searchsorted(own, wanted - 0.5 * density.grid.spacing[axis])
         close = np.abs(own[np.minimum(places, len(own) - 1)] - wanted)
         if (close > 1e-9 * np.ptp(own)).any():
@@ -136,7 +135,7 @@ def bin_sample(rows: np.ndarray, edges: Any) -> np.ndarray:
 
 
 def _edges(edges: Any, dimension: int) -> np.ndarray:
-    array = np.asarray(edges, dtype=float)
+    array = as_float64("edges", edges)
     # A single edge makes two cells, below and above.
     if dimension == 1 and array.shape == (1,) and np.isfinite(array).all():
         return array

@@ -10,6 +10,8 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, UInt32
 
+from sde_sgd.landscapes.real_arrays import as_real, real_output
+
 from ..measure.base import AbstractMeasure, Tick
 from ..types import Alive, Positions, Vector
 
@@ -69,7 +71,7 @@ def noise_control(process: Any, theta0: Any, num_steps: int, of: Callable) -> No
     if not process.knows_mean_step:
         return None
     point = theta0(jr.key(0)) if callable(theta0) else theta0
-    start = jnp.asarray(point, process.landscape.dtype)
+    start = as_real("theta0", point, process.landscape.dtype)
     start = start if start.ndim == 1 else start.mean(axis=0)
     steps = num_steps * process.substeps
     rows = -(-steps // _ROWS) * _ROWS
@@ -89,7 +91,7 @@ def _weights(process: Any, start: Vector, steps: Array, rows: int, of: Callable)
             return theta + jnp.where(j < steps, step, 0), None
 
         theta, _ = jax.lax.scan(move, start, (pushes, index))
-        return jnp.asarray(of(theta), start.dtype)
+        return real_output("of(θ)", of(theta), start.dtype)
 
     found = jax.jacrev(end)(jnp.zeros((rows, *start.shape), start.dtype))
     return jnp.moveaxis(found, -2, 0)

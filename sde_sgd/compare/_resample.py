@@ -12,6 +12,8 @@ import numpy as np
 from jaxtyping import Float, Num, UInt32
 from scipy.spatial.distance import cdist
 
+from sde_sgd.landscapes.real_arrays import as_float64
+
 # (members, d); left open here because `as_ensemble` names the fault and the way out.
 Ensemble: TypeAlias = Num[np.ndarray | jax.Array, "..."]
 # One key; the shape is open for the same reason (`generators` names it).
@@ -23,7 +25,7 @@ _DIRECT_DIMENSION = 64  # above it, distances come from a matrix product (15 tim
 
 def as_ensemble(ensemble: Ensemble, name: str) -> Float[np.ndarray, "members d"]:
     """The ensemble in float64, or `ValueError` naming what is wrong with it."""
-    rows = np.asarray(ensemble, dtype=np.float64)
+    rows = as_float64(name, ensemble)
     if rows.ndim != 2:
         raise ValueError(
             f"{name} must have shape (members, d); got {rows.shape}. For a scalar observable "

@@ -32,6 +32,7 @@ from sde_sgd.compare._law_tools import (
 from sde_sgd.compare._resample import as_ensemble, at_least, generators, Key
 from sde_sgd.compare._text import number, text_table, with_error
 from sde_sgd.compare.verdict import compare, Comparison, Verdict
+from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.measure.estimate import Estimate
 from sde_sgd.measure.histogram import HistogramResult, JointHistogramResult
 
@@ -170,7 +171,7 @@ def compare_law(
         bins = max(2, min(_DEFAULT_BINS, num // _LEAST_IN_BIN))
         inner = quantiles(cdf, np.arange(1, bins) / bins, values)
         edges = np.unique(inner)
-    heights = np.concatenate([[0.0], cdf(np.asarray(edges, dtype=float)), [1.0]])
+    heights = np.concatenate([[0.0], cdf(as_float64("edges", edges)), [1.0]])
     masses = np.diff(heights)
     if (masses < 0).any():
         raise ValueError("The predicted cdf falls somewhere between the edges: it must increase.")
@@ -270,7 +271,7 @@ def _options(process: str, expected: str) -> dict[str, Any]:
 
 
 def _members(sample: Any, name: str = "sample") -> np.ndarray:
-    array = np.asarray(sample, dtype=float)
+    array = as_float64(name, sample)
     rows = as_ensemble(array[:, None] if array.ndim == 1 else array, name)
     if rows.shape[1] > 2:
         raise ValueError(

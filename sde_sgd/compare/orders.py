@@ -11,6 +11,7 @@ import numpy as np
 
 from sde_sgd.compare._noise_control import controlled, noise_control
 from sde_sgd.dynamics.base import AbstractProcess
+from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.measure.estimate import Estimate
 from sde_sgd.simulate.engine import simulate
 from sde_sgd.theory.orders import fit_order, OrderFit
@@ -104,7 +105,7 @@ def weak_error(
             measures={} if control is None else {"control": control},
             progress=False,
         )
-        values = np.asarray(jax.vmap(of)(jnp.asarray(run.positions)), dtype=float)
+        values = as_float64("of(θ)", jax.vmap(of)(jnp.asarray(run.positions)))
         return values, None if control is None else run["control"]
 
     runs = []
@@ -190,5 +191,5 @@ def weak_order(
         np.array([float(e.standard_error) for e in found]),
         ensemble_size,
     )
-    rates = np.asarray(learning_rates, dtype=float)
+    rates = as_float64("learning_rates", learning_rates)
     return WeakOrder(rates, errors, fit_order(rates, errors.value, errors.standard_error))

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from sde_sgd.compare._resample import as_ensemble, Ensemble
+from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.measure.estimate import Estimate
 
 
@@ -36,7 +37,7 @@ def paired_difference(x: Ensemble, y: Ensemble, of: Callable[[Any], Any] | None 
         )
     if of is not None:
         members = len(x)
-        x, y = np.asarray(of(x), dtype=float), np.asarray(of(y), dtype=float)
+        x, y = as_float64("of(x)", of(x)), as_float64("of(y)", of(y))
         if x.shape[:1] != (members,) or x.shape != y.shape:
             raise ValueError(
                 f"of must map (n, d) to (n, ...) with n = {members}; got shapes {x.shape} and "

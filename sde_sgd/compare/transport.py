@@ -9,6 +9,7 @@ from scipy.interpolate import CubicHermiteSpline
 
 from sde_sgd.compare._law_distances import LawDistance
 from sde_sgd.compare._resample import as_ensemble, at_least, generators, Key
+from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.measure.estimate import Estimate
 from sde_sgd.theory.wasserstein import normal_levels, quantile_function
 
@@ -117,7 +118,7 @@ def _empirical(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def _column(sample: Any, name: str) -> Float[np.ndarray, " n"]:
-    array = np.asarray(sample, dtype=float)
+    array = as_float64(name, sample)
     rows = as_ensemble(array[:, None] if array.ndim == 1 else array, name)
     if rows.shape[1] != 1:
         raise ValueError(

@@ -9,6 +9,7 @@ from jaxtyping import ArrayLike, Bool, Float, Int
 from scipy import special
 
 from sde_sgd.compare._text import number, score, text_table, with_error
+from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.measure.estimate import Estimate
 
 Verdict: TypeAlias = Literal["agrees", "disagrees", "inconclusive"]
@@ -247,9 +248,7 @@ def _jsonable(value: Any) -> Any:
 
 
 def _real(value: Values, name: str) -> Float[np.ndarray, "..."]:
-    if np.iscomplexobj(value):
-        raise ValueError(f"{name} is complex; compare real and imaginary parts separately.")
-    return np.array(value, dtype=float)
+    return as_float64(name, value).copy()
 
 
 def _prediction(predicted: Estimate | Values, shape: tuple[int, ...]) -> Estimate:

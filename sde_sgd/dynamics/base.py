@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ..draws import Draws
 from ..landscapes.base import AbstractLandscape
+from ..landscapes.real_arrays import as_real
 from ..types import Positions, RealLike, Scalar, Vector
 
 # (carry, positions before, positions after, substep) -> carry: called once a solver step.
@@ -96,7 +97,7 @@ def check_whole(name: str, value: Any) -> int:
 
 def check_fraction(name: str, value: RealLike) -> Scalar:
     """A number in [0, 1), as an array."""
-    number = jnp.asarray(value, jnp.result_type(float))
+    number = as_real(name, value, jnp.result_type(float))
     if number.shape != () or not 0 <= float(number) < 1:
         raise ValueError(f"{name} must be a number in [0, 1); got {value}.")
     return number
@@ -118,7 +119,7 @@ class LearningRate(eqx.Module):
         if hasattr(rate, "init") and hasattr(rate, "update"):
             raise ValueError("learning_rate is an optax optimiser: give it to ss.OptaxSGD.")
         self.schedule = rate if callable(rate) else None
-        initial = jnp.asarray(rate(jnp.asarray(0)) if callable(rate) else rate, float)
+        initial = as_real("learning_rate", rate(jnp.asarray(0)) if callable(rate) else rate, float)
         if initial.shape != ():
             raise ValueError(f"learning_rate must be one number; got shape {initial.shape}.")
         self.value = None if callable(rate) else initial

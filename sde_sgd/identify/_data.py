@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from ..landscapes.real_arrays import as_float64
 from ..simulate.run import Run
 from ..theory.identification import extrapolation_weights
 
@@ -48,7 +49,7 @@ def trajectories(given: Any, time_step: Any) -> Trajectories:
     """A `Run` with records, or an array with its `time_step`, checked."""
     if isinstance(given, Run):
         return _of_run(given, time_step)
-    values = np.asarray(given, float)
+    values = as_float64("trajectories", given)
     if values.ndim == 2:
         values = values[..., None]
     if values.ndim != 3 or 0 in values.shape:
@@ -87,10 +88,10 @@ def _of_run(run: Run, time_step: Any) -> Trajectories:
 
 def snapshots(given: Any, times: Any) -> tuple[np.ndarray, np.ndarray]:
     """Values (num_times, members, d) and increasing times, checked."""
-    values = np.asarray(given, float)
+    values = as_float64("snapshots", given)
     if values.ndim == 2:
         values = values[..., None]
-    clock = np.asarray(times, float)
+    clock = as_float64("times", times)
     if values.ndim != 3 or 0 in values.shape or clock.shape != values.shape[:1]:
         raise ValueError(
             f"snapshots must have shape (num_times, members, d), or (num_times, members), and "

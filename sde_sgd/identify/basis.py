@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ..landscapes.real_arrays import as_float64, real_output
 from ..types import Vector
 
 
@@ -45,7 +46,7 @@ class PolynomialBasis(AbstractBasis):
                 f"PolynomialBasis needs dimension ≥ 1 and degree ≥ 0; got {dimension}, {degree}."
             )
         self.dimension, self.degree = dimension, degree
-        self.centre = np.zeros(dimension) if centre is None else np.asarray(centre, float)
+        self.centre = np.zeros(dimension) if centre is None else as_float64("centre", centre)
         if self.centre.shape != (dimension,):
             raise ValueError(f"centre must have shape ({dimension},); got {self.centre.shape}.")
 
@@ -95,7 +96,9 @@ class FunctionBasis(AbstractBasis):
             )
         probe = jax.ShapeDtypeStruct((dimension,), jnp.result_type(float))
         for name, function in zip(self.names, self.functions, strict=True):
-            shape = jax.eval_shape(function, probe).shape
+            shape = jax.eval_shape(
+                lambda x, f=function, name=name: real_output(name, f(x)), probe
+            ).shape
             if shape != ():
                 raise ValueError(f"{name}: f(θ) must be a scalar; it has shape {shape}.")
 

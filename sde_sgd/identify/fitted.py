@@ -6,6 +6,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
+from ..landscapes.real_arrays import as_float64
 from ..measure.estimate import Estimate
 from ._regression import covariance
 from .basis import AbstractBasis, values
@@ -66,7 +67,7 @@ class FittedSDE(eqx.Module):
         return tuple(lines)
 
     def _points(self, points: Any) -> np.ndarray:
-        array = np.asarray(points, float)
+        array = as_float64("points", points)
         size = len(self.drift.value)
         if array.ndim != 2 or array.shape[1] != size:
             raise ValueError(f"points must have shape (P, {size}); got {array.shape}.")

@@ -6,6 +6,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
+from ..landscapes.real_arrays import as_float64
 from ..measure.estimate import Estimate
 from ._data import increments, relaxation_time, trajectories
 from ._regression import covariance, expected_squares, normal_equations, Undetermined
@@ -183,7 +184,7 @@ def _at(x, width, degree, ranked, order, shape, first, second, span, correction,
 
 
 def _numbers(points: Any, bandwidth: Any, degree: Any) -> tuple[np.ndarray, float, int]:
-    where = np.atleast_1d(np.asarray(points, float))
+    where = np.atleast_1d(as_float64("points", points))
     if where.ndim != 1 or not len(where) or not np.isfinite(where).all():
         raise ValueError(f"points must be finite numbers (P,); got shape {where.shape}.")
     width = float(bandwidth)

@@ -9,7 +9,8 @@ from jaxtyping import Array, PyTree
 from ..types import Vector, Weights
 from .base import AbstractFiniteSum
 from .noise_forms import AbstractNoiseForm, ExampleWeights
-from .validate import as_real, check_finite
+from .real_arrays import as_real
+from .validate import check_finite
 
 
 class ControlVariate(AbstractFiniteSum):
@@ -40,7 +41,7 @@ class ControlVariate(AbstractFiniteSum):
                 f"ControlVariate needs a finite sum, whose example gradients it subtracts; got "
                 f"{type(landscape).__name__}."
             )
-        point = as_real(anchor)
+        point = as_real("anchor", anchor)
         if point.shape != (landscape.dimension,):
             raise ValueError(
                 f"The anchor must have shape ({landscape.dimension},), as θ; got {point.shape}."

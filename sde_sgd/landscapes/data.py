@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
 from ..types import Key, RealLike
-from .validate import as_real, check_covariance, check_non_negative
+from .real_arrays import as_real
+from .validate import check_covariance, check_non_negative
 
 
 class Dataset(NamedTuple):
@@ -225,7 +226,7 @@ def teacher_student(
     if callable(teacher):
         clean = jax.vmap(teacher)(inputs)
     else:
-        weights = as_real(teacher).astype(dtype)
+        weights = as_real("teacher", teacher, dtype)
         if weights.shape != (dimension,):
             raise ValueError(f"teacher must have shape ({dimension},); got {weights.shape}.")
         clean = inputs @ weights
@@ -290,7 +291,7 @@ def _images(
     split: _Split,
 ) -> Dataset:
     """Chosen classes of flat `pixels` in [0, 1], split, scaled and laid out."""
-    kept = list(range(10)) if classes is None else [int(c) for c in classes]
+    kept = list(range(10) if classes is None else classes)
     if len(set(kept)) != len(kept) or len(kept) < 2 or not set(kept) <= set(range(10)):
         raise ValueError(f"classes must be at least two different digits 0…9; got {classes}.")
     if scaling not in ("standard", "unit"):
@@ -301,7 +302,7 @@ def _images(
         raise ValueError('principal_directions are no images: leave layout="flat".')
     chosen = np.isin(digit, kept)
     place = np.zeros(10, np.int32)
-    place[kept] = np.arange(len(kept))
+    place[[int(c) for c in kept]] = np.arange(len(kept))
     inputs, test_inputs = split(pixels[chosen])
     if scaling == "standard":
         inputs, test_inputs = _standardise(inputs, test_inputs)

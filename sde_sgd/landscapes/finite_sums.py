@@ -8,12 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PyTree, Shaped
 
 from ..types import RealLike, Vector, Weights
 from .base import AbstractFiniteSum
 from .noise_forms import AbstractNoiseForm, ExampleWeights, ResidualMoments
-from .validate import check_arrays, check_non_negative, refuse_stateful
+from .real_arrays import as_real, real_array, real_values
+from .validate import (
+    check_examples,
+    check_labels,
+    check_non_negative,
+    check_one_dtype,
+    refuse_stateful,
+)
 
 # Up to here a d×d Cholesky factor of Σ(θ) costs less than N normal numbers.
 _FEW_DIMENSIONS = 8
@@ -27,11 +34,12 @@ class LeastSquares(AbstractFiniteSum):
 
     **Arguments:**
 
-    - `inputs`: (N, d) features x_i.
+    - `inputs`: (N, d) features x_i; integers become JAX's default floating dtype.
     - `targets`: (N,) y_i.
     - `l2`: λ ≥ 0, added to every example loss, so that it never adds noise.
 
-    **Raises:** `ValueError` for shapes that differ, NaN, mixed dtypes, negative λ.
+    **Raises:** `ValueError` for shapes that differ, NaN, mixed dtypes, negative λ; complex, masked
+    or half-precision numbers, integers that the dtype would round.
     """
 
     data: tuple[Float[Array, "n d"], Float[Array, " n"]]
@@ -39,7 +47,14 @@ class LeastSquares(AbstractFiniteSum):
     noise_form: AbstractNoiseForm
 
     def __init__(self, inputs, targets, *, l2: RealLike = 0.0):
-        inputs, targets = check_arrays(inputs, targets, target_rank=1)
+        inputs = as_real("inputs", inputs)
+        targets = real_values("targets", targets)
+        floating = jnp.issubdtype(targets.dtype, jnp.floating)
+        targets = as_real("targets", targets, None if floating else inputs.dtype)
+        check_examples(inputs, targets)
+        check_one_dtype({"inputs": inputs, "targets": targets})
+        if targets.ndim != 1:
+            raise ValueError(f"targets must have shape (N,); got {targets.shape}.")
         if inputs.ndim != 2:
             raise ValueError(f"LeastSquares needs inputs (N, d); got {inputs.shape}.")
         self.data = (inputs, targets)
@@ -83,10 +98,12 @@ class LogisticRegression(AbstractFiniteSum):
     **Arguments:**
 
     - `inputs`: (N, features).
-    - `labels`: (N,) integers in [0, num_classes).
-    - `num_classes`: n ≥ 2; the largest label plus one if not given.
+    - `labels`: (N,) integers in [0, num_classes), of any numeric type.
+    - `num_classes`: n ≥ 2; if not given, the labels are 0, …, n − 1 without a gap.
     - `l2`: λ ≥ 0 on all of θ.
     - `bias`: whether b is fitted.
+
+    **Raises:** `ValueError` for labels that are none of the classes, and as `LeastSquares`.
     """
 
     data: tuple[Float[Array, "n features"], Any]
@@ -96,19 +113,13 @@ class LogisticRegression(AbstractFiniteSum):
     noise_form: AbstractNoiseForm
 
     def __init__(self, inputs, labels, *, num_classes=None, l2: RealLike = 0.0, bias: bool = True):
-        inputs, labels = check_arrays(inputs, labels, target_rank=1, integer_targets=True)
+        inputs = as_real("inputs", inputs)
+        labels, self.num_classes = check_labels(labels, num_classes)
+        check_examples(inputs, labels)
         if inputs.ndim != 2:
             raise ValueError(f"LogisticRegression needs inputs (N, features); got {inputs.shape}.")
-        least, most = int(np.min(labels)), int(np.max(labels))
-        classes = most + 1 if num_classes is None else int(num_classes)
-        if classes < 2 or least < 0 or most >= classes:
-            raise ValueError(
-                f"LogisticRegression needs labels in [0, num_classes) and num_classes ≥ 2; got "
-                f"labels {least}…{most} and num_classes={classes}."
-            )
         self.data = (inputs, labels)
         self.l2 = check_non_negative("l2", l2, inputs.dtype)
-        self.num_classes = classes
         self.bias = bias
         self.noise_form = ExampleWeights()
 
@@ -146,7 +157,10 @@ class LogisticRegression(AbstractFiniteSum):
 
     def accuracy(self, theta: Vector, inputs, labels) -> Float[Array, ""]:
         """Fraction of `labels` (n,) that θ predicts from `inputs` (n, features)."""
-        logits = self.logits(theta, inputs)
+        labels = real_array("labels", labels)
+        logits = self.logits(theta, real_values("inputs", inputs))
+        if labels.shape != logits.shape[:1]:
+            raise ValueError(f"labels must have shape {logits.shape[:1]}; got {labels.shape}.")
         guess = logits[:, 0] > 0 if self.num_classes == 2 else jnp.argmax(logits, axis=-1)
         return jnp.mean((guess == labels).astype(theta.dtype))
 
@@ -160,16 +174,18 @@ class EmpiricalRisk(AbstractFiniteSum):
     **Arguments:**
 
     - `model`: an Equinox module, called on one input.
-    - `inputs`: (N, ...) array.
-    - `targets`: (N, ...) array of any kind, one target an example.
+    - `inputs`: (N, ...) array. The model gets integers and booleans as they are: tokens for an
+      `eqx.nn.Embedding`; pixels 0…255, which the model is to cast and scale.
+    - `targets`: (N, ...) array of any real kind, one target an example.
     - `example_loss`: (prediction, target) -> scalar.
     - `l2`: λ ≥ 0.
 
     **Raises:** `ValueError` for models with state or active dropout (the loss is then not a
-    sum over examples), for lengths that differ, NaN, mixed dtypes, a loss that is no scalar.
+    sum over examples), for lengths that differ, NaN, floating dtypes that are not the parameters',
+    complex, masked or half-precision numbers, a loss that is no scalar.
     """
 
-    data: tuple[Float[Array, "n ..."], Any]
+    data: tuple[Shaped[Array, "n ..."], Any]
     l2: Float[Array, ""]
     initial: Vector
     example_loss: Callable = eqx.field(static=True)
@@ -181,25 +197,23 @@ class EmpiricalRisk(AbstractFiniteSum):
         self, model: eqx.Module, inputs, targets, example_loss: Callable, *, l2: RealLike = 0.0
     ):
         refuse_stateful(model)
-        inputs, targets = check_arrays(inputs, targets)
-        parameters, fixed = eqx.partition(model, eqx.is_inexact_array)
-        dtypes = {str(leaf.dtype) for leaf in jax.tree.leaves(parameters)}
-        if dtypes != {str(inputs.dtype)}:
-            raise ValueError(
-                f"The model's parameters are {sorted(dtypes)}, the inputs {inputs.dtype}: cast "
-                f"one of them, so that the whole computation has one dtype."
-            )
-        self.initial, self._unravel = ravel_pytree(parameters)
-        self._fixed = fixed
+        inputs, targets = real_array("inputs", inputs), real_array("targets", targets)
+        check_examples(inputs, targets)
+        parameters, self._fixed = eqx.partition(model, eqx.is_inexact_array)
+        initial, self._unravel = ravel_pytree(parameters)
+        self.initial = as_real("The model's parameters", initial)
+        check_one_dtype(
+            {"The model's parameters": parameters, "inputs": inputs, "targets": targets}
+        )
         self.data = (inputs, targets)
-        self.l2 = check_non_negative("l2", l2, inputs.dtype)
+        self.l2 = check_non_negative("l2", l2, self.dtype)
         self.example_loss = example_loss
         self.noise_form = ExampleWeights()
         example = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), self.data)
         value = jax.eval_shape(lambda x, y: example_loss(self.model(self.initial)(x), y), *example)
-        if value.shape != () or value.dtype != inputs.dtype:
+        if value.shape != () or value.dtype != self.dtype:
             raise ValueError(
-                f"example_loss must give one {inputs.dtype} scalar an example; got shape "
+                f"example_loss must give one {self.dtype} scalar an example; got shape "
                 f"{value.shape} and dtype {value.dtype}."
             )
         bad = ~np.isfinite(_losses(self))
@@ -241,10 +255,13 @@ def _losses(risk: EmpiricalRisk) -> Weights:
 def cross_entropy(logits: Float[Array, " classes"], label) -> Float[Array, ""]:
     """−log softmax(logits)_label for one example, an `example_loss`.
 
-    **Arguments:** `logits` (classes,); `label` an integer in [0, classes), no one-hot vector
-    (outside that range the loss is NaN, which `EmpiricalRisk` refuses).
+    **Arguments:** `logits` (classes,); `label` a boolean, or an integer of any width in
+    [0, classes), no one-hot vector (outside the loss is NaN, which `EmpiricalRisk` refuses).
     """
     label = jnp.asarray(label)
+    if label.dtype.itemsize < 4 and not jnp.issubdtype(label.dtype, jnp.floating):
+        # The class numbers are made in the label's type, and 200 is no int8.
+        label = label.astype(jnp.int32)
     if label.shape != () or not jnp.issubdtype(label.dtype, jnp.integer):
         raise ValueError(
             f"cross_entropy needs one integer label an example; got shape {label.shape} and dtype "

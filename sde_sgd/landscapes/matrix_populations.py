@@ -13,7 +13,8 @@ from jaxtyping import Array, Float
 from ..draws import Draws, Stream
 from ..types import Matrix, RealLike, Scalar, Vector
 from .base import AbstractLandscape, AbstractPopulation
-from .validate import as_real, check_covariance, check_finite, check_non_negative
+from .real_arrays import as_real
+from .validate import check_covariance, check_finite, check_non_negative
 
 
 def symmetric_gaussian(z: Float[Array, " entries"], size: int) -> Float[Array, "size size"]:
@@ -54,7 +55,7 @@ class LinearTeacherStudent(AbstractLandscape):
     _root: Matrix
 
     def __init__(self, teacher, label_noise: RealLike, feature_covariance=None):
-        weights = as_real(teacher)
+        weights = as_real("teacher", teacher)
         if weights.ndim != 2 or 0 in weights.shape:
             raise ValueError(f"teacher must be a matrix (m, n); got shape {weights.shape}.")
         check_finite("teacher", weights)

@@ -6,7 +6,8 @@ from jaxtyping import Array, Float
 from ..draws import Draws, Stream
 from ..types import Matrix, RealLike, Scalar, Vector
 from .base import AbstractPopulation
-from .validate import as_real, check_covariance, check_finite, check_non_negative
+from .real_arrays import as_real
+from .validate import check_covariance, check_finite, check_non_negative
 
 
 class PopulationLeastSquares(AbstractPopulation):
@@ -34,7 +35,7 @@ class PopulationLeastSquares(AbstractPopulation):
 
     def __init__(self, feature_covariance, label_noise: RealLike, minimum=None):
         matrix, root = check_covariance("feature_covariance", feature_covariance)
-        centre = jnp.zeros(matrix.shape[0]) if minimum is None else as_real(minimum)
+        centre = jnp.zeros(matrix.shape[0]) if minimum is None else as_real("minimum", minimum)
         if centre.shape != matrix.shape[:1]:
             raise ValueError(
                 f"minimum must have shape {matrix.shape[:1]} to go with feature_covariance "

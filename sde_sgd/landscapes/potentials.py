@@ -15,7 +15,8 @@ from jaxtyping import Array, Float, PyTree
 from ..types import Matrix, RealLike, Scalar, Vector, Weights
 from .base import AbstractFiniteSum
 from .noise_forms import ConstantRoot
-from .validate import as_real, check_covariance, check_finite, check_positive, check_symmetric
+from .real_arrays import as_real
+from .validate import check_covariance, check_finite, check_positive, check_symmetric
 
 
 class Potential(AbstractFiniteSum):
@@ -97,7 +98,7 @@ def _column_space(matrix: np.ndarray, eps: float) -> np.ndarray:
 
 
 def _check_tilts(tilts) -> Array:
-    points = as_real(tilts)
+    points = as_real("tilts", tilts)
     if points.ndim != 2 or 0 in points.shape:
         raise ValueError(f"tilts must have shape (N, d); got {points.shape}.")
     check_finite("tilts", points)
@@ -215,11 +216,11 @@ def quadratic(hessian, noise_covariance, minimum=None) -> Potential:
     **Raises:** `ValueError` for matrices that are not symmetric or differ in size, a Σ that is not
     positive semidefinite, NaN.
     """
-    matrix = as_real(hessian)
+    matrix = as_real("hessian", hessian)
     matrix = check_symmetric("hessian", matrix[None, None] if matrix.ndim == 0 else matrix)
     size = matrix.shape[0]
     covariance = _covariance(noise_covariance, size)
-    centre = jnp.zeros(size) if minimum is None else as_real(minimum)
+    centre = jnp.zeros(size) if minimum is None else as_real("minimum", minimum)
     if centre.shape != (size,):
         raise ValueError(f"minimum must have shape ({size},); got {centre.shape}.")
     check_finite("minimum", centre)
@@ -287,7 +288,7 @@ def _double_well(x: Scalar, asymmetry: Scalar) -> Scalar:
 
 def _covariance(value, size: int) -> Array:
     """Σ, (size, size), from a matrix or from a number."""
-    matrix = as_real(value)
+    matrix = as_real("noise_covariance", value)
     matrix = matrix * jnp.eye(size, dtype=matrix.dtype) if matrix.ndim == 0 else matrix
     if matrix.shape != (size, size):
         raise ValueError(
@@ -297,7 +298,7 @@ def _covariance(value, size: int) -> Array:
 
 
 def _asymmetry(value, dtype) -> Array:
-    array = jnp.asarray(value, dtype)
+    array = as_real("asymmetry", value, dtype)
     if array.shape != () or not bool(jnp.abs(array) < 1):
         raise ValueError(
             f"asymmetry must be a number in (-1, 1), where there are two minima; got {value}."

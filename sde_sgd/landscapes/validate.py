@@ -1,20 +1,21 @@
 """Checks that every landscape makes on what a user hands it."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from .real_arrays import as_real, real_values
+
 # Relative asymmetry and negative eigenvalues that pass as rounding of a float32 computation.
 _ROUNDING = 1e-6
 
 
-def check_arrays(inputs, targets, *, target_rank=None, integer_targets=False):
-    """Inputs and targets as arrays of one floating dtype and one length N ≥ 1, without NaN."""
-    inputs, targets = _as_array(inputs), _as_array(targets)
-    if not jnp.issubdtype(inputs.dtype, jnp.floating):
-        inputs = inputs.astype(jnp.result_type(float))
+def check_examples(inputs: Array, targets: Array) -> None:
+    """One leading axis of N ≥ 1 examples, without NaN."""
     if inputs.ndim < 1 or targets.ndim < 1 or inputs.shape[0] != targets.shape[0]:
         raise ValueError(
             f"inputs and targets need one leading axis of examples; got shapes {inputs.shape} "
@@ -22,33 +23,57 @@ def check_arrays(inputs, targets, *, target_rank=None, integer_targets=False):
         )
     if inputs.shape[0] == 0:
         raise ValueError("A finite sum needs at least one example; got N = 0.")
-    if target_rank is not None and targets.ndim != target_rank:
-        raise ValueError(f"targets must have shape (N,); got {targets.shape}.")
-    if integer_targets:
-        labels = np.asarray(targets)
-        if not np.array_equal(labels, np.round(labels)):
-            raise ValueError("labels must be integers; got fractional values.")
-        targets = jax.device_put(labels.astype(np.int32))
-    elif target_rank == 1 and not jnp.issubdtype(targets.dtype, jnp.floating):
-        targets = targets.astype(inputs.dtype)
-    for name, array in (("inputs", inputs), ("targets", targets)):
-        if jnp.issubdtype(array.dtype, jnp.floating):
-            check_finite(name, array)
-            if array.dtype != inputs.dtype:
-                raise ValueError(
-                    f"inputs are {inputs.dtype} and targets {array.dtype}: cast one of them, so "
-                    f"that the whole computation has one dtype."
-                )
-    return inputs, targets
+    check_finite("inputs", inputs)
+    check_finite("targets", targets)
 
 
-def _as_array(value) -> Array:
-    """As `jnp.asarray`, which for NumPy arrays compiles a function for each shape."""
-    # A copy: what is put on a CPU shares the memory of an aligned NumPy array.
-    return value if isinstance(value, Array) else jax.device_put(np.array(value))
+def check_one_dtype(arrays: dict[str, Any]) -> None:
+    """The floating ones among named arrays (or pytrees of them) have one dtype."""
+    found = {
+        name: sorted({str(x.dtype) for x in jax.tree.leaves(array) if eqx.is_inexact_array(x)})
+        for name, array in arrays.items()
+    }
+    if len({dtype for dtypes in found.values() for dtype in dtypes}) > 1:
+        told = ", ".join(f"{name} are {' and '.join(d)}" for name, d in found.items() if d)
+        raise ValueError(f"{told}: cast them, so that the whole computation has one dtype.")
 
 
-def check_finite(name: str, array: Array) -> None:
+def check_labels(labels: Any, num_classes: Any) -> tuple[Array, int]:
+    """Labels (N,) of classes 0, 1, …, n − 1 as int32, and n; counted from them if not given."""
+    values = np.asarray(real_values("labels", labels))
+    if values.ndim != 1:
+        raise ValueError(f"labels must have shape (N,); got {values.shape}.")
+    if not jnp.issubdtype(values.dtype, jnp.integer):
+        values = values.astype(np.float64)
+    check_finite("labels", values)
+    if not np.array_equal(values, np.round(values)):
+        raise ValueError("labels must be integers; got fractional values.")
+    found = [int(label) for label in np.unique(values)]
+    if num_classes is None:
+        # A class without an example is likelier a label that starts at 1 than a class.
+        if found != list(range(len(found))) or len(found) < 2:
+            raise ValueError(
+                f"Without num_classes labels must be 0, 1, …, n − 1, n ≥ 2, each with an example; "
+                f"they are {_listed(found)}. Renumber them, np.unique(labels, "
+                f"return_inverse=True)[1], or pass num_classes= if a class has no example."
+            )
+        num_classes = len(found)
+    if isinstance(num_classes, bool) or not isinstance(num_classes, int | np.integer):
+        raise ValueError(f"num_classes must be an integer ≥ 2; got {num_classes!r}.")
+    if num_classes < 2 or (found and not 0 <= found[0] <= found[-1] < num_classes):
+        raise ValueError(
+            f"labels must lie in [0, num_classes), num_classes ≥ 2; got labels {_listed(found)} "
+            f"and num_classes={num_classes}."
+        )
+    return jax.device_put(values.astype(np.int32)), int(num_classes)
+
+
+def _listed(numbers: list[int]) -> str:
+    shown = numbers if len(numbers) <= 6 else [*numbers[:3], "…", *numbers[-2:]]
+    return ", ".join(map(str, shown))
+
+
+def check_finite(name: str, array: Array | np.ndarray) -> None:
     """Raises with the place of the first entry that is NaN or infinite."""
     bad = ~np.isfinite(np.asarray(array))
     if bad.any():
@@ -61,7 +86,7 @@ def check_finite(name: str, array: Array) -> None:
 
 def check_non_negative(name: str, value, dtype) -> Array:
     """A finite scalar ≥ 0 in the landscape's dtype."""
-    array = jnp.asarray(value, dtype)
+    array = as_real(name, value, dtype)
     if array.shape != () or not 0 <= float(array) < np.inf:
         raise ValueError(f"{name} must be a finite number ≥ 0; got {value}.")
     return array
@@ -69,7 +94,7 @@ def check_non_negative(name: str, value, dtype) -> Array:
 
 def check_positive(name: str, value, dtype=None) -> Array:
     """A finite scalar > 0."""
-    array = jnp.asarray(value, dtype)
+    array = as_real(name, value, dtype)
     if array.shape != () or not 0 < float(array) < np.inf:
         raise ValueError(f"{name} must be a finite number > 0; got {value}.")
     return array
@@ -102,16 +127,9 @@ def refuse_stateful(model) -> None:
         raise ValueError("The model has no floating-point arrays, so there is nothing to train.")
 
 
-def as_real(value) -> Array:
-    """An array of floating dtype: that of `value` if it has one, else JAX's default."""
-    array = jnp.asarray(value)
-    floating = jnp.issubdtype(array.dtype, jnp.floating)
-    return array if floating else array.astype(jnp.result_type(float))
-
-
 def check_symmetric(name: str, value) -> Array:
     """A finite symmetric (d, d) matrix, symmetrised exactly."""
-    matrix = as_real(value)
+    matrix = as_real(name, value)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.shape[0] == 0:
         raise ValueError(f"{name} must be a (d, d) matrix; got shape {matrix.shape}.")
     check_finite(name, matrix)

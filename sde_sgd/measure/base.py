@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from ..draws import Draws
+from ..landscapes.real_arrays import real_output
 from ..types import Alive, Positions
 
 
@@ -76,7 +77,7 @@ def evaluate(of: Callable | None, theta: Positions) -> Float[Array, "members *sh
     """of(θ) of each member; θ itself without `of`."""
     if of is None:
         return theta
-    return jax.vmap(lambda x: jnp.asarray(of(x), x.dtype))(theta)
+    return jax.vmap(lambda x: real_output("of(θ)", of(x), x.dtype))(theta)
 
 
 def check_schedule(name: str, burn_in: int, every: int, num_steps: int) -> None:

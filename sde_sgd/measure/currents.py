@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ..landscapes.real_arrays import as_real
 from ..types import Alive, Positions
 from .base import AbstractMeasure, add_compensated, check_schedule, evaluate, Tick
 from .estimate import Estimate
@@ -58,7 +59,7 @@ class ArealVelocity(AbstractMeasure):
 
     def __init__(self, of: Callable | None = None, centre=None, burn_in: int = 0):
         self.of, self.burn_in = of, burn_in
-        self.centre = None if centre is None else jnp.asarray(centre, jnp.result_type(float))
+        self.centre = None if centre is None else as_real("centre", centre, jnp.result_type(float))
         if self.centre is not None and not bool(jnp.isfinite(self.centre).all()):
             raise ValueError(f"centre must be finite; got {centre}.")
 

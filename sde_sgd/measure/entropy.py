@@ -14,6 +14,7 @@ from ..dynamics.base import AbstractProcess
 from ..dynamics.continuous import ModifiedEquation
 from ..dynamics.discrete import GaussianSGD
 from ..dynamics.terms import drift_correction
+from ..landscapes.real_arrays import real_output
 from ..types import Alive, Matrix, Positions, Scalar, Vector
 from .base import AbstractMeasure, add_compensated, check_schedule, Tick
 from .currents import elapsed
@@ -132,7 +133,9 @@ class EntropyProduction(AbstractMeasure):
         for name, (function, count) in functions.items():
             if function is None:
                 continue
-            shape = jax.eval_shape(lambda *x, f=function: jnp.asarray(f(*x)), *[probe] * count)
+            shape = jax.eval_shape(
+                lambda *x, f=function, name=name: real_output(name, f(*x)), *[probe] * count
+            )
             if shape.shape != ():
                 raise ValueError(f"{name} must give a scalar; it gives shape {shape.shape}.")
 

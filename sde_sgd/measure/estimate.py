@@ -5,6 +5,8 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Num
 
+from ..landscapes.real_arrays import as_float64
+
 
 class Estimate(eqx.Module):
     """A measured value, its standard error and the number of independent samples.
@@ -22,7 +24,7 @@ class Estimate(eqx.Module):
 
     value: Num[np.ndarray, "..."] = eqx.field(converter=np.asarray)
     standard_error: Float[np.ndarray, "..."] = eqx.field(
-        converter=lambda x: np.asarray(x, dtype=float)
+        converter=lambda x: as_float64("standard_error", x)
     )
     num_samples: int
 
@@ -47,7 +49,7 @@ class Estimate(eqx.Module):
 
         **Arguments:** `samples`, (members, ...), one row for each independent member.
         """
-        rows = np.asarray(samples, dtype=float)
+        rows = as_float64("samples", samples)
         num = rows.shape[0]
         if num == 0:
             nan = np.full(rows.shape[1:], np.nan)

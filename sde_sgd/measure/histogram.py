@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from ..landscapes.real_arrays import as_float64
 from ..types import Alive, Positions
 from .base import AbstractMeasure, check_schedule, due, evaluate, Tick
 from .estimate import Estimate
@@ -48,7 +49,7 @@ class HistogramResult(eqx.Module):
         **Raises:** `ValueError` for a level outside (0, 1), or whose quantile lies outside the
         edges.
         """
-        wanted = np.asarray(level, dtype=float)
+        wanted = as_float64("level", level)
         if not ((wanted > 0) & (wanted < 1)).all():
             raise ValueError(f"quantile needs levels in (0, 1); got {level}.")
         heights, errors = self.cumulative.value, self.cumulative.standard_error
@@ -181,7 +182,7 @@ class Histogram(AbstractMeasure):
 
 def check_edges(name: str, edges: Any) -> np.ndarray:
     """Increasing, finite edges (bins+1,), or `ValueError`."""
-    array = np.asarray(edges, dtype=float)
+    array = as_float64(f"{name}: edges", edges)
     if array.ndim != 1 or array.size < 2 or not np.isfinite(array).all():
         raise ValueError(f"{name} needs at least two finite edges; got {array}.")
     if not (np.diff(array) > 0).all():

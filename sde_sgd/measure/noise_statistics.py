@@ -12,6 +12,7 @@ from scipy.special import log_ndtr
 
 from ..draws import Draws
 from ..landscapes.base import AbstractLandscape
+from ..landscapes.real_arrays import as_float64, as_real
 from ..noise.sampling import AbstractSampling
 from ..types import Key
 from .estimate import Estimate
@@ -72,7 +73,7 @@ def noise_statistics(
     **Raises:** `ValueError` for numbers that leave nothing to estimate, a direction without noise,
     and more than 1 GiB of gradients at once.
     """
-    point = jnp.asarray(theta, landscape.dtype)
+    point = as_real("theta", theta, landscape.dtype)
     if point.shape != (landscape.dimension,):
         raise ValueError(f"theta must have shape ({landscape.dimension},); got {point.shape}.")
     sampling.check(landscape)
@@ -242,7 +243,7 @@ def normality_test(samples: Any) -> float:
 
 def _rows(name: str, samples: Any) -> Float[np.ndarray, "n d"]:
     """Independent rows of finite numbers; (n,) is one coordinate."""
-    x = np.asarray(samples, float)
+    x = as_float64("samples", samples)
     x = x[:, None] if x.ndim == 1 else x
     if x.ndim != 2 or 0 in x.shape:
         raise ValueError(
@@ -266,7 +267,7 @@ def _columns(directions: Any, landscape: AbstractLandscape, key: Key) -> Array:
             raise ValueError(f"directions must be a number ≥ 1 or an array; got {directions}.")
         columns = jr.normal(key, (dim, directions), dtype)
     else:
-        columns = jnp.asarray(directions, dtype)
+        columns = as_real("directions", directions, dtype)
         if columns.ndim != 2 or columns.shape[0] != dim:
             raise ValueError(f"directions must have shape ({dim}, k); got {columns.shape}.")
     norms = jnp.linalg.norm(columns, axis=0)

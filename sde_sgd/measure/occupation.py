@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 from scipy import special
 
+from ..landscapes.real_arrays import as_float64
 from ..types import Alive, Positions
 from .base import AbstractMeasure, check_schedule, due, Tick
 from .estimate import Estimate
@@ -73,7 +74,7 @@ def binomial_interval(
 
     **Raises:** `ValueError` for k outside 0…n, n < 1, a confidence outside (0, 1).
     """
-    k = np.asarray(successes, float)
+    k = as_float64("successes", successes)
     if trials < 1 or (k < 0).any() or (k > trials).any():
         raise ValueError(f"successes must lie in 0…{trials}, trials be >= 1; got {successes!r}.")
     if not 0 < confidence < 1:

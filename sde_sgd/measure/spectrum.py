@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from ..landscapes.real_arrays import real_output
 from ..types import Alive, Positions, Vector
 from .base import AbstractMeasure, add_compensated, check_schedule, due, evaluate, Tick
 from .estimate import Estimate
@@ -62,6 +63,7 @@ class Levels(eqx.Module):
         matrix = jnp.asarray(self.matrix(theta))
         if self.kind == "singular_values":
             return jnp.linalg.svd(matrix, compute_uv=False)[::-1]
+        matrix = real_output("matrix(θ)", matrix)
         if self.kind == "gram":
             wide = matrix.shape[0] < matrix.shape[1]
             return _symmetric_levels(matrix @ matrix.T if wide else matrix.T @ matrix)

@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from ..landscapes.real_arrays import as_float64
 from ..types import Alive, Positions
 from .autocovariance import ratio
 from .base import AbstractMeasure, check_schedule, due, evaluate, Tick
@@ -86,7 +87,7 @@ class TailRatios(AbstractMeasure):
         burn_in: int = 0,
         every: int = 1,
     ):
-        array = np.asarray(levels, dtype=float)
+        array = as_float64("levels", levels)
         rising = array.ndim == 1 and array.size > 0 and bool((np.diff(array) > 0).all())
         if not rising or not np.isfinite(array).all() or array[0] <= 0:
             raise ValueError(f"TailRatios needs increasing, finite levels > 0; got {levels}.")

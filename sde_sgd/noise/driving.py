@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PyTree
 from scipy.special import gamma
 
 from ..draws import Draws, Stream
+from ..landscapes.real_arrays import as_float64
 
 
 class AbstractDriving(eqx.Module):
@@ -80,8 +81,8 @@ class ColouredNoise(AbstractDriving):
     gaussian: ClassVar[bool] = True
 
     def __init__(self, rates: Any, weights: Any, white: float | int = 0.0):
-        self.rates = tuple(float(x) for x in np.atleast_1d(rates))
-        self.weights = tuple(float(x) for x in np.atleast_1d(weights))
+        self.rates = tuple(float(x) for x in np.atleast_1d(as_float64("rates", rates)))
+        self.weights = tuple(float(x) for x in np.atleast_1d(as_float64("weights", weights)))
         self.white = float(white)
         if len(self.rates) != len(self.weights) or not self.rates:
             raise ValueError(

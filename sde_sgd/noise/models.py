@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..landscapes.base import AbstractLandscape
-from ..landscapes.validate import as_real, check_symmetric
+from ..landscapes.real_arrays import as_real
+from ..landscapes.validate import check_symmetric
 from ..types import Matrix, Scalar, Vector
 from .sampling import AbstractSampling, RandomReshuffling
 
@@ -229,7 +230,7 @@ class HessianNoise(AbstractGradientNoise):
     Mori et al. 2021 (scale = 1/B), for losses ≥ 0: where L < 0 there is no noise.
     """
 
-    scale: Float[Array, ""] = eqx.field(converter=as_real)
+    scale: Float[Array, ""] = eqx.field(converter=lambda x: as_real("scale", x))
     times_loss: bool = eqx.field(static=True, default=False)
     additive: ClassVar[bool] = False
     fused: ClassVar[bool] = False

@@ -19,6 +19,7 @@ from ..dynamics.probability_flow import ProbabilityFlow
 from ..dynamics.sam import SAM, SAMEquation
 from ..dynamics.underdamped import OverdampedEquation
 from ..landscapes.finite_sums import LeastSquares
+from ..landscapes.real_arrays import as_real, real_values
 from ..measure.base import AbstractMeasure
 from ..noise.driving import WhiteNoise
 from ..noise.models import MinibatchNoise
@@ -124,9 +125,9 @@ def starts(process: AbstractProcess, theta0: Any, ensemble_size: int, key) -> ja
             )
         theta = sampled
     else:
-        theta = jnp.asarray(theta0)
-        if not jnp.issubdtype(theta.dtype, jnp.floating):
-            theta = theta.astype(dtype)
+        given = real_values("theta0", theta0)
+        floating = jnp.issubdtype(given.dtype, jnp.floating)
+        theta = as_real("theta0", given, None if floating else dtype)
         if theta.shape not in ((dim,), (ensemble_size, dim)):
             raise ValueError(
                 f"theta0 must have shape ({dim},) or ({ensemble_size}, {dim}), or be a sampler "

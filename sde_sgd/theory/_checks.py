@@ -5,13 +5,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from sde_sgd.landscapes.real_arrays import as_float64
+
 
 def real_array(name: str, value: Any, num_axes: int) -> Float[np.ndarray, "..."]:
     """`value` as a finite float64 array with `num_axes` axes, none of them empty."""
-    array = np.asarray(value)
-    if array.dtype.kind not in "fiub":
-        raise ValueError(f"{name} must be real numbers, got dtype {array.dtype}.")
-    array = array.astype(np.float64)
+    array = as_float64(name, value)
     if array.ndim != num_axes or 0 in array.shape:
         raise ValueError(f"{name} must have {num_axes} non-empty axes, got shape {array.shape}.")
     if not np.isfinite(array).all():
@@ -21,7 +20,7 @@ def real_array(name: str, value: Any, num_axes: int) -> Float[np.ndarray, "..."]
 
 def number(name: str, value: Any, *, minimum: float = 0.0, strict: bool = True) -> float:
     """`value` as a finite float above `minimum` (or equal to it, unless `strict`)."""
-    scalar = float(value)
+    scalar = float(as_float64(name, value))
     if not np.isfinite(scalar) or scalar < minimum or (strict and scalar == minimum):
         relation = ">" if strict else ">="
         raise ValueError(f"{name} must be finite and {relation} {minimum:g}, got {scalar!r}.")

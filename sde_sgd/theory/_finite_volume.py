@@ -29,6 +29,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import sparse
 
+from sde_sgd.landscapes.real_arrays import as_float64
+
 SIDES = ("reflecting", "wall", "absorbing")
 _PAIRS = ((0, 1), (1, 2), (2, 0))
 _MAX_REDUCTIONS = 30
@@ -89,7 +91,7 @@ class Grid(eqx.Module):
 
 def make_grid(box: Any, cells: Any, sides: Any) -> Grid:
     """Validated `Grid` from the forms that users write."""
-    array = np.asarray(box, dtype=np.float64)
+    array = as_float64("box", box)
     array = array[None] if array.ndim == 1 else array
     if array.shape not in ((1, 2), (2, 2)) or not np.isfinite(array).all():
         raise ValueError(
@@ -347,7 +349,8 @@ def evaluate(function: Callable, points: Float[np.ndarray, "n d"]) -> np.ndarray
         padded = np.concatenate(
             [block, np.broadcast_to(block[:1], (_BLOCK - len(block), *block.shape[1:]))]
         )
-        found.append(np.asarray(compiled(jnp.asarray(padded)), dtype=np.float64)[: len(block)])
+        values = as_float64("A function of θ", compiled(jnp.asarray(padded)))
+        found.append(values[: len(block)])
     return np.concatenate(found)
 
 

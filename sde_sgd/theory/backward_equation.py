@@ -21,6 +21,7 @@ from scipy import sparse
 from scipy.interpolate import RegularGridInterpolator
 from scipy.sparse.linalg import splu
 
+from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.theory import _checks
 from sde_sgd.theory._finite_volume import Grid
 from sde_sgd.theory.fokker_planck import FokkerPlanck
@@ -43,7 +44,7 @@ class GridFunction(eqx.Module):
     inside: Bool[np.ndarray, "..."]
 
     def __call__(self, theta: ArrayLike) -> Float[np.ndarray, "..."]:
-        points = np.atleast_1d(np.asarray(theta, np.float64))
+        points = np.atleast_1d(as_float64("theta", theta))
         box = self.grid.box
         if points.shape[-1] != self.grid.dimension or points.ndim > 2:
             raise ValueError(

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
+from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.theory import _checks
 from sde_sgd.types import RealLike
 
@@ -132,7 +133,7 @@ def _newton(rows, wanted, twice, shift, dual, tolerance):
 
 
 def _scales(scale, size: int) -> np.ndarray:
-    value = np.asarray(scale, np.float64)
+    value = as_float64("scale", scale)
     if value.shape not in ((), (size,)) or not (np.isfinite(value).all() and (value > 0).all()):
         raise ValueError(f"scale must be > 0, a number or ({size},), got {scale!r}.")
     return np.broadcast_to(value, (size,))

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import special
 
+from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.theory import _checks
 from sde_sgd.theory.spectra import rice_mean, Values
 from sde_sgd.types import RealLike
@@ -33,7 +34,7 @@ def dyson_drift(
     **Raises:** `ValueError` for fewer than two levels, and for two equal ones, where the
     repulsion is infinite.
     """
-    x = np.asarray(levels, dtype=float)
+    x = as_float64("levels", levels)
     g2 = _checks.number("strength", strength, strict=False)
     if x.ndim < 1 or x.shape[-1] < 2:
         raise ValueError(f"dyson_drift needs at least two levels; got shape {x.shape}.")
@@ -52,7 +53,7 @@ def coulomb_gas_log_density(
 
     **Arguments:** `strength` g² > 0; `potential` V, a function of an array of levels.
     """
-    x = np.asarray(levels, dtype=float)
+    x = as_float64("levels", levels)
     g2 = _checks.number("strength", strength)
     row, column = np.triu_indices(x.shape[-1], 1)
     with np.errstate(divide="ignore"):
@@ -145,7 +146,7 @@ class InjectedNoiseLevels(eqx.Module):
 
     def spacing_density(self, spacing: Values) -> Float[np.ndarray, "..."]:
         """p(s) = s/(4u) e^{−s²/(8u)} of W."""
-        s = np.maximum(np.asarray(spacing, dtype=float), 0.0)
+        s = np.maximum(as_float64("spacing", spacing), 0.0)
         return np.asarray(s / (4 * self.variance) * np.exp(-(s**2) / (8 * self.variance)))
 
     def gap_transition(
@@ -156,7 +157,7 @@ class InjectedNoiseLevels(eqx.Module):
         The vector (W₁₁ − W₂₂, 2W₁₂) shrinks by a and gets Gaussian noise, so that its length has
         Rice's law. As η → 0 the change per unit of t becomes Dyson's −s + 2g²/s, its variance 4g².
         """
-        s = np.asarray(spacing, dtype=float)
+        s = as_float64("spacing", spacing)
         h = self.time_step
         shrink = (1 - h) ** round(self.learning_rate / h) if h else np.exp(-self.learning_rate)
         spread = 4 * self.variance * (1 - shrink**2)
@@ -168,7 +169,7 @@ class InjectedNoiseLevels(eqx.Module):
 
         Averages over the stationary law within [e_j, e_{j+1}), by quadrature.
         """
-        edge = np.asarray(edges, dtype=float)
+        edge = as_float64("edges", edges)
         if edge.ndim != 1 or edge.size < 2 or not (np.diff(edge) > 0).all() or edge[0] < 0:
             raise ValueError(f"increments needs increasing edges ≥ 0; got {edge}.")
         nodes, weights = np.polynomial.legendre.leggauss(40)
@@ -212,7 +213,7 @@ def boltzmann_machine_spacing(
     **Source:** the scaling is Aarts, Lucini, Park 2024 (2407.16427); the prefactor by the algebra
     above.
     """
-    kappa = np.asarray(kernel_level, dtype=float)
+    kappa = as_float64("kernel_level", kernel_level)
     mu = _checks.number("mass", mass)
     eta = _checks.number("learning_rate", learning_rate)
     batch = _checks.number("batch_size", batch_size, minimum=1.0, strict=False)

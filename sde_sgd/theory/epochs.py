@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
+from sde_sgd.landscapes.real_arrays import real_values
 from sde_sgd.theory import _checks
 from sde_sgd.types import RealLike
 
@@ -103,7 +104,7 @@ def epoch_noise_autocovariance(
 
     **Arguments:** `batches_per_epoch`: M ≥ 2; `lags`: integers, any shape.
     """
-    count, lag = _batches(batches_per_epoch), np.abs(np.asarray(lags))
+    count, lag = _batches(batches_per_epoch), np.abs(np.asarray(real_values("lags", lags)))
     if lag.dtype.kind not in "iu":
         raise ValueError(f"lags must be integers, got dtype {lag.dtype}.")
     shared = -np.clip(count - lag, 0, None) / (count * (count - 1))

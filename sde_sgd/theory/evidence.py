@@ -18,6 +18,7 @@ from scipy.linalg import cho_solve, cholesky
 
 from sde_sgd.landscapes import compiled
 from sde_sgd.landscapes.base import AbstractFiniteSum, AbstractLandscape
+from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.theory import _checks
 from sde_sgd.types import RealLike
 
@@ -225,7 +226,7 @@ def _cholesky(hessian: np.ndarray) -> tuple[np.ndarray, bool]:
 
 def _precision(prior: Any, size: int) -> np.ndarray:
     """Λ (d, d) from a number, a diagonal or a matrix; positive definite."""
-    value = np.asarray(prior, np.float64)
+    value = as_float64("prior", prior)
     matrix = (
         value * np.eye(size) if value.ndim == 0 else np.diag(value) if value.ndim == 1 else value
     )

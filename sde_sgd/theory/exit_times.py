@@ -17,6 +17,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from sde_sgd.landscapes.base import AbstractLandscape
+from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.noise.models import AbstractGradientNoise
 from sde_sgd.theory import _checks, _panels, kernel_equation as kernel
 from sde_sgd.theory._panels import Panels
@@ -230,9 +231,9 @@ def _mirrored(function: _panels.Function, sign: float) -> _panels.Function:
 
 def interval(start: ArrayLike | RealLike, exits: Exits):
     """Starts (S,), lower and upper exit, one of which may be None."""
-    points = np.atleast_1d(np.asarray(start, np.float64))
+    points = np.atleast_1d(as_float64("start", start))
     points = _checks.real_array("start", points, 1)
-    ends = _checks.real_array("exits", np.atleast_1d(np.asarray(exits, np.float64)), 1)
+    ends = _checks.real_array("exits", np.atleast_1d(as_float64("exits", exits)), 1)
     if len(ends) == 2:
         lower, upper = float(ends[0]), float(ends[1])
         if not lower < upper:

@@ -13,6 +13,7 @@ from scipy.optimize import root
 
 from sde_sgd.landscapes import compiled
 from sde_sgd.landscapes.base import AbstractLandscape
+from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.noise.models import AbstractGradientNoise
 from sde_sgd.theory import _checks
 from sde_sgd.types import RealLike
@@ -197,7 +198,7 @@ def _isotropic(landscape, diffusion, learning_rate, low, high) -> float:
             f"already D = ηC/2."
         )
     else:
-        value = np.asarray(diffusion, np.float64)
+        value = as_float64("diffusion", diffusion)
         tensors = [value * np.eye(len(low)) if value.ndim == 0 else value]
         along = [low]
         if tensors[0].shape != (len(low), len(low)):

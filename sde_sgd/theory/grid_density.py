@@ -8,6 +8,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy.interpolate import PchipInterpolator, RegularGridInterpolator
 
+from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.theory import _checks
 from sde_sgd.theory._finite_volume import evaluate, Grid
 from sde_sgd.types import RealLike
@@ -85,7 +86,7 @@ class GridDensity(eqx.Module):
 
         **Arguments:** `theta`: any shape in one dimension, (..., 2) in two.
         """
-        points = np.asarray(theta, dtype=float)
+        points = as_float64("theta", theta)
         points = points[..., None] if self.grid.dimension == 1 else points
         axes = [self.grid.axis_centres(i) for i in range(self.grid.dimension)]
         low, high = self.grid.box[:, 0], self.grid.box[:, 1]
@@ -102,7 +103,7 @@ class GridDensity(eqx.Module):
     def quantile(self, level: RealLike | ArrayLike) -> Float[np.ndarray, "..."]:
         """The x with P(θ ≤ x) = level in one dimension; the median at ½."""
         edges, total = self._cumulative()
-        levels = np.asarray(level, dtype=float)
+        levels = as_float64("level", level)
         if ((levels <= 0) | (levels >= total[-1])).any():
             raise ValueError(f"level must lie between 0 and the mass {total[-1]:g}; got {level}.")
         # Newton on the interpolant from the linear start would leave a cell; bisection does not.
@@ -174,7 +175,7 @@ def start_masses(grid: Grid, start: "GridDensity | Callable | RealLike | ArrayLi
     if callable(start):
         masses = evaluate(start, grid.centres).reshape(grid.num_cells) * grid.volume
     else:
-        values = np.asarray(start, dtype=float)
+        values = as_float64("start", start)
         if values.shape == grid.shape:
             masses = values.ravel() * grid.volume
         elif values.size == grid.dimension:

@@ -20,6 +20,7 @@ from numpy.polynomial import legendre
 from numpy.typing import ArrayLike
 
 from sde_sgd.landscapes.base import AbstractLandscape
+from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.noise.models import AbstractGradientNoise
 from sde_sgd.theory import _adaptive as adaptive, _checks
 from sde_sgd.types import RealLike
@@ -95,7 +96,7 @@ class StationaryDensity:
 
     def quantile(self, probability: ArrayLike | RealLike) -> Float[np.ndarray, "..."]:
         """x with P(X ≤ x) = probability, by bisection; any shape, values in (0, 1)."""
-        wanted = np.asarray(probability, float)
+        wanted = as_float64("probability", probability)
         if not ((wanted > 0) & (wanted < 1)).all():
             raise ValueError(f"probability must be between 0 and 1, got {probability!r}.")
         below = np.concatenate([[0.0], np.cumsum(self._masses.sum(axis=1))])
@@ -176,7 +177,7 @@ class StationaryDensity:
 
     def _locate(self, x: ArrayLike | RealLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """u(x), the panel it lies in, and the place in it from −1 to 1."""
-        values = np.asarray(x, float)
+        values = as_float64("x", x)
         with np.errstate(invalid="ignore"):
             u = self._coordinate.inverse(np.clip(values, self.lower, self.upper))
         u = np.where(np.isnan(values), np.nan, u)
@@ -380,7 +381,7 @@ def _cumulated(force: np.ndarray, edges: np.ndarray, start: int | None = None) -
 def _evaluated(name: str, function: Function, x: np.ndarray) -> np.ndarray:
     """function(x) as float64, called on one axis; numbers are broadcast."""
     with np.errstate(all="ignore"):
-        values = np.asarray(function(np.ravel(x)), float)
+        values = as_float64("A function of x", function(np.ravel(x)))
     if values.shape not in ((), (x.size,)):
         raise ValueError(
             f"{name} must map an array of shape ({x.size},) to one like it, got {values.shape}."

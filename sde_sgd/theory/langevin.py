@@ -24,6 +24,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy.linalg import cho_factor, cho_solve, LinAlgError
 
+from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.theory import _checks, _second_moments as moments, least_squares
 from sde_sgd.types import RealLike
 
@@ -155,7 +156,7 @@ def langevin_epochs(
     """
     problem = least_squares._problem(inputs, targets, l2, frozen=True)
     least_squares._refuse_flat(problem)
-    x, y = np.asarray(inputs, np.float64), np.asarray(targets, np.float64)
+    x, y = as_float64("inputs", inputs), as_float64("targets", targets)
     num, dim = x.shape
     eta = _checks.number("learning_rate", learning_rate)
     bath = _checks.number("temperature", temperature, strict=False)

@@ -24,6 +24,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
+from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.theory import _checks
 from sde_sgd.theory.ito import density_of_logarithm, StationaryDensity
 from sde_sgd.types import RealLike
@@ -120,7 +121,7 @@ def law_of_balance_equation(
     """Drift −2vG + T v s² and diffusion D = 2 T v² s² of dv = drift dt + √(2D) dW, at `value` v."""
     t = _checks.number("temperature", temperature)
     a1, a2, a3, b1, b2 = _numbers(moments)
-    v = np.asarray(value, float)
+    v = as_float64("value", value)
     strength = 4 * (a1 * v**2 - 2 * a2 * v + a3)
     drift = -4 * v * (b1 * v - b2) + t * v * strength
     return np.asarray(drift), np.asarray(2 * t * v**2 * strength)
@@ -134,7 +135,7 @@ def balance_factor(
     **Arguments:** `gradient` g = ∂ℓ̂_B/∂(uw) before the step, any shape; `learning_rate` η.
     """
     eta = _checks.number("learning_rate", learning_rate)
-    return np.asarray(1 - (eta * np.asarray(gradient, float)) ** 2)
+    return np.asarray(1 - (eta * as_float64("gradient", gradient)) ** 2)
 
 
 def _numbers(moments: BalanceMoments) -> tuple[float, ...]:

@@ -11,6 +11,7 @@ from scipy import sparse
 from scipy.linalg import lu_factor, lu_solve
 from scipy.special import ndtr
 
+from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.theory import _checks
 from sde_sgd.theory._markov_chain import stationary_masses
 from sde_sgd.theory.gradient_laws import AbstractGradientLaw, BatchGradients, GaussianGradient
@@ -321,7 +322,7 @@ def _too_many(count: int) -> str:
 
 
 def _interval(box: Any) -> np.ndarray:
-    ends = _checks.real_array("box", np.ravel(np.asarray(box)), 1)
+    ends = _checks.real_array("box", np.ravel(as_float64("box", box)), 1)
     if ends.shape != (2,) or not ends[0] < ends[1]:
         raise ValueError(f"box must be (low, high) with low < high; got {box!r}.")
     return ends

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy.linalg import expm, solve_continuous_lyapunov, solve_discrete_lyapunov
 
+from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.theory import _checks
 from sde_sgd.theory.lyapunov import TransientMoments
 from sde_sgd.types import RealLike
@@ -128,7 +129,7 @@ class MomentumLaw(eqx.Module):
         """
         clock = _checks.real_times(times)
         start = _checks.real_array("theta0", theta0, 1)
-        centre = np.zeros(self.dimension) if minimum is None else np.asarray(minimum, float)
+        centre = np.zeros(self.dimension) if minimum is None else as_float64("minimum", minimum)
         if start.shape != (self.dimension,) or centre.shape != start.shape:
             raise ValueError(
                 f"theta0 and minimum must have shape ({self.dimension},); got {start.shape} and "

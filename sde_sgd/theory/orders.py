@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from scipy.linalg import expm
 
 from sde_sgd.landscapes.base import AbstractFiniteSum, AbstractLandscape
+from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.noise.models import MinibatchNoise
 from sde_sgd.noise.sampling import AbstractSampling
 from sde_sgd.theory import _checks
@@ -189,7 +190,7 @@ def weak_errors_scalar(
     """
     rates = _checks.real_array("learning_rates", learning_rates, 1)
     horizon, start = _checks.number("time", time), float(theta0)
-    ends = _checks.real_array("box", np.ravel(np.asarray(box)), 1)
+    ends = _checks.real_array("box", np.ravel(as_float64("box", box)), 1)
     if ends.shape != (2,) or not ends[0] < start < ends[1]:
         raise ValueError(f"box must be (low, high) around theta0={start:g}; got {box!r}.")
     if order not in (1, 2):

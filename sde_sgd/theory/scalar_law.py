@@ -8,6 +8,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy.special import ndtr
 
+from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.theory._finite_volume import evaluate
 from sde_sgd.types import RealLike
 
@@ -76,7 +77,7 @@ class ScalarLaw(eqx.Module):
 
     def cdf(self, x: RealLike | ArrayLike) -> Float[np.ndarray, "..."]:
         """P(θ ≤ x): exact for a mixture and for atoms, linear between shared nodes."""
-        points = np.asarray(x, dtype=float)
+        points = as_float64("x", x)
         if self.mixture is not None:
             part = self.mixture
             z = (points[..., None] - part.means) / part.stds
@@ -100,13 +101,13 @@ class ScalarLaw(eqx.Module):
                 "a law of atoms has no density: use `cdf`, or differences of it over bins."
             )
         part = self.mixture
-        z = (np.asarray(x, dtype=float)[..., None] - part.means) / part.stds
+        z = (as_float64("x", x)[..., None] - part.means) / part.stds
         heights = part.masses / (part.stds * np.sqrt(2 * np.pi))
         return np.asarray(np.exp(-(z**2) / 2) @ heights)
 
     def quantile(self, level: RealLike | ArrayLike) -> Float[np.ndarray, "..."]:
         """The smallest x with P(θ ≤ x) ≥ level (to 60 bisections); the median at ½."""
-        levels = np.asarray(level, dtype=float)
+        levels = as_float64("level", level)
         if ((levels <= 0) | (levels >= self.mass)).any():
             raise ValueError(f"level must lie between 0 and the mass {self.mass:g}; got {level}.")
         reach = 0.0 if self.mixture is None else 9 * float(self.mixture.stds.max())

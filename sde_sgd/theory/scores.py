@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 from numpy.typing import ArrayLike
 
+from sde_sgd.landscapes.real_arrays import real_output
 from sde_sgd.theory import _checks
 from sde_sgd.theory.langevin import Gaussian
 from sde_sgd.types import Matrix, Positions, RealLike, Scalar, Vector
@@ -83,7 +84,7 @@ class FunctionScore(AbstractScore):
         self.function, self.size, self.first, self.last = function, dimension, first, last
         real = jnp.result_type(float)
         found = eqx.filter_eval_shape(
-            lambda t, x: jnp.asarray(function(t, x)),
+            lambda t, x: real_output("function(t, θ)", function(t, x)),
             jax.ShapeDtypeStruct((), real),
             jax.ShapeDtypeStruct((dimension,), real),
         )

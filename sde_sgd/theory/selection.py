@@ -9,6 +9,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy.special import logsumexp
 
+from sde_sgd.landscapes.real_arrays import as_float64, real_values
 from sde_sgd.theory import _checks
 from sde_sgd.theory._finite_volume import evaluate
 from sde_sgd.theory.backward_equation import committor_on_grid, GridFunction
@@ -40,7 +41,7 @@ def boltzmann_weights(
     """
     depth = _checks.real_array("losses", losses, 1)
     t = _checks.number("temperature", temperature)
-    curvature = np.asarray(hessians, np.float64)
+    curvature = as_float64("hessians", hessians)
     if curvature.ndim not in (2, 3) or len(curvature) != len(depth):
         raise ValueError(
             f"hessians must be ({len(depth)}, d, d) or their eigenvalues ({len(depth)}, d), got "
@@ -83,7 +84,7 @@ def weights_on_grid(
     if callable(label):
         numbers = np.asarray(evaluate(lambda x: jnp.asarray(label(x)), density.grid.centres))
     else:
-        numbers = np.ravel(np.asarray(label))
+        numbers = np.ravel(real_values("label", label))
     if numbers.shape != (density.grid.num_cells,) or not np.array_equal(numbers, np.rint(numbers)):
         raise ValueError(
             f"label must give one integer for each of {density.grid.num_cells} cells, got shape "
@@ -169,7 +170,7 @@ def large_deviation_weights(
 
 
 def _barriers(value: Any) -> np.ndarray:
-    cost = np.array(value, dtype=np.float64)
+    cost = as_float64("barriers", value).copy()
     if cost.ndim != 2 or cost.shape[0] != cost.shape[1] or len(cost) < 1:
         raise ValueError(f"barriers must be (m, m), got shape {cost.shape}.")
     np.fill_diagonal(cost, np.inf)

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Float
 from scipy import optimize, special
 
+from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.theory import _checks
 from sde_sgd.types import RealLike
 
@@ -28,13 +29,13 @@ def wigner_surmise(spacing: Values) -> Float[np.ndarray, "..."]:
 
     **Source:** Wigner 1957; Mehta, Random Matrices, chapter 1.
     """
-    s = np.maximum(np.asarray(spacing, dtype=float), 0.0)
+    s = np.maximum(as_float64("spacing", spacing), 0.0)
     return np.asarray(np.pi / 2 * s * np.exp(-np.pi * s**2 / 4))
 
 
 def wigner_surmise_cdf(spacing: Values) -> Float[np.ndarray, "..."]:
     """P(s' < s) = 1 − e^{−πs²/4}, s in units of the mean."""
-    s = np.maximum(np.asarray(spacing, dtype=float), 0.0)
+    s = np.maximum(as_float64("spacing", spacing), 0.0)
     return np.asarray(-np.expm1(-np.pi * s**2 / 4))
 
 
@@ -55,7 +56,7 @@ def rice_mean(centre: Values, scale: Values) -> Float[np.ndarray, "..."]:
     The gap of two levels of a symmetric 2×2 matrix M is the length of (M₁₁ − M₂₂, 2M₁₂), so that
     Gaussian noise on a gap gives this law. E|v|² = centre² + 2·scale².
     """
-    centre, scale = np.asarray(centre, dtype=float), np.asarray(scale, dtype=float)
+    centre, scale = as_float64("centre", centre), as_float64("scale", scale)
     z = centre**2 / (2 * scale**2)
     laguerre = (1 + z) * special.ive(0, z / 2) + z * special.ive(1, z / 2)
     return np.asarray(np.sqrt(np.pi / 2) * scale * laguerre)
@@ -96,7 +97,7 @@ class MarchenkoPastur(eqx.Module):
 
     def density(self, level: Values) -> Float[np.ndarray, "..."]:
         """p(λ) without the atom, of any shape; 0 outside the edges, ∞ at λ = 0 for r = 1."""
-        x = np.asarray(level, dtype=float)
+        x = as_float64("level", level)
         low, high = self.edges
         inside = (x > low) & (x < high)
         safe = np.where(inside, x, 1.0)
@@ -109,7 +110,7 @@ class MarchenkoPastur(eqx.Module):
 
         1 − 1/max(r, 1) + [sc + (λ₋ + λ₊) tan⁻¹(s/c) − 2√(λ₋λ₊) tan⁻¹(√(λ₊/λ₋) s/c)]/(2πvr).
         """
-        x = np.asarray(level, dtype=float)
+        x = as_float64("level", level)
         low, high = self.edges
         s, c = np.sqrt(np.clip(x - low, 0, high - low)), np.sqrt(np.clip(high - x, 0, high - low))
         turned = np.arctan2(np.sqrt(high) * s, np.sqrt(low) * c)

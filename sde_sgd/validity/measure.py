@@ -12,6 +12,7 @@ from ..curvature import hessian_noise_trace
 from ..dynamics.base import AbstractProcess
 from ..dynamics.discrete import OptaxSGD, SGD
 from ..landscapes.base import AbstractFiniteSum, AbstractLandscape
+from ..landscapes.real_arrays import as_float64, as_real
 from ..measure.estimate import Estimate
 from ..simulate.engine import simulate
 from ..simulate.validate import check_key
@@ -261,7 +262,7 @@ def _checked(landscape: Any, sgd: Any, theta: Any) -> Float[Any, " d"]:
             f"theta is a model ({type(theta).__name__}), and must be flat parameters: with "
             f"EmpiricalRisk the model's own are landscape.initial."
         )
-    point = jnp.asarray(theta, landscape.dtype)
+    point = as_real("theta", theta, landscape.dtype)
     if point.shape != (landscape.dimension,):
         raise ValueError(f"theta must have shape ({landscape.dimension},), got {point.shape}.")
     if not bool(jnp.isfinite(point).all()):
@@ -281,7 +282,7 @@ def _refuse_noiseless(settings: Settings, norms: Norms, sgd: SGD) -> None:
 def _extra(directions: Any, landscape) -> np.ndarray | None:
     if directions is None:
         return None
-    rows = np.asarray(directions, float)
+    rows = as_float64("directions", directions)
     if rows.ndim != 2 or len(rows) != landscape.dimension or not rows.shape[1]:
         raise ValueError(
             f"directions must have shape ({landscape.dimension}, n); got {rows.shape}."

@@ -60,14 +60,14 @@ BAD = {
     "input_rank": (lambda: LeastSquares(inputs(), jnp.ones(NUM)), r"inputs \(N, d\)"),
     "dtypes": (
         lambda: LeastSquares(inputs(2).astype(jnp.float32), jnp.ones(NUM)),
-        "inputs are float32 and targets float64",
+        "inputs are float32, targets are float64: cast",
     ),
     "negative_l2": (lambda: LeastSquares(inputs(2), jnp.ones(NUM), l2=-1.0), "l2 must be.*-1.0"),
-    "one_class": (lambda: LogisticRegression(inputs(2), jnp.zeros(NUM)), "num_classes=1"),
-    "negative_label": (lambda: LogisticRegression(inputs(2), labels(2) - 1), "labels -1…0"),
+    "one_class": (lambda: LogisticRegression(inputs(2), jnp.zeros(NUM)), "they are 0"),
+    "negative_label": (lambda: LogisticRegression(inputs(2), labels(2) - 1), "they are -1, 0"),
     "large_label": (
         lambda: LogisticRegression(inputs(2), labels(3), num_classes=2),
-        "labels 0…2 and num_classes=2",
+        "got labels 0, 1, 2 and num_classes=2",
     ),
     "fractional_label": (lambda: LogisticRegression(inputs(2), labels(2) / 2), "must be integers"),
     "logistic_inputs": (
@@ -96,7 +96,7 @@ BAD = {
     ),
     "model_dtype": (
         lambda: EmpiricalRisk(mlp(dtype=jnp.float32), inputs(2), labels(3), cross_entropy),
-        "parameters are.*float32.*inputs float64",
+        "parameters are float32, inputs are float64",
     ),
 }
 
