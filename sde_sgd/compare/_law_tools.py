@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
+from jaxtyping import Array
 from scipy import stats
 
 from sde_sgd.landscapes.real_arrays import as_float64
@@ -82,7 +83,7 @@ def cell_masses(predicted: Distribution, edges: Any) -> np.ndarray:
     if isinstance(predicted, GridDensity):
         masses = _coarsened(predicted, edges)
     else:
-        array = isinstance(predicted, np.ndarray | jax.Array | list | tuple)
+        array = isinstance(predicted, np.ndarray | Array | list | tuple)
         masses = as_float64("predicted", predicted) if array else np.zeros(())
     if masses.shape != shape:
         raise ValueError(

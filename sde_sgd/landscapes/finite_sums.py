@@ -158,7 +158,7 @@ class LogisticRegression(AbstractFiniteSum):
     def accuracy(self, theta: Vector, inputs, labels) -> Float[Array, ""]:
         """Fraction of `labels` (n,) that θ predicts from `inputs` (n, features)."""
         labels = real_array("labels", labels)
-        logits = self.logits(theta, real_values("inputs", inputs))
+        logits = self.logits(theta, real_array("inputs", inputs))
         if labels.shape != logits.shape[:1]:
             raise ValueError(f"labels must have shape {logits.shape[:1]}; got {labels.shape}.")
         guess = logits[:, 0] > 0 if self.num_classes == 2 else jnp.argmax(logits, axis=-1)
@@ -175,7 +175,7 @@ class EmpiricalRisk(AbstractFiniteSum):
 
     - `model`: an Equinox module, called on one input.
     - `inputs`: (N, ...) array. The model gets integers and booleans as they are: tokens for an
-      `eqx.nn.Embedding`; pixels 0…255, which the model is to cast and scale.
+      `eqx.nn.Embedding`; pixels 0…255, for the model to cast to its dtype and to scale.
     - `targets`: (N, ...) array of any real kind, one target an example.
     - `example_loss`: (prediction, target) -> scalar.
     - `l2`: λ ≥ 0.

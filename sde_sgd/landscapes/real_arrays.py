@@ -19,7 +19,7 @@ def real_values(name: str, value: Any) -> np.ndarray | Array:
     if masked:
         raise ValueError(
             f"{name} has {masked} masked entries, and the numbers under a mask would be used: "
-            f"leave those examples out, or fill them with .filled(value)."
+            f"leave them out, or fill them with .filled(value)."
         )
     array = value if isinstance(value, Array) else np.asarray(value)
     _refuse_unreal(name, array.dtype)
