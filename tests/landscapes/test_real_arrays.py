@@ -250,7 +250,7 @@ DOORS = {
     "centre": ((2,), lambda x: ss.ArealVelocity(centre=x)),
     "samples": ((40,), lambda x: ss.hill_tail_index(x)),
     "samples of an estimate": ((4, 2), lambda x: ss.Estimate.from_samples(x)),
-    "theta": ((2,), lambda x: ss.validity(least_squares(), sgd(), x, key=jr.key(0))),
+    "theta": ((2,), lambda x: ss.validity((one := sgd()).landscape, one, x, key=jr.key(0))),
     "theta of a spectrum": ((2,), lambda x: ss.hessian_eigenvalues(least_squares(), x)),
     "x": ((NUM, 2), lambda x: ss.energy_distance(x, np.ones((NUM, 2)), key=jr.key(0))),
     "predicted": ((2,), lambda x: ss.compare(ss.Estimate(np.ones(2), np.ones(2), 4), x)),
