@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ..draws import Draws, Stream
 from ..types import Indices, Matrix, Scalar, Vector, Weights
+from .blocks import fitting_block, map_blocks, sum_blocks
 from .noise_forms import AbstractNoiseForm
 
 
@@ -90,6 +91,9 @@ class AbstractFiniteSum(AbstractLandscape):
     losses of any slice of it. Everything else follows from one vector–Jacobian product,
     Jᵀw with J the N×d Jacobian of the example losses; `noise_form` says how ∇L and minibatch
     noise come about: `ExampleWeights()` serves any finite sum, others know a shorter way.
+
+    Losses, weighted gradients and all that follows from them hold `example_block` examples in
+    memory at a time, so that N is bounded by the data and not by a network's activations.
     """
 
     data: eqx.AbstractVar[PyTree[Array]]
@@ -107,13 +111,32 @@ class AbstractFiniteSum(AbstractLandscape):
     def noise_dimension(self) -> int:
         return self.noise_form.dimension(self)
 
+    @property
+    def example_block(self) -> int:
+        """Examples in memory at a time, for one member: as many as fit.
+
+        A default of its own, from the bytes of one example's gradient; `EmpiricalRisk` takes it
+        as an argument.
+        """
+        point = jax.ShapeDtypeStruct((self.dimension,), self.dtype)
+        return fitting_block(self._pull_back, point, self.data)
+
     def example_losses(self, theta: Vector) -> Weights:
         """ℓ_i(θ), (N,)."""
-        return self.losses(theta, self.data)
+        return map_blocks(lambda data: self.losses(theta, data), self.data, self.example_block)
 
     def weighted_gradient(self, theta: Vector, weights: Weights) -> Vector:
         """Jᵀw = Σ_i w_i ∇ℓ_i(θ), (d,): one vector–Jacobian product whatever the weights."""
-        _, pull_back = jax.vjp(self.example_losses, theta)
+        return sum_blocks(
+            lambda data, own: self._pull_back(theta, data, own),
+            self.data,
+            weights,
+            self.example_block,
+        )
+
+    def _pull_back(self, theta: Vector, data: PyTree[Array], weights: Weights) -> Vector:
+        """Σ_i w_i ∇ℓ_i(θ) over the examples in `data`, all in memory at once."""
+        _, pull_back = jax.vjp(lambda x: self.losses(x, data), theta)
         return pull_back(weights)[0]
 
     def example_gradients(self, theta: Vector) -> Float[Array, "n d"]:
@@ -124,7 +147,7 @@ class AbstractFiniteSum(AbstractLandscape):
                 theta
             )
 
-        return jax.vmap(one)(self.data)
+        return map_blocks(jax.vmap(one), self.data, self.example_block)
 
     def weighted_hessian_gradient(self, theta: Vector, weights: Weights) -> Vector:
         """Σ_i w_i ∇²ℓ_i ∇ℓ_i = ½∇ Σ_i w_i |∇ℓ_i|², (d,), for constant w.
@@ -144,10 +167,13 @@ class AbstractFiniteSum(AbstractLandscape):
         return self.noise_form.gradient(self, theta)
 
     def minibatch_gradient(self, theta: Vector, examples: Indices) -> Vector:
-        batch = jax.tree.map(lambda leaf: leaf[examples], self.data)
+        def gathered(some, weights):
+            batch = jax.tree.map(lambda leaf: leaf[some], self.data)
+            return self._pull_back(theta, batch, weights)
+
         size = examples.shape[0]
-        _, pull_back = jax.vjp(lambda x: self.losses(x, batch), theta)
-        return pull_back(jnp.full((size,), 1 / size, theta.dtype))[0]
+        weights = jnp.full((size,), 1 / size, theta.dtype)
+        return sum_blocks(gathered, examples, weights, self.example_block)
 
     def gradient_covariance(self, theta: Vector) -> Matrix:
         root = self.covariance_root(theta)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PyTree, Shaped
 
 from ..types import RealLike, Vector, Weights
 from .base import AbstractFiniteSum
+from .blocks import check_block, fitting_block, map_blocks
 from .noise_forms import AbstractNoiseForm, ExampleWeights, ResidualMoments
 from .real_arrays import as_real, real_array, real_values
 from .validate import (
@@ -24,6 +25,8 @@ from .validate import (
 
 # Up to here a d×d Cholesky factor of Σ(θ) costs less than N normal numbers.
 _FEW_DIMENSIONS = 8
+# Examples on which a model is run when a landscape is made.
+_LOOKED_AT = 256
 
 
 class LeastSquares(AbstractFiniteSum):
@@ -179,6 +182,8 @@ class EmpiricalRisk(AbstractFiniteSum):
     - `targets`: (N, ...) array of any real kind, one target an example.
     - `example_loss`: (prediction, target) -> scalar.
     - `l2`: λ ≥ 0.
+    - `example_block`: examples whose activations are in memory at a time, for one member; as
+      many as fit if not given. The numbers do not depend on it, up to rounding.
 
     **Raises:** `ValueError` for models with state or active dropout (the loss is then not a
     sum over examples), for lengths that differ, NaN, floating dtypes that are not the parameters',
@@ -190,11 +195,19 @@ class EmpiricalRisk(AbstractFiniteSum):
     initial: Vector
     example_loss: Callable = eqx.field(static=True)
     noise_form: AbstractNoiseForm
+    _block: int = eqx.field(static=True)
     _unravel: Callable = eqx.field(static=True)
     _fixed: Any
 
     def __init__(
-        self, model: eqx.Module, inputs, targets, example_loss: Callable, *, l2: RealLike = 0.0
+        self,
+        model: eqx.Module,
+        inputs,
+        targets,
+        example_loss: Callable,
+        *,
+        l2: RealLike = 0.0,
+        example_block: int | None = None,
     ):
         refuse_stateful(model)
         inputs, targets = real_array("inputs", inputs), real_array("targets", targets)
@@ -216,13 +229,16 @@ class EmpiricalRisk(AbstractFiniteSum):
                 f"example_loss must give one {self.dtype} scalar an example; got shape "
                 f"{value.shape} and dtype {value.dtype}."
             )
-        bad = ~np.isfinite(_losses(self))
-        if bad.any():
-            raise ValueError(
-                f"{int(bad.sum())} of {bad.shape[0]} example losses are not finite at the model's "
-                f"own parameters, the first of example {int(np.argmax(bad))}: look for NaN "
-                f"weights and for labels outside the model's classes."
-            )
+        if example_block is None:
+            point = jax.ShapeDtypeStruct(self.initial.shape, self.initial.dtype)
+            self._block = fitting_block(lambda *args: self._pull_back(*args), point, self.data)
+        else:
+            self._block = check_block(example_block)
+        _check_losses(self)
+
+    @property
+    def example_block(self) -> int:
+        return self._block
 
     @property
     def dimension(self) -> int:
@@ -247,9 +263,39 @@ class EmpiricalRisk(AbstractFiniteSum):
         return jax.vmap(one)(inputs, targets) + penalty
 
 
+def _check_losses(risk: EmpiricalRisk) -> None:
+    """Raises where losses are not finite: of some examples, and of every target.
+
+    The model is run on few examples, since all of them may cost more than a run. Every target is
+    tried with the prediction of the first example, which finds labels outside the classes.
+    """
+    rows = np.unique(np.linspace(0, risk.num_examples - 1, _LOOKED_AT).astype(int))
+    some = jax.tree.map(lambda leaf: leaf[rows], risk.data)
+    for bad, which, looked in (
+        (~np.isfinite(_losses(risk, some)), rows, f"{len(rows)} example losses looked at"),
+        (~np.isfinite(_target_losses(risk)), None, f"{risk.num_examples} targets give losses that"),
+    ):
+        if bad.any():
+            first = int(np.argmax(bad))
+            raise ValueError(
+                f"{int(bad.sum())} of {looked} are not finite at the model's own parameters, the "
+                f"first of example {first if which is None else which[first]}: look for NaN "
+                f"weights and for labels outside the model's classes."
+            )
+
+
 @eqx.filter_jit
-def _losses(risk: EmpiricalRisk) -> Weights:
-    return risk.losses(risk.initial, risk.data)
+def _losses(risk: EmpiricalRisk, data: PyTree[Array]) -> Weights:
+    return risk.losses(risk.initial, data)
+
+
+@eqx.filter_jit
+def _target_losses(risk: EmpiricalRisk) -> Weights:
+    inputs, targets = risk.data
+    prediction = risk.model(risk.initial)(inputs[0])
+    return map_blocks(
+        jax.vmap(lambda y: risk.example_loss(prediction, y)), targets, risk.example_block
+    )
 
 
 def cross_entropy(logits: Float[Array, " classes"], label) -> Float[Array, ""]:

@@ -12,10 +12,10 @@ import numpy as np
 from ..draws import STREAM_KEYS, stream_keys
 from ..dynamics.base import AbstractProcess
 from ..dynamics.continuous import GradientFlow
+from ..memory import available_memory, working_bytes
 from ..simulate.advance import step_bytes
 from ..simulate.checkpoint import as_checkpoint, Checkpoint
 from ..simulate.validate import (
-    available_memory,
     check_count,
     check_key,
     check_memory,
@@ -29,8 +29,6 @@ from .compiled import create
 from .passage import Passage
 from .result import run, Splitting
 from .wave import Settings
-
-_LANE_BYTES = 256 * 2**20
 
 
 def splitting(
@@ -256,5 +254,5 @@ def _plan(
         )
     at_once = max(1, min(num_repetitions, (allowed - step * 64) // max(repetition, 1)))
     total = at_once * num_replicas
-    lanes = max(1, min(max(total // 4, 64), total, _LANE_BYTES // max(step, 1)))
+    lanes = max(1, min(max(total // 4, 64), total, working_bytes() // max(step, 1)))
     return Settings(num_replicas, killed, longest, stride, lanes, num_paths, at_once)

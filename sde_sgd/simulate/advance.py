@@ -2,7 +2,6 @@
 
 import functools
 import operator
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -14,6 +13,7 @@ from jaxtyping import Array, PyTree
 from ..draws import Draws, STREAM_KEYS
 from ..dynamics.base import AbstractProcess
 from ..measure.base import AbstractMeasure, Tick
+from ..memory import peak_bytes
 from ..types import Alive, Identity, Positions
 
 
@@ -243,40 +243,4 @@ def step_bytes(process: AbstractProcess, measures: dict[str, AbstractMeasure], d
 
     start = jax.ShapeDtypeStruct((1, process.landscape.dimension), dtype)
     identity = jax.ShapeDtypeStruct((1,), jnp.uint32)
-    closed = jax.make_jaxpr(one)(start, identity, STREAM_KEYS)
-    return _peak(closed.jaxpr)
-
-
-def _peak(jaxpr: Any) -> int:
-    """Largest total of live values while the equations run in order."""
-    last = {}
-    for index, equation in enumerate(jaxpr.eqns):
-        for var in equation.invars:
-            if hasattr(var, "count"):
-                last[var] = index
-    live = peak = 0
-    for index, equation in enumerate(jaxpr.eqns):
-        inner = max((_peak(sub) for sub in _inner(equation)), default=0)
-        live += sum(_bytes(var) for var in equation.outvars)
-        peak = max(peak, live + inner)
-        for var in set(v for v in equation.invars if hasattr(v, "count")):
-            if last.get(var) == index and var not in jaxpr.invars:
-                live -= _bytes(var)
-    return peak
-
-
-def _inner(equation: Any):
-    for value in equation.params.values():
-        for item in value if isinstance(value, tuple | list) else (value,):
-            if hasattr(item, "eqns"):
-                yield item
-            elif hasattr(item, "jaxpr"):
-                yield item.jaxpr
-
-
-def _bytes(var: Any) -> int:
-    shape = getattr(var.aval, "shape", ())
-    size = 1
-    for extent in shape:
-        size *= int(extent)
-    return size * getattr(getattr(var.aval, "dtype", None), "itemsize", 4)
+    return peak_bytes(one, start, identity, STREAM_KEYS)

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-# Activations of one chunk: large enough to fill the cores, small enough for their caches.
-_CHUNK_BYTES = 256 * 2**20
+from ..memory import working_bytes
+
 _RECORD_BYTES = 64 * 2**20
 
 
@@ -74,10 +74,10 @@ def make_plan(
     chunk_size: int | None,
     mesh: Mesh | None,
 ) -> Plan:
-    """Chunks so that members × step_bytes stays near 256 MB; `chunk_size` overrides."""
+    """Chunks whose members × step_bytes fit a step's memory; `chunk_size` overrides."""
     count = 1 if mesh is None else mesh.size
     if chunk_size is None:
-        chunk_size = max(1, min(ensemble_size, _CHUNK_BYTES * count // max(step_bytes, 1)))
+        chunk_size = max(1, min(ensemble_size, working_bytes() * count // max(step_bytes, 1)))
     num_chunks = math.ceil(ensemble_size / chunk_size)
     chunk = math.ceil(math.ceil(ensemble_size / num_chunks) / count) * count
     capacity = 0

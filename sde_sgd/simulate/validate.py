@@ -1,6 +1,5 @@
 """Everything that can be wrong with a run, found before time is spent."""
 
-import os
 from typing import Any
 
 import diffrax as dfx
@@ -21,6 +20,7 @@ from ..dynamics.underdamped import OverdampedEquation
 from ..landscapes.finite_sums import LeastSquares
 from ..landscapes.real_arrays import as_real, real_values
 from ..measure.base import AbstractMeasure
+from ..memory import available_memory
 from ..noise.driving import WhiteNoise
 from ..noise.models import MinibatchNoise
 from ..noise.sampling import RandomReshuffling
@@ -163,18 +163,6 @@ def check_memory(needed: int, limit: int | None, what: str) -> None:
             f'Snapshots(at=...)), measure a projection (of=...), use covariance="diagonal", or '
             f"pass a larger memory=."
         )
-
-
-def available_memory() -> int:
-    """Bytes that the operating system would give now."""
-    try:
-        with open("/proc/meminfo") as lines:
-            for line in lines:
-                if line.startswith("MemAvailable"):
-                    return int(line.split()[1]) * 1024
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (OSError, ValueError, AttributeError):
-        return 4 * 2**30
 
 
 # Exact mean-square stability costs an eigenproblem of d(d+1)/2 unknowns.

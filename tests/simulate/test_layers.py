@@ -9,6 +9,7 @@ import sde_sgd
 ROOT = Path(sde_sgd.__file__).parent
 ORDER = (
     "types",
+    "memory",
     "normal_quantile",
     "draws",
     "landscapes",
