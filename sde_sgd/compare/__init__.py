@@ -2,6 +2,7 @@
 
 from sde_sgd.compare._law_distances import LawDistance
 from sde_sgd.compare.distances import (
+    distance_change,
     distance_table,
     DistanceRow,
     DistanceTable,
@@ -29,6 +30,7 @@ __all__ = [
     "compare",
     "compare_law",
     "compare_laws",
+    "distance_change",
     "distance_table",
     "energy_distance",
     "excess",

@@ -130,6 +130,42 @@ def excess(
     return _row(distance, x, y, reference, key, num_bootstrap, num_directions).excess
 
 
+def distance_change(
+    x: Ensemble,
+    coarse: Ensemble,
+    fine: Ensemble,
+    *,
+    key: Key,
+    distance: DistanceName = "energy",
+    num_directions: int = 64,
+    num_bootstrap: int = 200,
+) -> Estimate:
+    """Change D(x, coarse) − D(x, fine) between two versions of the same members.
+
+    Member i of `coarse` and of `fine` share their random numbers (one equation at two solver
+    steps, say), and a resample draws both or neither, so that the error is that of the change.
+    The floors of the two distances are equal and drop out.
+
+    **Arguments:** `x` (n, d); `coarse` and `fine`, both (m, d); the others as `excess`.
+
+    **Returns:** an `Estimate` as `excess`. **Raises:** `ValueError` as there, and for versions of
+    different sizes.
+    """
+    x, coarse, fine = as_ensembles(x=x, coarse=coarse, fine=fine)
+    if len(coarse) != len(fine):
+        raise ValueError(
+            f"coarse and fine must be two versions of the same members; got {len(coarse)} and "
+            f"{len(fine)} of them."
+        )
+    (x, coarse, fine), for_members = _projected(distance, key, num_directions, x, coarse, fine)
+    at_least("num_bootstrap", num_bootstrap, 2)
+    weights_x, weights = (
+        bootstrap_weights(for_members, len(rows), num_bootstrap) for rows in (x, coarse)
+    )
+    terms = [_replicates(distance, x, weights_x, y, weights) for y in (coarse, fine)]
+    return _estimate(distance, terms[0] - terms[1], min(len(x), len(coarse)))
+
+
 class DistanceRow(eqx.Module):
     """One distance, its noise floor and the excess over it, from one joint bootstrap.
 
@@ -203,11 +239,7 @@ def _distance(
 ) -> Estimate:
     x, y = as_ensembles(x=x, y=y)
     at_least("num_bootstrap", num_bootstrap, 2)
-    for_directions, for_members = generators(key, 2)
-    if name == "sliced":
-        at_least("num_directions", num_directions, 2)
-        directions = random_directions(for_directions, x.shape[1], num_directions)
-        x, y = x @ directions, y @ directions
+    (x, y), for_members = _projected(name, key, num_directions, x, y)
     weights_x = bootstrap_weights(for_members, len(x), num_bootstrap)
     weights_y = bootstrap_weights(for_members, len(y), num_bootstrap)
     replicates = _replicates(name, x, weights_x, y, weights_y, unbiased)
@@ -223,8 +255,6 @@ def _row(
     num_bootstrap: int,
     num_directions: int,
 ) -> DistanceRow:
-    if name not in DISTANCES:
-        raise ValueError(f"distance must be one of {DISTANCES}; got {name!r}.")
     x, y, reference = as_ensembles(x=x, y=y, reference=reference)
     at_least("num_bootstrap", num_bootstrap, 2)
     if name != "energy" and len(y) != len(reference):
@@ -232,11 +262,7 @@ def _row(
             f"The floor of a Wasserstein distance depends on the ensemble size: y has {len(y)} "
             f"members and reference {len(reference)}. Use equal sizes, or distance='energy'."
         )
-    for_directions, for_members = generators(key, 2)
-    if name == "sliced":
-        at_least("num_directions", num_directions, 2)
-        directions = random_directions(for_directions, x.shape[1], num_directions)
-        x, y, reference = x @ directions, y @ directions, reference @ directions
+    (x, y, reference), for_members = _projected(name, key, num_directions, x, y, reference)
     weights_x, weights_y, weights_r = (
         bootstrap_weights(for_members, len(rows), num_bootstrap) for rows in (x, y, reference)
     )
@@ -245,6 +271,20 @@ def _row(
     members = min(len(x), len(y), len(reference))
     terms = (between, floor, between - floor)
     return DistanceRow(name, *(_estimate(name, term, members) for term in terms))
+
+
+def _projected(
+    name: DistanceName, key: Key, num_directions: int, *ensembles: Float[np.ndarray, "_ d"]
+) -> tuple[list[Float[np.ndarray, "_ columns"]], np.random.Generator]:
+    """The ensembles, on random directions for the sliced distance, and a generator for members."""
+    if name not in DISTANCES:
+        raise ValueError(f"distance must be one of {DISTANCES}; got {name!r}.")
+    for_directions, for_members = generators(key, 2)
+    if name != "sliced":
+        return list(ensembles), for_members
+    at_least("num_directions", num_directions, 2)
+    directions = random_directions(for_directions, ensembles[0].shape[1], num_directions)
+    return [rows @ directions for rows in ensembles], for_members
 
 
 def _replicates(

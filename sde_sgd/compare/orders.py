@@ -77,7 +77,7 @@ def weak_error(
         raise ValueError(
             f"levels must be 2, ..., 6 solver steps to extrapolate from; got {levels}."
         )
-    if not hasattr(sde, "refined") or getattr(sde, "refinable", True) is False:
+    if sde.weak_order is None:
         raise ValueError(
             f"weak_error extrapolates in the solver step, and {type(sde).__name__} cannot be run "
             f"at two steps on one Brownian path. Use ModifiedEquation with diffrax.Euler(), "
@@ -91,7 +91,7 @@ def weak_error(
         )
     own, shared = jr.split(key)
     steps: int = sde.substeps
-    weights = _richardson(getattr(sde, "weak_order", 1), levels)
+    weights = _richardson(sde.weak_order, levels)
 
     def final(process, its_key):
         """f and its control, None where there is none, of every member."""
@@ -111,7 +111,7 @@ def weak_error(
     runs = []
     for level in range(levels):
         m = 2**level * steps
-        kind = sde.refined(m, 2 ** (levels - 1 - level))  # pyright: ignore[reportAttributeAccessIssue]
+        kind = sde.refined(m, 2 ** (levels - 1 - level))
         runs.append(final(kind, shared))
     values, controls = zip(*runs, strict=True)
     limit = np.tensordot(weights, values, 1)

@@ -28,7 +28,8 @@ class Comparison(eqx.Module):
     - `standard_error`: of the difference, √(se² + se_predicted²).
     - `z`: (measured − predicted)/standard_error; NaN where nothing was measured.
     - `severity`: the verdict of each entry, 0 agrees, 1 inconclusive, 2 disagrees.
-    - `threshold`: the |z| that one entry may reach.
+    - `threshold`: the |z| that one entry may reach, c.
+    - `bias`: what the difference may owe to something else than sampling, as given.
     - `expected`: "agree" or "deviate".
     - `verdict`: "agrees", "disagrees" or "inconclusive", the most severe of the entries.
     - `reason`: for the last two, which entries and what would help.
@@ -42,9 +43,15 @@ class Comparison(eqx.Module):
     z: Float[np.ndarray, "..."]
     severity: Int[np.ndarray, "..."]
     threshold: float
+    bias: Float[np.ndarray, "..."]
     expected: str
     verdict: Verdict
     reason: str
+
+    @property
+    def smallest_visible(self) -> Float[np.ndarray, "..."]:
+        """c·s + bias: a larger difference would have been said to disagree."""
+        return np.asarray(self.threshold * self.standard_error + self.bias)
 
     @property
     def as_expected(self) -> bool:
@@ -117,6 +124,7 @@ def compare(
     predicted: Estimate | Values,
     *,
     resolution: Values | None = None,
+    bias: Values = 0.0,
     failure_rate: float = 2e-5,
     name: str = "",
     process: str = "",
@@ -133,8 +141,13 @@ def compare(
     was seen, of whatever size the sample could show. If num_samples is so small that c is
     more than twice its normal value, an entry that does not disagree is *inconclusive*.
 
+    `bias` b bounds what the difference may owe to something else than sampling, such as the step
+    of a solver. An entry then disagrees only if |measured − predicted| > c·s + b; without
+    `resolution` it is *inconclusive*, not in agreement, where b exceeds c·s, since the bias could
+    hide a difference that the sample would show.
+
     With `resolution` r, the smallest difference that matters, the interval
-    measured − predicted ± c·s decides (all entries hold at once, at `failure_rate`):
+    measured − predicted ± (c·s + b) decides (all entries hold at once, at `failure_rate`):
 
     - it lies within ±r: *agrees* (equivalence), even if it excludes zero;
     - else it excludes zero: *disagrees*;
@@ -153,12 +166,13 @@ def compare(
     - `measured`: an `Estimate`.
     - `predicted`: an array of its shape, a scalar, or an `Estimate` of its shape.
     - `resolution`: positive, scalar or of the shape of `measured`, in its units.
+    - `bias`: not negative, likewise.
     - `failure_rate`: probability that a correct prediction is said to disagree.
     - `expected`: "agree", or "deviate" where the prediction is known to be wrong.
 
     **Raises:** `ValueError` for unequal shapes, no entries, a prediction that is NaN or
-    infinite, complex values, a resolution that is not positive and finite, an unknown
-    `expected`; `TypeError` if `measured` is not an `Estimate`.
+    infinite, complex values, a resolution that is not positive and finite, a bias that is
+    negative or not finite, an unknown `expected`; `TypeError` if `measured` is not an `Estimate`.
     """
     if not isinstance(measured, Estimate):
         raise TypeError(
@@ -172,6 +186,7 @@ def compare(
         raise ValueError(f"measured has shape {value.shape}: there is nothing to compare.")
     other = _prediction(predicted, value.shape)
     width = _resolution(resolution, value.shape)
+    offset = _bias(bias, value.shape)
 
     judged = np.asarray(_judged(measured) & _judged(other))
     combined = np.asarray(np.hypot(error, other.standard_error))
@@ -186,16 +201,17 @@ def compare(
         few = threshold > 2 * sidak_threshold(entries, failure_rate)
 
     severity = np.ones(value.shape, dtype=int)
+    half = np.where(combined > 0, threshold * combined, 0.0)
+    beyond = np.abs(difference) > half + offset
     if width is None:
-        seen = np.where(few & (combined > 0), 1, 0)
-        severity[judged] = np.where(np.abs(z) > threshold, 2, seen)[judged]
+        hidden = (few & (combined > 0)) | (offset > half)
+        severity[judged] = np.where(beyond, 2, np.where(hidden, 1, 0))[judged]
     else:
-        half = threshold * combined
-        unseen = np.where(np.abs(difference) > half, 2, 1)
-        severity[judged] = np.where(np.abs(difference) + half <= width, 0, unseen)[judged]
+        within = np.abs(difference) + half + offset <= width
+        severity[judged] = np.where(within, 0, np.where(beyond, 2, 1))[judged]
 
     verdict = _VERDICTS[int(severity.max())]
-    reason = _reason(verdict, severity, judged, threshold, combined, width)
+    reason = _reason(verdict, severity, judged, half, offset, width)
     return Comparison(
         name=name,
         process=process,
@@ -205,6 +221,7 @@ def compare(
         z=z,
         severity=severity,
         threshold=float(threshold),
+        bias=np.array(offset, dtype=float),
         expected=expected,
         verdict=verdict,
         reason=reason,
@@ -291,6 +308,17 @@ def _resolution(
     return np.broadcast_to(width, shape)
 
 
+def _bias(bias: Values, shape: tuple[int, ...]) -> Float[np.ndarray, "..."]:
+    offset = _real(bias, "bias")
+    if offset.ndim and offset.shape != shape:
+        raise ValueError(
+            f"measured has shape {shape} and bias {offset.shape}; give a scalar or equal shapes."
+        )
+    if not (np.isfinite(offset).all() and (offset >= 0).all()):
+        raise ValueError(f"bias must be a finite bound ≥ 0; got {bias}.")
+    return np.broadcast_to(offset, shape)
+
+
 def _judged(estimate: Estimate) -> Bool[np.ndarray, "..."]:
     """Where there is a value and an error: an error from one sample is not one."""
     finite = np.isfinite(estimate.value) & np.isfinite(estimate.standard_error)
@@ -313,8 +341,8 @@ def _reason(
     verdict: Verdict,
     severity: Int[np.ndarray, "..."],
     judged: Bool[np.ndarray, "..."],
-    threshold: float,
-    error: Float[np.ndarray, "..."],
+    half: Float[np.ndarray, "..."],
+    bias: Float[np.ndarray, "..."],
     width: Float[np.ndarray, "..."] | None,
 ) -> str:
     deciding = severity == _VERDICTS.index(verdict)
@@ -328,7 +356,16 @@ def _reason(
             f"{int((~judged).sum())} of {judged.size} entries without finite value and error "
             "from at least 2 samples; add members or leave those entries out"
         )
+    room = half if width is None else width
+    hidden = np.broadcast_to(bias > room, severity.shape) & deciding
+    if hidden.any():
+        return (
+            f"{int(hidden.sum())} of {severity.size} entries with a bias of up to "
+            f"{float(np.max(np.where(hidden, bias, 0))):.2g}, more than the "
+            f"{float(np.min(np.where(hidden, room, np.inf))):.2g} that could be seen without it"
+        )
     if width is None:
         return f"{entries} with too few samples for a threshold; add members"
-    factor = float(((threshold * error / width) ** 2)[deciding].max())
+    left = np.maximum(width - bias, np.finfo(float).tiny)
+    factor = float(((half / left) ** 2)[deciding].max())
     return f"{entries} not resolved; about {max(factor, 1.0):.2g} times the members needed"

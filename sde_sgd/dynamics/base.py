@@ -81,6 +81,26 @@ class AbstractProcess(eqx.Module):
             f"known: ask `knows_mean_step` first."
         )
 
+    @property
+    def weak_order(self) -> int | None:
+        """Weak order of the integrator in its solver step, of an equation that `refined` knows.
+
+        A default of its own, None: for processes without a solver step, and for solvers that
+        cannot run at two steps on one Brownian path.
+        """
+        return None
+
+    def refined(self, substeps: int, refinement: int = 1) -> "AbstractProcess":
+        """The same equation with `substeps` solver steps an iteration, where `weak_order` is known.
+
+        Each step sums `refinement` increments of a finer Brownian path: `refined(m, 2)` and
+        `refined(2m, 1)` run on one path.
+        """
+        raise ValueError(
+            f"{type(self).__name__} cannot be run at two solver steps on one Brownian path: it has "
+            f"no solver step, or a solver whose increments do not add up (Lévy areas)."
+        )
+
 
 def check_part(name: str, value: Any, kind: type, example: str) -> None:
     """Raises unless `value` is of the kind of module that belongs there."""

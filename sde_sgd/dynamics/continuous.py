@@ -176,14 +176,9 @@ class ModifiedEquation(AbstractProcess):
         return self.learning_rate.schedule is None
 
     @property
-    def refinable(self) -> bool:
-        """Whether runs at two step sizes can share one Brownian path (`refinement`)."""
-        return not isinstance(self.solver, _SPACE_TIME)
-
-    @property
-    def weak_order(self) -> int:
-        """Of the solver, in its step: 2 for SRA1 and ShARK on additive noise, else 1."""
-        return 2 if isinstance(self.solver, dfx.SRA1 | dfx.ShARK) else 1
+    def weak_order(self) -> int | None:
+        """Of the solver, in its step: 1, and None where two steps have no common path."""
+        return None if isinstance(self.solver, _SPACE_TIME) else 1
 
     @property
     def knows_mean_step(self) -> bool:

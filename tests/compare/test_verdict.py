@@ -176,6 +176,36 @@ def test_few_samples_cannot_agree_but_can_disagree():
 
 
 @pytest.mark.parametrize(
+    ("difference", "bias", "resolution", "verdict"),
+    [
+        (5.0, 0.0, None, "disagrees"),  # beyond c·s = 4.27
+        (5.0, 1.0, None, "agrees"),  # within c·s + b = 5.27, and b could hide nothing
+        (6.0, 1.0, None, "disagrees"),
+        (0.0, 5.0, None, "inconclusive"),  # b could hide what the sample would show
+        (9.0, 5.0, None, "inconclusive"),
+        (9.5, 5.0, None, "disagrees"),  # beyond c·s + b = 9.27
+        (0.0, 1.0, 6.0, "agrees"),  # ±5.27 lies within ±6
+        (0.0, 2.0, 6.0, "inconclusive"),
+        (6.5, 2.0, 6.0, "disagrees"),
+    ],
+)
+def test_a_bias_widens_the_interval(difference, bias, resolution, verdict):
+    """|difference| > c·s + b disagrees; b > c·s hides a difference; ±(c·s + b) within ±r agrees."""
+    row = compare(known(difference, 1.0), 0.0, bias=bias, resolution=resolution)
+    assert row.verdict == verdict
+    np.testing.assert_allclose(row.smallest_visible, row.threshold + bias)
+
+
+def test_a_hiding_bias_is_the_reason():
+    """The reason names the bias and what could be seen without it; bad bounds are refused."""
+    assert "bias of up to 5, more than the 4.3" in compare(known(0.0, 1.0), 0.0, bias=5.0).reason
+    with pytest.raises(ValueError, match="finite bound"):
+        compare(known(0.0, 1.0), 0.0, bias=-1.0)
+    with pytest.raises(ValueError, match="bias"):
+        compare(known(0.0, 1.0), 0.0, bias=np.ones(2))
+
+
+@pytest.mark.parametrize(
     ("expected", "difference", "resolution", "as_expected"),
     [
         ("agree", 0.0, None, True),
