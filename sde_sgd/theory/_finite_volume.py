@@ -18,23 +18,20 @@ them, with the rate of the shorter way to the wall.
 monotone schemes Bonnans and Zidani 2003, Mirebeau 2014.
 """
 
-from collections.abc import Callable
 from itertools import product
 from typing import Any
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 from scipy import sparse
 
 from sde_sgd.landscapes.real_arrays import as_float64
+from sde_sgd.theory._fields import check_finite, Field
 
 SIDES = ("reflecting", "wall", "absorbing")
 _PAIRS = ((0, 1), (1, 2), (2, 0))
 _MAX_REDUCTIONS = 30
-_BLOCK = 1024
 
 
 class Grid(eqx.Module):
@@ -124,7 +121,7 @@ def _sides(sides: Any, dim: int) -> tuple[tuple[str, str], ...]:
 
 
 def generator(
-    grid: Grid, drift: Callable, diffusion: Callable
+    grid: Grid, drift: Field, diffusion: Field
 ) -> tuple[sparse.csr_array, Float[np.ndarray, "n d 2"], float]:
     """The backward generator Q (n, n), the rates of absorption by each side, the added diffusion.
 
@@ -204,20 +201,10 @@ def _absorb(grid, index, step, outside, rho, push, killed) -> None:
         killed[first, axis, end] += _exponential_fit(rho[first], share * push[first]) / share
 
 
-def _node_tensors(grid: Grid, diffusion: Callable) -> Float[np.ndarray, "n d d"]:
+def _node_tensors(grid: Grid, diffusion: Field) -> Float[np.ndarray, "n d d"]:
     """A = D/(h hᵀ) at the centres, checked to be positive semi-definite."""
-    dim = grid.dimension
-    centres = grid.centres
-    values = evaluate(diffusion, centres)
-    if values.shape[1:] == ():
-        values = values[:, None, None] * np.eye(dim)
-    elif values.shape[1:] == (dim,):
-        values = values[:, :, None] * np.eye(dim)
-    if values.shape[1:] != (dim, dim):
-        raise ValueError(
-            f"diffusion must map θ of shape ({dim},) to ({dim}, {dim}), to ({dim},) for a diagonal "
-            f"or to a number for a multiple of the identity; got shape {values.shape[1:]}."
-        )
+    dim, centres = grid.dimension, grid.centres
+    values = diffusion.at(centres)
     check_finite("diffusion", values, centres)
     skew = np.abs(values - values.transpose(0, 2, 1)).max(axis=(1, 2))
     scale = np.abs(values).max(axis=(1, 2))
@@ -241,7 +228,7 @@ def _node_tensors(grid: Grid, diffusion: Callable) -> Float[np.ndarray, "n d d"]
     return values / np.multiply.outer(grid.spacing, grid.spacing)
 
 
-def _drift_on_half_grid(grid: Grid, drift: Callable) -> Float[np.ndarray, "*half d"]:
+def _drift_on_half_grid(grid: Grid, drift: Field) -> Float[np.ndarray, "*half d"]:
     """b at all centres, faces and corners: index 2i + 1 is the centre of cell i."""
     axes = [
         np.linspace(low, high, 2 * n + 1)
@@ -249,14 +236,7 @@ def _drift_on_half_grid(grid: Grid, drift: Callable) -> Float[np.ndarray, "*half
     ]
     mesh = np.meshgrid(*axes, indexing="ij")
     points = np.stack([a.ravel() for a in mesh], axis=1)
-    values = evaluate(drift, points)
-    if values.shape[1:] == () and grid.dimension == 1:
-        values = values[:, None]
-    if values.shape[1:] != (grid.dimension,):
-        raise ValueError(
-            f"drift must map θ of shape ({grid.dimension},) to the same shape; got "
-            f"{values.shape[1:]}."
-        )
+    values = drift.at(points)
     check_finite("drift", values, points)
     return values.reshape(*mesh[0].shape, grid.dimension)
 
@@ -317,48 +297,3 @@ def _reduce(tensors: np.ndarray, trace: np.ndarray) -> tuple[np.ndarray, np.ndar
             first, second = base[rows, i], base[rows, j]
             base[rows, i], base[rows, j], base[rows, 3 - i - j] = -first, second, first - second
     return base, ~bad
-
-
-class Batched(eqx.Module):
-    """A function of one θ (d,), compiled once for blocks of 1 024.
-
-    `compiled`, the same function of (n, d), where several functions share one compilation.
-    """
-
-    function: Callable
-    compiled: Callable
-
-    def __init__(self, function: Callable, compiled: Callable | None = None):
-        self.function = function
-        self.compiled = jax.jit(jax.vmap(function)) if compiled is None else compiled
-
-    def __call__(self, theta: Any) -> Any:
-        return self.function(theta)
-
-
-def batched(function: Callable) -> Batched:
-    """`function` made ready for `evaluate`, so that calls on other grids share its compilation."""
-    return function if isinstance(function, Batched) else Batched(function)
-
-
-def evaluate(function: Callable, points: Float[np.ndarray, "n d"]) -> np.ndarray:
-    """`function` of one θ (d,) at many points, by JAX, (n, ...) in float64."""
-    compiled, found = batched(function).compiled, []
-    for first in range(0, len(points), _BLOCK):
-        block = points[first : first + _BLOCK]
-        padded = np.concatenate(
-            [block, np.broadcast_to(block[:1], (_BLOCK - len(block), *block.shape[1:]))]
-        )
-        values = as_float64("A function of θ", compiled(jnp.asarray(padded)))
-        found.append(values[: len(block)])
-    return np.concatenate(found)
-
-
-def check_finite(name: str, values: np.ndarray, points: np.ndarray) -> None:
-    """Refuse values that are not finite, with the first place."""
-    bad = ~np.isfinite(values.reshape(len(points), -1)).all(axis=1)
-    if bad.any():
-        raise ValueError(
-            f"{name} is not finite at {bad.sum()} of {len(points)} points, first at θ = "
-            f"{points[bad][0]}; choose a box where it is."
-        )

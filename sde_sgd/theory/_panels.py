@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Float
 from numpy.polynomial import legendre
 
+from sde_sgd.theory import _fields
+
 _ORDER = 16
 # φ may change by this much inside a panel: e^{±φ} is then resolved to rounding by 16 nodes.
 _STEP_OF_PHI = 3.0
@@ -64,28 +66,18 @@ class Panels(NamedTuple):
 
 def function(name: str, value: Callable | float) -> Function:
     """A number or a function of points (n,) as a checked float64 function of an array."""
-    if not callable(value):
-        number = float(value)
-        if not np.isfinite(number):
-            raise ValueError(f"{name} must be finite, got {number!r}.")
-        return lambda x: np.full(x.shape, number)
+    field = _fields.of_points(name, value)
 
     def evaluate(x: np.ndarray) -> np.ndarray:
-        result = np.asarray(value(x))
-        if result.dtype.kind not in "iuf" or result.dtype == np.float32:
+        values = field(x)
+        if values.dtype.kind not in "iuf" or (callable(value) and values.dtype == np.float32):
             raise ValueError(
-                f"{name}(x) gives {result.dtype}: exit times need float64. With JAX functions, set "
+                f"{name}(x) gives {values.dtype}: exit times need float64. With JAX functions, set "
                 f'jax.config.update("jax_enable_x64", True).'
             )
-        if result.shape not in ((), x.shape):
-            raise ValueError(
-                f"{name} must map points of shape {x.shape} to values of that shape, got "
-                f"{result.shape}. Vectorise a function of one point with jax.vmap."
-            )
-        values = np.broadcast_to(result.astype(np.float64), x.shape)
         if not np.isfinite(values).all():
             raise ValueError(f"{name} is not finite at x={x[~np.isfinite(values)][0]!r}.")
-        return values
+        return values.astype(np.float64)
 
     return evaluate
 

@@ -9,11 +9,8 @@ cost no order: the error is O(cell²).
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
@@ -22,7 +19,7 @@ from scipy.interpolate import RegularGridInterpolator
 from scipy.sparse.linalg import splu
 
 from sde_sgd.landscapes.real_arrays import as_float64
-from sde_sgd.theory import _checks
+from sde_sgd.theory import _checks, _fields
 from sde_sgd.theory._finite_volume import Grid
 from sde_sgd.theory.fokker_planck import FokkerPlanck
 from sde_sgd.theory.grid_density import check_lost
@@ -74,9 +71,12 @@ def mean_exit_time_on_grid(equation: FokkerPlanck, exited: Callable | None = Non
     1e13): there Eyring–Kramers serves.
     """
     out = np.zeros(equation.grid.num_cells, bool)
+    sets = []
     if exited is not None:
-        out = _holds("exited", exited, equation.grid.centres)
-    matrix, _ = _cut(equation, [] if exited is None else [(exited, out)])
+        holds = _fields.condition("exited", exited, equation.grid.dimension)
+        out = holds(equation.grid.centres)
+        sets = [(holds, out)]
+    matrix, _ = _cut(equation, sets)
     leaving = np.asarray(-matrix.sum(axis=1)).ravel()
     if not (leaving[~out] > 1e-12 * np.abs(matrix.diagonal()).max()).any() or out.all():
         raise ValueError(
@@ -107,7 +107,9 @@ def committor_on_grid(equation: FokkerPlanck, lower: Callable, upper: Callable) 
     **Raises:** `ValueError` for sets that overlap, or that no cell centre lies in.
     """
     centres = equation.grid.centres
-    in_a, in_b = _holds("lower", lower, centres), _holds("upper", upper, centres)
+    within_a = _fields.condition("lower", lower, equation.grid.dimension)
+    within_b = _fields.condition("upper", upper, equation.grid.dimension)
+    in_a, in_b = within_a(centres), within_b(centres)
     for name, cells in (("lower", in_a), ("upper", in_b)):
         if not cells.any():
             raise ValueError(
@@ -118,7 +120,7 @@ def committor_on_grid(equation: FokkerPlanck, lower: Callable, upper: Callable) 
             f"lower and upper overlap, for instance at θ={centres[in_a & in_b][0].tolist()}: a "
             f"committor needs disjoint sets."
         )
-    matrix, (_, to_b) = _cut(equation, [(lower, in_a), (upper, in_b)])
+    matrix, (_, to_b) = _cut(equation, [(within_a, in_a), (within_b, in_b)])
     inside = np.flatnonzero(~in_a & ~in_b)
     factor = _factor(sparse.csc_array(matrix[inside][:, inside]))
     values = in_b.astype(np.float64)
@@ -141,9 +143,9 @@ def _cut(
     for _, cells in sets:
         member |= cells
     into = []
-    for condition, cells in sets:
+    for holds, cells in sets:
         crossing = np.flatnonzero(off & cells[column] & ~member[row])
-        share = _share(condition, centres[row[crossing]], centres[column[crossing]])
+        share = _share(holds, centres[row[crossing]], centres[column[crossing]])
         data[crossing] /= share
         rates = np.zeros(len(member))
         np.add.at(rates, row[crossing], data[crossing])
@@ -156,28 +158,17 @@ def _cut(
     return sparse.csr_array(kept - sparse.diags_array(total)), into
 
 
-def _share(condition: Callable, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+def _share(holds: Callable, start: np.ndarray, end: np.ndarray) -> np.ndarray:
     """Where on the way from start (outside the set) to end (in it) the condition first holds."""
     low, high = np.zeros(len(start)), np.ones(len(start))
     if not len(start):
         return high
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        holds = _holds("exited", condition, start + middle[:, None] * (end - start))
-        low, high = np.where(holds, low, middle), np.where(holds, middle, high)
+        reached = holds(start + middle[:, None] * (end - start))
+        low, high = np.where(reached, low, middle), np.where(reached, middle, high)
     # A centre on the boundary itself has exited in no time.
     return np.maximum(high, 1e-6)
-
-
-def _holds(name: str, condition: Callable, points: Float[np.ndarray, "n d"]) -> np.ndarray:
-    """A condition on θ (d,) at many points, (n,)."""
-    values: Any = jax.vmap(lambda theta: jnp.asarray(condition(theta)))(jnp.asarray(points))
-    if values.shape != (len(points),) or values.dtype != bool:
-        raise ValueError(
-            f"{name}(θ) must give one boolean for θ of shape ({points.shape[1]},), such as "
-            f"θ[0] > 0; it gives shape {values.shape[1:]} and dtype {values.dtype}."
-        )
-    return np.asarray(values)
 
 
 def _factor(matrix: sparse.csc_array):

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from scipy import special
 
 from sde_sgd.landscapes.real_arrays import as_float64
-from sde_sgd.theory import _checks
+from sde_sgd.theory import _checks, _fields
 from sde_sgd.theory.spectra import rice_mean, Values
 from sde_sgd.types import RealLike
 
@@ -43,7 +43,9 @@ def dyson_drift(
     if (difference[..., other] == 0).any():
         raise ValueError("dyson_drift: two levels are equal, and their repulsion is infinite.")
     repulsion = np.where(other, g2 / np.where(other, difference, 1.0), 0.0).sum(axis=-1)
-    return np.asarray(repulsion if force is None else repulsion + force(x))
+    if force is None:
+        return np.asarray(repulsion)
+    return np.asarray(repulsion + _fields.of_points("force", force)(x.ravel()).reshape(x.shape))
 
 
 def coulomb_gas_log_density(
@@ -58,7 +60,8 @@ def coulomb_gas_log_density(
     row, column = np.triu_indices(x.shape[-1], 1)
     with np.errstate(divide="ignore"):
         repulsion = np.log(np.abs(x[..., row] - x[..., column])).sum(axis=-1)
-    return np.asarray(repulsion - np.sum(potential(x), axis=-1) / g2)
+    energy = _fields.of_points("potential", potential)(x.ravel()).reshape(x.shape)
+    return np.asarray(repulsion - energy.sum(axis=-1) / g2)
 
 
 class InjectedNoiseLevels(eqx.Module):

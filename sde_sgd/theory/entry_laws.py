@@ -16,7 +16,8 @@ from scipy import special
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.noise.models import AbstractGradientNoise
 from sde_sgd.theory import _checks
-from sde_sgd.theory._finite_volume import Batched, Grid, make_grid
+from sde_sgd.theory._fields import Field
+from sde_sgd.theory._finite_volume import Grid, make_grid
 from sde_sgd.theory.fokker_planck import FokkerPlanck
 from sde_sgd.theory.grid_density import GridDensity, start_masses
 from sde_sgd.types import Matrix, RealLike, Vector
@@ -49,8 +50,9 @@ class EntryCoefficients(eqx.Module):
 
     def equation(self, group: int, box: Any, cells: int, **options: Any) -> FokkerPlanck:
         """∂p/∂t = −∂(b_g p) + ∂²(D_g p) of one group; other arguments as `FokkerPlanck`."""
-        drift = _table(_line, _lines, self.knots[group], self.drift[group])
-        diffusion = _table(_positive, _positives, self.knots[group], self.diffusion[group])
+        arrays = [jnp.asarray(x[group]) for x in (self.knots, self.drift, self.diffusion)]
+        drift = _table(_drift, _drifts, *arrays[:2], (1,))
+        diffusion = _table(_diffusion, _diffusions, *arrays[::2], (1, 1))
         return FokkerPlanck(drift, diffusion, box, cells, **options)
 
     def equations(
@@ -305,14 +307,18 @@ def _line(knots: Array, values: Array, theta: Vector) -> Array:
     return (1 - share) * values[place] + share * values[place + 1]
 
 
-def _positive(knots: Array, values: Array, theta: Vector) -> Array:
-    return jnp.maximum(_line(knots, values, theta), 0.0)
+def _drift(knots: Array, values: Array, theta: Vector) -> Vector:
+    return _line(knots, values, theta)[None]
+
+
+def _diffusion(knots: Array, values: Array, theta: Vector) -> Matrix:
+    return jnp.maximum(_line(knots, values, theta), 0.0)[None, None]
 
 
 # Compiled once for all tables of one length: there are as many tables as instants.
-_lines, _positives = (jax.jit(jax.vmap(f, (None, None, 0))) for f in (_line, _positive))
+_drifts, _diffusions = (jax.jit(jax.vmap(f, (None, None, 0))) for f in (_drift, _diffusion))
 
 
-def _table(one: Callable, many: Callable, knots: np.ndarray, values: np.ndarray) -> Batched:
-    arrays = jnp.asarray(knots), jnp.asarray(values)
-    return Batched(functools.partial(one, *arrays), functools.partial(many, *arrays))
+def _table(one: Callable, many: Callable, knots: Array, values: Array, shape) -> Field:
+    arrays = knots, values
+    return Field(functools.partial(one, *arrays), functools.partial(many, *arrays), 1, shape)

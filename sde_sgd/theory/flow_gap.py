@@ -28,7 +28,6 @@ Source: for the bound, the coupling argument of Deveney et al. 2023 (2311.15996)
 and its own flow; the first-order law follows from ∂_x v = −d/dt log p_t(X_t) along a quantile.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -40,6 +39,7 @@ from numpy.typing import ArrayLike
 from scipy.integrate import solve_ivp
 
 from sde_sgd.theory import _checks
+from sde_sgd.theory._fields import Field
 from sde_sgd.theory.fokker_planck import FokkerPlanck
 from sde_sgd.theory.grid_density import GridDensity
 from sde_sgd.theory.langevin import Gaussian
@@ -190,9 +190,9 @@ def _values(score: AbstractScore, t: float, places: np.ndarray) -> np.ndarray:
     return found
 
 
-def _scalar(function: Callable, places: np.ndarray) -> np.ndarray:
+def _scalar(field: Field, places: np.ndarray) -> np.ndarray:
     """D or b of an equation on the line, at (n,) places."""
-    return np.asarray(function(jnp.asarray(places)[:, None])).reshape(len(places))
+    return field.at(places[:, None]).reshape(len(places))
 
 
 def _steepest(equation: FokkerPlanck, score: AbstractScore, t: float, places: np.ndarray) -> float:

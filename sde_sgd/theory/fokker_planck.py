@@ -11,8 +11,9 @@ from scipy import sparse
 
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.noise.models import AbstractGradientNoise
-from sde_sgd.theory import _checks
-from sde_sgd.theory._finite_volume import batched, generator, Grid, make_grid
+from sde_sgd.theory import _checks, _fields
+from sde_sgd.theory._fields import Field
+from sde_sgd.theory._finite_volume import generator, Grid, make_grid
 from sde_sgd.theory._markov_chain import propagate, stationary_masses
 from sde_sgd.theory.grid_density import check_lost, GridDensity, start_masses
 from sde_sgd.types import RealLike
@@ -32,7 +33,7 @@ class FokkerPlanck(eqx.Module):
 
     **Arguments:**
 
-    - `drift`: b, a JAX function of one θ (d,), value (d,).
+    - `drift`: b, a JAX function of one θ (d,), value (d,); or that value, where it is constant.
     - `diffusion`: D, the same, value (d, d), (d,) for a diagonal, or a number for a multiple
       of the identity.
     - `box`: (low, high), or a pair for each of two axes.
@@ -42,7 +43,8 @@ class FokkerPlanck(eqx.Module):
       a density that reaches it is refused; "wall" is a real wall of the problem.
     - `mass_tolerance`: the probability that may lie beyond reflecting sides.
 
-    **Fields:** `grid`, `generator` Q (n, n) sparse, the backward operator 𝓛 = b·∇ + D:∇²
+    **Fields:** `drift`, `diffusion`: as functions of one θ with values (d,) and (d, d); `grid`;
+    `generator` Q (n, n) sparse, the backward operator 𝓛 = b·∇ + D:∇²
     (Q[i, j] the rate from cell i to j; rows sum to minus the absorption), `absorption`
     (n, d, 2) the rate at which each side absorbs from each cell; `added_diffusion`: the largest
     diffusion that a singular D needed, relative to its trace (0 for most).
@@ -59,13 +61,13 @@ class FokkerPlanck(eqx.Module):
     absorption: Float[np.ndarray, "n d 2"]
     added_diffusion: float
     mass_tolerance: float
-    drift: Callable
-    diffusion: Callable
+    drift: Field
+    diffusion: Field
 
     def __init__(
         self,
-        drift: Callable,
-        diffusion: Callable,
+        drift: Callable | RealLike | ArrayLike,
+        diffusion: Callable | RealLike | ArrayLike,
         box: Any,
         cells: Any,
         sides: Any = "reflecting",
@@ -73,7 +75,8 @@ class FokkerPlanck(eqx.Module):
         mass_tolerance: float = 1e-6,
     ):
         self.grid = make_grid(box, cells, sides)
-        self.drift, self.diffusion = batched(drift), batched(diffusion)
+        self.drift = _fields.vector("drift", drift, self.grid.dimension)
+        self.diffusion = _fields.tensor("diffusion", diffusion, self.grid.dimension)
         self.mass_tolerance = float(mass_tolerance)
         self.generator, self.absorption, self.added_diffusion = generator(
             self.grid, self.drift, self.diffusion

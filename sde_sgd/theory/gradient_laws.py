@@ -14,8 +14,9 @@ from numpy.typing import ArrayLike
 from sde_sgd.landscapes.base import AbstractFiniteSum, AbstractLandscape
 from sde_sgd.noise.models import AbstractGradientNoise
 from sde_sgd.noise.sampling import AbstractSampling, WithoutReplacement, WithReplacement
-from sde_sgd.theory import _checks
-from sde_sgd.theory._finite_volume import batched, check_finite, evaluate
+from sde_sgd.theory import _checks, _fields
+from sde_sgd.theory._fields import check_finite, Field
+from sde_sgd.types import RealLike
 
 _MAX_BATCHES = 20_000
 
@@ -36,15 +37,16 @@ class GaussianGradient(AbstractGradientLaw):
 
     For Euler with step h of dx = b dt + √(2D) dW take g = −b, C = 2D/h and `learning_rate` h.
 
-    **Arguments:** `gradient` g = L′ and `covariance` C, functions of θ (1,) with one value;
-    `GaussianGradient.of` takes them from a landscape and a noise model.
+    **Arguments:** `gradient` g = L′ and `covariance` C, functions of θ (1,) with one value, or
+    numbers; `GaussianGradient.of` takes them from a landscape and a noise model.
     """
 
-    gradient: Callable
-    covariance: Callable
+    gradient: Field
+    covariance: Field
 
-    def __init__(self, gradient: Callable, covariance: Callable):
-        self.gradient, self.covariance = batched(gradient), batched(covariance)
+    def __init__(self, gradient: Callable | RealLike, covariance: Callable | RealLike):
+        self.gradient = _fields.scalar("gradient", gradient, 1)
+        self.covariance = _fields.scalar("covariance", covariance, 1)
 
     @classmethod
     def of(cls, landscape: AbstractLandscape, noise: AbstractGradientNoise) -> "GaussianGradient":
@@ -61,8 +63,9 @@ class GaussianGradient(AbstractGradientLaw):
         self, x: Float[np.ndarray, " n"]
     ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
         """g(x) and √C(x), C refused where it is negative."""
-        mean = _one_value("gradient", self.gradient, x)
-        variance = _one_value("covariance", self.covariance, x)
+        mean, variance = self.gradient.at(x[:, None]), self.covariance.at(x[:, None])
+        check_finite("gradient", mean, x)
+        check_finite("covariance", variance, x)
         worst = int(np.argmin(variance))
         if variance[worst] < 0:
             raise ValueError(
@@ -91,10 +94,10 @@ class BatchGradients(AbstractGradientLaw):
     `BatchGradients.of` enumerates the batches of a finite sum. The exact law of a batch of a
     population is given by the nodes of a quadrature: g_a the gradients at them, π_a the weights.
 
-    **Raises:** `ValueError` for probabilities that are none.
+    **Raises:** `ValueError` for probabilities that are none, and another number of gradients.
     """
 
-    gradients: Callable
+    gradients: Field
     probabilities: Float[np.ndarray, " batches"]
 
     def __init__(self, gradients: Callable, probabilities: ArrayLike):
@@ -104,7 +107,8 @@ class BatchGradients(AbstractGradientLaw):
                 f"probabilities must be >= 0 with sum 1; the smallest is {weights.min():g} and the "
                 f"sum {weights.sum():.9g}."
             )
-        self.gradients, self.probabilities = batched(gradients), weights / weights.sum()
+        self.gradients = _fields.numbers("gradients", gradients, 1, len(weights))
+        self.probabilities = weights / weights.sum()
 
     @classmethod
     def of(cls, landscape: AbstractLandscape, sampling: AbstractSampling) -> "BatchGradients":
@@ -130,12 +134,7 @@ class BatchGradients(AbstractGradientLaw):
 
     def values(self, x: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n batches"]:
         """g_a(x), (n, A)."""
-        found = evaluate(self.gradients, x[:, None])
-        if found.shape[1:] != self.probabilities.shape:
-            raise ValueError(
-                f"gradients must give one value for each of the {len(self.probabilities)} "
-                f"probabilities; got shape {found.shape[1:]}."
-            )
+        found = self.gradients.at(x[:, None])
         check_finite("gradients", found, x)
         return found
 
@@ -177,14 +176,3 @@ def _check_dimension(landscape: AbstractLandscape) -> None:
         raise ValueError(
             f"the master equation is one-dimensional; the landscape has d={landscape.dimension}."
         )
-
-
-def _one_value(name: str, function: Callable, x: np.ndarray) -> np.ndarray:
-    values = evaluate(function, x[:, None])
-    if values[0].size != 1:
-        raise ValueError(
-            f"{name} must have one value at each θ (1,); got shape {values.shape[1:]}."
-        )
-    values = values.reshape(len(x))
-    check_finite(name, values, x)
-    return values

@@ -9,8 +9,8 @@ from numpy.typing import ArrayLike
 from scipy.interpolate import PchipInterpolator, RegularGridInterpolator
 
 from sde_sgd.landscapes.real_arrays import as_float64
-from sde_sgd.theory import _checks
-from sde_sgd.theory._finite_volume import evaluate, Grid
+from sde_sgd.theory import _checks, _fields
+from sde_sgd.theory._finite_volume import Grid
 from sde_sgd.types import RealLike
 
 
@@ -63,7 +63,7 @@ class GridDensity(eqx.Module):
         **Arguments:** `of`: f, a JAX function of one θ (d,) with a value of any shape. An indicator
         is exact to second order in the cell if its region ends at edges of cells.
         """
-        values = evaluate(of, self.grid.centres)
+        values = _fields.evaluate(of, self.grid.centres)
         return np.asarray(np.tensordot(self.masses, values, axes=1))
 
     def marginal(self, axis: int = 0) -> "GridDensity":
@@ -173,7 +173,7 @@ def start_masses(grid: Grid, start: "GridDensity | Callable | RealLike | ArrayLi
             )
         return start.masses
     if callable(start):
-        masses = evaluate(start, grid.centres).reshape(grid.num_cells) * grid.volume
+        masses = _fields.scalar("start", start, grid.dimension).at(grid.centres) * grid.volume
     else:
         values = as_float64("start", start)
         if values.shape == grid.shape:

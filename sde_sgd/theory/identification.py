@@ -21,14 +21,14 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy.linalg import expm, logm
 from scipy.special import comb
 
-from sde_sgd.theory import _checks
-from sde_sgd.theory._finite_volume import batched, evaluate
+from sde_sgd.theory import _checks, _fields
 from sde_sgd.theory.master_equation import MasterEquation
 from sde_sgd.types import RealLike
 
@@ -213,8 +213,8 @@ def finite_lag_bias(
     (Itô–Taylor: E f(θ_τ) = f + τ𝓛f + (τ²/2)𝓛²f + …, f = (θ' − θ) and its square.) For
     "extrapolated" with K lags both vanish, and O(τ^K) is left.
 
-    **Arguments:** `drift` b and `variance_rate` a, JAX functions of θ (1,) with one value;
-    `points` (n,); `lag` τ; `reading`.
+    **Arguments:** `drift` b and `variance_rate` a, JAX functions of θ (1,) with one value
+    (or numbers); `points` (n,); `lag` τ; `reading`.
 
     **Returns:** the two biases, (n,) each.
     """
@@ -223,15 +223,20 @@ def finite_lag_bias(
     if reading in ("extrapolated", "log_map"):
         return np.zeros(len(where)), np.zeros(len(where))
 
-    def derivatives(function):
-        def scalar(x):
-            return function(x[None]).reshape(())
+    def derivatives(name, function):
+        field = _fields.scalar(name, function, 1)
 
-        slope = jax.grad(scalar)
-        rows = (scalar, slope, jax.grad(slope))
-        return [evaluate(batched(lambda t, f=f: f(t[0])), where[:, None]) for f in rows]
+        def value(x):
+            return field(x[None])
 
-    (b, b1, b2), (a, a1, a2) = derivatives(drift), derivatives(variance_rate)
+        slope = jax.grad(value)
+        rows = (value, slope, jax.grad(slope))
+        return _fields.evaluate(
+            lambda theta: jnp.stack([f(theta[0]) for f in rows]), where[:, None]
+        ).T
+
+    b, b1, b2 = derivatives("drift", drift)
+    a, a1, a2 = derivatives("variance_rate", variance_rate)
     square = 0.0 if reading == "centred" else b**2
     return tau / 2 * (b * b1 + a * b2 / 2), tau * (square + a * b1 + b * a1 / 2 + a * a2 / 4)
 

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.noise.models import AbstractGradientNoise
-from sde_sgd.theory import _adaptive as adaptive, _checks
+from sde_sgd.theory import _adaptive as adaptive, _checks, _fields
 from sde_sgd.types import RealLike
 
 Function = Callable[[np.ndarray], ArrayLike]
@@ -132,7 +132,7 @@ class StationaryDensity:
         """
         kept = self._masses > 0
         values = np.zeros(self._nodes.shape)
-        values[kept] = _evaluated("function", function, self._nodes[kept])
+        values[kept] = _quietly(_fields.of_points("function", function), self._nodes[kept])
         pieces = np.abs(self._masses * values).sum(axis=1) / np.diff(self._edges)
         used = np.flatnonzero(kept.all(axis=1))
         grows = any(
@@ -223,16 +223,13 @@ def stationary_density(
     if convention not in _POWERS:
         raise ValueError(f"convention must be one of {sorted(_POWERS)}, got {convention!r}.")
     coordinate = _coordinate(lower, upper, centre, scale)
-    if callable(diffusion):
-        strength_of: Function = diffusion
-    else:
-        constant = np.asarray(_checks.number("diffusion", diffusion))
-        strength_of = lambda x: constant  # noqa: E731
+    if not callable(diffusion):
+        diffusion = _checks.number("diffusion", diffusion)
+    fields = _fields.of_points("gradient", gradient), _fields.of_points("diffusion", diffusion)
     known: dict[tuple[float, float], np.ndarray] = {}
 
     def values(x: np.ndarray) -> np.ndarray:
-        slope = _evaluated("gradient", gradient, x)
-        return np.stack([slope, _evaluated("diffusion", strength_of, x)], axis=1)
+        return np.stack([_quietly(field, x.ravel()).reshape(x.shape) for field in fields], axis=1)
 
     def log_weight(edges: np.ndarray) -> np.ndarray:
         u, half = adaptive.places(edges)
@@ -378,15 +375,10 @@ def _cumulated(force: np.ndarray, edges: np.ndarray, start: int | None = None) -
     return np.concatenate([left, right])[:, None] + force @ adaptive.CUMULATIVE.T
 
 
-def _evaluated(name: str, function: Function, x: np.ndarray) -> np.ndarray:
-    """function(x) as float64, called on one axis; numbers are broadcast."""
+def _quietly(field: Function, x: np.ndarray) -> np.ndarray:
+    """field(x) in float64; what is not finite is judged by its weight in the law."""
     with np.errstate(all="ignore"):
-        values = as_float64("A function of x", function(np.ravel(x)))
-    if values.shape not in ((), (x.size,)):
-        raise ValueError(
-            f"{name} must map an array of shape ({x.size},) to one like it, got {values.shape}."
-        )
-    return np.broadcast_to(values, (x.size,)).reshape(x.shape)
+        return as_float64("A function of x", field(x))
 
 
 def _vander(place: np.ndarray, degree: int) -> np.ndarray:

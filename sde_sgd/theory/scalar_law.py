@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from scipy.special import ndtr
 
 from sde_sgd.landscapes.real_arrays import as_float64
-from sde_sgd.theory._finite_volume import evaluate
+from sde_sgd.theory._fields import evaluate
 from sde_sgd.types import RealLike
 
 

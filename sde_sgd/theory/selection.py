@@ -10,8 +10,7 @@ from numpy.typing import ArrayLike
 from scipy.special import logsumexp
 
 from sde_sgd.landscapes.real_arrays import as_float64, real_values
-from sde_sgd.theory import _checks
-from sde_sgd.theory._finite_volume import evaluate
+from sde_sgd.theory import _checks, _fields
 from sde_sgd.theory.backward_equation import committor_on_grid, GridFunction
 from sde_sgd.theory.fokker_planck import FokkerPlanck
 from sde_sgd.theory.grid_density import GridDensity
@@ -82,7 +81,7 @@ def weights_on_grid(
     **Raises:** `ValueError` for labels outside −1, …, m − 1.
     """
     if callable(label):
-        numbers = np.asarray(evaluate(lambda x: jnp.asarray(label(x)), density.grid.centres))
+        numbers = _fields.scalar("label", label, density.grid.dimension).at(density.grid.centres)
     else:
         numbers = np.ravel(real_values("label", label))
     if numbers.shape != (density.grid.num_cells,) or not np.array_equal(numbers, np.rint(numbers)):

@@ -1,0 +1,200 @@
+"""The functions that users write, in one form each, and their values at many points.
+
+A function of one θ (d,) is called with ONE θ, whatever it does with it (a sum over coordinates, a
+matrix product), and JAX runs it over the points: it is never given an array of points. In one
+dimension there are also functions of an array of points, (n,) ↦ (n,), in NumPy: those must treat
+each point by itself, which is checked.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from sde_sgd.landscapes.real_arrays import as_float64
+
+_BLOCK = 1024
+
+
+class Field(eqx.Module):
+    """A function of one θ (d,) whose value has a known shape, compiled once for blocks of points.
+
+    Called with θ (d,) it gives one value; `at` takes points (n, d). `compiled`, the same function
+    of points (n, d), may be shared by many that differ in their numbers alone.
+    """
+
+    function: Callable
+    compiled: Callable
+    dimension: int = eqx.field(static=True)
+    shape: tuple[int, ...] = eqx.field(static=True)
+
+    def __call__(self, theta: Any) -> Array:
+        return self.function(theta)
+
+    def at(self, points: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n *shape"]:
+        """The values at all points, in float64."""
+        return as_float64("A function of θ", _in_blocks(self.compiled, points))
+
+
+def numbers(name: str, value: Any, dimension: int, count: int) -> Field:
+    """`value` with `count` numbers at each θ: a function of one θ, or those numbers themselves.
+
+    **Raises:** `ValueError` for values of another shape.
+    """
+    wanted = f"({count},)" if count > 1 else "one number"
+    return _field(name, value, dimension, (count,), lambda x: _reshaped(x, (count,)), wanted)
+
+
+def vector(name: str, value: Any, dimension: int) -> Field:
+    """A vector field (d,), such as a drift; on the line also one number."""
+    return numbers(name, value, dimension, dimension)
+
+
+def scalar(name: str, value: Any, dimension: int) -> Field:
+    """A function with one real number at each θ, ()."""
+    return _field(name, value, dimension, (), lambda x: _reshaped(x, ()), "one number")
+
+
+def tensor(name: str, value: Any, dimension: int) -> Field:
+    """A tensor field (d, d) given as that, as its diagonal (d,), or as a multiple of the identity.
+
+    **Raises:** `ValueError` for values of another shape.
+    """
+
+    def full(x: Array) -> Array | None:
+        if x.shape == (dimension, dimension) or x.size == dimension == 1:
+            return x.reshape(dimension, dimension)
+        if x.shape in ((), (dimension,)):
+            return x * jnp.eye(dimension, dtype=x.dtype)
+        return None
+
+    wanted = (
+        f"({dimension}, {dimension}), ({dimension},) for a diagonal or one number for a multiple "
+        f"of the identity"
+    )
+    return _field(name, value, dimension, (dimension, dimension), full, wanted)
+
+
+def condition(name: str, value: Callable, dimension: int) -> Callable[[np.ndarray], np.ndarray]:
+    """A boolean function of one θ as one of points (n, d), (n,)."""
+    found = _value_of(name, value, dimension)
+    if found.shape != () or found.dtype != bool:
+        raise ValueError(
+            f"{name}(θ) must give one boolean for θ of shape ({dimension},), such as θ[0] > 0; it "
+            f"gives shape {found.shape} and dtype {found.dtype}."
+        )
+    compiled = jax.jit(jax.vmap(lambda theta: jnp.asarray(value(theta))))
+    return lambda points: _in_blocks(compiled, points)
+
+
+def evaluate(function: Callable, points: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n ..."]:
+    """A function of one θ with a value of any shape at many points, in float64."""
+    if isinstance(function, Field):
+        return function.at(points)
+    compiled = jax.jit(jax.vmap(lambda theta: jnp.asarray(function(theta))))
+    return as_float64("A function of θ", _in_blocks(compiled, points))
+
+
+def check_finite(name: str, values: np.ndarray, points: np.ndarray) -> None:
+    """Refuse values that are not finite, with the first place."""
+    bad = ~np.isfinite(values.reshape(len(points), -1)).all(axis=1)
+    if bad.any():
+        raise ValueError(
+            f"{name} is not finite at {bad.sum()} of {len(points)} points, first at θ = "
+            f"{points[bad][0]}; choose a box where it is."
+        )
+
+
+def of_points(name: str, value: Any) -> Callable[[np.ndarray], np.ndarray]:
+    """A number, or a function of an array of points (n,), as a function (n,) ↦ (n,) in NumPy.
+
+    **Raises:** `ValueError`, when it is called, for values of another shape, and for a function
+    that mixes the points, as one of θ (d,) does that sums over coordinates.
+    """
+    if not callable(value):
+        number = np.asarray(value)
+        if number.shape != ():
+            raise ValueError(f"{name} must be a number or a function; got shape {number.shape}.")
+        return lambda x: np.broadcast_to(number, x.shape)
+    known_to_be_local = False
+
+    def called(x: np.ndarray) -> np.ndarray:
+        found = as_float64(name, value(x))
+        if found.shape not in ((), x.shape):
+            raise ValueError(
+                f"{name} must map an array of points of shape {x.shape} to values of that shape; "
+                f"got {found.shape}. Vectorise a function of one point with jax.vmap."
+            )
+        return np.broadcast_to(found, x.shape)
+
+    def evaluated(x: np.ndarray) -> np.ndarray:
+        nonlocal known_to_be_local
+        found = called(x)
+        if not known_to_be_local and len(x) > 1:
+            some = x[: len(x) // 2]
+            _check_local(name, x, found[: len(some)], called(some))
+            known_to_be_local = True
+        return found
+
+    return evaluated
+
+
+def _check_local(name: str, x: np.ndarray, among: np.ndarray, alone: np.ndarray) -> None:
+    same = np.isclose(among, alone, rtol=1e-4, atol=0, equal_nan=True)
+    if not same.all():
+        first = int(np.argmin(same))
+        raise ValueError(
+            f"{name} mixes the points that it is given: its value at x = {x[first]:.6g} is "
+            f"{among[first]:.6g} or {alone[first]:.6g}, whatever else is in the array. Write it "
+            f"elementwise, or vectorise a function of one point with jax.vmap."
+        )
+
+
+def _field(name, value, dimension: int, shape, canonical: Callable, wanted: str) -> Field:
+    if isinstance(value, Field) and (value.dimension, value.shape) == (dimension, shape):
+        return value
+    found = _value_of(name, value, dimension)
+    if canonical(jnp.zeros(found.shape)) is None:
+        raise ValueError(
+            f"{name} must map one θ of shape ({dimension},) to {wanted}, or be such a value; got "
+            f"shape {found.shape}."
+        )
+    given = value if callable(value) else lambda theta: value
+
+    def function(theta):
+        return canonical(jnp.asarray(given(theta)))
+
+    return Field(function, jax.jit(jax.vmap(function)), dimension, shape)
+
+
+def _value_of(name: str, value: Any, dimension: int) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of a constant, or of what a function of one θ gives."""
+    if not callable(value):
+        array = np.asarray(value)
+        if array.dtype.kind not in "iuf" or not np.isfinite(array).all():
+            raise ValueError(f"{name} must be finite real numbers or a function of θ; got {value}.")
+        return jax.ShapeDtypeStruct(array.shape, array.dtype)
+    probe = jax.ShapeDtypeStruct((dimension,), jnp.result_type(float))
+    return jax.eval_shape(lambda theta: jnp.asarray(value(theta)), probe)
+
+
+def _reshaped(x: Array, shape: tuple[int, ...]) -> Array | None:
+    """`x` in `shape`, where it is that or both are one number."""
+    size = int(np.prod(shape))
+    return x.reshape(shape) if x.shape == shape or x.size == size == 1 else None
+
+
+def _in_blocks(compiled: Callable, points: np.ndarray) -> np.ndarray:
+    """A compiled function of (n, d), called on blocks of one length whatever n."""
+    found = []
+    for first in range(0, max(len(points), 1), _BLOCK):
+        block = points[first : first + _BLOCK]
+        filled = np.zeros((_BLOCK, *points.shape[1:]))
+        filled[:] = block[:1] if len(block) else 0.0
+        filled[: len(block)] = block
+        found.append(np.asarray(compiled(jnp.asarray(filled)))[: len(block)])
+    return np.concatenate(found)
