@@ -12,7 +12,8 @@ smooth f is b·∇f + D:∇²f + O(h²); its transpose moves the density, conser
 non-negative.
 
 A side that reflects drops the jumps across it (no flux of bp − ∇·(Dp)); a side that absorbs kills
-them, with the rate of the shorter way to the wall.
+them, with the rate of the shorter way to the wall. Where D vanishes at a side of a line, the rates
+are fitted to the power laws beside it (`_walls.py`).
 
 **Source:** Scharfetter and Gummel 1969; Chang and Cooper 1970; Selling 1874, and for its use in
 monotone schemes Bonnans and Zidani 2003, Mirebeau 2014.
@@ -28,6 +29,7 @@ from scipy import sparse
 
 from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.theory._fields import check_finite, Field
+from sde_sgd.theory._walls import wall_fit
 
 SIDES = ("reflecting", "wall", "absorbing")
 _PAIRS = ((0, 1), (1, 2), (2, 0))
@@ -121,12 +123,14 @@ def _sides(sides: Any, dim: int) -> tuple[tuple[str, str], ...]:
 
 
 def generator(
-    grid: Grid, drift: Field, diffusion: Field
+    grid: Grid, drift: Field, diffusion: Field, powers: Float[np.ndarray, "d 2 2"]
 ) -> tuple[sparse.csr_array, Float[np.ndarray, "n d 2"], float]:
     """The backward generator Q (n, n), the rates of absorption by each side, the added diffusion.
 
-    Q[i, j] is the rate from cell i to cell j ≠ i; rows sum to minus the absorption.
+    Q[i, j] is the rate from cell i to cell j ≠ i; rows sum to minus the absorption. `powers` are
+    those of `wall_powers`.
     """
+    walls = wall_fit(grid, diffusion, powers) if grid.dimension == 1 else None
     offsets, weights, added = _directions(grid, _node_tensors(grid, diffusion))
     field = _drift_on_half_grid(grid, drift)
     index = grid.index
@@ -138,15 +142,20 @@ def generator(
         target = index + step
         inside = ((target >= 0) & (target < grid.shape)).all(axis=1)
         middle = np.clip(2 * index + 1 + step, 0, 2 * np.array(grid.shape))
-        b = field[tuple(middle.T)]
+        b, resistance = field[tuple(middle.T)], np.ones(grid.num_cells)
+        if walls is not None:
+            way = (sign + 1) // 2
+            # At the side itself the powers are all that there is.
+            rest = b[:, 0] - walls.removed[:, way]
+            b, resistance = np.nan_to_num(rest)[:, None], walls.resistance[:, way]
         # β_k = ρ_k e_k·A⁻¹b/h: the share of the drift that this direction carries.
         push = sign * np.einsum("ni,ni->n", inverse[:, k], b / grid.spacing)
-        rate = _exponential_fit(weights[:, k], push)
+        rate = _exponential_fit(weights[:, k], push) / resistance
         here = np.flatnonzero(inside & (rate > 0))
         rows.append(here)
         columns.append(np.ravel_multi_index(tuple(target[here].T), grid.shape))
         values.append(rate[here])
-        _absorb(grid, index, step, ~inside, weights[:, k], push, killed)
+        _absorb(grid, index, step, ~inside, weights[:, k], push, resistance, killed)
     row, column, value = map(np.concatenate, (rows, columns, values))
     size = (grid.num_cells, grid.num_cells)
     jumps = sparse.csr_array(sparse.coo_array((value, (row, column)), shape=size))
@@ -184,7 +193,7 @@ def _exponential_fit(rho: np.ndarray, push: np.ndarray) -> np.ndarray:
     return np.where(rho > 0, rho * fitted, np.maximum(push, 0.0))
 
 
-def _absorb(grid, index, step, outside, rho, push, killed) -> None:
+def _absorb(grid, index, step, outside, rho, push, resistance, killed) -> None:
     """Adds to `killed` the rates of jumps that cross an absorbing side first."""
     length = np.array(grid.shape)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -198,7 +207,8 @@ def _absorb(grid, index, step, outside, rho, push, killed) -> None:
         part = both[:, axis, end]
         first = outside & (part < 1) & (part <= both.min(axis=(1, 2)))
         share = part[first]
-        killed[first, axis, end] += _exponential_fit(rho[first], share * push[first]) / share
+        rate = _exponential_fit(rho[first], share * push[first]) / share
+        killed[first, axis, end] += rate / resistance[first]
 
 
 def _node_tensors(grid: Grid, diffusion: Field) -> Float[np.ndarray, "n d d"]:

@@ -51,8 +51,8 @@ class EntryCoefficients(eqx.Module):
     def equation(self, group: int, box: Any, cells: int, **options: Any) -> FokkerPlanck:
         """∂p/∂t = −∂(b_g p) + ∂²(D_g p) of one group; other arguments as `FokkerPlanck`."""
         arrays = [jnp.asarray(x[group]) for x in (self.knots, self.drift, self.diffusion)]
-        drift = _table(_drift, _drifts, *arrays[:2], (1,))
-        diffusion = _table(_diffusion, _diffusions, *arrays[::2], (1, 1))
+        drift = _table(_drift, _drifts, arrays[0], arrays[1], (1,))
+        diffusion = _table(_diffusion, _diffusions, arrays[0], arrays[2], (1, 1))
         return FokkerPlanck(drift, diffusion, box, cells, **options)
 
     def equations(

@@ -34,7 +34,8 @@ class GridScore(AbstractScore):
     Outside the faces of the outermost cells the score is NaN: members that get there count as
     diverged, and starts there are refused.
 
-    **Raises:** `ValueError` for another dimension, absorbing sides, densities that vanish somewhere
+    **Raises:** `ValueError` for another dimension, absorbing sides, a diffusion that vanishes at
+    a side, densities that vanish somewhere
     (box too wide for double precision, or a start that is a point).
     """
 
@@ -61,6 +62,12 @@ class GridScore(AbstractScore):
             raise ValueError(
                 'GridScore needs sides that do not absorb: with sides="absorbing" mass is lost, '
                 "which no flow of members can do."
+            )
+        if equation.wall_powers.any():
+            raise ValueError(
+                "GridScore needs a diffusion that is positive at the sides of the box: where it "
+                "vanishes the density is a power of the distance, whose score no grid resolves. "
+                "Take the logarithm of the distance as coordinate, or another box."
             )
         if isinstance(num_times, bool) or not isinstance(num_times, int) or num_times < 3:
             raise ValueError(f"num_times must be an integer >= 3; got {num_times!r}.")
