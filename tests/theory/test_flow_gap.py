@@ -155,6 +155,59 @@ def test_slope_of_the_flow_where_the_noise_is_curved():
     assert (bare - 0.1).max() < 0.95 * bare.max()
 
 
+def with_the_score_of_the_start(equation):
+    """FlowGap of ŝ = s + .1 until t = .1 from N(0, .3²), both scores those of the start."""
+    density = np.exp(-(equation.grid.axis_centres(0) ** 2) / 0.18)
+    start = density / (density.sum() * equation.grid.volume)
+    scores = [FunctionScore(lambda t, x, e=e: e - x / 0.09, 1) for e in (0.0, 0.1)]
+    return grid_flow_gap(equation, start, *scores, [0.0, 0.05, 0.1], reach=3.0, nodes=51)
+
+
+def cubic_drift(x):
+    """b = −θ|θ|², with the square of the norm as a sum over the coordinates."""
+    return -x * jnp.sum(x**2)
+
+
+FORMS = {
+    "number": 0.05,
+    "diagonal": [0.05],
+    "matrix": [[0.05]],
+    "gives a number": lambda x: 0.05,
+    "gives a diagonal": lambda x: jnp.full(1, 0.05),
+    "gives a matrix": lambda x: jnp.full((1, 1), 0.05),
+}
+
+
+@functools.cache
+def elementwise():
+    """b = −θ³ and D = .05, written for arrays of any shape."""
+    equation = ss.theory.FokkerPlanck(lambda x: -(x**3), lambda x: 0.05 + 0 * x, (-2.2, 2.2), 120)
+    return with_the_score_of_the_start(equation)
+
+
+@pytest.mark.parametrize("form", [*FORMS, "of_sgd"])
+def test_functions_of_one_theta_in_any_form(form):
+    """b = −θ|θ|² = −θ³ and D = .05 in each form: the same numbers; ε = .1 D; the gap is below.
+
+    L̂ = D/.09 at θ = 0, where −3θ² vanishes.
+    """
+    box = dict(box=(-2.2, 2.2), cells=120)
+    if form == "of_sgd":
+        landscape = ss.Potential(lambda x: jnp.sum(x**2) ** 2 / 4, np.eye(1))
+        equation = ss.theory.FokkerPlanck.of_sgd(
+            landscape, ss.ConstantNoise(np.eye(1)), learning_rate=0.1, **box
+        )
+    else:
+        equation = ss.theory.FokkerPlanck(cubic_drift, FORMS[form], **box)
+    found = with_the_score_of_the_start(equation)
+    for name in ("gap", "residual", "lipschitz", "bound"):
+        expected = getattr(elementwise(), name)
+        np.testing.assert_allclose(getattr(found, name), expected, rtol=1e-9, atol=1e-14)
+    np.testing.assert_allclose(found.residual, 0.005, rtol=1e-9)
+    assert found.lipschitz[0] == pytest.approx(0.05 / 0.09, rel=2e-3)
+    assert (found.gap[1:] > 0).all() and (found.gap <= found.bound).all()
+
+
 BAD = {
     "increase from 0": lambda: grid_flow_gap(*line(), line()[2], [0.5, 1.0]),
     "known for 0 <= t <= 2": lambda: grid_flow_gap(*line(), line()[2], [0.0, 3.0]),
