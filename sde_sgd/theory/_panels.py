@@ -27,13 +27,19 @@ class Panels(NamedTuple):
     """Adaptive panels with Gauss–Legendre nodes, and what they know of φ = −∫ b/D.
 
     **Fields:** `edges` (n+1,), ascending; `phi`, `diffusion` at the nodes, (n, 16); `edge_phi`
-    (n+1,), zero at the right end.
+    (n+1,), zero at the right end; `stretch` (n, 16), dx of the nodes over that of equal panels;
+    `powers` ((α, κ), (α, κ)) of the ends, (0, 0) where D does not vanish.
+
+    Where D ~ y^κ in the distance y from an end and y b/D → α, the outermost panel is in s with
+    y ∝ s^q: there the scale e^φ ~ y^{−α} and the speed e^{−φ}/D ~ y^{α−κ} are powers, exactly.
     """
 
     edges: Float[np.ndarray, " edges"]
     phi: Float[np.ndarray, "panels nodes"]
     diffusion: Float[np.ndarray, "panels nodes"]
     edge_phi: Float[np.ndarray, " edges"]
+    stretch: Float[np.ndarray, "panels nodes"]
+    powers: tuple[tuple[float, float], tuple[float, float]] = ((0.0, 0.0), (0.0, 0.0))
 
     @property
     def half(self) -> Float[np.ndarray, "panels 1"]:
@@ -41,15 +47,34 @@ class Panels(NamedTuple):
 
     def from_left(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """∫ of `values` (n, 16) from the left end up to the nodes (n, 16) and the edges (n+1,)."""
+        values = values * self.stretch
         whole = np.sum(self.half * values * _WEIGHTS, axis=1)
         edges = np.concatenate([[0.0], np.cumsum(whole)])
         return edges[:-1, None] + self.half * values @ _FROM_LEFT.T, edges
 
     def from_right(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """∫ from the nodes, and from the edges, up to the right end: no difference of big sums."""
+        values = values * self.stretch
         whole = np.sum(self.half * values * _WEIGHTS, axis=1)
         edges = np.concatenate([np.cumsum(whole[::-1])[::-1], [0.0]])
         return edges[1:, None] + self.half * values @ _FROM_RIGHT.T, edges
+
+    def check_end(self, end: int, wall: bool) -> None:
+        """Refuses a wall onto which the mass collapses, and an exit that is never reached."""
+        alpha, kappa = self.powers[end]
+        place = self.edges[-1 if end else 0]
+        if wall and alpha - kappa <= -1 + 1e-6:
+            raise ValueError(
+                f"The process stops at the wall at x={place:.6g}, where the diffusion vanishes and "
+                f"the density grows like distance^{alpha - kappa:.4g}: the mean time is infinite. "
+                f"Make it an exit, or put the wall where the diffusion is positive."
+            )
+        if not wall and alpha >= 1 - 1e-6:
+            raise ValueError(
+                f"The exit at x={place:.6g} is never reached: the diffusion vanishes there, and "
+                f"distance·drift/diffusion tends to {alpha:.4g}, not below 1. Give the other exit "
+                f"alone, with wall={place:.6g}."
+            )
 
     @property
     def highest_phi(self) -> float:
@@ -141,15 +166,15 @@ def below(drift: Function, diffusion: Function, breaks: np.ndarray) -> Panels:
             np.concatenate([more.phi + panels.edge_phi[0], panels.phi]),
             np.concatenate([more.diffusion, panels.diffusion]),
             np.concatenate([more.edge_phi[:-1] + panels.edge_phi[0], panels.edge_phi]),
+            np.concatenate([more.stretch, panels.stretch]),
+            panels.powers,
         )
         highest = panels.edge_phi[panels.edges >= start].max()
         risen = panels.edge_phi - highest > _NEGLIGIBLE_RISE
         risen &= panels.edges < start
         if risen.any():
             cut = int(np.flatnonzero(risen)[-1])
-            return Panels(
-                panels.edges[cut:], panels.phi[cut:], panels.diffusion[cut:], panels.edge_phi[cut:]
-            )
+            return Panels(*(x[cut:] for x in panels[:-1]), panels.powers)
         if start - panels.edges[0] > 1e9 * width:
             raise ValueError(
                 f"The drift does not hold the process back on the far side: down to "
@@ -187,7 +212,8 @@ def _resolve(drift: Function, diffusion: Function, breaks: np.ndarray):
         if len(left) > 200_000:
             raise ValueError(
                 f"drift and diffusion change too fast near x={left[0]:.6g} to be integrated: are "
-                f"they noisy, or singular there?"
+                f"they noisy, or singular there? If the diffusion vanishes at an end, shift x so "
+                f"that this end is at 0."
             )
     start = np.concatenate(done_edges)
     order = np.argsort(start)
@@ -202,10 +228,52 @@ def _smooth(values: np.ndarray, absolute: np.ndarray | float) -> np.ndarray:
 
 
 def _with_phi(edges: np.ndarray, slope: np.ndarray, values: np.ndarray) -> Panels:
-    """φ' = −b/D, φ = 0 at the right end."""
-    blank = Panels(edges, slope, values, edges)
-    phi, edge_phi = blank.from_right(slope)
-    return blank._replace(phi=phi, edge_phi=edge_phi)
+    """φ' = −b/D, φ = 0 at the right end (beside it, where φ is infinite there)."""
+    powers = tuple(_powers(edges, slope, values, end) for end in (0, 1))
+    slope = slope.copy()
+    if any(powers[1]):
+        slope[-1] = 0.0
+    panels = Panels(edges, slope, values.copy(), edges, np.ones_like(slope), powers)
+    phi, edge_phi = panels.from_right(slope)
+    panels = panels._replace(phi=phi, edge_phi=edge_phi)
+    for end in (0, 1):
+        if any(powers[end]):
+            _stretch(panels, end)
+    return panels
+
+
+def _powers(edges, slope: np.ndarray, values: np.ndarray, end: int) -> tuple[float, float]:
+    """α and κ in the outermost panel, zeros where D is not a vanishing power in it."""
+    panel, towards = (-1, -1.0) if end else (0, 1.0)
+    half = np.diff(edges)[panel] / 2
+    distance = half * (1 + _NODES) if end == 0 else half * (1 - _NODES)
+    logs = np.log(distance), np.log(values[panel])
+    line = np.polyfit(*logs, 1)
+    kappa, straight = float(line[0]), np.polyval(line, logs[0])
+    alphas = towards * distance * slope[panel]
+    alpha = float(alphas.mean())
+    # Elsewhere D hardly changes in a panel, and is no power of the distance.
+    if kappa < 1e-3 or np.abs(straight - logs[1]).max() > 1e-6:
+        return 0.0, 0.0
+    if np.ptp(alphas) > 1e-6 * max(1.0, abs(alpha)):
+        return 0.0, 0.0
+    return alpha, kappa
+
+
+def _stretch(panels: Panels, end: int) -> None:
+    """Puts the outermost panel into s, y = 2 half s^q, with the powers for φ and D."""
+    alpha, kappa = panels.powers[end]
+    panel, inner = (-1, -2) if end else (0, 1)
+    place = (1 - _NODES) / 2 if end else (1 + _NODES) / 2
+    exponents = [n for n in (1 + alpha - kappa, 1 - alpha) if n > 1e-3]
+    q = min(3 / min(exponents), 100.0) if exponents else 1.0
+    distance = place**q
+    edge_node = int(np.argmax(place))
+    scale = panels.diffusion[panel, edge_node] / place[edge_node] ** kappa
+    panels.diffusion[panel] = scale * distance**kappa
+    panels.phi[panel] = panels.edge_phi[inner] - alpha * np.log(distance)
+    panels.edge_phi[panel] = panels.phi[panel, int(np.argmin(place))]
+    panels.stretch[panel] = q * place ** (q - 1)
 
 
 def _matrices():

@@ -57,7 +57,8 @@ def mean_exit_time(
     **Arguments:**
 
     - `drift`: b, −V' for a potential V; a function of an array of points (n,), or a number.
-    - `diffusion`: D > 0, likewise: half the variance that a unit t adds.
+    - `diffusion`: D > 0, likewise: half the variance that a unit t adds. At a wall or an exit it
+      may vanish like a power of the distance, if that end is at 0.
     - `start`: x, a number or (S,).
     - `exits`: one point, on either side of the start, or the pair of both ends of an interval.
     - `wall`: with one exit, a reflecting wall on the other side; None lets the process go as far as
@@ -67,8 +68,9 @@ def mean_exit_time(
     **Returns:** mean times with the shape of `start`, to about 1e-10, in units of t: divide by η
     for iterations.
 
-    **Raises:** `ValueError` for a start that is already outside, D ≤ 0 between the exits, a drift
-    that lets the process escape to infinity on the far side, times above e^690.
+    **Raises:** `ValueError` for a start that is already outside, D ≤ 0 between the exits, an exit
+    that is never reached or a wall that is never left as D vanishes there, a drift that lets the
+    process escape to infinity on the far side, times above e^690.
 
     **Source:** Gardiner, Handbook of Stochastic Methods, 5.2.7.
     """
@@ -136,6 +138,8 @@ def committor(
         chain = kernel.gaussian_chain(b, d, h, points, low, high)
         return chain.reaches_upper(points).reshape(np.shape(start))
     panels = _panels.between(b, _panels.positive(d), np.concatenate([[low, high], points]))
+    for end in (0, 1):
+        panels.check_end(end, wall=False)
     scale = panels.from_left(np.exp(panels.phi - panels.highest_phi))[1]
     return (_at(panels, scale, points) / scale[-1]).reshape(np.shape(start))
 
@@ -193,6 +197,8 @@ def _moments(b, d, points, lower, upper, wall) -> tuple[np.ndarray, np.ndarray]:
         panels = _panels.between(b, d, np.concatenate([[other, upper], points]))
     else:
         panels = _panels.below(b, d, np.concatenate([[upper], points]))
+    panels.check_end(0, wall=lower is None)
+    panels.check_end(1, wall=False)
     green = _one_sided if lower is None else _two_sided
     inside, mean = green(panels, np.ones_like(panels.phi))
     _, second = green(panels, 2 * inside)

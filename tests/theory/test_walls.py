@@ -107,6 +107,37 @@ def test_times_and_ways_out_near_the_side():
     assert np.abs(rows[-1]).max() < 1e-3
 
 
+def test_exits_by_quadrature():
+    """T to x = 2 with the wall at 0, its mirror image, and s(x)/s(2), to 1e-10.
+
+    With b = 0, D = x and exits at 0 and 2, T = x ln(2/x); with b = 3/2 and a wall, T = 2 − x
+    to 2 times 2/3.
+    """
+    starts = np.array([1e-3, 0.02, 0.5])
+    exact = [exit_time(x, 2.0) for x in starts]
+    drift, diffusion = lambda x: LEVEL - x, lambda x: SLOPE * x
+    found = theory.mean_exit_time(drift, diffusion, start=starts, exits=2.0, wall=0.0)
+    np.testing.assert_allclose(found, exact, rtol=1e-10)
+    mirrored = theory.mean_exit_time(
+        lambda x: -LEVEL - x, lambda x: -SLOPE * x, start=-starts, exits=-2.0, wall=0.0
+    )
+    np.testing.assert_allclose(mirrored, exact, rtol=1e-10)
+    found = theory.committor(drift, diffusion, start=starts, lower=0.0, upper=2.0)
+    np.testing.assert_allclose(found, [scale(x) / scale(2.0) for x in starts], rtol=1e-9)
+    both = theory.mean_exit_time(0.0, lambda x: x, start=starts, exits=(0.0, 2.0))
+    np.testing.assert_allclose(both, starts * np.log(2 / starts), rtol=1e-10)
+    away = theory.mean_exit_time(1.5, lambda x: x, start=starts, exits=2.0, wall=0.0)
+    np.testing.assert_allclose(away, (2 - starts) * 2 / 3, rtol=1e-10)
+
+
+def test_stationary_density_by_quadrature():
+    """Mean ½, E x² = 13/16 and P(x ≤ r) of the Gamma law to 1e-10."""
+    law = theory.stationary_density(lambda x: x - LEVEL, lambda x: SLOPE * x, lower=0.0)
+    np.testing.assert_allclose([law.mean, law.moment(2)], [0.5, 13 / 16], rtol=1e-10)
+    places = np.array([1e-6, 0.1, 2.0])
+    np.testing.assert_allclose(law.cdf(places), special.gammainc(SHAPE, places / SLOPE), rtol=1e-10)
+
+
 def test_an_unattainable_side_absorbs_nothing():
     """b = 3/2, D = x: α = 3/2 ≥ 1, and 0 is not reached."""
     equation = FokkerPlanck(1.5, lambda x: x, (0.0, 2.0), 50, "absorbing")
@@ -115,6 +146,15 @@ def test_an_unattainable_side_absorbs_nothing():
 
 
 REFUSED = {
+    "exit at x=0 is never reached": lambda: theory.committor(
+        1.5, lambda x: x, start=0.5, lower=0.0, upper=2.0
+    ),
+    "stops at the wall at x=0": lambda: theory.mean_exit_time(
+        0.0, lambda x: x, start=0.5, exits=2.0, wall=0.0
+    ),
+    "shift x so that this end is at 0": lambda: theory.mean_exit_time(
+        0.5, lambda x: x - 0.3, start=0.5, exits=2.0, wall=0.3
+    ),
     r"grows like distance\^-1, whose integral": lambda: FokkerPlanck(
         lambda x: -x, lambda x: x, (0, 9), 50, ("wall", "reflecting")
     ),
