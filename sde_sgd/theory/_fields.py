@@ -40,13 +40,13 @@ class Field(eqx.Module):
         return as_float64("A function of θ", _in_blocks(self.compiled, points))
 
 
-def numbers(name: str, value: Any, dimension: int, count: int) -> Field:
+def numbers(name: str, value: Any, dimension: int, count: int, wanted: str = "") -> Field:
     """`value` with `count` numbers at each θ: a function of one θ, or those numbers themselves.
 
-    **Raises:** `ValueError` for values of another shape.
+    **Raises:** `ValueError` for values of another shape, which says what was `wanted`.
     """
-    wanted = f"({count},)" if count > 1 else "one number"
-    return _field(name, value, dimension, (count,), lambda x: _reshaped(x, (count,)), wanted)
+    text = wanted or (f"({count},)" if count > 1 else "one number")
+    return _field(name, value, dimension, (count,), lambda x: _reshaped(x, (count,)), text)
 
 
 def vector(name: str, value: Any, dimension: int) -> Field:

@@ -107,7 +107,13 @@ class BatchGradients(AbstractGradientLaw):
                 f"probabilities must be >= 0 with sum 1; the smallest is {weights.min():g} and the "
                 f"sum {weights.sum():.9g}."
             )
-        self.gradients = _fields.numbers("gradients", gradients, 1, len(weights))
+        self.gradients = _fields.numbers(
+            "gradients",
+            gradients,
+            1,
+            len(weights),
+            f"one value for each of the {len(weights)} probabilities",
+        )
         self.probabilities = weights / weights.sum()
 
     @classmethod
