@@ -127,7 +127,7 @@ def _read(towards: np.ndarray, spread: np.ndarray, grid, axis: int):
     with np.errstate(divide="ignore", invalid="ignore"):
         alpha = distance * towards / spread
         kappa = np.diff(np.log(spread), axis=0) / np.log(2)
-    alpha, kappa = 2 * alpha[0] - alpha[1], 2 * kappa[0] - kappa[1]
+        alpha, kappa = 2 * alpha[0] - alpha[1], 2 * kappa[0] - kappa[1]
     known = np.isfinite(alpha) & np.isfinite(kappa)
     return np.where(known, alpha, 0.0), np.where(known, kappa, 0.0)
 
