@@ -174,7 +174,8 @@ def below(drift: Function, diffusion: Function, breaks: np.ndarray) -> Panels:
         risen &= panels.edges < start
         if risen.any():
             cut = int(np.flatnonzero(risen)[-1])
-            return Panels(*(x[cut:] for x in panels[:-1]), panels.powers)
+            edges, phi, values, edge_phi, stretch = (x[cut:] for x in panels[:5])
+            return Panels(edges, phi, values, edge_phi, stretch, panels.powers)
         if start - panels.edges[0] > 1e9 * width:
             raise ValueError(
                 f"The drift does not hold the process back on the far side: down to "
@@ -229,7 +230,7 @@ def _smooth(values: np.ndarray, absolute: np.ndarray | float) -> np.ndarray:
 
 def _with_phi(edges: np.ndarray, slope: np.ndarray, values: np.ndarray) -> Panels:
     """φ' = −b/D, φ = 0 at the right end (beside it, where φ is infinite there)."""
-    powers = tuple(_powers(edges, slope, values, end) for end in (0, 1))
+    powers = _powers(edges, slope, values, 0), _powers(edges, slope, values, 1)
     slope = slope.copy()
     if any(powers[1]):
         slope[-1] = 0.0
