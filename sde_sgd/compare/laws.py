@@ -365,6 +365,7 @@ def _row(
         z=np.asarray(float(-special.ndtri(p_value))),
         severity=np.asarray(severity),
         threshold=float(-special.ndtri(failure_rate)),
+        bias=np.zeros(()),
         verdict=_VERDICTS[severity],
         reason=reason,
         **options,
