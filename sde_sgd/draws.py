@@ -48,7 +48,8 @@ class Stream(IntEnum):
     the path, `RESTART` the parents in splitting, `TWO_POINT` the signs of two-point increments,
     `SUBSET` the batches of `WithoutReplacement`, `ORDER` the epochs of `RandomReshuffling`,
     `DRIVING` the stationary start of coloured noise, `COLOURED` and `STABLE` the increments of
-    `ColouredNoise` and `StableNoise`, `BATH` the bath of `SGLD`. Bootstraps and permutations use
+    `ColouredNoise` and `StableNoise`, `BATH` the bath of `SGLD`, `OPTIMIZER` what is folded into
+    the keys that an optimiser of `OptaxSGD` keeps. Bootstraps and permutations use
     NumPy's generators.
     """
 
@@ -65,6 +66,7 @@ class Stream(IntEnum):
     COLOURED = 10
     STABLE = 11
     BATH = 12
+    OPTIMIZER = 13
 
 
 @functools.partial(jax.jit, inline=True)

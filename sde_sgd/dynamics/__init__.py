@@ -9,9 +9,10 @@ from .adaptive import (
 )
 from .base import AbstractProcess as AbstractProcess, LearningRate as LearningRate
 from .continuous import GradientFlow as GradientFlow, ModifiedEquation as ModifiedEquation
-from .discrete import GaussianSGD as GaussianSGD, OptaxSGD as OptaxSGD, SGD as SGD
+from .discrete import GaussianSGD as GaussianSGD, SGD as SGD
 from .driven import DrivenEquation as DrivenEquation
 from .langevin import SGLD as SGLD
+from .optax_sgd import OptaxSGD as OptaxSGD
 from .probability_flow import ProbabilityFlow as ProbabilityFlow
 from .sam import SAM as SAM, SAMEquation as SAMEquation
 from .scaling import (

@@ -19,7 +19,7 @@ from ..types import Matrix, Positions, Scalar, Vector
 from ._signs import joint_signs, mean_signs
 from ._steps import standard_normal, step_members
 from .base import AbstractProcess, check_fraction, check_part, check_whole, Observe
-from .discrete import OptaxSGD
+from .optax_sgd import OptaxSGD
 
 
 class AbstractAdaptive(eqx.Module):

@@ -1,4 +1,4 @@
-"""Discrete processes: SGD, Gaussian SGD, any optax optimiser on minibatches."""
+"""Discrete processes: SGD with momentum, and SGD with Gaussian gradients."""
 
 from typing import Any
 
@@ -6,7 +6,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, PyTree
 
 from ..draws import Draws, Stream
@@ -166,81 +165,6 @@ class GaussianSGD(AbstractProcess):
         return state.theta
 
     def time(self, iterations: np.ndarray) -> np.ndarray:
-        return self.learning_rate.time(iterations)
-
-
-class OptaxState(eqx.Module):
-    """θ (members, d); the optimiser's state and the sampler's, members first."""
-
-    theta: Positions
-    optimizer: PyTree[Array]
-    sampling: PyTree[Array]
-
-
-class OptaxSGD(AbstractProcess):
-    """Any optax optimiser driven by minibatch gradients, each member with its own state.
-
-    **Arguments:**
-
-    - `landscape`, `sampling`: as `SGD`.
-    - `optimizer`: an `optax.GradientTransformation`.
-    - `learning_rate`: only sets the clock, t = ηk; without it time counts iterations.
-    """
-
-    landscape: AbstractLandscape
-    optimizer: Any = eqx.field(static=True)
-    sampling: AbstractSampling
-    learning_rate: LearningRate | None
-
-    def __init__(
-        self,
-        landscape: AbstractLandscape,
-        optimizer: optax.GradientTransformation,
-        sampling: AbstractSampling,
-        learning_rate: Any = None,
-    ):
-        if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
-            raise ValueError(
-                f"OptaxSGD needs an optax.GradientTransformation; got {type(optimizer).__name__}."
-            )
-        check_part("landscape", landscape, AbstractLandscape, "a landscape such as LeastSquares")
-        check_part("sampling", sampling, AbstractSampling, "a scheme such as WithReplacement(8)")
-        self.landscape = landscape
-        self.optimizer = optimizer
-        self.sampling = sampling
-        self.learning_rate = None if learning_rate is None else LearningRate(learning_rate)
-        sampling.check(landscape)
-
-    @property
-    def substeps(self) -> int:
-        return 1
-
-    @property
-    def restartable(self) -> bool:
-        return True  # An optimiser keeps its own count, which restarts with the member.
-
-    def check(self) -> None:
-        self.sampling.check(self.landscape)
-
-    def init(self, theta: Positions, draws: Draws) -> OptaxState:
-        # As arrays: optax may start from Python scalars or arrays shared by all members.
-        optimizer = jax.vmap(lambda x: jax.tree.map(jnp.asarray, self.optimizer.init(x)))(theta)
-        return OptaxState(theta, optimizer, self.sampling.init(draws, self.landscape))
-
-    def step(self, state: OptaxState, draws: Draws, observe: Observe, carry):
-        sampling, examples = self.sampling.draw(state.sampling, draws, self.landscape)
-        gradient = jax.vmap(self.landscape.minibatch_gradient)(state.theta, examples)
-        updates, optimizer = jax.vmap(self.optimizer.update)(gradient, state.optimizer, state.theta)
-        theta = state.theta + updates
-        carry = observe(carry, state.theta, theta, jnp.uint32(0))
-        return OptaxState(theta, optimizer, sampling), carry
-
-    def position(self, state: OptaxState) -> Positions:
-        return state.theta
-
-    def time(self, iterations: np.ndarray) -> np.ndarray:
-        if self.learning_rate is None:
-            return np.asarray(iterations, dtype=float)
         return self.learning_rate.time(iterations)
 
 

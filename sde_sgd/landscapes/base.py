@@ -1,6 +1,7 @@
 """What is minimised: the common base, finite sums and populations.
 
-θ is always one flat vector (d,); ensembles are made by `vmap` in the dynamics.
+θ is always one flat vector (d,); ensembles are made by `vmap` in the dynamics. Optimisers that
+treat a matrix otherwise than a vector see the parameters as `unravel` gives them.
 """
 
 import abc
@@ -53,11 +54,15 @@ class AbstractLandscape(eqx.Module):
         """∇L(θ), (d,)."""
 
     @abc.abstractmethod
-    def minibatch_gradient(self, theta: Vector, examples: PyTree[Array]) -> Vector:
-        """ĝ_B(θ) = (1/B) Σ_{i∈batch} ∇ℓ_i(θ), (d,).
+    def minibatch_loss(self, theta: Vector, examples: PyTree[Array]) -> Scalar:
+        """L_B(θ) = (1/B) Σ_{i∈batch} ℓ_i(θ).
 
         `examples` are (B,) indices for a finite sum, B fresh examples for a population.
         """
+
+    def minibatch_gradient(self, theta: Vector, examples: PyTree[Array]) -> Vector:
+        """ĝ_B(θ) = ∇L_B(θ), (d,)."""
+        return jax.grad(self.minibatch_loss)(theta, examples)
 
     @abc.abstractmethod
     def gradient_covariance(self, theta: Vector) -> Matrix:
@@ -74,6 +79,14 @@ class AbstractLandscape(eqx.Module):
     @abc.abstractmethod
     def draw_examples(self, draws: Draws, batch_size: int) -> PyTree[Array]:
         """`batch_size` independent examples for each member, (members, B, ...)."""
+
+    def unravel(self, theta: Vector) -> PyTree[Array]:
+        """The parameters that θ consists of, in their own shapes: here the vector itself."""
+        return theta
+
+    def ravel(self, parameters: PyTree[Array]) -> Vector:
+        """θ (d,) of such parameters, the inverse of `unravel`."""
+        return parameters
 
     def hessian(self, theta: Vector) -> Matrix:
         """∇²L(θ), (d, d)."""
@@ -166,14 +179,23 @@ class AbstractFiniteSum(AbstractLandscape):
     def gradient(self, theta: Vector) -> Vector:
         return self.noise_form.gradient(self, theta)
 
-    def minibatch_gradient(self, theta: Vector, examples: Indices) -> Vector:
-        def gathered(some, weights):
-            batch = jax.tree.map(lambda leaf: leaf[some], self.data)
-            return self._pull_back(theta, batch, weights)
+    def minibatch_loss(self, theta: Vector, examples: Indices) -> Scalar:
+        values = map_blocks(
+            lambda some: self.losses(theta, self._rows(some)), examples, self.example_block
+        )
+        return jnp.mean(values)
 
+    def minibatch_gradient(self, theta: Vector, examples: Indices) -> Vector:
         size = examples.shape[0]
-        weights = jnp.full((size,), 1 / size, theta.dtype)
-        return sum_blocks(gathered, examples, weights, self.example_block)
+        return sum_blocks(
+            lambda some, weights: self._pull_back(theta, self._rows(some), weights),
+            examples,
+            jnp.full((size,), 1 / size, theta.dtype),
+            self.example_block,
+        )
+
+    def _rows(self, examples: Indices) -> PyTree[Array]:
+        return jax.tree.map(lambda leaf: leaf[examples], self.data)
 
     def gradient_covariance(self, theta: Vector) -> Matrix:
         root = self.covariance_root(theta)
@@ -207,11 +229,8 @@ class AbstractPopulation(AbstractLandscape):
     def gradient(self, theta: Vector) -> Vector:
         return jax.grad(self.loss)(theta)
 
-    def minibatch_gradient(self, theta: Vector, examples: PyTree[Array]) -> Vector:
-        def batch_loss(x):
-            return jnp.mean(jax.vmap(lambda example: self.example_loss(x, example))(examples))
-
-        return jax.grad(batch_loss)(theta)
+    def minibatch_loss(self, theta: Vector, examples: PyTree[Array]) -> Scalar:
+        return jnp.mean(jax.vmap(lambda example: self.example_loss(theta, example))(examples))
 
     def gradient_covariance(self, theta: Vector) -> Matrix:
         root = self.covariance_root(theta)

@@ -96,6 +96,12 @@ class GaussianRBM(AbstractLandscape):
         """W of θ."""
         return theta.reshape(self.kernel.shape[0], self.num_hidden)
 
+    def unravel(self, theta: Vector) -> Float[Array, "n hidden"]:
+        return self.matrix(theta)
+
+    def ravel(self, parameters: Float[Array, "n hidden"]) -> Vector:
+        return parameters.ravel()
+
     def minimum(self) -> Vector:
         """One of the minima: WWᵀ = μ² − kernel on the modes with κ < μ² (the N_h lowest), else 0.
 
@@ -116,10 +122,17 @@ class GaussianRBM(AbstractLandscape):
         return self.mass**2 * jnp.eye(size, dtype=weights.dtype) - weights @ weights.T
 
     def loss(self, theta: Vector) -> Scalar:
+        return self._loss(theta, self.covariance)
+
+    def minibatch_loss(self, theta: Vector, examples: Float[Array, "batch n"]) -> Scalar:
+        return self._loss(theta, examples.T @ examples / examples.shape[0])
+
+    def _loss(self, theta: Vector, covariance: Matrix) -> Scalar:
+        """½ tr KC − ½ ln det K for data of covariance C."""
         model = self._model(self.matrix(theta))
         factor = jnp.linalg.cholesky(model)
         half_log_det = jnp.sum(jnp.log(jnp.diagonal(factor)))
-        value = 0.5 * jnp.sum(model * self.covariance) - half_log_det
+        value = 0.5 * jnp.sum(model * covariance) - half_log_det
         # Cholesky's factor of an indefinite matrix is NaN; outside its domain the loss is +∞.
         return jnp.where(jnp.isnan(half_log_det), jnp.inf, value)
 

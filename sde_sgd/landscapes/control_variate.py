@@ -65,6 +65,12 @@ class ControlVariate(AbstractFiniteSum):
     def dtype(self) -> jnp.dtype:
         return self.landscape.dtype
 
+    def unravel(self, theta: Vector) -> PyTree[Array]:
+        return self.landscape.unravel(theta)
+
+    def ravel(self, parameters: PyTree[Array]) -> Vector:
+        return self.landscape.ravel(parameters)
+
     def losses(self, theta: Vector, data: PyTree[Array]) -> Weights:
         offset = theta - self.anchor
         # ∇ℓ_i(a)·(θ − a) for all examples at once; its transpose in θ is one more product.

@@ -94,9 +94,10 @@ class LeastSquares(AbstractFiniteSum):
 
 
 class LogisticRegression(AbstractFiniteSum):
-    """ℓ_i(θ) = −log softmax(W x_i + b)_{y_i} + (λ/2)|θ|², θ = (W, b) flattened.
+    """ℓ_i(θ) = −log softmax(x_i W + b)_{y_i} + (λ/2)|θ|², θ = (W, b) flattened.
 
-    With `num_classes=2` the binary form −log σ(±(w·x_i + b)) with d = features + 1.
+    With `num_classes=2` the binary form −log σ(±(x_i·w + b)) with d = features + 1. `unravel`
+    gives (W, b) of the shapes (features, outputs) and (outputs,), without a bias (W,).
 
     **Arguments:**
 
@@ -141,11 +142,18 @@ class LogisticRegression(AbstractFiniteSum):
     def logits(
         self, theta: Vector, inputs: Float[Array, "n features"]
     ) -> Float[Array, "n outputs"]:
-        """W x + b for each row, (n, num_classes), or (n, 1) for two classes."""
-        features = inputs.shape[1]
-        weights = theta[: self._outputs * features].reshape(features, self._outputs)
+        """x W + b for each row x, (n, num_classes), or (n, 1) for two classes."""
+        weights, *bias = self.unravel(theta)
         logits = inputs @ weights
-        return logits + theta[self._outputs * features :] if self.bias else logits
+        return logits + bias[0] if self.bias else logits
+
+    def unravel(self, theta: Vector) -> tuple[Array, ...]:
+        features = self.data[0].shape[1]
+        weights = theta[: self._outputs * features].reshape(features, self._outputs)
+        return (weights, theta[self._outputs * features :]) if self.bias else (weights,)
+
+    def ravel(self, parameters: tuple[Array, ...]) -> Vector:
+        return jnp.concatenate([part.ravel() for part in parameters])
 
     def losses(self, theta: Vector, data: PyTree[Array]) -> Weights:
         inputs, labels = data
@@ -173,6 +181,8 @@ class EmpiricalRisk(AbstractFiniteSum):
 
     θ is every inexact array of `model`, flattened in the order of `jax.tree.leaves`;
     `initial` (d,) are the parameters it came with, `model(θ)` is the Equinox model back.
+    `unravel(θ)` is what an optimiser sees: the model with None for all that is no inexact array,
+    as `eqx.filter(model, eqx.is_inexact_array)` gives it.
 
     **Arguments:**
 
@@ -250,7 +260,13 @@ class EmpiricalRisk(AbstractFiniteSum):
 
     def model(self, theta: Vector) -> Any:
         """The Equinox model whose parameters are θ."""
-        return eqx.combine(self._unravel(theta), self._fixed)
+        return eqx.combine(self.unravel(theta), self._fixed)
+
+    def unravel(self, theta: Vector) -> Any:
+        return self._unravel(theta)
+
+    def ravel(self, parameters: Any) -> Vector:
+        return ravel_pytree(parameters)[0]
 
     def losses(self, theta: Vector, data: PyTree[Array]) -> Weights:
         inputs, targets = data

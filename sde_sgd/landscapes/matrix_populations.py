@@ -97,6 +97,12 @@ class LinearTeacherStudent(AbstractLandscape):
         """W of θ."""
         return theta.reshape(self.teacher.shape)
 
+    def unravel(self, theta: Vector) -> Float[Array, "m n"]:
+        return self.matrix(theta)
+
+    def ravel(self, parameters: Float[Array, "m n"]) -> Vector:
+        return parameters.ravel()
+
     def loss(self, theta: Vector) -> Scalar:
         delta = self.matrix(theta) - self.teacher
         noise = 0.5 * self.teacher.shape[0] * self.label_noise**2
@@ -105,12 +111,12 @@ class LinearTeacherStudent(AbstractLandscape):
     def gradient(self, theta: Vector) -> Vector:
         return ((self.matrix(theta) - self.teacher) @ self.feature_covariance).ravel()
 
-    def minibatch_gradient(
+    def minibatch_loss(
         self, theta: Vector, examples: tuple[Float[Array, "batch n"], Float[Array, "batch m"]]
-    ) -> Vector:
+    ) -> Scalar:
         inputs, targets = examples
         residual = inputs @ self.matrix(theta).T - targets
-        return (residual.T @ inputs / inputs.shape[0]).ravel()
+        return 0.5 * jnp.sum(residual**2) / inputs.shape[0]
 
     def noise(self, theta: Vector, z: Float[Array, " k"]) -> Vector:
         """Σ^{1/2}(θ) z, (m·n,), without forming the root."""

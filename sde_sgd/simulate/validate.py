@@ -12,8 +12,8 @@ import numpy as np
 from ..draws import Stream, stream_keys, threefry
 from ..dynamics.base import AbstractProcess, LearningRate
 from ..dynamics.continuous import GradientFlow, ModifiedEquation
-from ..dynamics.discrete import OptaxSGD
 from ..dynamics.driven import DrivenEquation
+from ..dynamics.optax_sgd import OptaxSGD
 from ..dynamics.probability_flow import ProbabilityFlow
 from ..dynamics.sam import SAM, SAMEquation
 from ..dynamics.underdamped import OverdampedEquation

@@ -10,7 +10,8 @@ from jaxtyping import ArrayLike, Float
 
 from ..curvature import hessian_noise_trace
 from ..dynamics.base import AbstractProcess
-from ..dynamics.discrete import OptaxSGD, SGD
+from ..dynamics.discrete import SGD
+from ..dynamics.optax_sgd import OptaxSGD
 from ..landscapes.base import AbstractFiniteSum, AbstractLandscape
 from ..landscapes.real_arrays import as_float64, as_real
 from ..measure.estimate import Estimate
