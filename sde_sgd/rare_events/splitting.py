@@ -21,6 +21,7 @@ from ..simulate.validate import (
     check_memory,
     check_outcome,
     check_stability,
+    check_state,
     starts,
 )
 from ..types import Key, RealLike
@@ -235,6 +236,7 @@ def _plan(
     probe = jax.ShapeDtypeStruct((1, landscape.dimension), landscape.dtype)
     identity = jax.ShapeDtypeStruct((1,), jnp.uint32)
     shape = eqx.filter_eval_shape(create, passage, probe, identity, STREAM_KEYS)
+    check_state(shape)
     held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shape))
     step = step_bytes(passage.process, {}, landscape.dtype)
     # Twice, as an update may copy.

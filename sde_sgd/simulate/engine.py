@@ -26,6 +26,7 @@ from .validate import (
     check_outcome,
     check_refill,
     check_stability,
+    check_state,
     starts,
 )
 
@@ -137,6 +138,7 @@ def prepare(
     probe = jax.ShapeDtypeStruct((1, landscape.dimension), landscape.dtype)
     identity = jax.ShapeDtypeStruct((1,), jnp.uint32)
     shape = eqx.filter_eval_shape(create, process, named, probe, identity, STREAM_KEYS)
+    check_state(shape)
     if refill:
         check_refill(process, named, shape.carries)
     held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shape))

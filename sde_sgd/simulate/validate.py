@@ -97,6 +97,17 @@ def check_refill(process: AbstractProcess, measures: dict[str, AbstractMeasure],
         )
 
 
+def check_state(members: Any) -> None:
+    """States and carries hold numbers only, as NumPy and a file can."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(members):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            raise ValueError(
+                f"A state holds a random key ({jax.tree_util.keystr(path)}), which is no array of "
+                f"numbers and the same for all members: draw from the `draws` that init and step "
+                f"are given, or keep jax.random.key_data of a key that is each member's own."
+            )
+
+
 def check_outcome(on_divergence: Any, budget: Any) -> str:
     """What to do with diverged members, "raise" or "mask"; a budget of some seconds."""
     if on_divergence not in ("raise", "mask"):
