@@ -26,7 +26,8 @@ class AbstractAdaptive(eqx.Module):
     """An optimiser, with the optax transformation that it is and the SDE that describes it.
 
     The SDE is written in the clock s of iterations and stepped by Euler's scheme; physical time
-    is t = η²k, the clock that batch-size scaling with η ∝ √B keeps (Malladi et al. 2022).
+    is t = η²k, the clock that batch-size scaling with η ∝ √B keeps (Malladi et al. 2022). All of
+    them act on each coordinate by itself, so that θ may stay flat, whatever arrays it comes from.
     """
 
     learning_rate: eqx.AbstractVar[Scalar]

@@ -59,6 +59,9 @@ def _describe(value: Any, seen: frozenset[int]) -> Any:
         return [_describe(part, seen) for part in (value.func, value.args, value.keywords)]
     if callable(value):
         return _function(value, seen)
+    if hasattr(value, "__dict__") and not isinstance(value, types.ModuleType):
+        own = _describe(vars(value), seen)
+        return {"type": f"{type(value).__module__}.{type(value).__qualname__}", "state": own}
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
 

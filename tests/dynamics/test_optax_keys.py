@@ -170,3 +170,33 @@ def test_reactive_paths_of_clones_are_found_again():
         assert level[0] == 0.1 and level[-1] >= 0.7
         assert ((level[1:-1] > 0) & (level[1:-1] < 0.7)).all()
     assert len({path[-1, 0] for path in result.paths}) > 1
+
+
+class Typed(ss.AbstractProcess):
+    """A process of a user who keeps a typed key in its state."""
+
+    landscape: ss.LeastSquares
+
+    substeps = 1
+    restartable = True
+
+    def init(self, theta, draws):
+        return theta, jax.vmap(jr.key)(draws.identity)
+
+    def step(self, state, draws, observe, carry):
+        return state, observe(carry, state[0], state[0], jnp.uint32(0))
+
+    def position(self, state):
+        return state[0]
+
+    def time(self, iterations):
+        return np.asarray(iterations, float)
+
+    def check(self):
+        pass
+
+
+def test_a_typed_key_in_a_users_state_is_refused():
+    """Before the run, with the way out."""
+    with pytest.raises(ValueError, match=r"state holds a random key \(.*draw from the `draws`"):
+        simulate(Typed(LANDSCAPE))

@@ -12,6 +12,7 @@ from tools import normal
 
 import sde_sgd as ss
 from sde_sgd.draws import Draws, stream_keys
+from sde_sgd.simulate.fingerprint import describe
 
 INPUTS = normal(0, 8, 2)
 TARGETS = np.sin(INPUTS @ np.array([[1.0], [2.0]]))
@@ -192,3 +193,12 @@ def test_what_it_cannot_drive_is_refused(name):
     optimizer, words = REFUSED[name]
     with pytest.raises(ValueError, match=f"OptaxSGD cannot drive this optimiser.*{words}"):
         ss.OptaxSGD(LANDSCAPE, optimizer, SAMPLING)
+
+
+def test_a_checkpoint_knows_the_number_of_its_mini_steps():
+    """optax.MultiSteps is an object, and what it holds is part of the configuration."""
+    two, three = (
+        ss.OptaxSGD(LANDSCAPE, optax.MultiSteps(optax.sgd(0.1), n), SAMPLING) for n in (2, 3)
+    )
+    again = ss.OptaxSGD(LANDSCAPE, optax.MultiSteps(optax.sgd(0.1), 2), SAMPLING)
+    assert describe(two) == describe(again) != describe(three)
