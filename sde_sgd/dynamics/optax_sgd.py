@@ -220,6 +220,12 @@ def _examine(
                 f"key that is not in its state, the same for all members. Keep the key in the "
                 f"state and draw in update, as optax.add_noise does."
             )
+    if {"rbg", "unsafe_rbg"} & set(moved.keys.generators):
+        raise ValueError(
+            "OptaxSGD cannot drive this optimiser: its state holds a key of the generator 'rbg', "
+            "whose numbers for one member depend on the others beside it under jax.vmap. Give it a "
+            "key with impl='threefry2x32'."
+        )
     updates, after = moved.result
     parameters = jax.eval_shape(landscape.unravel, theta)
     _compare("updates", "the parameters", _shapes(updates), _shapes(parameters))
