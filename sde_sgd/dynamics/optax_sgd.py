@@ -64,7 +64,7 @@ class OptaxSGD(AbstractProcess):
     def __init__(
         self,
         landscape: AbstractLandscape,
-        optimizer: optax.GradientTransformation,
+        optimizer: optax.GradientTransformation | optax.MultiSteps,
         sampling: AbstractSampling,
         learning_rate: Any = None,
     ):
