@@ -5,6 +5,7 @@ from .basins import (
     Basins as Basins,
     find_basins as find_basins,
     find_saddles as find_saddles,
+    flow_ends as flow_ends,
     label_by_nearest as label_by_nearest,
     Saddle as Saddle,
 )

@@ -20,6 +20,7 @@ from .finite_sums import (
     LogisticRegression,
     squared_error,
 )
+from .gradient_flow import Ending, FlowEnd
 from .matrix_populations import (
     GaussianTilts,
     LinearTeacherStudent,
@@ -48,7 +49,9 @@ __all__ = [
     "Dataset",
     "DoubleWellEnergy",
     "EmpiricalRisk",
+    "Ending",
     "ExampleWeights",
+    "FlowEnd",
     "GaussianRBM",
     "GaussianTilts",
     "LeastSquares",

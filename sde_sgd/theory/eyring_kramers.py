@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
-from scipy.integrate import solve_ivp
 from scipy.optimize import root
 
 from sde_sgd.landscapes import compiled
 from sde_sgd.landscapes.base import AbstractLandscape
+from sde_sgd.landscapes.gradient_flow import Ending, follow_all, in_brief
 from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.noise.models import AbstractGradientNoise
 from sde_sgd.theory import _checks
@@ -89,31 +89,34 @@ def stationary_point(
     hess = hessian(theta)
     hess = (hess + hess.T) / 2
     values = np.linalg.eigvalsh(hess)
-    # Convergence is a Newton step of the size of rounding, whatever MINPACK says of its progress.
+    # Convergence is a Newton step of the size of rounding, or what rounding of ∇L makes of it in
+    # a flat well, whatever MINPACK says of its progress.
     size = max(1.0, float(np.abs(theta).max()))
     if np.abs(values).min() <= 100 * len(values) * precision * np.abs(values).max():
         raise ValueError(
-            f"From {guess.tolist()} the search ends at {theta.tolist()}, where the Hessian has an "
+            f"From {in_brief(guess)} the search ends at {in_brief(theta)}, where the Hessian has an "
             f"eigenvalue {values[np.abs(values).argmin()]:.2g}: a flat direction, at which there "
             f"is no isolated stationary point. Add l2, or start nearer to the one you want."
         )
-    step = np.linalg.norm(np.linalg.solve(hess, gradient(theta)))
-    if not step < 1e3 * precision * size:
+    slope = gradient(theta)
+    step = np.linalg.norm(np.linalg.solve(hess, slope))
+    rounding = 1e3 * precision * np.linalg.norm(np.abs(hess) @ np.abs(theta))
+    if not (step <= 1e3 * precision * size or np.linalg.norm(slope) <= rounding):
         raise ValueError(
-            f"No stationary point found from {guess.tolist()}: the search ends at {theta.tolist()} "
-            f"with |gradient| = {np.linalg.norm(gradient(theta)):.3g}. Start nearer to it."
+            f"No stationary point found from {in_brief(guess)}: the search ends at "
+            f"{in_brief(theta)} with |gradient| = {np.linalg.norm(slope):.3g}. Start nearer to it."
         )
     moved = float(np.linalg.norm(theta - guess))
     found = int(np.sum(values < 0))
     if within is not None and moved > float(within):
         raise ValueError(
-            f"The search from {guess.tolist()} converged elsewhere, to {theta.tolist()} of index "
+            f"The search from {in_brief(guess)} converged elsewhere, to {in_brief(theta)} of index "
             f"{found} at distance {moved:.3g}, more than within={float(within):g}. Start nearer."
         )
     if index is not None and found != index:
         raise ValueError(
-            f"The stationary point {theta.tolist()} found from {guess.tolist()} has index {found} "
-            f"(eigenvalues {np.array2string(values, precision=4)}), not {index}: start nearer to "
+            f"The stationary point {in_brief(theta)} found from {in_brief(guess)} has index {found} "
+            f"(eigenvalues {in_brief(values)}), not {index}: start nearer to "
             f"the one you want."
         )
     loss = float(compiled.loss(landscape, jnp.asarray(theta, landscape.dtype)))
@@ -156,7 +159,7 @@ def eyring_kramers(
         raise ValueError(f"minimum {first.shape} and saddle {second.shape} differ in shape.")
     half = float(np.linalg.norm(first - second)) / 2
     if half == 0:
-        raise ValueError(f"minimum and saddle are the same guess {first.tolist()}.")
+        raise ValueError(f"minimum and saddle are the same guess {in_brief(first)}.")
     low = stationary_point(landscape, first, index=0, within=half)
     high = stationary_point(landscape, second, index=1, within=half)
     if high.loss <= low.loss:
@@ -212,7 +215,7 @@ def _isotropic(landscape, diffusion, learning_rate, low, high) -> float:
         off = np.abs(tensor - d * np.eye(len(low))).max()
         if off > _SAME * d:
             raise ValueError(
-                f"Eyring–Kramers needs one constant isotropic D: at θ={theta.tolist()} D differs "
+                f"Eyring–Kramers needs one constant isotropic D: at θ={in_brief(theta)} D differs "
                 f"from {d:.4g}·I by {off:.3g}. For other noise use quasi_potential or "
                 f"mean_exit_time (d = 1), mean_exit_time_on_grid (d = 2), or splitting."
             )
@@ -221,33 +224,17 @@ def _isotropic(landscape, diffusion, learning_rate, low, high) -> float:
 
 def _check_connected(landscape, low: StationaryPoint, high: StationaryPoint) -> None:
     """One of the two ways down from the saddle must end in the minimum."""
-    gradient, hessian = _numpy(compiled.gradient, landscape), _numpy(compiled.hessian, landscape)
     unstable = np.linalg.eigh(high.hessian)[1][:, 0]
     distance = float(np.linalg.norm(high.theta - low.theta))
-    slowest = min(float(low.eigenvalues[0]), float(-high.eigenvalues[0]))
-    near = 0.05 * distance
-
-    def arrived(_, theta):
-        return float(np.linalg.norm(theta - low.theta)) - near
-
-    arrived.terminal = True  # pyright: ignore[reportFunctionMemberAccess]
-    ends = []
-    for sign in (1.0, -1.0):
-        begin = high.theta + sign * 1e-3 * distance * unstable
-        path: Any = solve_ivp(
-            lambda _, theta: -gradient(theta),
-            (0.0, 100 / slowest),
-            begin,
-            method="BDF",
-            jac=lambda _, theta: -hessian(theta),
-            events=arrived,
-            rtol=1e-6,
-            atol=1e-8 * distance,
-        )
-        if path.status == 1:
-            return
-        ends.append(np.round(path.y[:, -1], 6).tolist())
+    begin = high.theta + 1e-3 * distance * np.stack([unstable, -unstable])
+    ends = follow_all(landscape, begin)
+    if (np.linalg.norm(ends.theta - low.theta, axis=1) <= 1e-3 * distance).any():
+        return
+    ways = [
+        f"{in_brief(end)}, where it {Ending(ending).reason}"
+        for end, ending in zip(ends.theta, ends.ending, strict=True)
+    ]
     raise ValueError(
-        f"The saddle {high.theta.tolist()} does not bound the well of {low.theta.tolist()}: its "
-        f"two ways down end at {ends[0]} and {ends[1]}. Choose the saddle on the way out of it."
+        f"The saddle {in_brief(high.theta)} does not bound the well of {in_brief(low.theta)}: its "
+        f"two ways down end at {ways[0]}, and at {ways[1]}. Choose the saddle on the way out of it."
     )
