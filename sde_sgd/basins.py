@@ -149,7 +149,8 @@ def find_basins(
     lost = ends.ending != Ending.MINIMUM
     if lost.any():
         raise ValueError(
-            f"{lost.sum()} of {len(theta)} starts lead to no minimum: {_reasons(theta, ends, lost)}."
+            f"{lost.sum()} of {len(theta)} starts lead to no minimum: "
+            f"{_reasons(theta, ends, lost)}."
         )
     found: list[StationaryPoint] = []
     for end in ends.theta:

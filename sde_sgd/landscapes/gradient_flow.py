@@ -52,8 +52,8 @@ _REASONS = {
     Ending.FLAT: "comes to rest where the Hessian has an eigenvalue of zero to rounding, a flat "
     "direction in which there is no isolated minimum: add l2",
     Ending.AWAY: "runs away to infinity, there is no minimum below it: start elsewhere, or add l2",
-    Ending.UNFINISHED: f"has not come to rest after {MOST_STEPS} steps: L may have no minimum there "
-    f"(add l2) or a kink; else start nearer to the minimum, or raise tolerance",
+    Ending.UNFINISHED: f"has not come to rest after {MOST_STEPS} steps: L may have no minimum "
+    f"there (add l2) or a kink; else start nearer to the minimum, or raise tolerance",
     Ending.NOT_FINITE: "meets a gradient or a Hessian that is not finite: start elsewhere",
 }
 

@@ -31,10 +31,13 @@ class OccupationCarry(eqx.Module):
 class OccupationResult(eqx.Module):
     """Where members were, how they moved, and where they ended; over the members alive.
 
-    - `weights`: Estimate (m,), the share of looks in each basin (looks with label −1 count in
-      the whole but in no basin); the error is from the spread between members.
+    - `weights`: Estimate (m,), the share of looks in each basin; `elsewhere`: Estimate (), the
+      share of looks in none (label −1), so that Σ weights + elsewhere = 1. The errors are from the
+      spread between members.
     - `selection`: Estimate (m,), the share of members whose last basin is i; `selected` (m,) their
-      numbers. The error is binomial, of (n_i + ½)/(n + 1), so that it is not 0 for n_i = 0.
+      numbers, `unselected` the number of members that never were in a basin, so that Σ selected +
+      unselected is all. The error is binomial, of (n_i + ½)/(n + 1), so that it is not 0 for
+      n_i = 0.
     - `transitions`: (m, m), changes of the last basin from i to j, of all members; `rates`:
       Estimate (m, m), the same per iteration spent with i as last basin (0 where it never was).
     - `final`: (members,) last basin of each member, −1 if it never was in one.
@@ -42,8 +45,10 @@ class OccupationResult(eqx.Module):
     """
 
     weights: Estimate
+    elsewhere: Estimate
     selection: Estimate
     selected: Int[np.ndarray, " m"]
+    unselected: int
     transitions: Int[np.ndarray, "m m"]
     rates: Estimate
     final: Int[np.ndarray, " members"]
@@ -160,9 +165,9 @@ class Occupation(AbstractMeasure):
             found = self._labels(after)
             found = eqx.error_if(
                 found,
-                (found >= self.num_basins) & alive,
-                f"label(θ) ≥ num_basins = {self.num_basins}: no such basin. Raise num_basins, or "
-                f"let the label be -1 there.",
+                ((found >= self.num_basins) | (found < -1)) & alive,
+                f"label(θ) ≥ num_basins = {self.num_basins} or < -1: no such basin. Raise "
+                f"num_basins, or let the label be -1 there.",
             )
             known = jnp.arange(self.num_basins)
             here = found[:, None] == known
@@ -206,8 +211,10 @@ def _summary(inside, moves, held, last, count, m: int) -> OccupationResult:
     selection = Estimate(selected / max(num, 1), error, num)
     return OccupationResult(
         Estimate.from_samples(shares),
+        Estimate.from_samples(1 - inside.sum(axis=1) / np.maximum(count, 1)),
         selection,
         selected,
+        int(num - selected.sum()),
         moves.sum(axis=0).astype(int),
         _rates(moves, held),
         last,

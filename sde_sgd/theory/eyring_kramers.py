@@ -93,10 +93,11 @@ def stationary_point(
     # a flat well, whatever MINPACK says of its progress.
     size = max(1.0, float(np.abs(theta).max()))
     if np.abs(values).min() <= 100 * len(values) * precision * np.abs(values).max():
+        smallest = values[np.abs(values).argmin()]
         raise ValueError(
-            f"From {in_brief(guess)} the search ends at {in_brief(theta)}, where the Hessian has an "
-            f"eigenvalue {values[np.abs(values).argmin()]:.2g}: a flat direction, at which there "
-            f"is no isolated stationary point. Add l2, or start nearer to the one you want."
+            f"From {in_brief(guess)} the search ends at {in_brief(theta)}, where the Hessian "
+            f"has an eigenvalue {smallest:.2g}: a flat direction, at which there is no isolated "
+            f"stationary point. Add l2, or start nearer to the one you want."
         )
     slope = gradient(theta)
     step = np.linalg.norm(np.linalg.solve(hess, slope))
@@ -115,9 +116,9 @@ def stationary_point(
         )
     if index is not None and found != index:
         raise ValueError(
-            f"The stationary point {in_brief(theta)} found from {in_brief(guess)} has index {found} "
-            f"(eigenvalues {in_brief(values)}), not {index}: start nearer to "
-            f"the one you want."
+            f"The stationary point {in_brief(theta)} found from {in_brief(guess)} has index "
+            f"{found} (eigenvalues {in_brief(values)}), not {index}: start nearer to the one you "
+            f"want."
         )
     loss = float(compiled.loss(landscape, jnp.asarray(theta, landscape.dtype)))
     return StationaryPoint(theta, loss, hess, values)

@@ -107,6 +107,8 @@ def gaussian_flow_gap(
     found = solve_ivp(
         slope, (begin, end), initial, "DOP853", t_eval=clock[order], rtol=1e-11, atol=1e-14
     )
+    if not found.success:
+        raise ValueError(f"The flow could not be integrated: {found.message}")
     states = np.empty((len(clock), len(initial)))
     states[order] = found.y.T
     laws = [

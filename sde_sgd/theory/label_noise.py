@@ -64,7 +64,8 @@ def label_noise_flow(
     at = _derivatives(landscape)
     gradient, hessian, _ = at(theta)
     values = np.linalg.eigvalsh(hessian)
-    if np.linalg.norm(gradient) > _ON_MANIFOLD * max(1.0, values[-1]):
+    # In units of length, whatever the scale of L.
+    if np.linalg.norm(gradient) > _ON_MANIFOLD * values[-1] * max(1.0, np.linalg.norm(theta)):
         raise ValueError(
             f"start is off the zero-loss manifold, |gradient| = {np.linalg.norm(gradient):.3g}: "
             f"train to a minimum without label noise first."

@@ -159,16 +159,18 @@ def _slope(forces: Float[np.ndarray, "N 1"], sampling: AbstractSampling) -> floa
     def cumulant(p: float) -> float:
         return float(cumulants.log_moment(forces, sampling, np.array([p]))[0]) / p
 
-    # cumulant(p)/p increases from the mean force, negative, to the largest force, positive.
-    high = 2 * abs(forces.mean()) / max(forces.var(), 1e-300)
-    while cumulant(high) <= 0:
+    # cumulant(p)/p increases from the mean force, negative, to the largest force, positive. All in
+    # units of the slope for Gaussian noise, so that the scale of L does not matter.
+    unit = 2 * abs(forces.mean()) / max(forces.var(), 1e-300)
+    high = 1.0
+    while cumulant(high * unit) <= 0:
         high *= 2
-        if high > 1e12:
+        if high > 1e15:
             return np.inf
     low = high
-    while cumulant(low) >= 0:
+    while cumulant(low * unit) >= 0:
         low /= 2
         if low < 1e-300:
             return 0.0
-    slope: Any = brentq(cumulant, low, high) if low < high else high
-    return float(slope)
+    share: Any = brentq(lambda x: cumulant(x * unit), low, high) if low < high else high
+    return float(share) * unit

@@ -1,16 +1,12 @@
 """Mean and covariance of e^{−L/T} in a few dimensions, by quadrature."""
 
-import functools
-
-import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import minimize
 
 from sde_sgd.landscapes import compiled
 from sde_sgd.landscapes.base import AbstractLandscape
+from sde_sgd.landscapes.gradient_flow import Ending, follow_all, in_brief
 from sde_sgd.theory import _checks
 from sde_sgd.theory.langevin import Gaussian
 from sde_sgd.types import RealLike
@@ -82,27 +78,21 @@ def posterior_by_quadrature(
 
 
 def _mode(landscape: AbstractLandscape, guess: np.ndarray, bath: float):
-    """The minimum from a start, and a root of T (∇²L)⁻¹ there."""
-
-    def at(function, x):
-        values = function(landscape, jnp.asarray(x, landscape.dtype))
-        return jax.tree.map(lambda value: np.asarray(value, float), values)
-
-    slope = functools.partial(at, _LOSS_AND_GRADIENT)
-    found = minimize(slope, guess, jac=True, method="BFGS", options={"gtol": 1e-6})
-    mode = np.asarray(found.x)
-    values, vectors = np.linalg.eigh(at(compiled.hessian, mode))
+    """The minimum to which the gradient flow leads, and a root of T (∇²L)⁻¹ there."""
+    end = follow_all(landscape, guess[None])
+    ending, mode = Ending(end.ending[0]), end.theta[0]
+    if ending != Ending.MINIMUM:
+        raise ValueError(
+            f"There is no mode below start={in_brief(guess)}: the gradient flow {ending.reason}."
+        )
+    hessian = compiled.hessian(landscape, jnp.asarray(mode, landscape.dtype))
+    values, vectors = np.linalg.eigh(np.asarray(hessian, np.float64))
     if values[0] <= 1e-10 * abs(values[-1]):
         raise ValueError(
-            f"The mode found from start={guess} has a Hessian eigenvalue {values[0]:.3g}: there is "
-            f"no proper posterior around it. Add l2, or start nearer to a minimum."
+            f"The mode found from start={in_brief(guess)} has a Hessian eigenvalue {values[0]:.3g}: "
+            f"there is no proper posterior around it. Add l2, or start nearer to a minimum."
         )
     return mode, vectors * np.sqrt(bath / values)
-
-
-_LOSS_AND_GRADIENT = eqx.filter_jit(
-    lambda landscape, theta: (landscape.loss(theta), landscape.gradient(theta))
-)
 
 
 def _losses(landscape: AbstractLandscape, theta: np.ndarray) -> np.ndarray:

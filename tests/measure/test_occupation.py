@@ -74,6 +74,38 @@ def test_against_the_trajectory(label, burn_in, every):
     np.testing.assert_array_equal(found.selected, [final.count(0), final.count(1)])
 
 
+def test_what_is_in_no_basin_is_shown():
+    """Three members rest at −1, 0 (in no core) and 1: shares ⅓ and ⅓, elsewhere ⅓, one unselected.
+
+    Σ weights + elsewhere = 1 and Σ selected + unselected = members.
+    """
+    process = ss.SGD(ss.double_well(0.0), 0.1, ss.WithReplacement(1))
+    start = jnp.array([[-1.0], [0.0], [1.0]])
+    found = simulate(process, ss.Occupation(cores, 2), 4, 3, start=start)["where"]
+    np.testing.assert_allclose(found.weights.value, [1 / 3, 1 / 3])
+    np.testing.assert_allclose(found.elsewhere.value, 1 / 3)
+    np.testing.assert_allclose(found.elsewhere.standard_error, 1 / 3)  # sd √⅓ over √3
+    np.testing.assert_array_equal(found.selected, [1, 1])
+    assert found.unselected == 1
+    np.testing.assert_array_equal(found.final, [0, -1, 1])
+
+
+def test_a_new_life_is_no_transition():
+    """Members leave basin 0 for 1 and begin again in 0: transitions 0 → 1, and none 1 → 0."""
+    measure = ss.Occupation(side, 2)
+    run = ss.simulate(
+        ss.SGD(well(), 0.4, ss.WithReplacement(1)),
+        jnp.array([-1.0]),
+        num_steps=60,
+        ensemble_size=40,
+        key=jr.key(0),
+        measures={"where": measure, "out": ss.FirstPassage(lambda x: x[0] > 0)},
+        refill=True,
+    )
+    moves = run["where"].transitions
+    assert moves[0, 1] > 20 and moves[1, 0] == 0
+
+
 @pytest.mark.parametrize("kind", ["sgd", "sde"])
 def test_selection_against_exact_values(kind):
     """P(x_K > 0) after K = 40 steps from −.5: SGD's master equation, the SDE's grid."""
@@ -147,8 +179,9 @@ def test_refuses(call, match):
         call()
 
 
-def test_a_label_beyond_the_basins_during_a_run():
-    """All start in basin 0; the flow leads to label 2 of two basins: an error, not a count."""
-    label = ss.Occupation(lambda x: jnp.where(jnp.abs(x[0]) < 0.6, 0, 2), 2)
-    with pytest.raises(RuntimeError, match="num_basins = 2: no such basin. Raise num_basins"):
+@pytest.mark.parametrize("outside", [2, -2])
+def test_a_label_beyond_the_basins_during_a_run(outside):
+    """All start in basin 0; the flow leads to label 2 or −2: an error, not a count."""
+    label = ss.Occupation(lambda x: jnp.where(jnp.abs(x[0]) < 0.6, 0, outside), 2)
+    with pytest.raises(RuntimeError, match="num_basins = 2 or < -1: no such basin. Raise"):
         simulate(ss.SGD(well(), 0.1, ss.WithReplacement(1)), label, 40, 16, start=jnp.zeros(1))
