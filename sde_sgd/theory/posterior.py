@@ -89,8 +89,8 @@ def _mode(landscape: AbstractLandscape, guess: np.ndarray, bath: float):
     values, vectors = np.linalg.eigh(np.asarray(hessian, np.float64))
     if values[0] <= 1e-10 * abs(values[-1]):
         raise ValueError(
-            f"The mode found from start={in_brief(guess)} has a Hessian eigenvalue {values[0]:.3g}: "
-            f"there is no proper posterior around it. Add l2, or start nearer to a minimum."
+            f"The mode found from start={in_brief(guess)} has a Hessian eigenvalue "
+            f"{values[0]:.3g}: there is no proper posterior around it. Add l2, or start elsewhere."
         )
     return mode, vectors * np.sqrt(bath / values)
 

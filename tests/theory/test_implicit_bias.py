@@ -156,6 +156,16 @@ def test_label_noise_balance_by_second_moments():
             "off the zero-loss manifold",
         ),
         (
+            lambda: label_noise_flow(  # faint: |∇L| = 4e-10, and as far off as the one before
+                ss.Potential(lambda x: 1e-9 * (x[0] * x[1] - 1) ** 2 / 2, 0.1 * np.eye(2)),
+                [2.0, 0.6],
+                learning_rate=0.1,
+                label_noise=0.1,
+                times=[1.0],
+            ),
+            "off the zero-loss manifold",
+        ),
+        (
             lambda: label_noise_flow(
                 ss.quadratic(1.0, 0.1), [0.0], learning_rate=0.1, label_noise=0.1, times=[1.0]
             ),

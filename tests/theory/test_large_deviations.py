@@ -48,6 +48,15 @@ def test_two_point():
     np.testing.assert_allclose(found.slopes[::20], [slope(x) for x in found.positions[::20]])
 
 
+@pytest.mark.parametrize("scale", [1e-13, 1e13])
+def test_scale_of_the_loss(scale):
+    """log E e^{−pĝ} = 0 for s·L has the root p/s: W = 1.77128504/s."""
+    landscape = ss.Potential(
+        lambda x: scale * (x[0] ** 2 - 1) ** 2 / 4, tilts=scale * jnp.array([[0.6], [-0.6]])
+    )
+    assert barrier(landscape, ONE) * scale == pytest.approx(1.77128504, rel=1e-7)
+
+
 def test_batches_of_fixed_variance_become_gaussian():
     """B examples of variance .36 B: W → 1.3889 as 1/B; B of variance .36 multiply W by B."""
     gap = [barrier(ss.double_well(0.36 * b), ss.WithReplacement(b)) - 0.5 / 0.36 for b in (8, 32)]
