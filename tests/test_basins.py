@@ -29,10 +29,13 @@ def test_three_minima_in_order_of_loss(mueller):
 
 
 def test_the_whole_window_has_labels(mueller):
-    """40 × 40 points of the usual window: each flows to one of the three minima."""
+    """40 × 40 points of the usual window, as many in each basin as by another integration.
+
+    770, 280 and 550: the fourth-order Runge–Kutta method for dθ/ds = −∇L/|∇L| with ds = 1e-4.
+    """
     window = np.stack(np.meshgrid(np.linspace(-1.5, 1.2, 40), np.linspace(-0.2, 2, 40)), -1)
     counts = np.bincount(mueller.assign(window.reshape(-1, 2)), minlength=3)
-    np.testing.assert_array_equal(counts, COUNTS)
+    np.testing.assert_array_equal(counts, [770, 280, 550])
 
 
 @pytest.mark.parametrize("point", [(-1.5, -0.2), (0.6, -0.2), (-0.7, -0.1), (-0.9, 0.56)])

@@ -177,6 +177,9 @@ def follow(
         lambda s: (s.ending == _RUNNING) & (s.num_steps < MOST_STEPS), advance, state
     )
     ending = jnp.where(state.ending == _RUNNING, Ending.UNFINISHED, state.ending)
+    if len(theta) > _MOST_MODES:
+        falls = (ending == Ending.MINIMUM) & _falls_somewhere(landscape, state.theta)
+        ending = jnp.where(falls, Ending.SADDLE, ending)
     return FlowEnd(
         state.theta, ending.astype(jnp.int32), jnp.linalg.norm(state.gradient), state.pass_
     )
@@ -208,6 +211,17 @@ def _modes(landscape: AbstractLandscape, theta: Vector, slope: Vector) -> _Modes
     # Directions that the gradient does not see say nothing of the Hessian: none counts as flat.
     size = jnp.abs(values).max() * jnp.abs(theta)
     return _Modes(values, vectors.T @ basis, jnp.zeros(_MOST_MODES, bool), size)
+
+
+def _falls_somewhere(landscape: AbstractLandscape, theta: Vector) -> Bool[Array, ""]:
+    """Whether ∇²L has a negative eigenvalue, one to which the gradient may be orthogonal."""
+    direction = np.random.default_rng(0).normal(size=len(theta))
+    _, hess = _krylov(
+        lambda v: landscape.hessian_vector_product(theta, v), jnp.asarray(direction, theta.dtype)
+    )
+    values = jnp.linalg.eigvalsh(hess)
+    rounding = 100 * len(theta) * jnp.finfo(theta.dtype).eps
+    return values[0] < -rounding * jnp.abs(values).max()
 
 
 def _krylov(product, vector: Vector) -> tuple[Float[Array, "k d"], Float[Array, "k k"]]:
