@@ -108,7 +108,8 @@ def test_refuses_saddles_ridges_and_slopes():
 def test_a_basin_that_was_not_found():
     """A saddle, and a point in the basin of a minimum that no start reached, have label −1."""
     basins = ss.find_basins(ss.double_well(0.1), [[0.5]])
-    labels = jax.vmap(basins)(jnp.array([[0.7], [-0.4], [0.0], [1e-6], [1.0], [-1.0], [30.0]]))
+    points = jnp.array([[0.7], [-0.4], [0.0], [1e-6], [1.0], [-1.0], [30.0]])
+    labels = jax.vmap(lambda x: basins(x))(points)
     np.testing.assert_array_equal(labels, [0, -1, -1, 0, 0, -1, 0])
     with pytest.raises(ValueError, match="1 of 2 points flow to none of the 1.*was not found"):
         basins.assign([[0.7], [-0.4]])
