@@ -41,7 +41,7 @@ def test_the_whole_window_has_labels(mueller):
 @pytest.mark.parametrize("point", [(-1.5, -0.2), (0.6, -0.2), (-0.7, -0.1), (-0.9, 0.56)])
 def test_labels_against_a_stiff_integration(mueller, point):
     """The minimum to which BDF with rtol = 1e-10 takes θ' = −∇L, steep walls included."""
-    gradient = jax.jit(mueller.landscape.gradient)
+    gradient = jax.jit(lambda x: mueller.landscape.gradient(x))
     path = solve_ivp(lambda _, x: -np.asarray(gradient(x)), (0, 100), point, "BDF", rtol=1e-10)
     distance = np.linalg.norm(np.asarray(mueller.minima) - path.y[:, -1], axis=1)
     assert distance.min() < 1e-3
