@@ -95,9 +95,10 @@ def exact_losses(landscape, rate, batch, steps, theta0, step):
 def test_an_unresolved_equation_is_inconclusive_and_auto_resolves_it():
     """On ½θ² with noise of variance 1: E L = ½ηh (1 − a^{2n})/(1 − a²), a = 1 − h, n steps from 0.
 
-    That is Euler at step h; SGD has the value of h = η, the SDE that of h → 0. At one solver step an iteration the plain difference is zero and means nothing. With the
-    discretisation error in view the verdict is open; "auto" shortens the step, and the difference
-    that is left is that of SGD and the SDE.
+    That is Euler at step h; SGD has the value of h = η, the SDE that of h → 0. At one solver step
+    an iteration the plain difference is zero and means nothing. With the discretisation error in
+    view the verdict is open; "auto" shortens the step, and the difference that is left is that of
+    SGD and the SDE.
     """
     landscape, steps, rate, sampling = ss.quadratic(1.0, 1.0), 8, 0.8, ss.WithReplacement(1)
     sgd = ss.SGD(landscape, rate, sampling)
