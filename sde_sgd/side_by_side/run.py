@@ -8,6 +8,7 @@ import jax.random as jr
 import numpy as np
 
 from ..compare import compare, Comparison, distance_table, paired_difference
+from ..compare.distances import DistanceName
 from ..dynamics.base import AbstractProcess
 from ..dynamics.continuous import ModifiedEquation
 from ..measure.base import AbstractMeasure
@@ -41,7 +42,7 @@ def side_by_side(
     observables: dict[str, Callable] | None = None,
     snapshots: int | Sequence[int] = 6,
     measures: Mapping[str, AbstractMeasure] | None = None,
-    distances: tuple[str, ...] = ("sliced", "energy"),
+    distances: tuple[DistanceName, ...] = ("sliced", "energy"),
     step_check: float | int = 0.25,
     substeps: int | Literal["auto"] | None = None,
     allow_different: bool = False,

@@ -16,6 +16,7 @@ import jax.random as jr
 import numpy as np
 
 from ..compare import distance_change, sidak_threshold
+from ..compare.distances import DistanceName
 from ..dynamics.base import AbstractProcess
 from ..measure.estimate import Estimate
 from ..simulate.run import Run
@@ -48,7 +49,7 @@ def step_errors(
     run: Callable[[AbstractProcess], Run],
     sgd_run: Run,
     observables: list[str],
-    distances: tuple[str, ...],
+    distances: tuple[DistanceName, ...],
     key: Key,
     num_bootstrap: int,
 ) -> StepErrors:
