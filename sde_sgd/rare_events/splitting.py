@@ -15,12 +15,12 @@ from ..dynamics.continuous import GradientFlow
 from ..memory import available_memory, working_bytes
 from ..simulate.advance import step_bytes
 from ..simulate.checkpoint import as_checkpoint, Checkpoint
+from ..simulate.stability import judge_stability
 from ..simulate.validate import (
     check_count,
     check_key,
     check_memory,
     check_outcome,
-    check_stability,
     check_state,
     starts,
 )
@@ -133,7 +133,7 @@ def splitting(
     if surface is None and not callable(theta0) and jnp.ndim(theta0) != 1:
         raise ValueError("theta0 must be one point (d,) or a sampler key -> (d,).")
     theta = start(0, num_replicas)
-    check_stability(process, theta)
+    judge_stability(process, theta, "sample")
     levels = np.asarray(jax.vmap(level)(theta), dtype=float)
     ends = float(target), None if callable(origin) else float(origin)
     base = _check_sets(levels, ends, surface, origin, theta)

@@ -17,6 +17,7 @@ from .advance import create, step_bytes
 from .driver import Engine, Forecast, MOST_STEPS
 from .plan import make_mesh, make_plan
 from .run import Run
+from .stability import judge_stability
 from .validate import (
     check_count,
     check_key,
@@ -25,7 +26,6 @@ from .validate import (
     check_memory,
     check_outcome,
     check_refill,
-    check_stability,
     check_state,
     starts,
 )
@@ -48,6 +48,7 @@ def simulate(
     chunk_size: int | None = None,
     devices: int | Sequence[Any] | None = None,
     on_divergence: Literal["raise", "mask"] = "raise",
+    check_stability: Literal["sample", "full", False] = "sample",
 ) -> Run:
     """Runs an ensemble of a process for `num_steps` SGD iterations.
 
@@ -70,6 +71,9 @@ def simulate(
     - `chunk_size`: members advanced together (default: from the memory of a step).
     - `devices`: a number or list of devices over which members are split.
     - `on_divergence`: "raise" an error that carries the partial run, or "mask".
+    - `check_stability`: whether steps at the first start overshoot is judged by the Hessian of
+      128 examples ("sample"), of all ("full"), or not at all (False). Least squares is judged
+      exactly.
 
     **Raises:** `ValueError` for every impossible request and `MemoryError`, both before any
     time is spent; `DivergenceError` with the partial results.
@@ -88,6 +92,7 @@ def simulate(
         memory=memory,
         chunk_size=chunk_size,
         devices=devices,
+        check_stability=check_stability,
     )
     return engine.go(num_steps, progress, saved, budget, on_divergence)
 
@@ -120,6 +125,7 @@ def prepare(
     memory: int | None = None,
     chunk_size: int | None = None,
     devices: int | Sequence[Any] | None = None,
+    check_stability: Literal["sample", "full", False] = "sample",
 ) -> Engine:
     """An engine at k = 0, everything checked. Arguments as in `simulate`."""
     if not isinstance(process, AbstractProcess):
@@ -153,5 +159,5 @@ def prepare(
     process.check_start(theta)
     for measure in named.values():
         measure.check_start(theta)
-    check_stability(process, theta)
+    judge_stability(process, theta, check_stability)
     return Engine(process, named, theta, key, plan, record_every, bool(refill), memory)

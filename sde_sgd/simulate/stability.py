@@ -1,0 +1,200 @@
+"""Whether the steps of a process are stable where it starts, looked at before a run."""
+
+import weakref
+from typing import Any
+
+import diffrax as dfx
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from ..dynamics.base import AbstractProcess, LearningRate
+from ..dynamics.continuous import GradientFlow, ModifiedEquation
+from ..dynamics.driven import DrivenEquation
+from ..dynamics.optax_sgd import OptaxSGD
+from ..dynamics.probability_flow import ProbabilityFlow
+from ..dynamics.sam import SAM, SAMEquation
+from ..dynamics.underdamped import OverdampedEquation
+from ..landscapes.base import AbstractFiniteSum, AbstractLandscape
+from ..landscapes.finite_sums import LeastSquares
+from ..noise.driving import WhiteNoise
+from ..noise.models import MinibatchNoise
+from ..noise.sampling import RandomReshuffling
+from ..noise.thermal import ThermalNoise
+from ..theory.least_squares import max_stable_learning_rate, mean_square_stability
+from ..theory.sharpness_aware import (
+    max_stable_learning_rate_sam,
+    max_stable_learning_rate_sam_equation,
+)
+from ..types import Scalar, Vector
+from .warn import warn
+
+# Exact mean-square stability costs an eigenproblem of d(d+1)/2 unknowns.
+_EXACT_STABILITY = 40
+# Examples and power iterations that a warning is worth.
+_EXAMPLES = 128
+_ITERATIONS = 20
+
+
+def judge_stability(process: AbstractProcess, theta: jax.Array, examples: str | bool) -> None:
+    """Mean-square stability: an error for least squares, elsewhere a warning from ηλ_max > 2.
+
+    Exact on `LeastSquares` up to d = 40, where each process is judged by the second moments of its
+    own step: SAM's of H_B(I + ρH_B), normalised SAM, whose kick is bounded, by those of SGD.
+    Beyond, and for other landscapes, only the step's overshoot η λ_max/substeps > 2 at the first
+    start is looked at, with λ_max(1 + ρλ_max) for SAM. Noise whose steps depend on each other
+    (reshuffled epochs, coloured noise that depends on θ) can be stable beyond it: a warning.
+    Schedules, optimisers with a rate of their own, other coordinates, probability flows and
+    solvers other than Euler are not judged.
+
+    `examples`: "sample" looks at the Hessian of 128 examples where a finite sum other than least
+    squares has more, "full" at all of them, False at nothing.
+    """
+    if examples is False:
+        return
+    if examples not in ("sample", "full"):
+        raise ValueError(f'check_stability must be "sample", "full" or False; got {examples!r}.')
+    name, rate_name = type(process).__name__, "learning_rate"
+    if isinstance(process, OverdampedEquation):
+        process, rate_name = process.equation, "learning_rate/(1 − momentum)"
+    rate = getattr(process, "learning_rate", None)
+    eta = rate.constant() if isinstance(rate, LearningRate) else None
+    if eta is None or isinstance(process, OptaxSGD | ProbabilityFlow):
+        return
+    if _is_flow(process) and type(process.solver) is not dfx.Euler:  # pyright: ignore
+        return
+    landscape = process.landscape
+    momentum = float(getattr(process, "momentum", 0.0))
+    exact = isinstance(landscape, LeastSquares) and _independent(process)
+    if isinstance(landscape, LeastSquares) and exact and landscape.dimension <= _EXACT_STABILITY:
+        stable, hint = _mean_square(process, landscape, eta, momentum)
+        if not stable:
+            raise ValueError(
+                f"{rate_name}={eta:g} is beyond the mean-square stability of {name} on this "
+                f"LeastSquares (noise factor {_noise_factor(process):g}): the second moment grows "
+                f"without bound; {hint}."
+            )
+        return
+    # Heavy ball overshoots at η λ_max = 2(1 + μ).
+    looked_at = _looked_at(landscape, examples)
+    top = _top_eigenvalue(landscape, np.asarray(theta)[0], looked_at)
+    symbol, radius = "λ_max", _climb(process)
+    if radius:
+        top, symbol = top * (1 + radius * top), "λ_max(1 + ρ λ_max)"
+    overshoot = eta / process.substeps * top / (1 + momentum)
+    if overshoot > 2:
+        some = "" if looked_at is None else f" on {looked_at} of {landscape.num_examples} examples"
+        message = (
+            f"{rate_name}={eta:g}: η {symbol}/(substeps·(1+μ)) = {overshoot:.3g} exceeds 2 at the "
+            f"first start{some}, so that steps overshoot there"
+        )
+        if exact:
+            raise ValueError(f"{message} for ever: lower it below {2 * eta / overshoot:.4g}.")
+        warn(f"{message}; the run may diverge.")
+
+
+def _mean_square(
+    process: Any, landscape: LeastSquares, eta: float, momentum: float
+) -> tuple[bool, str]:
+    """Whether the second moment of a process on least squares is bounded, and the way out."""
+    inputs, l2 = np.asarray(landscape.data[0], dtype=float), float(landscape.l2)
+    noise: dict[str, Any] = dict(noise_factor=_noise_factor(process), l2=l2)
+    if getattr(process, "order", 1) == 2:
+        step = eta / process.substeps
+        found = mean_square_stability(inputs, learning_rate=eta, time_step=step, order=2, **noise)
+        return found.stable, "lower it, or raise substeps"
+    ratio, radius = 1 / process.substeps, _climb(process)
+    if isinstance(process, SAMEquation):
+        most = max_stable_learning_rate_sam_equation(
+            inputs, radius=radius, sampling=process.noise.sampling, step_ratio=ratio, l2=l2
+        )
+    elif radius:
+        most = max_stable_learning_rate_sam(inputs, radius=radius, sampling=process.sampling, l2=l2)
+    else:
+        most = max_stable_learning_rate(inputs, momentum=momentum, step_ratio=ratio, **noise)
+    return eta < most, f"it is stable below {most:.6g}" + (f" at radius={radius:g}" * bool(radius))
+
+
+def _climb(process) -> float:
+    """ρ where a step takes the gradient at θ + ρ∇ℓ_B, else 0."""
+    if isinstance(process, SAMEquation) or (isinstance(process, SAM) and not process.normalized):
+        return float(process.radius)
+    return 0.0
+
+
+def _independent(process) -> bool:
+    """Whether the noise of a step that depends on θ is independent of all others."""
+    if isinstance(process, DrivenEquation):
+        return process.noise.additive or isinstance(process.driving, WhiteNoise)
+    return not isinstance(getattr(process, "sampling", None), RandomReshuffling)
+
+
+def _is_flow(process) -> bool:
+    return isinstance(process, GradientFlow | ModifiedEquation)
+
+
+def _noise_factor(process) -> float:
+    """c of the minibatch noise; 0 (the mean alone) for other noise models."""
+    num = process.landscape.num_examples
+    sampling = getattr(process, "sampling", None)
+    noise = getattr(process, "noise", None)
+    while isinstance(noise, ThermalNoise):
+        noise = noise.noise  # a bath does not depend on θ
+    if sampling is None and isinstance(noise, MinibatchNoise):
+        sampling = noise.sampling
+    return 0.0 if sampling is None else sampling.noise_factor(num)
+
+
+def _looked_at(landscape: AbstractLandscape, examples: str | bool) -> int | None:
+    """How many examples stand for all of them; None for all."""
+    if examples == "full" or isinstance(landscape, LeastSquares):
+        return None
+    if not isinstance(landscape, AbstractFiniteSum) or landscape.num_examples <= _EXAMPLES:
+        return None
+    return _EXAMPLES
+
+
+# Largest eigenvalues by landscape, start and number of examples: comparisons, splitting and
+# sweeps ask for the same one many times.
+_KNOWN: dict[tuple[int, bytes, int | None], float] = {}
+
+
+def _top_eigenvalue(
+    landscape: AbstractLandscape, theta: np.ndarray, looked_at: int | None
+) -> float:
+    """|λ_max| of the Hessian by 20 power iterations: a lower bound, close enough to warn."""
+    own = (id(landscape), theta.tobytes(), looked_at)
+    if own not in _KNOWN:
+        point = jax.device_put(theta)
+        if looked_at is None:
+            found = _power_iteration(landscape, None, point)
+        else:
+            assert isinstance(landscape, AbstractFiniteSum)
+            rows = np.linspace(0, landscape.num_examples - 1, looked_at).astype(int)
+            some = jax.tree.map(lambda leaf: leaf[rows], landscape.data)
+            found = _power_iteration(landscape, some, point)
+        _KNOWN[own] = float(found)
+        # The identity of a landscape may be another's once it is gone.
+        weakref.finalize(landscape, _KNOWN.pop, own, None)
+    return _KNOWN[own]
+
+
+@eqx.filter_jit
+def _power_iteration(landscape: Any, data: PyTree[Array] | None, theta: Vector) -> Scalar:
+    def gradient(x):
+        if data is None:
+            return landscape.gradient(x)
+        return jax.grad(lambda y: jnp.mean(landscape.losses(y, data)))(x)
+
+    def product(v):
+        return jax.jvp(gradient, (theta,), (v,))[1]
+
+    def body(_, v):
+        w = product(v)
+        return w / jnp.maximum(jnp.linalg.norm(w), jnp.finfo(w.dtype).tiny)
+
+    start = jnp.cos(jnp.arange(theta.shape[0], dtype=theta.dtype) * 1.7 + 0.3)
+    v = jax.lax.fori_loop(0, _ITERATIONS, body, start / jnp.linalg.norm(start))
+    return jnp.abs(jnp.vdot(v, product(v)))
