@@ -171,9 +171,9 @@ class Engine:
         """Runs a few iterations, puts everything back, and extrapolates."""
         kept = self.chunks
         started = time.monotonic()
-        self.advance(min(2, num_steps), 1)
+        self.advance(1, 1)
         first = time.monotonic() - started
-        length, per_iteration = 2, first
+        length, per_iteration = 1, first
         while True:
             started = time.monotonic()
             self.advance(length, 1)
@@ -257,7 +257,8 @@ class Engine:
         """A stretch of about half a second, cut so that records fall on its ends."""
         left = total - self.done
         known = self._per_iteration
-        wanted = min(left, 8 if known is None else max(1, int(_SEGMENT_SECONDS / known)))
+        # The first call compiles and the second is timed: one iteration each, which may be long.
+        wanted = min(left, 1 if known is None else max(1, int(_SEGMENT_SECONDS / known)))
         # A run in which nobody moves any more ends at once.
         wanted = min(wanted, self._look - self.done) if self.chunks else left
         every = self.record_every
@@ -280,7 +281,6 @@ class Engine:
         first = self.forecast is None and known is None
         if first:
             # The first call compiles; its time says nothing of the rate.
-            self._per_iteration = _SEGMENT_SECONDS / 8 if spent > 4 * _SEGMENT_SECONDS else None
             self.forecast = Forecast(spent, self.plan.bytes, float("nan"))
         else:
             self._per_iteration = max(spent, 1e-9) / (length * blocks)

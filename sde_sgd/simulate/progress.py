@@ -20,6 +20,8 @@ class Progress:
         self.written = self.started
         # A terminal line is rewritten in place; a log gets a line now and then.
         self.pause = 0.2 if self.stream.isatty() else 10.0
+        if self.show:
+            self._write(f"{name}: compiling …")
 
     def update(self, done: int, note: str = "") -> None:
         """Reports that `done` iterations are complete."""

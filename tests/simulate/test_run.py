@@ -112,10 +112,14 @@ def test_repr_and_missing_measures():
 
 
 def test_progress(capsys):
-    """progress=True ends with one line on stderr, False and a pipe with None say nothing."""
+    """progress=True says at once that it compiles, and the time at the end, on stderr.
+
+    False and a pipe with None say nothing.
+    """
     simulate(progress=True)
     out, err = capsys.readouterr()
-    assert out == "" and err.startswith("SGD: 30/30 iterations in ") and err.count("\n") == 1
+    first, last = err.splitlines()
+    assert out == "" and first == "SGD: compiling …" and last.startswith("SGD: 30/30 iterations in ")
     simulate(progress=False)
     simulate(progress=None)
     assert capsys.readouterr() == ("", "")
