@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PyTree
 from ..draws import Draws
 from ..landscapes.base import AbstractLandscape
 from ..landscapes.real_arrays import as_real
-from ..types import Positions, RealLike, Scalar, Vector
+from ..types import Positions, Scalar, Vector
 
 # (carry, positions before, positions after, substep) -> carry: called once a solver step.
 Observe: TypeAlias = Callable[[Any, Positions, Positions, Any], Any]
@@ -115,7 +115,7 @@ def check_whole(name: str, value: Any) -> int:
     return int(value)
 
 
-def check_fraction(name: str, value: RealLike) -> Scalar:
+def check_fraction(name: str, value: Any) -> Scalar:
     """A number in [0, 1), as an array."""
     number = as_real(name, value, jnp.result_type(float))
     if number.shape != () or not 0 <= float(number) < 1:

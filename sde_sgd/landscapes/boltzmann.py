@@ -127,7 +127,7 @@ class GaussianRBM(AbstractLandscape):
     def minibatch_loss(self, theta: Vector, examples: Float[Array, "batch n"]) -> Scalar:
         return self._loss(theta, examples.T @ examples / examples.shape[0])
 
-    def _loss(self, theta: Vector, covariance: Matrix) -> Scalar:
+    def _loss(self, theta: Vector, covariance: Float[Array, "n n"]) -> Scalar:
         """½ tr KC − ½ ln det K for data of covariance C."""
         model = self._model(self.matrix(theta))
         factor = jnp.linalg.cholesky(model)

@@ -84,6 +84,7 @@ class Engine:
         self._steps: list[np.ndarray] = [np.zeros(1, np.int64)] if start else []
         self._rows: list[np.ndarray] = start
         self._per_iteration: float | None = None
+        self._longest = 1
 
     def _scatter(self, theta: jax.Array) -> list[Members]:
         # On the host, and put on the device: slices there, and jnp.asarray, compile for each shape.
@@ -258,7 +259,9 @@ class Engine:
         left = total - self.done
         known = self._per_iteration
         # The first call compiles and the second is timed: one iteration each, which may be long.
-        wanted = min(left, 1 if known is None else max(1, int(_SEGMENT_SECONDS / known)))
+        # A rate that was seen on few iterations is trusted for eight times as many.
+        trusted = max(1, min(8 * self._longest, int(_SEGMENT_SECONDS / known))) if known else 1
+        wanted = min(left, trusted)
         # A run in which nobody moves any more ends at once.
         wanted = min(wanted, self._look - self.done) if self.chunks else left
         every = self.record_every
@@ -284,6 +287,7 @@ class Engine:
             self.forecast = Forecast(spent, self.plan.bytes, float("nan"))
         else:
             self._per_iteration = max(spent, 1e-9) / (length * blocks)
+            self._longest = max(self._longest, length * blocks)
             if self.forecast is not None and np.isnan(self.forecast.seconds_per_iteration):
                 ahead = self._per_iteration * (total - self.done)
                 seconds = self.forecast.seconds + spent + ahead

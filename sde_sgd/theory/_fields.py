@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from sde_sgd.landscapes.real_arrays import as_float64
+from sde_sgd.landscapes.real_arrays import as_float64, real_values
 
 _BLOCK = 1024
 
@@ -123,7 +123,7 @@ def of_points(name: str, value: Any) -> Callable[[np.ndarray], np.ndarray]:
     known_to_be_local = False
 
     def called(x: np.ndarray) -> np.ndarray:
-        found = as_float64(name, value(x))
+        found = np.asarray(real_values(name, value(x)))
         if found.shape not in ((), x.shape):
             raise ValueError(
                 f"{name} must map an array of points of shape {x.shape} to values of that shape; "

@@ -127,8 +127,8 @@ def test_the_gradient_of_a_batch_is_that_of_its_loss(name):
     theta = jnp.asarray(0.1 * normal(6, landscape.dimension))
     draws = Draws(STREAMS, jnp.uint32(0), jnp.uint32(0), jnp.uint32(0))
     batch = landscape.draw_examples(draws, 3)
-    gradient = jax.jit(landscape.minibatch_gradient)(theta, batch)
-    expected = jax.jit(jax.grad(landscape.minibatch_loss))(theta, batch)
+    gradient = jax.jit(lambda x: landscape.minibatch_gradient(x, batch))(theta)
+    expected = jax.jit(jax.grad(lambda x: landscape.minibatch_loss(x, batch)))(theta)
     np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-12)
 
 
