@@ -97,6 +97,10 @@ class AbstractLandscape(eqx.Module):
         return jax.jvp(self.gradient, (theta,), (vector,))[1]
 
 
+# Blocks by class, dimension and shapes of the data: each trace of a landscape asks for its own.
+_BLOCKS: dict[tuple, int] = {}
+
+
 class AbstractFiniteSum(AbstractLandscape):
     """L(θ) = (1/N) Σ_i ℓ_i(θ).
 
@@ -131,8 +135,12 @@ class AbstractFiniteSum(AbstractLandscape):
         A default of its own, from the bytes of one example's gradient; `EmpiricalRisk` takes it
         as an argument.
         """
-        point = jax.ShapeDtypeStruct((self.dimension,), self.dtype)
-        return fitting_block(self._pull_back, point, self.data)
+        shapes = tuple((leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(self.data))
+        kind = (type(self), self.dimension, str(self.dtype), shapes)
+        if kind not in _BLOCKS:
+            point = jax.ShapeDtypeStruct((self.dimension,), self.dtype)
+            _BLOCKS[kind] = fitting_block(self._pull_back, point, self.data)
+        return _BLOCKS[kind]
 
     def example_losses(self, theta: Vector) -> Weights:
         """ℓ_i(θ), (N,)."""

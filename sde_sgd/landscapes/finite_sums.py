@@ -285,19 +285,21 @@ def _check_losses(risk: EmpiricalRisk) -> None:
     The model is run on few examples, since all of them may cost more than a run. Every target is
     tried with the prediction of the first example, which finds labels outside the classes.
     """
-    rows = np.unique(np.linspace(0, risk.num_examples - 1, _LOOKED_AT).astype(int))
-    some = jax.tree.map(lambda leaf: leaf[rows], risk.data)
-    for bad, which, looked in (
-        (~np.isfinite(_losses(risk, some)), rows, f"{len(rows)} example losses looked at"),
-        (~np.isfinite(_target_losses(risk)), None, f"{risk.num_examples} targets give losses that"),
-    ):
-        if bad.any():
-            first = int(np.argmax(bad))
-            raise ValueError(
-                f"{int(bad.sum())} of {looked} are not finite at the model's own parameters, the "
-                f"first of example {first if which is None else which[first]}: look for NaN "
-                f"weights and for labels outside the model's classes."
-            )
+    num = risk.num_examples
+    rows = np.unique(np.linspace(0, num - 1, _LOOKED_AT).astype(int))
+    some = risk.data if len(rows) == num else jax.tree.map(lambda leaf: leaf[rows], risk.data)
+    _refuse_bad(~np.isfinite(_losses(risk, some)), rows, f"{len(rows)} example losses looked at")
+    if len(rows) < num:
+        _refuse_bad(~np.isfinite(_target_losses(risk)), np.arange(num), f"{num} targets' losses")
+
+
+def _refuse_bad(bad: np.ndarray, rows: np.ndarray, what: str) -> None:
+    if bad.any():
+        raise ValueError(
+            f"{int(bad.sum())} of {what} are not finite at the model's own parameters, the first "
+            f"of example {rows[np.argmax(bad)]}: look for NaN weights and for labels outside the "
+            f"model's classes."
+        )
 
 
 @eqx.filter_jit
