@@ -1,5 +1,7 @@
 """The main job: what it runs, what it reports, what it refuses."""
 
+import warnings
+
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from tools import normal
 
 import sde_sgd as ss
+from sde_sgd.side_by_side.sides import check_members, check_sides
 
 ETA = 0.2
 
@@ -59,6 +62,12 @@ def test_figure_table_and_arrays(problem):
     data = both.to_xarray()
     np.testing.assert_allclose(data.t, ETA * data.k)
     assert "discretisation error" in both.table
+    # A difference of c·s + bias would have been seen: the words carry the numbers of the row.
+    seen = both.comparisons[0]
+    visible = seen.threshold * seen.standard_error + seen.bias
+    np.testing.assert_allclose(seen.smallest_visible, visible)
+    assert f"a difference of {float(visible):.2g} would have been seen" in both.table
+    assert f"({seen.threshold:.3g} standard errors of" in both.table
     assert both.runs["SGD"]["moments"].mean.value.shape == (2,)
     assert len(both.comparisons) == 2 + 3
     np.testing.assert_allclose(both.runs["SGD"].starts, both.runs["SDE"].starts)
@@ -123,19 +132,6 @@ def test_an_unresolved_equation_is_inconclusive_and_auto_resolves_it():
     assert row.verdict == "disagrees"
 
 
-def test_says_what_it_would_have_seen(problem):
-    """A difference of c·s + bias would have been seen: the words carry the numbers of the row."""
-    _, _, sgd, sde = problem
-    both = ss.side_by_side(
-        sgd, sde, jnp.zeros(2), num_steps=4, ensemble_size=64, key=jr.key(5), num_bootstrap=10
-    )
-    row = both.comparisons[0]
-    visible = row.threshold * row.standard_error + row.bias
-    np.testing.assert_allclose(row.smallest_visible, visible)
-    assert f"a difference of {float(visible):.2g} would have been seen" in both.table
-    assert f"({row.threshold:.3g} standard errors of" in both.table
-
-
 def test_every_equation_with_a_solver_step_has_its_error_measured(problem):
     """Heavy ball's equation, of weak order two in its step: 4/3·(coarse − fine) on one path."""
     landscape, sampling, _, _ = problem
@@ -155,14 +151,15 @@ def test_every_equation_with_a_solver_step_has_its_error_measured(problem):
     )
 
 
-def test_few_members_are_told_before_the_run(problem):
+def test_few_members_are_told_before_the_run():
     """Five members need 8.9 standard errors, more than twice the 4.26 of many: a warning."""
-    _, _, sgd, sde = problem
-    options = dict(num_steps=2, key=jr.key(0), num_bootstrap=4, distances=("energy",))
-    with pytest.warns(UserWarning, match="ensemble_size=5 members cannot say"):
-        ss.side_by_side(sgd, sde, jnp.zeros(2), ensemble_size=5, **options)
+    with pytest.warns(UserWarning, match="ensemble_size=5 members cannot say.* is 8.91 standard"):
+        check_members(5)
     with pytest.raises(ValueError, match="ensemble_size ≥ 2"):
-        ss.side_by_side(sgd, sde, jnp.zeros(2), ensemble_size=1, **options)
+        check_members(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_members(6)
 
 
 def test_sides_of_other_losses_are_refused(problem):
@@ -171,11 +168,8 @@ def test_sides_of_other_losses_are_refused(problem):
     inputs, targets = (np.asarray(a) for a in landscape.data)
     noise = ss.MinibatchNoise(sampling)
 
-    def attempt(first, second, **options):
-        return ss.side_by_side(
-            first, second, jnp.zeros(2), num_steps=2, ensemble_size=8, key=jr.key(0),
-            num_bootstrap=4, distances=("energy",), **options,
-        )  # fmt: skip
+    def attempt(first, second, allow_different=False):
+        check_sides(first, second, 2, allow_different)
 
     pulled = ss.ModifiedEquation(ss.LeastSquares(inputs, targets, l2=0.1), ETA, noise)
     with pytest.raises(ValueError, match=r"landscapes differ in l2"):
@@ -188,9 +182,10 @@ def test_sides_of_other_losses_are_refused(problem):
         attempt(sgd, loud)
     with pytest.raises(ValueError, match="arguments were swapped"):
         attempt(sde, sgd)
-    assert attempt(sgd, loud, allow_different=True).comparisons
-    again = ss.ModifiedEquation(ss.LeastSquares(inputs, targets), ETA, noise)
-    assert attempt(sgd, again).comparisons
+    attempt(sgd, loud, allow_different=True)
+    attempt(sgd, ss.ModifiedEquation(ss.LeastSquares(inputs, targets), ETA, noise))
+    with pytest.raises(ValueError, match="allow_different=True"):
+        ss.side_by_side(sgd, loud, jnp.zeros(2), num_steps=2, ensemble_size=8, key=jr.key(0))
 
 
 def test_refuses_what_cannot_be_compared(problem):
