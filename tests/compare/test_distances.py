@@ -12,6 +12,7 @@ from scipy.spatial.distance import cdist
 from sde_sgd.compare import (
     _resample,
     compare,
+    distance_change,
     distance_table,
     energy_distance,
     excess,
@@ -246,6 +247,52 @@ def test_the_distance_table_reads_by_name_and_prints():
     assert len(str(table).splitlines()) == 5
     with pytest.raises(KeyError, match="w2"):
         table["w2"]
+
+
+# Change between two versions of the same members
+
+
+def test_the_change_is_the_difference_of_two_distances():
+    """D(x, coarse) − D(x, fine), and none between equal versions, without error."""
+    x, y, z = np.random.default_rng(12).standard_normal((3, 30, 2))
+    functions: dict[DistanceName, Callable[..., Estimate]] = {
+        "energy": energy_distance,
+        "sliced": sliced_wasserstein,
+        "wasserstein": wasserstein_per_direction,
+    }
+    for name, distance in functions.items():
+        change = distance_change(x[:20], y, z + 1, key=KEY, distance=name)
+        far, near = (distance(x[:20], other, key=KEY).value for other in (y, z + 1))
+        np.testing.assert_allclose(change.value, far - near, rtol=1e-12, atol=1e-14)
+        assert change.num_samples == 20
+        none = distance_change(x, y, y, key=KEY, distance=name)
+        assert not np.any(none.value) and not np.any(none.standard_error)
+
+
+def test_the_error_of_a_change_counts_shared_members_once():
+    """Var[D(x, y) − D(x, y + y³/50)] has y in both: error/spread = 1, a tenth of unpaired ones."""
+    rng = np.random.default_rng(13)
+    paired, unpaired = [], []
+    for _ in range(100):
+        x, y = rng.standard_normal((2, 40, 1))
+        versions = (y / 2 + 1, y / 2 + 1 + y**3 / 50)
+        paired.append(distance_change(2 * x, *versions, key=KEY, num_bootstrap=50))
+        if len(unpaired) < 10:
+            unpaired.append(excess(2 * x, *versions, key=KEY).standard_error)
+    ratio, tolerance = calibration(paired)
+    assert tolerance < 0.5 and abs(ratio - 1) < tolerance
+    truth, _ = spread([estimate.value for estimate in paired])
+    assert np.mean(unpaired) > 5 * truth, "control: versions drawn apart"
+
+
+def test_versions_of_unequal_size_are_refused():
+    """Member i of both versions shares its random numbers, so that there are as many."""
+    x, y = np.zeros((5, 1)), np.zeros((6, 1))
+    with pytest.raises(ValueError, match="same members; got 6 and 5"):
+        distance_change(x, y, x, key=KEY)
+    assert distance_change(y, x, x, key=KEY).value == 0
+    with pytest.raises(ValueError, match="num_bootstrap"):
+        distance_change(x, x, x, key=KEY, num_bootstrap=1)
 
 
 # Keys and bad input

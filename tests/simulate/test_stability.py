@@ -1,7 +1,9 @@
 """A rate beyond what a process can hold is refused, or warned of, before the first step."""
 
+import gc
 import warnings
 
+import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from tools import normal
 
 import sde_sgd as ss
+from sde_sgd.simulate import stability
 
 BATCH = 4
 # Σx⁴ is far above (Σx²)²/N: with one example a step the noise, not the mean, sets the limit.
@@ -101,6 +104,74 @@ def test_elsewhere_a_huge_rate_is_a_warning():
     with pytest.warns(UserWarning, match=r"η λ_max/.* exceeds 2"):
         assert simulate(sgd(1e3, logistic())).complete
     runs_without_a_word(sgd(0.1, logistic()))
+
+
+def heavy(example, curvature):
+    """ℓ_i = ½(θx_i)², x_i = 0 but for one of 300 examples: λ = curvature/300."""
+    inputs = np.zeros(300)
+    inputs[example] = np.sqrt(curvature)
+    model = eqx.nn.Linear("scalar", "scalar", use_bias=False, key=jr.key(0))
+    return ss.EmpiricalRisk(model, inputs, np.zeros(300), lambda p, y: (p - y) ** 2 / 2)
+
+
+def test_a_sample_of_the_examples_is_looked_at():
+    """The heavy first of 300 has λ = 384/128 = 3 in a sample of 128, and 1.28 in all of them."""
+    process = sgd(1.0, heavy(0, 384.0))
+    with pytest.warns(UserWarning, match=r"= 3 exceeds 2 at the first start on 128 of 300 ex"):
+        stability.judge_stability(process, jnp.zeros((6, 1)), "sample")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for examples in ("full", False):
+            stability.judge_stability(process, jnp.zeros((6, 1)), examples)
+
+
+def test_all_examples_are_looked_at_if_asked():
+    """The heavy second of 300, λ = 3, is not in the sample."""
+    process = sgd(1.0, heavy(1, 900.0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stability.judge_stability(process, jnp.zeros((6, 1)), "sample")
+    with pytest.warns(UserWarning, match="= 3 exceeds 2 at the first start, so"):
+        simulate(process, check_stability="full")
+
+
+def test_nothing_is_looked_at_if_asked():
+    """False: least squares beyond its limit runs; other words are refused."""
+    process = sgd(1.01 * most_stable())
+    assert runs_without_a_word(process, check_stability=False).complete
+    for word in ("none", True):
+        with pytest.raises(ValueError, match=f"check_stability must be .* False; got {word!r}"):
+            stability.judge_stability(process, jnp.zeros((6, 3)), word)  # pyright: ignore
+
+
+def test_an_eigenvalue_is_asked_for_once(monkeypatch):
+    """Of each landscape, start and number of examples; forgotten with its landscape."""
+    asked = []
+
+    def count(landscape, data, theta):
+        asked.append(None if data is None else len(data[0]))
+        return jnp.asarray(5.0)
+
+    monkeypatch.setattr(stability, "_power_iteration", count)
+    landscape, starts = heavy(0, 1.0), jnp.zeros((6, 1))
+    known = len(stability._KNOWN)
+
+    def judge(process, theta, examples="sample"):
+        with pytest.warns(UserWarning, match="= 5 exceeds 2"):
+            stability.judge_stability(process, theta, examples)
+
+    for rate in (1.0, 1.0, 2.0):
+        with pytest.warns(UserWarning, match=f"= {5 * rate:g} exceeds 2"):
+            stability.judge_stability(sgd(rate, landscape), starts, "sample")
+    assert asked == [128]
+    judge(sgd(1.0, landscape), starts, "full")
+    judge(sgd(1.0, landscape), starts + 1)
+    judge(sgd(1.0, landscape), starts + jnp.arange(6.0)[:, None])  # the first start is as before
+    judge(sgd(1.0, heavy(0, 1.0)), starts)
+    assert asked == [128, None, 128, 128]
+    del landscape
+    gc.collect()
+    assert len(stability._KNOWN) <= known
 
 
 def sam(rate, radius, **options):

@@ -121,6 +121,27 @@ def test_propagation_is_the_matrix_exponential():
     assert masses.min() >= 0 and abs(masses.sum() - 1) < 1e-12 and negative > -1e-8
 
 
+@pytest.mark.parametrize("rounding", [(), (3e-17,), (-3e-17,), (2e-17, -1e-18, -4e-17)])
+def test_the_function_of_a_projected_resolvent(rounding):
+    """f(H)e₁, f(μ) = e^{10(1 − 1/μ)}, of H = V diag(μ) V⁻¹; f = 0 where μ is rounding or below it.
+
+    Modes with 1/μ = 1, 1.3, 2 ± .5i, 5, 8, and some that have died out, not orthogonal.
+    """
+    mu = [1.0, 1 / 1.3, 1 / 2, 1 / (2 + 0.5j), 1 / (2 - 0.5j), 1 / 5, 1 / 8, *rounding]
+    mu, size = np.array(mu), len(mu)
+    vectors = np.random.default_rng(3).normal(size=(size, size)) + 2 * np.eye(size) + 0j
+    vectors[:, 3] += 1j * np.random.default_rng(4).normal(size=size)
+    vectors[:, 4] = vectors[:, 3].conj()
+    inverse = np.linalg.inv(vectors)
+    projected = (vectors * mu) @ inverse
+    assert np.abs(projected.imag).max() < 1e-13
+    f = np.array([np.exp(10 * (1 - 1 / m)) if m.real > 1e-10 else 0.0 for m in mu])
+    exact = ((vectors * f) @ inverse)[:, 0].real
+    with np.errstate(all="raise", under="ignore"):
+        column = _markov_chain._propagated(projected.real)
+    np.testing.assert_allclose(column, exact, atol=1e-12 * np.abs(exact).max())
+
+
 def test_wall_is_no_truncation():
     """b = −1 on [0, ∞), wall at 0, D = ½: p = 2e^{−2x}, exactly in ratios of neighbours."""
     equation = FokkerPlanck(
