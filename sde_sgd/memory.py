@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.extend.core import Var
 
 # On a CPU a step that stays near its caches is quickest, and this much still fills the cores.
 _CPU_WORK = 256 * 2**20
@@ -125,16 +126,17 @@ def _peak(jaxpr: Any) -> int:
     """Largest total of live values while the equations run in order."""
     last = {}
     for index, equation in enumerate(jaxpr.eqns):
-        for var in equation.invars:
-            if hasattr(var, "count"):
-                last[var] = index
+        last.update((var, index) for var in equation.invars if isinstance(var, Var))
+    # Arguments and constants are not counted, and results are held to the end.
+    held = {var for var in jaxpr.outvars if isinstance(var, Var)}
+    held.update(jaxpr.invars, jaxpr.constvars)
     live = peak = 0
     for index, equation in enumerate(jaxpr.eqns):
         inner = max((_peak(sub) for sub in _inner(equation)), default=0)
         live += sum(_bytes(var) for var in equation.outvars)
         peak = max(peak, live + inner)
-        for var in set(v for v in equation.invars if hasattr(v, "count")):
-            if last.get(var) == index and var not in jaxpr.invars:
+        for var in {var for var in equation.invars if isinstance(var, Var)} - held:
+            if last[var] == index:
                 live -= _bytes(var)
     return peak
 

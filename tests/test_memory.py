@@ -128,10 +128,11 @@ def array(*shape, dtype=np.float64):
 
 
 def test_peak_of_products():
-    """AB is 8·n·m bytes; (AB)C holds AB beside the result."""
-    a, b, c = array(3, 5), array(5, 7), array(7, 11)
+    """AB is 8·n·m bytes; (AB)C holds AB beside the result, ((AB)C)D no longer AB."""
+    a, b, c, d = array(3, 5), array(5, 7), array(7, 11), array(11, 2)
     assert peak_bytes(jnp.matmul, a, b) == 8 * 3 * 7
     assert peak_bytes(lambda *m: m[0] @ m[1] @ m[2], a, b, c) == 8 * (3 * 7 + 3 * 11)
+    assert peak_bytes(lambda *m: m[0] @ m[1] @ m[2] @ m[3], a, b, c, d) == 8 * (3 * 7 + 3 * 11)
     single = [array(*m.shape, dtype=np.float32) for m in (a, b)]
     assert peak_bytes(jnp.matmul, *single) == 4 * 3 * 7
 
@@ -143,6 +144,18 @@ def test_peak_of_a_scan():
         return jax.lax.scan(lambda c, x: (c + jnp.exp(x), jnp.sum(x)), start, rows)
 
     for steps in (10, 1000):
-        # exp x, c + exp x and the sum, of one step; the carry and K sums, of all.
-        step, whole = 8 * (4 + 4 + 1), 8 * (4 + steps)
+        # exp x and c + exp x of one step, then the sum in place of exp x; the carry and K sums.
+        step, whole = 8 * (4 + 4), 8 * (4 + steps)
         assert peak_bytes(run, array(4), array(steps, 4)) == step + whole
+
+
+def test_peak_of_what_is_still_needed():
+    """A result that is used on the way is held to the end; a constant was never counted."""
+    constant = jnp.arange(4.0)
+
+    def run(x):
+        first = jnp.exp(x)
+        second = jnp.sin(first)
+        return first, jnp.cos(second * constant)
+
+    assert peak_bytes(run, array(4)) == 8 * 4 * 3
