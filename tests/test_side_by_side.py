@@ -9,6 +9,9 @@ import pytest
 from tools import normal
 
 import sde_sgd as ss
+from sde_sgd.measure.estimate import Estimate
+from sde_sgd.side_by_side.result import Distances
+from sde_sgd.side_by_side.run import _verdicts
 from sde_sgd.side_by_side.sides import check_members, check_sides
 
 ETA = 0.2
@@ -130,6 +133,24 @@ def test_an_unresolved_equation_is_inconclusive_and_auto_resolves_it():
     row, true = fine.comparisons[0], loss(1) - loss(10**5)
     assert abs(row.measured - row.predicted - true) < row.smallest_visible < true
     assert row.verdict == "disagrees"
+
+
+def test_the_step_error_of_a_distance_is_allowed_for():
+    """The excess less its step error e, with bias |e| + 2s; judged by s₀ of the excess alone.
+
+    .4 − .3 = .1 is ten s₀, and disagrees with 0 only if the bias, .3 + 2·.05, is left out.
+    """
+
+    def estimate(*numbers):
+        return Estimate(np.array(numbers), np.full(len(numbers), 0.01), 100)
+
+    step = Estimate(np.array(0.3), np.array(0.05), 100)
+    law = Distances(estimate(1, 1), estimate(1, 1), estimate(9, 0.4), step)
+    (row,) = _verdicts({}, {"energy": law}, {})
+    assert row.measured == pytest.approx(0.1) and row.standard_error == 0.01
+    assert row.bias == pytest.approx(0.4) and row.verdict != "disagrees"
+    (row,) = _verdicts({}, {"energy": Distances(law.distance, law.floor, law.excess, None)}, {})
+    assert row.measured == 0.4 and row.bias == 0 and row.verdict == "disagrees"
 
 
 def test_every_equation_with_a_solver_step_has_its_error_measured(problem):

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import binom, t as student
 
 import sde_sgd as ss
-from sde_sgd.identify._regression import expected_squares, normal_equations
+from sde_sgd.identify._regression import covariance, expected_squares, normal_equations
 
 LINE, PARABOLA, QUINTIC = (ss.PolynomialBasis(1, degree) for degree in (1, 2, 5))
 TAU = 0.01
@@ -89,6 +89,20 @@ def test_coefficients_are_quenouilles_jackknife():
     exact = 9 * least(every) - 8 * without.mean(axis=0)
     np.testing.assert_allclose(fit.coefficients[:, 0], exact, rtol=1e-9)
     np.testing.assert_allclose(fit.influence[..., 0], 8 / 9 * (least(every) - without), rtol=1e-8)
+
+
+def test_the_error_of_a_mean():
+    """Of c = x̄ the influences are (x_i − x̄)/n, and their covariance is Σ(x_i − x̄)²/(n(n − 1)).
+
+    A member without any data has no influence, and is not counted.
+    """
+    x = np.array([0.0, 1.0, 5.0, 4.0])
+    features = np.ones((1, 4, 1))
+    influence = normal_equations(features, x[None, :, None]).solve(("1",)).influence[..., 0]
+    np.testing.assert_allclose(influence[:, 0], (x - x.mean()) / 4, rtol=1e-12, atol=1e-15)
+    for rows in (influence, np.append(influence, [[0.0]], axis=0)):
+        np.testing.assert_allclose(covariance(rows), x.var(ddof=1) / 4, rtol=1e-12)
+    assert np.isinf(covariance(np.zeros((4, 1)))).all()
 
 
 def diffusing(seed, repetitions, members, times=1):
