@@ -27,9 +27,12 @@ def identify_sparse(
     Increments at the lag τ are regressed on the basis, component by component, and their squares
     on `variance_basis`; the three corrections and their bias are those of `identify_kramers_moyal`.
     Then the term with the smallest |coefficient|/error is dropped and the rest fitted again, until
-    every |coefficient|/error exceeds the two-sided threshold that K irrelevant terms pass with
-    probability `failure_rate` at most (Šidák, Student's t). So the rule has no scale of its own:
-    a true term of β is kept if β is several errors, and members, not cleverness, buy more terms.
+    every |coefficient|/error exceeds the two-sided threshold that one of K irrelevant terms passes
+    with probability `failure_rate` (Šidák, Student's t). That is for many members and one fit: at
+    60 members, with powers up to x³ and terms dropped one by one, an irrelevant term stayed in .021
+    of the readings at a nominal .01 and in .109 at .1 (400 members: .067). So the rule has no scale
+    of its own: a true term of β is kept if β is several errors, and members, not cleverness, buy
+    more terms.
 
     Squares of residuals ("centred") are regressed on what they are expected to be under the
     leverage of the terms of b, with `variance_basis` as instruments: a has no bias from the fit of
