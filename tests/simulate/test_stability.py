@@ -106,6 +106,18 @@ def test_elsewhere_a_huge_rate_is_a_warning():
     runs_without_a_word(sgd(0.1, logistic()))
 
 
+def test_momentum_overshoots_later():
+    """λ = 1, μ = .9: heavy ball overshoots beyond η = 2(1 + μ) = 3.8."""
+    start = jnp.zeros((6, 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        slow = sgd(3.7, ss.quadratic([[1.0]], [[0.0]]), ONE, 0.9)
+        stability.judge_stability(slow, start, "sample")
+    with pytest.warns(UserWarning, match="= 2.05 exceeds 2"):
+        fast = sgd(3.9, ss.quadratic([[1.0]], [[0.0]]), ONE, 0.9)
+        stability.judge_stability(fast, start, "sample")
+
+
 def heavy(example, curvature):
     """ℓ_i = ½(θx_i)², x_i = 0 but for one of 300 examples: λ = curvature/300."""
     inputs = np.zeros(300)
