@@ -1,5 +1,7 @@
 """Continuous-time Markov chains with a sparse generator: stationary law and propagation."""
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float
 from scipy import sparse
@@ -173,9 +175,10 @@ def _propagated(projected: np.ndarray) -> np.ndarray:
     marks = np.sort(np.concatenate([[4.5, 9.0], rates[(rates > 4.5) & (rates < 9)]]))
     widest = int(np.argmax(np.diff(marks)))
     cut = (marks[widest] + marks[widest + 1]) / 2
-    triangle, basis, lasting = schur(
+    ordered: Any = schur(
         projected, output="complex", sort=lambda mu: mu.real > 0 and (1 / mu).real < cut
     )
+    triangle, basis, lasting = ordered
     first = triangle[:lasting, :lasting]
     kept = expm(_POLE * (np.eye(lasting) - np.linalg.inv(first)))
     start = basis[0].conj()
