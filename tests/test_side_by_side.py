@@ -127,7 +127,7 @@ def test_an_unresolved_equation_is_inconclusive_and_auto_resolves_it():
     both = ss.side_by_side(sgd, coarse, jnp.zeros(1), **options)
     row = both.comparisons[0]
     assert row.verdict == "inconclusive" and row.bias > row.threshold * row.standard_error
-    assert "not resolved at 1 substeps" in both.unresolved and "raise substeps to" in both.table
+    assert "not resolved at substeps=1" in both.unresolved and "raise substeps to" in both.table
     fine = ss.side_by_side(sgd, coarse, jnp.zeros(1), substeps="auto", **options)
     assert fine.substeps >= 4 and fine.unresolved == ""
     row, true = fine.comparisons[0], loss(1) - loss(10**5)
@@ -229,5 +229,7 @@ def test_refuses_what_cannot_be_compared(problem):
         attempt(step_check=2)
     with pytest.raises(ValueError, match="snapshots"):
         attempt(snapshots=0)
+    with pytest.raises(ValueError, match=r"integer ≥ 1 or \"auto\"; got 'Auto'"):
+        attempt(substeps="Auto")
     with pytest.raises(ValueError, match="theta0"):
         ss.side_by_side(sgd, sde, jnp.zeros((2, 2)), num_steps=4, ensemble_size=4, key=jr.key(0))

@@ -219,6 +219,11 @@ class EmpiricalRisk(AbstractFiniteSum):
         l2: RealLike = 0.0,
         example_block: int | None = None,
     ):
+        if not callable(example_loss):
+            raise ValueError(
+                f"example_loss must be a function (prediction, target) -> scalar, such as "
+                f"ss.cross_entropy; got {example_loss!r}."
+            )
         refuse_stateful(model)
         inputs, targets = real_array("inputs", inputs), real_array("targets", targets)
         check_examples(inputs, targets)

@@ -106,7 +106,8 @@ def follow(
     The flow ends where Newton's step (∇²L)⁻¹∇L is at rounding, or within `radii` of one of
     `centres`, which then count as minima.
 
-    **Arguments:** `tolerance`: of the error of a step, relative to its length.
+    **Arguments:** `tolerance`: of the error of a step in each coordinate, relative to the step's
+    length, and at most to 1 + |θ_i|.
 
     **Source:** exprb43 of Hochbruck, Ostermann, Schweitzer, SIAM J. Numer. Anal. 47 (2009) 786.
     """
@@ -118,7 +119,7 @@ def follow(
     def advance(state: _State) -> _State:
         place, slope = state.theta, state.gradient
         modes = _modes(landscape, place, slope)
-        size = jnp.maximum(1, jnp.linalg.norm(place)) + jnp.linalg.norm(place - start)
+        size = jnp.maximum(1, jnp.linalg.norm(place))
         newton, rest = _at_rest(modes, place, slope, size, eps, state.newton, state.step)
         # Newton's step is short at a singularity too, such as that of √x, but there ∇L grows.
         length = jnp.linalg.norm(slope)
@@ -139,11 +140,13 @@ def follow(
         move, error, growth = _step(landscape, modes, place, slope, step)
         after = place + move
         gradient = landscape.gradient(after)
-        # Beside the relative error: rounding of θ (across a kink of L no step has a small relative
-        # error) and what rounding of ∇L makes of the move.
-        unsure = size + jnp.linalg.norm(modes.size) * step * jnp.max(jnp.abs(growth))
-        allowed = tol * jnp.linalg.norm(move) + _ROUNDING * eps * unsure
-        ratio = jnp.linalg.norm(error) / allowed
+        # Relative to the step's length, and to each coordinate: a fall from afar along one of them
+        # must not hide errors of the others. Beside that, rounding of θ (across a kink of L no step
+        # has a small relative error) and what rounding of ∇L makes of the move.
+        each = 1 + jnp.abs(place) + jnp.abs(after)
+        unsure = each + modes.size * step * jnp.max(jnp.abs(growth))
+        allowed = tol * jnp.minimum(jnp.linalg.norm(move), each) + _ROUNDING * eps * unsure
+        ratio = jnp.max(jnp.abs(error) / allowed)
         finite = jnp.isfinite(gradient).all() & jnp.isfinite(ratio)
         accepted = finite & (ratio <= 1) & (ending == _RUNNING)
         factor = jnp.where(finite, jnp.clip(0.9 * (ratio + 1e-30) ** (-1 / 3), 0.1, 8.0), 0.1)

@@ -78,7 +78,8 @@ class SideBySide(eqx.Module):
         for name, error in self.step_errors.items():
             lines.append(
                 f"discretisation error of the SDE's {name}: {float(error.value):.3g} ± "
-                f"{float(error.standard_error):.2g}, subtracted before the verdict"
+                f"{float(error.standard_error):.2g} at substeps={self.substeps}, subtracted before "
+                f"the verdict"
             )
         if self.unresolved:
             lines.append(self.unresolved)

@@ -16,7 +16,7 @@ from ..measure.estimate import Estimate
 from ..measure.snapshots import Snapshots
 from ..simulate.engine import simulate
 from ..simulate.run import Run
-from ..simulate.validate import check_count, starts as checked_starts
+from ..simulate.validate import check_count, check_key, starts as checked_starts
 from ..types import Key
 from .result import Distances, Observable, SideBySide
 from .sides import check_members, check_observables, check_sides
@@ -80,6 +80,7 @@ def side_by_side(
     **Raises:** `ValueError` for sides of other losses, data, batch sizes or clocks, and for
     swapped arguments; warns where the members are too few for any agreement.
     """
+    key = check_key(key)
     check_members(ensemble_size)
     check_sides(sgd, sde, num_steps, allow_different)
     if not 0 <= step_check <= 1:
@@ -164,7 +165,11 @@ def _at_step(sde: AbstractProcess, substeps, step_check) -> AbstractProcess:
         if not step_check:
             raise ValueError('substeps="auto" needs the check of the solver step: step_check > 0.')
         return sde
-    return sde if substeps is None else sde.refined(check_count("substeps", substeps))
+    if substeps is None:
+        return sde
+    if isinstance(substeps, str):
+        raise ValueError(f'substeps must be an integer ≥ 1 or "auto"; got {substeps!r}.')
+    return sde.refined(check_count("substeps", substeps))
 
 
 def _iterations(snapshots, num_steps: int) -> list[int]:
@@ -303,6 +308,6 @@ def _unresolved(
     if needed > MOST_SUBSTEPS:
         way += f' (more than the {MOST_SUBSTEPS} that "auto" tries: lower the learning rate)'
     return (
-        f"The SDE is not resolved at {substeps} substeps: its discretisation error could hide what "
+        f"The SDE is not resolved at substeps={substeps}: its discretisation error could hide what "
         f"these members would see ({', '.join(row.name for row in hidden)}); {way}."
     )

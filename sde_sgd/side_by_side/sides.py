@@ -38,6 +38,12 @@ def check_sides(
             f"The clocks differ: after {num_steps} iterations SGD is at t={ends[0]:.6g} and the "
             f"SDE at t={ends[1]:.6g}. Give both the same learning rate or schedule."
         )
+    if sgd.weak_order is not None and sde.weak_order is None and not allow_different:
+        raise ValueError(
+            f"sgd is the equation {type(sgd).__name__} and sde the process {type(sde).__name__} "
+            f"without a solver step, as if the arguments were swapped: give SGD first and its SDE "
+            f"second (allow_different=True compares them as they are)."
+        )
     found = differences(sgd, sde)
     if found and not allow_different:
         raise ValueError(
@@ -55,13 +61,7 @@ def check_sides(
 
 def differences(sgd: AbstractProcess, sde: AbstractProcess) -> list[str]:
     """What differs between the sides beside the dynamics, each in a few words."""
-    found = []
-    if sgd.weak_order is not None and sde.weak_order is None:
-        found.append(
-            f"sgd is the equation {type(sgd).__name__} and sde the discrete {type(sde).__name__}, "
-            f"as if the arguments were swapped"
-        )
-    found += _landscapes(sgd.landscape, sde.landscape)
+    found = _landscapes(sgd.landscape, sde.landscape)
     factors = [_noise_factor(process) for process in (sgd, sde)]
     if None not in factors and not np.isclose(*factors, rtol=1e-9):  # pyright: ignore
         found.append(

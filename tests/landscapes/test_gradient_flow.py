@@ -31,11 +31,12 @@ class Surface(eqx.Module):
                 lambda: 1e-10 * ((x**2 - 1) ** 2 / 4 + y**2 / 2),
                 lambda: jnp.abs(x - 0.1) + y**2 / 2,
                 lambda: ((x / 0.003) ** 2 - 1) ** 2 + y**2,  # minima .006 apart
+                lambda: (x**2 - 1) ** 2 - jnp.cos(y),  # minima (±1, 2πk)
             ],
         )
 
 
-MORSE, CUBIC, VALLEY, WELLS, PLATEAU, SLOPE, ROOT, FAINT, KINK, CLOSE = range(10)
+MORSE, CUBIC, VALLEY, WELLS, PLATEAU, SLOPE, ROOT, FAINT, KINK, CLOSE, STRIPES = range(11)
 
 
 def surface(number):
@@ -54,6 +55,10 @@ ENDS = [
     (WELLS, [-30.0, 1e4], [-1, 0]),
     (PLATEAU, [6.0, -5.0], [0, 0]),  # |∇L| = 4e-13
     (FAINT, [0.3, 0.7], [1, 0]),
+    # A long fall along x, during which y hardly moves: y stays in its own stripe.
+    (STRIPES, [1e5, 1.2], [1, 0]),
+    (STRIPES, [-1e12, 1.5], [-1, 0]),
+    (STRIPES, [3e4, 3.2], [1, 2 * np.pi]),
 ]
 
 
