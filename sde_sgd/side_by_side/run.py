@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax.random as jr
 import numpy as np
@@ -44,7 +44,7 @@ def side_by_side(
     measures: Mapping[str, AbstractMeasure] | None = None,
     distances: tuple[DistanceName, ...] = ("sliced", "energy"),
     step_check: float | int = 0.25,
-    substeps: int | Literal["auto"] | None = None,
+    substeps: int | str | None = None,
     allow_different: bool = False,
     paired: bool = False,
     resolution: dict[str, float] | None = None,
