@@ -90,7 +90,10 @@ def p_value(
 
 
 def chernoff(value: float, cells: Cells) -> float:
-    """P(T ≥ t) ≤ e^{−λt} E e^{λT}, at a λ near the best: about ten times P itself.
+    """P(T ≥ t) ≤ e^{−λt} E e^{λT}, at a λ near the best.
+
+    It is larger than P itself by more the farther the tail: by 4 at P = 2e-6 and by 22 at 6e-11 for
+    24 members in 3 cells.
 
     E e^{λT} is exact, ∏_j Z_j · P(Σ k = n)/norm with Z_j = Σ_k w_j(k) e^{λ|k−c_j|/2 + ζ(k−c_j)},
     and the probability that of independent counts with the weights under these sums, any ζ.

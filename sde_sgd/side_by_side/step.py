@@ -102,7 +102,9 @@ def substeps_needed(errors: StepErrors, visible: dict[str, float], substeps: int
     A power of two times `substeps`; that itself where it is enough.
     """
     every = {**errors.means, **errors.distances}
-    ratio = max(2 * bound(error) / max(visible[name], 1e-300) for name, error in every.items())
+    # Too few members leave a distance without a floor: it asks for no step.
+    seen = [name for name in every if name in visible]
+    ratio = max((2 * bound(every[n]) / max(visible[n], 1e-300) for n in seen), default=0.0)
     return substeps * 2 ** max(0, math.ceil(math.log2(max(ratio, 1e-9))))
 
 
