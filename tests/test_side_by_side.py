@@ -13,6 +13,7 @@ from sde_sgd.measure.estimate import Estimate
 from sde_sgd.side_by_side.result import Distances
 from sde_sgd.side_by_side.run import _verdicts
 from sde_sgd.side_by_side.sides import check_members, check_sides
+from sde_sgd.side_by_side.step import StepErrors, substeps_needed
 
 ETA = 0.2
 
@@ -233,3 +234,14 @@ def test_refuses_what_cannot_be_compared(problem):
         attempt(substeps="Auto")
     with pytest.raises(ValueError, match="theta0"):
         ss.side_by_side(sgd, sde, jnp.zeros((2, 2)), num_steps=4, ensemble_size=4, key=jr.key(0))
+
+
+def test_substeps_at_which_the_step_is_out_of_sight():
+    """The smallest 2^j·m with 2(|e| + 2s)/2^j ≤ what can be seen; no floor, no demand."""
+    error = Estimate(np.array([9.0, 0.3]), np.array([9.0, 0.05]), 100)
+    errors = StepErrors({}, {"loss": error}, {"energy": error})
+    # 2(.3 + .1) = .8 is 3.2 times .25: four times as many steps.
+    assert substeps_needed(errors, {"loss": 0.25, "energy": 1.0}, 3) == 12
+    assert substeps_needed(errors, {"loss": 0.25}, 3) == 12
+    assert substeps_needed(errors, {"loss": 1.0, "energy": 0.1}, 3) == 24
+    assert substeps_needed(errors, {"loss": 1.0, "energy": 1.0}, 3) == 3
