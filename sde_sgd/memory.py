@@ -119,11 +119,11 @@ def peak_bytes(function: Callable, *arguments: Any) -> int:
 
     The arguments (arrays, or their shapes) are not counted.
     """
-    return _peak(jax.make_jaxpr(function)(*arguments).jaxpr)
+    return peak_of(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
-def _peak(jaxpr: Any) -> int:
-    """Largest total of live values while the equations run in order."""
+def peak_of(jaxpr: Any) -> int:
+    """Largest total of live values while the equations of a program run in order."""
     last = {}
     for index, equation in enumerate(jaxpr.eqns):
         last.update((var, index) for var in equation.invars if isinstance(var, Var))
@@ -132,7 +132,7 @@ def _peak(jaxpr: Any) -> int:
     held.update(jaxpr.invars, jaxpr.constvars)
     live = peak = 0
     for index, equation in enumerate(jaxpr.eqns):
-        inner = max((_peak(sub) for sub in _inner(equation)), default=0)
+        inner = max((peak_of(sub) for sub in _inner(equation)), default=0)
         live += sum(_bytes(var) for var in equation.outvars)
         peak = max(peak, live + inner)
         for var in {var for var in equation.invars if isinstance(var, Var)} - held:

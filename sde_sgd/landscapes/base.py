@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PyTree
 from ..draws import Draws, Stream
 from ..types import Indices, Matrix, Scalar, Vector, Weights
 from .blocks import fitting_block, map_blocks, sum_blocks
+from .convolutions import channels_last
 from .noise_forms import AbstractNoiseForm
 
 
@@ -144,7 +145,8 @@ class AbstractFiniteSum(AbstractLandscape):
 
     def example_losses(self, theta: Vector) -> Weights:
         """ℓ_i(θ), (N,)."""
-        return map_blocks(lambda data: self.losses(theta, data), self.data, self.example_block)
+        losses = channels_last(self.losses)
+        return map_blocks(lambda data: losses(theta, data), self.data, self.example_block)
 
     def weighted_gradient(self, theta: Vector, weights: Weights) -> Vector:
         """Jᵀw = Σ_i w_i ∇ℓ_i(θ), (d,): one vector–Jacobian product whatever the weights."""
@@ -157,18 +159,23 @@ class AbstractFiniteSum(AbstractLandscape):
 
     def _pull_back(self, theta: Vector, data: PyTree[Array], weights: Weights) -> Vector:
         """Σ_i w_i ∇ℓ_i(θ) over the examples in `data`, all in memory at once."""
-        _, pull_back = jax.vjp(lambda x: self.losses(x, data), theta)
-        return pull_back(weights)[0]
+
+        def product(theta, data, weights):
+            _, pull_back = jax.vjp(lambda x: self.losses(x, data), theta)
+            return pull_back(weights)[0]
+
+        return channels_last(product)(theta, data, weights)
 
     def example_gradients(self, theta: Vector) -> Float[Array, "n d"]:
         """J, (N, d). Costs N gradients and N·d numbers: not for every step."""
 
-        def one(example):
+        def one(theta, example):
             return jax.grad(lambda x: self.losses(x, jax.tree.map(lambda a: a[None], example))[0])(
                 theta
             )
 
-        return map_blocks(jax.vmap(one), self.data, self.example_block)
+        each = channels_last(jax.vmap(one, (None, 0)))
+        return map_blocks(lambda data: each(theta, data), self.data, self.example_block)
 
     def weighted_hessian_gradient(self, theta: Vector, weights: Weights) -> Vector:
         """Σ_i w_i ∇²ℓ_i ∇ℓ_i = ½∇ Σ_i w_i |∇ℓ_i|², (d,), for constant w.
@@ -188,8 +195,9 @@ class AbstractFiniteSum(AbstractLandscape):
         return self.noise_form.gradient(self, theta)
 
     def minibatch_loss(self, theta: Vector, examples: Indices) -> Scalar:
+        losses = channels_last(self.losses)
         values = map_blocks(
-            lambda some: self.losses(theta, self._rows(some)), examples, self.example_block
+            lambda some: losses(theta, self._rows(some)), examples, self.example_block
         )
         return jnp.mean(values)
 

@@ -13,7 +13,7 @@ from ..draws import STREAM_KEYS, stream_keys
 from ..dynamics.base import AbstractProcess
 from ..dynamics.continuous import GradientFlow
 from ..memory import available_memory, working_bytes
-from ..simulate.advance import step_bytes
+from ..simulate.advance import step_cost
 from ..simulate.checkpoint import as_checkpoint, Checkpoint
 from ..simulate.stability import judge_stability
 from ..simulate.validate import (
@@ -238,7 +238,7 @@ def _plan(
     shape = eqx.filter_eval_shape(create, passage, probe, identity, STREAM_KEYS)
     check_state(shape)
     held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shape))
-    step = step_bytes(passage.process, {}, landscape.dtype)
+    step = step_cost(passage.process, {}, landscape.dtype).bytes
     # Twice, as an update may copy.
     repetition = 2 * held * num_replicas
     allowed = available_memory() // 2 if memory is None else memory

@@ -1,6 +1,6 @@
 """The engine."""
 
 from .checkpoint import Checkpoint as Checkpoint
-from .driver import Forecast as Forecast
 from .engine import forecast as forecast, simulate as simulate
+from .forecast import Forecast as Forecast
 from .run import DivergenceError as DivergenceError, load as load, Run as Run

@@ -2,6 +2,7 @@
 
 import functools
 import operator
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -12,8 +13,9 @@ from jaxtyping import Array, PyTree
 
 from ..draws import Draws, STREAM_KEYS
 from ..dynamics.base import AbstractProcess
+from ..landscapes.convolutions import convolves
 from ..measure.base import AbstractMeasure, Tick
-from ..memory import peak_bytes
+from ..memory import peak_of
 from ..types import Alive, Identity, Positions
 
 
@@ -234,8 +236,22 @@ def advance(
     return run(arrays, members, streams, iteration, blocks, length)
 
 
-def step_bytes(process: AbstractProcess, measures: dict[str, AbstractMeasure], dtype) -> int:
-    """Bytes that one member's iteration holds at its fullest, before fusion (an upper bound)."""
+class StepCost(NamedTuple):
+    """Of one member's iteration: bytes at its fullest, before fusion (an upper bound); whether
+    members should move one by one.
+
+    On a CPU they should where a landscape convolves: XLA has no fast routine for convolutions
+    whose weights differ between members, and does them two to three times faster in turn.
+    """
+
+    bytes: int
+    one_by_one: bool
+
+
+def step_cost(
+    process: AbstractProcess, measures: dict[str, AbstractMeasure], dtype: Any
+) -> StepCost:
+    """What a member's iteration takes, from its program, which is not run."""
 
     def one(start, identity, streams):
         members = create(process, measures, start, identity, streams)
@@ -243,4 +259,6 @@ def step_bytes(process: AbstractProcess, measures: dict[str, AbstractMeasure], d
 
     start = jax.ShapeDtypeStruct((1, process.landscape.dimension), dtype)
     identity = jax.ShapeDtypeStruct((1,), jnp.uint32)
-    return peak_bytes(one, start, identity, STREAM_KEYS)
+    program = jax.make_jaxpr(one)(start, identity, STREAM_KEYS).jaxpr
+    on_cpu = jax.default_backend() == "cpu"
+    return StepCost(peak_of(program), on_cpu and convolves(program))

@@ -17,10 +17,11 @@ from ..types import Key
 from . import checkpoint as ckpt
 from .advance import advance, at_rest, create, Members
 from .fingerprint import describe
+from .forecast import Forecast
 from .interrupt import Interrupt
 from .plan import Plan
 from .progress import Progress
-from .rest import cut, halved, next_look
+from .rest import cut, halved, in_halves, next_look
 from .run import DivergenceError, Run
 from .validate import check_count, check_length, check_memory, check_outcome
 from .warn import warn
@@ -29,14 +30,6 @@ from .warn import warn
 MOST_STEPS = 2**31 - 2
 _SEGMENT_SECONDS = 0.5
 _create = eqx.filter_jit(create)
-
-
-class Forecast(eqx.Module):
-    """What a run will take: seconds (compilation included) and bytes."""
-
-    seconds: float
-    bytes: int
-    seconds_per_iteration: float
 
 
 class Engine:
@@ -85,6 +78,7 @@ class Engine:
         self._rows: list[np.ndarray] = start
         self._per_iteration: float | None = None
         self._longest = 1
+        self._halved = False
 
     def _scatter(self, theta: jax.Array) -> list[Members]:
         # On the host, and put on the device: slices there, and jnp.asarray, compile for each shape.
@@ -167,24 +161,6 @@ class Engine:
         saved = ckpt.as_checkpoint(checkpoint)
         outcome = self.on_divergence if on_divergence is None else on_divergence
         return self.go(total, progress, saved, budget, outcome, resume=False)
-
-    def rehearse(self, num_steps: int) -> Forecast:
-        """Runs a few iterations, puts everything back, and extrapolates."""
-        kept = self.chunks
-        started = time.monotonic()
-        self.advance(1, 1)
-        first = time.monotonic() - started
-        length, per_iteration = 1, first
-        while True:
-            started = time.monotonic()
-            self.advance(length, 1)
-            spent = time.monotonic() - started
-            per_iteration = spent / length
-            if spent > 0.2 or length >= num_steps:
-                break
-            length = min(4 * length, num_steps)
-        self.chunks = kept
-        return Forecast(first + per_iteration * num_steps, self.plan.bytes, per_iteration)
 
     def go(
         self,
@@ -273,7 +249,7 @@ class Engine:
             else:
                 length, blocks = every, min(wanted // every, self.plan.capacity)
         started = time.monotonic()
-        rows = self.advance(length, blocks)
+        rows = self._advance_in_memory(length, blocks)
         spent = time.monotonic() - started
         steps = self.done + length * np.arange(1, blocks + 1)
         self.done = int(steps[-1])
@@ -294,6 +270,24 @@ class Engine:
                 self.forecast = Forecast(seconds, self.plan.bytes, self._per_iteration)
         if self.done >= self._look:
             self._take_out()
+
+    def _advance_in_memory(self, length: int, blocks: int) -> np.ndarray:
+        """As `advance`; where the device runs out of memory, with halved chunks from then on."""
+        while True:
+            try:
+                return self.advance(length, blocks)
+            except jax.errors.JaxRuntimeError as error:
+                most = max((len(chunk.identity) for chunk in self.chunks), default=0)
+                if "RESOURCE_EXHAUSTED" not in str(error) or most <= self.plan.multiple:
+                    raise
+            if not self._halved:
+                warn(
+                    f"The device ran out of memory with {most} members at a time: the run goes on "
+                    f"with fewer. Pass chunk_size={most // 2} to begin with them."
+                )
+            self._halved = True
+            halves = [half for c in self.chunks for half in in_halves(c, self.plan.multiple)]
+            self.chunks = [self.plan.place(half) for half in halves]
 
     def advance(self, length: int, blocks: int) -> np.ndarray:
         """Advances every chunk; positions after each block, (blocks, members, d)."""

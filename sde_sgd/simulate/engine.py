@@ -13,8 +13,9 @@ from ..dynamics.base import AbstractProcess
 from ..measure.base import AbstractMeasure
 from ..types import Key
 from . import checkpoint as ckpt
-from .advance import create, step_bytes
-from .driver import Engine, Forecast, MOST_STEPS
+from .advance import create, step_cost
+from .driver import Engine, MOST_STEPS
+from .forecast import Forecast, rehearse
 from .plan import make_mesh, make_plan
 from .run import Run
 from .stability import judge_stability
@@ -68,7 +69,8 @@ def simulate(
     - `checkpoint`: a file. If it exists the run resumes from it, bit for bit.
     - `budget`: seconds after which the run stops with what it has; extend it later.
     - `memory`: bytes the run may hold (default: 80 % of what is free).
-    - `chunk_size`: members advanced together (default: from the memory of a step).
+    - `chunk_size`: members advanced together (default: from the memory of a step; one on a CPU
+      where a network convolves).
     - `devices`: a number or list of devices over which members are split.
     - `on_divergence`: "raise" an error that carries the partial run, or "mask".
     - `check_stability`: whether steps at the first start overshoot is judged by the Hessian of
@@ -107,9 +109,10 @@ def forecast(
     **options,
 ) -> Forecast:
     """Seconds and bytes of a run, from a few of its iterations. Options as in `simulate`."""
-    return prepare(
+    engine = prepare(
         process, theta0, num_steps=num_steps, ensemble_size=ensemble_size, key=key, **options
-    ).rehearse(num_steps)
+    )
+    return rehearse(engine, num_steps)
 
 
 def prepare(
@@ -151,8 +154,8 @@ def prepare(
     row = landscape.dimension * landscape.dtype.itemsize
     records = None if record_every is None else num_steps // record_every + 1
     mesh = make_mesh(devices)
-    step = step_bytes(process, named, landscape.dtype)
-    plan = make_plan(ensemble_size, held, step, row, records, chunk_size, mesh)
+    cost = step_cost(process, named, landscape.dtype)
+    plan = make_plan(ensemble_size, held, cost, row, records, chunk_size, mesh)
     what = f"{ensemble_size} members × {held} bytes of state and measures, {records or 0} records"
     check_memory(plan.bytes, memory, what)
     theta = starts(process, theta0, ensemble_size, key)

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ..memory import working_bytes
+from .advance import StepCost
 
 _RECORD_BYTES = 64 * 2**20
 
@@ -68,16 +69,17 @@ def make_mesh(devices: int | Sequence[Any] | None) -> Mesh | None:
 def make_plan(
     ensemble_size: int,
     held_bytes: int,
-    step_bytes: int,
+    cost: StepCost,
     row_bytes: int,
     num_records: int | None,
     chunk_size: int | None,
     mesh: Mesh | None,
 ) -> Plan:
-    """Chunks whose members × step_bytes fit a step's memory; `chunk_size` overrides."""
+    """Chunks whose members' steps fit a step's memory; `chunk_size` overrides."""
     count = 1 if mesh is None else mesh.size
     if chunk_size is None:
-        chunk_size = max(1, min(ensemble_size, working_bytes() * count // max(step_bytes, 1)))
+        fitting = working_bytes() * count // max(cost.bytes, 1)
+        chunk_size = count if cost.one_by_one else max(1, min(ensemble_size, fitting))
     num_chunks = math.ceil(ensemble_size / chunk_size)
     chunk = math.ceil(math.ceil(ensemble_size / num_chunks) / count) * count
     capacity = 0
@@ -85,10 +87,10 @@ def make_plan(
         capacity = max(1, min(num_records, 4096, _RECORD_BYTES // max(row_bytes * chunk, 1)))
     total = (
         2 * held_bytes * ensemble_size
-        + step_bytes * chunk
+        + cost.bytes * chunk
         + capacity * row_bytes * chunk
         # Twice, as the pieces are joined at the end.
         + 2 * (num_records or 0) * row_bytes * ensemble_size
     )
     chunks = math.ceil(ensemble_size / chunk)
-    return Plan(ensemble_size, chunk, chunks, capacity, total, row_bytes, step_bytes, mesh)
+    return Plan(ensemble_size, chunk, chunks, capacity, total, row_bytes, cost.bytes, mesh)

@@ -1,4 +1,4 @@
-"""Members with which every measure has finished leave the batch, which shrinks by halves."""
+"""Batches become smaller: members at rest leave them, and they are halved where memory ends."""
 
 import jax
 import numpy as np
@@ -35,3 +35,13 @@ def cut(chunk: Members, needed: np.ndarray, rows: int) -> tuple[Members, Members
         for own in (np.sort(order[:rows]), np.sort(order[rows:]))
     )
     return kept, left
+
+
+def in_halves(chunk: Members, multiple: int) -> list[Members]:
+    """The chunk as two, the first a multiple of `multiple`; as it is where that is all of it."""
+    rows = len(chunk.identity)
+    first = -(-rows // (2 * multiple)) * multiple
+    if first == rows:
+        return [chunk]
+    pieces = (slice(first), slice(first, rows))
+    return [jax.tree.map(lambda x, own=own: x[own], chunk) for own in pieces]
