@@ -18,17 +18,18 @@ class Forecast(eqx.Module):
 
 
 def rehearse(engine: "Engine", num_steps: int) -> Forecast:
-    """Runs a few iterations of an engine, puts everything back, and extrapolates."""
+    """Runs a few iterations of an engine's first chunk, puts it back, and extrapolates."""
     kept = engine.chunks
+    engine.chunks = kept[:1]
     started = time.monotonic()
     engine.advance(1, 1)
     first = time.monotonic() - started
-    length, per_iteration = 1, first
+    length = 1
     while True:
         started = time.monotonic()
         engine.advance(length, 1)
         spent = time.monotonic() - started
-        per_iteration = spent / length
+        per_iteration = spent / length * len(kept)
         if spent > 0.2 or length >= num_steps:
             break
         length = min(4 * length, num_steps)
