@@ -37,8 +37,8 @@ def figure(result: "Validity") -> Figure:
     eta, size = result.settings.learning_rate, result.batch_size
     for axis, line, here, label in (
         (flat[1], result.by_learning_rate, eta, f"learning rate η (B = {size}, equal ηK)"),
-        (flat[2], result.by_batch_size, size, f"batch size B (η = {eta:.4g})"),
-        (flat[3], result.scaling, 1, "κ of linear scaling (κη, κB, equal ηK)"),
+        (flat[2], result.by_batch_size, float(size), f"batch size B (η = {eta:.4g})"),
+        (flat[3], result.scaling, 1.0, "κ of linear scaling (κη, κB, equal ηK)"),
     ):
         _along(axis, line, here, result.tolerance, label)
     _where_it_comes_from(flat[4], result)
@@ -85,9 +85,8 @@ def _by_cause(axis: Axes, result: "Validity") -> None:
     names = [w.name for w in result.watched]
     place, width = np.arange(len(names)), 0.8 / len(_CAUSES)
     total = np.array([w.shares.distance for w in result.watched])
-    finite = total[np.isfinite(total) & (total > 0)]
-    top = max([result.tolerance, *finite])
-    bottom = min([result.tolerance, *([finite.max()] if len(finite) else [])]) / 100
+    largest = float(np.max(total[np.isfinite(total)], initial=0.0)) or result.tolerance
+    top, bottom = max(result.tolerance, largest), min(result.tolerance, largest) / 100
     for i, (field, (label, colour)) in enumerate(_CAUSES.items()):
         values = np.array([getattr(w.shares, field) for w in result.watched])
         shown = np.where(np.isfinite(values), np.abs(values), np.nan)

@@ -41,7 +41,7 @@ def _map(made: Figure, axis: Axes, scan: "ValidityScan") -> None:
     made.colorbar(image, ax=axis, label="largest D (grey: no SDE, or it diverges)", extend="both")
     states = scan.states
     for place in np.argwhere(states == "undecided"):
-        axis.text(*place[::-1], "?", ha="center", va="center", fontsize=11)
+        axis.text(place[1], place[0], "?", ha="center", va="center", fontsize=11)
     _border(axis, states == "valid")
     scaled = np.log(rates / scan.settings.learning_rate), np.log(sizes / scan.batch_size)
     columns, rows = (np.interp(np.linspace(-9, 9, 400), x, np.arange(len(x)),

@@ -22,11 +22,14 @@ from .rule import View, watch
 # Passes over an example: forwards is one, and a gradient is three.
 _GRADIENT = 3
 _PRODUCTS = {"Hessian": 2 * _GRADIENT, "covariance": _GRADIENT + 2}
-_SLOPE, _BEND = 2, 8
+_SLOPE, _BEND = 3, 8
+# The gradient of each example by itself costs as much as so many in one sum.
+_APART = 10
 # Products of Lanczos' method before it can be done, and a restart.
 _LANCZOS = 48
-# Compilations, in units of that of a gradient, of all that is differentiated twice.
-_COMPILATIONS = 14
+# Compilations, in units of that of a gradient, of all that is differentiated twice; those of an
+# ensemble of SVAG, in units of that of the explored runs.
+_COMPILATIONS, _ENSEMBLE = 14, 1.5
 # Values of D in the verdict, and along the three lines with their bisections.
 _LOOKS = 80
 
@@ -51,7 +54,7 @@ def work(request: Request) -> dict[str, float]:
     pairs = watched * (watched + 1) / 2
     batch = request.sgd.sampling.batch_size
     passes = {
-        "norms": _GRADIENT * (num + looked_at),
+        "norms": _GRADIENT * (num + _APART * looked_at),
         "sharpest directions": products * _PRODUCTS["Hessian"] * looked_at,
         "noisiest directions": products * _PRODUCTS["covariance"] * looked_at,
         "exploring": _GRADIENT * request.num_paths * request.explore_steps * batch,
@@ -78,12 +81,13 @@ def rates(request: Request, examples: Examples) -> Rates:
         key=request.key,
         check_stability=False,
     )
+    ensembles = 1 + (_ENSEMBLE * (1 + len(request.svag)) if request.svag else 0)
     stepping = foreseen.seconds - foreseen.seconds_per_iteration * request.explore_steps
     return Rates(
         gradient=second / examples.chosen.num_examples,
         iteration=foreseen.seconds_per_iteration,
         look=_look(request, examples),
-        compiling=_COMPILATIONS * max(first - second, 0.0) + max(stepping, 0.0),
+        compiling=_COMPILATIONS * max(first - second, 0.0) + ensembles * max(stepping, 0.0),
         bytes=float(foreseen.bytes),
     )
 

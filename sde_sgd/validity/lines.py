@@ -19,6 +19,8 @@ _MOST_STEPS = 200_000
 # Learning rates differ by 1 % where a line passes and where it does not.
 _CLOSE = 0.01
 _POINTS = 13
+# Beyond this D the laws have nothing in common, and how far beyond says nothing.
+_FAR = 10.0
 
 
 class Predictor(NamedTuple):
@@ -39,19 +41,20 @@ class Predictor(NamedTuple):
         value = self._largest(self.view, settings, sampling)
         if len(self.paths) < 2:
             return value, float("inf")
+        if not np.isfinite(value):
+            return value, 0.0
         square = self._spread(self.paths, settings, sampling)
         if self.groups:
             square += self.left * self._spread(self.groups, settings, sampling)
-        return value, float(np.sqrt(square))
+        return value, value * float(np.sqrt(square))
 
     def _largest(self, view: View, settings: Settings, sampling: AbstractSampling) -> float:
         return largest(watch(view, settings, sampling)).shares.distance
 
     def _spread(self, views: list[View], settings: Settings, sampling: AbstractSampling) -> float:
+        """Of log D, squared."""
         values = np.array([self._largest(view, settings, sampling) for view in views])
-        if not np.isfinite(values).all():
-            return 0.0 if not np.isfinite(values).any() else float("inf")
-        return float((len(values) - 1) * values.var())
+        return float((len(values) - 1) * np.log(np.clip(values, 1e-300, _FAR)).var())
 
 
 class Line(NamedTuple):

@@ -1,5 +1,6 @@
 """`validity`: checks, exploration, the local model, the verdict."""
 
+import numpy as np
 from jaxtyping import ArrayLike
 
 from ..dynamics.base import AbstractProcess
@@ -169,7 +170,8 @@ def _judged(
     found, norms = ground.found, ground.norms
     foreseen = predictor(request, ground, explored, report)
     watched = watch(foreseen.view, settings, sampling)
-    distance = Estimate(*foreseen.distance(settings, sampling), explored.visited[..., 0].size)
+    value, error = foreseen.distance(settings, sampling)
+    distance = Estimate(np.asarray(value), np.asarray(error), explored.visited[..., 0].size)
     report.stage("other learning rates and batch sizes", 3, "lines")
     stable = 2 * (1 + settings.momentum) / max(found.sharpness, 1e-300)
     lines = [along_learning_rates(foreseen, settings, sampling, limit, stable)]

@@ -119,22 +119,23 @@ def example_models(
     landscape: AbstractFiniteSum, theta: Vector, basis: Float[np.ndarray, "d m"]
 ) -> tuple[Float[np.ndarray, "n m"], Float[np.ndarray, "n m m"]]:
     """∇ℓ_i·Q and Qᵀ∇²ℓ_i Q at one θ, by forward derivatives of all losses at once."""
-    columns = jnp.asarray(basis.T, landscape.dtype)
+    columns = [jnp.asarray(column, landscape.dtype) for column in basis.T]
+    slopes = example_slopes(landscape, theta, basis)
     size = len(columns)
-    rows, others = np.triu_indices(size)
-    slopes, entries = _derivatives(landscape, theta, columns, columns[rows], columns[others])
-    packed = np.asarray(entries, float).T
-    curvatures = np.zeros((len(packed), size, size))
-    curvatures[:, rows, others] = packed
-    curvatures[:, others, rows] = packed
-    return np.asarray(slopes, float).T, curvatures
+    curvatures = np.zeros((len(slopes), size, size))
+    # One call a pair: XLA runs a convolution inside a loop several times slower than outside.
+    for i, j in zip(*np.triu_indices(size), strict=True):
+        curvatures[:, i, j] = _bend(landscape, theta, columns[i], columns[j])
+        curvatures[:, j, i] = curvatures[:, i, j]
+    return slopes, curvatures
 
 
 def example_slopes(
     landscape: AbstractFiniteSum, theta: Vector, basis: Float[np.ndarray, "d m"]
 ) -> Float[np.ndarray, "n m"]:
     """∇ℓ_i·Q at one θ."""
-    return np.asarray(_slopes(landscape, theta, jnp.asarray(basis.T, landscape.dtype)), float).T
+    columns = (jnp.asarray(column, landscape.dtype) for column in basis.T)
+    return np.stack([np.asarray(_slope(landscape, theta, q), float) for q in columns], axis=1)
 
 
 def noise_curvature(
@@ -177,19 +178,13 @@ def _noise_form(examples: Examples, theta: Vector, z: Array, mean: Vector) -> Ar
 
 
 @eqx.filter_jit
-def _slopes(landscape: AbstractFiniteSum, theta: Vector, columns: Array) -> Array:
-    def slope(direction):
-        return jax.jvp(landscape.example_losses, (theta,), (direction,))[1]
-
-    return lax.map(slope, columns)
+def _slope(landscape: AbstractFiniteSum, theta: Vector, direction: Vector) -> Array:
+    return jax.jvp(landscape.example_losses, (theta,), (direction,))[1]
 
 
 @eqx.filter_jit
-def _derivatives(landscape: AbstractFiniteSum, theta: Vector, columns, first, second):
-    def slope(point, direction):
-        return jax.jvp(landscape.example_losses, (point,), (direction,))[1]
+def _bend(landscape: AbstractFiniteSum, theta: Vector, first: Vector, second: Vector) -> Array:
+    def slope(point):
+        return jax.jvp(landscape.example_losses, (point,), (first,))[1]
 
-    def bend(pair):
-        return jax.jvp(lambda point: slope(point, pair[0]), (theta,), (pair[1],))[1]
-
-    return lax.map(lambda q: slope(theta, q), columns), lax.map(bend, (first, second))
+    return jax.jvp(slope, (theta,), (second,))[1]

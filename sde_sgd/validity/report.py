@@ -74,7 +74,7 @@ class Report:
         self._since = now
 
     def _beat(self) -> None:
-        while not self._over.wait(self.pause / 2):
+        while not self._over.wait(min(self.pause, 0.25)):
             if self._what and time.monotonic() - self._written > self.pause:
                 self._write(self._line())
 

@@ -114,6 +114,7 @@ def watch(view: View, settings: Settings, sampling: AbstractSampling) -> list[Wa
     shuffled = isinstance(sampling, RandomReshuffling)
     correlation = -sampling.batch_size / (num - sampling.batch_size) if shuffled else 0.0
     sgd, sde = view.moments.laws(settings)
+    finite = bool(np.isfinite([sgd.covariance, sde.covariance]).all())
     result = []
     for i, weight in enumerate(view.weights):
         bend = float(view.bends[i])
@@ -121,10 +122,9 @@ def watch(view: View, settings: Settings, sampling: AbstractSampling) -> list[Wa
         response = impulse_response(
             bend, settings.learning_rate, settings.momentum, settings.num_steps
         )
-        variance = float(weight @ sde.covariance @ weight)
-        own = float(weight @ sgd.covariance @ weight)
-        finite = np.isfinite([variance, own]).all() and np.isfinite(response).all()
-        if not finite:
+        variance = float(weight @ sde.covariance @ weight) if finite else np.inf
+        own = float(weight @ sgd.covariance @ weight) if finite else np.inf
+        if not finite or not np.isfinite(response).all():
             shares = Shares(0.0, np.inf, 0.0, 0.0, 0.0)
         elif variance <= 0:
             shares = Shares(0.0, 0.0, 0.0, 0.0, 0.0)
@@ -166,8 +166,13 @@ class State(enum.Enum):
 
     @staticmethod
     def of(distance: float, error: float, tolerance: float) -> "State":
-        """Undecided where the bar lies on both sides; an infinite D fails whatever its error."""
-        if not np.isfinite(distance) or distance - _SIGMAS * error > tolerance:
+        """Undecided where the bar lies on both sides; an infinite D fails whatever its error.
+
+        The bar is from D e^{−2e/D}, since D is positive, to D + 2e, which is D ± 2e for e ≪ D.
+        """
+        if not np.isfinite(distance):
+            return State.FAILS
+        if distance * np.exp(-_SIGMAS * error / max(distance, 1e-300)) > tolerance:
             return State.FAILS
         return State.PASSES if distance + _SIGMAS * error <= tolerance else State.UNDECIDED
 

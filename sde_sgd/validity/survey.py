@@ -28,6 +28,8 @@ from .rule import View
 
 # The examples of a sample are left out in so many groups, one at a time.
 _GROUPS = 8
+# More paths than this are left out in groups: each costs as much as D itself.
+_MOST = 16
 # An exploring run is cut into so many pieces, to say how far it is.
 _PIECES = 20
 
@@ -120,11 +122,13 @@ def predictor(request: Request, ground: Ground, explored: Explored, report: Repo
     report.stage("models of the examples", explored.visited[..., 0].size, "points")
     models = []
     for rows in explored.visited:
-        slopes, curvatures, count = 0.0, 0.0, len(rows)
-        for row in rows:
+        slopes, curvatures = example_models(landscape, jnp.asarray(rows[0]), found.basis)
+        report.tick()
+        for row in rows[1:]:
             own, bends = example_models(landscape, jnp.asarray(row), found.basis)
-            slopes, curvatures = slopes + own / count, curvatures + bends / count
+            slopes, curvatures = slopes + own, curvatures + bends
             report.tick()
+        slopes, curvatures = slopes / len(rows), curvatures / len(rows)
         mean = ((rows.astype(float) - origin) @ found.basis).mean(axis=0)
         models.append(LocalModel(slopes - curvatures @ mean, curvatures))
     if not examples.sampled:
@@ -148,9 +152,11 @@ def predictor(request: Request, ground: Ground, explored: Explored, report: Repo
 
 
 def _without_one(models: list[LocalModel]) -> list[list[LocalModel]]:
+    """What is left without one path, or of many paths without one of `_MOST` groups of them."""
     if len(models) < 2:
         return []
-    return [models[:i] + models[i + 1 :] for i in range(len(models))]
+    count = min(len(models), _MOST)
+    return [[m for i, m in enumerate(models) if i % count != group] for group in range(count)]
 
 
 def _average(models: list[LocalModel]) -> LocalModel:
