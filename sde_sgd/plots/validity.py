@@ -30,8 +30,9 @@ STATES = {
 
 
 def figure(result: "Validity") -> Figure:
-    """Six panels, the last one empty where no SVAG was run; run and verdict are the title."""
-    made, axes = new_figure(2, 3, width=5.0, height=4.4)
+    """Four panels, and one more where SVAG was run; the run and the verdict are the title."""
+    columns = 3 if result.svag else 2
+    made, axes = new_figure(2, columns, width=5.2, height=4.4)
     flat = axes.ravel()
     _by_cause(flat[0], result)
     eta, size = result.settings.learning_rate, result.batch_size
@@ -41,13 +42,11 @@ def figure(result: "Validity") -> Figure:
         (flat[3], result.scaling, 1.0, "κ of linear scaling (κη, κB, equal ηK)"),
     ):
         _along(axis, line, here, result.tolerance, label)
-    _where_it_comes_from(flat[4], result)
     if result.svag:
-        _svag(flat[5], result)
-    else:
+        _svag(flat[4], result)
         flat[5].set_axis_off()
-        flat[5].text(0.02, 0.95, "no SVAG was run", va="top", transform=flat[5].transAxes)
-    made.suptitle("\n".join([_run(result), *textwrap.wrap(result.verdict, 150)]), fontsize=10)
+    words = textwrap.wrap(result.verdict, 50 * columns)
+    made.suptitle("\n".join([_run(result), *words]), fontsize=10)
     return made
 
 
@@ -72,6 +71,12 @@ def above(axis: Axes, columns: int = 3) -> None:
         handlelength=1.4,
         columnspacing=1.0,
     )
+
+
+def two_sigmas(distances: np.ndarray, errors: np.ndarray) -> np.ndarray:
+    """How far the bar of `rule.State` reaches below and above, (2, n); 0 if infinite."""
+    known = np.where(np.isfinite(errors), errors, 0)
+    return np.stack([-distances * np.expm1(-2 * known / distances), 2 * known])
 
 
 def tolerance_line(axis: Axes, tolerance: float) -> None:
@@ -108,7 +113,7 @@ def _along(axis: Axes, line: "Line", here: float, tolerance: float, label: str) 
     """The curve, its passing part shaded, with a mark for what is said of each run."""
     good = np.isfinite(line.distances) & (line.distances > 0)
     x, d = line.values[good], line.distances[good]
-    error = np.where(np.isfinite(line.errors[good]), line.errors[good], 0)
+    bars = two_sigmas(d, line.errors[good])
     states = np.array([state.value for state in line.states(tolerance)])[good]
     if np.isfinite(line.low):
         inside = f"passes: {line.low:.3g} to {line.high:.3g}"
@@ -120,7 +125,7 @@ def _along(axis: Axes, line: "Line", here: float, tolerance: float, label: str) 
             axis.errorbar(
                 x[own],
                 d[own],
-                yerr=np.minimum(2 * error[own], [0.99 * d[own], np.full(own.sum(), np.inf)]),
+                yerr=bars[:, own],
                 fmt=marker,
                 color=colour,
                 fillstyle=fill,
@@ -140,23 +145,6 @@ def _along(axis: Axes, line: "Line", here: float, tolerance: float, label: str) 
     axis.set_xlabel(label)
     axis.set_ylabel("largest D over the directions")
     above(axis, 2)
-
-
-def _where_it_comes_from(axis: Axes, result: "Validity") -> None:
-    """Curvature and noise of the directions, and how long they remember."""
-    eta, mu = result.settings.learning_rate, result.settings.momentum
-    for w in result.watched:
-        x = eta * w.curvature / (1 + mu)
-        if x > 0:
-            axis.plot(x, w.shape.deviation, "o", color=COLOURS["SGD"], markersize=4)
-            axis.annotate(w.name, (x, w.shape.deviation), fontsize=7, xytext=(3, 3),
-                          textcoords="offset points")  # fmt: skip
-    axis.axvline(2, color=COLOURS["SDE"], linewidth=1, label="stability")
-    axis.set_xscale("log")
-    axis.set_yscale("log")
-    axis.set_xlabel("η h/(1 + μ), h the curvature of a direction")
-    axis.set_ylabel("noise of one step's gradient, s.d.")
-    above(axis)
 
 
 def _svag(axis: Axes, result: "Validity") -> None:

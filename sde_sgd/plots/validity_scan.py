@@ -9,7 +9,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from .style import COLOURS, new_figure
-from .validity import above, STATES, tolerance_line
+from .validity import above, STATES, tolerance_line, two_sigmas
 
 if TYPE_CHECKING:
     from ..validity.scan import ValidityScan
@@ -89,10 +89,15 @@ def _lines(axis: Axes, scan: "ValidityScan") -> None:
         )
         for state, (marker, _, fill) in STATES.items():
             here = good & (states[:, j] == state)
-            bars = np.where(np.isfinite(error[here]), 2 * error[here], 0)
-            lower = np.minimum(bars, 0.99 * d[here])
-            style = {"fmt": marker, "color": shade, "fillstyle": fill, "markersize": 4.5}
-            axis.errorbar(scan.batch_sizes[here], d[here], yerr=[lower, bars], **style)
+            bars = two_sigmas(d[here], error[here])
+            style = {
+                "fmt": marker,
+                "color": shade,
+                "fillstyle": fill,
+                "markersize": 4.5,
+                "elinewidth": 0.7,
+            }
+            axis.errorbar(scan.batch_sizes[here], d[here], yerr=bars, **style)
     tolerance_line(axis, scan.tolerance)
     axis.axvline(scan.batch_size, color=COLOURS["SGD"], linewidth=0.8)
     axis.set_xscale("log")

@@ -1,5 +1,7 @@
 """The verdict in words: valid or not, why, and which runs would be."""
 
+import itertools
+
 import numpy as np
 
 from ..measure.estimate import Estimate
@@ -65,14 +67,10 @@ def _range(symbol: str, line: Line, tolerance: float) -> str:
         text = f"{symbol} ≥ {line.low:.4g}"
     else:
         text = f"{symbol} from {line.low:.4g} to {line.high:.4g}"
-    above = [v for v, state in zip(values, states, strict=True) if v > line.high]
-    open_ = [
-        v
-        for v, state in zip(values, states, strict=True)
-        if state is State.UNDECIDED and v > line.high
-    ]
-    if open_ and open_[0] == above[0]:
-        text += f", undecided up to {open_[-1]:.4g}"
+    above = [(v, state) for v, state in zip(values, states, strict=True) if v > line.high]
+    open_ = list(itertools.takewhile(lambda pair: pair[1] is State.UNDECIDED, above))
+    if open_:
+        text += f", undecided up to {open_[-1][0]:.4g}"
     return text
 
 

@@ -120,7 +120,7 @@ def test_one_call():
     assert good.growth == pytest.approx(0.95, rel=1e-9)
     for text in ("κ", "kurtosis", "growth", "valid: predicted"):
         assert text in good.table
-    assert len(good.figure().axes) == 6
+    assert len(good.figure().axes) == 4
     bad = verdict(rate=0.5)
     assert bad.valid is False and "finite learning rate" in bad.verdict
     shuffled = verdict(sampling=ss.RandomReshuffling(4))
