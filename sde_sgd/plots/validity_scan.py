@@ -90,14 +90,8 @@ def _lines(axis: Axes, scan: "ValidityScan") -> None:
         for state, (marker, _, fill) in STATES.items():
             here = good & (states[:, j] == state)
             bars = two_sigmas(d[here], error[here])
-            style = {
-                "fmt": marker,
-                "color": shade,
-                "fillstyle": fill,
-                "markersize": 4.5,
-                "elinewidth": 0.7,
-            }
-            axis.errorbar(scan.batch_sizes[here], d[here], yerr=bars, **style)
+            style = {"fmt": marker, "color": shade, "fillstyle": fill, "markersize": 4.5}
+            axis.errorbar(scan.batch_sizes[here], d[here], yerr=bars, elinewidth=0.7, **style)
     tolerance_line(axis, scan.tolerance)
     axis.axvline(scan.batch_size, color=COLOURS["SGD"], linewidth=0.8)
     axis.set_xscale("log")

@@ -1,17 +1,15 @@
-"""What a computation costs, known before it is done."""
+"""What a job of several runs will cost, foreseen before it starts."""
 
 import equinox as eqx
 
 
 class Price(eqx.Module):
-    """What a computation will cost.
-
-    **Fields:**
+    """What a job of several runs will take, all of them together.
 
     - `seconds`: wall time, compilation included.
-    - `bytes`: memory that it holds at its fullest.
-    - `example_gradients`: its work in gradients of one example.
-    - `ratio_to_sgd`: that work over the work of one SGD run of `num_steps` iterations.
+    - `bytes`: memory that the runs hold.
+    - `example_gradients`: gradients of single examples, NaN where their number is not known.
+    - `ratio_to_sgd`: `seconds` over those of one run of its SGD alone.
     """
 
     seconds: float

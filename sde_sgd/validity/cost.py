@@ -31,7 +31,7 @@ _LANCZOS = 48
 # ensemble of SVAG, in units of that of the explored runs.
 _COMPILATIONS, _ENSEMBLE = 14, 1.5
 # Values of D in the verdict, and along the three lines with their bisections.
-_LOOKS = 80
+LOOKS = 80
 
 
 class Rates(NamedTuple):
@@ -92,20 +92,24 @@ def rates(request: Request, examples: Examples) -> Rates:
     )
 
 
-def seconds(request: Request, found: Rates) -> float:
-    """Wall time of all stages."""
+def seconds(request: Request, found: Rates, times: int = 1, looks: int = LOOKS) -> float:
+    """Wall time of all stages; of exploring and modelling so many `times`."""
     counts = work(request)
     exploring, svag = counts.pop("exploring"), counts.pop("SVAG")
     each = found.iteration * request.explore_steps / exploring
-    rest = sum(counts.values()) * found.gradient
-    return rest + each * (exploring + svag) + found.look * _LOOKS + found.compiling
+    rest = sum(counts.values()) + (times - 1) * counts["models"]
+    stepping = each * (times * exploring + svag)
+    return rest * found.gradient + stepping + found.look * looks + found.compiling
 
 
-def price(request: Request, examples: Examples, found: Rates) -> Price:
-    """All of it as the user sees it."""
-    total, settings = sum(work(request).values()), request.settings
-    run = settings.num_steps * request.sgd.sampling.batch_size
-    return Price(seconds(request, found), _bytes(request, examples, found), total, total / run)
+def price(
+    request: Request, examples: Examples, found: Rates, times: int = 1, looks: int = LOOKS
+) -> Price:
+    """All of it as the user sees it; `times` and `looks` as in `seconds`."""
+    counts, taken = work(request), seconds(request, found, times, looks)
+    total = sum(counts.values()) + (times - 1) * (counts["models"] + counts["exploring"])
+    run = found.iteration * request.settings.num_steps / request.num_paths
+    return Price(taken, _bytes(request, examples, found), total, taken / run)
 
 
 def forecast_validity(
@@ -119,7 +123,7 @@ def forecast_validity(
     **Arguments:** as `validity`.
 
     **Returns:** `Price`: seconds (compilation included), bytes, gradients of one example, and the
-    ratio of those to the num_steps·B of one SGD run.
+    ratio of the seconds to those of one SGD run of `num_steps` iterations.
 
     **Raises:** as `validity`, but for what only the work itself shows.
     """

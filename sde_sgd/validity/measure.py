@@ -8,7 +8,7 @@ from ..landscapes.base import AbstractLandscape
 from ..measure.estimate import Estimate
 from ..types import Key, RealLike
 from .checks import check_request, Request
-from .cost import price, rates, work
+from .cost import LOOKS, price, rates, work
 from .examples import Examples
 from .lines import along_batch_sizes, along_learning_rates, along_linear_scaling
 from .probes import noise_curvature
@@ -132,8 +132,11 @@ def validity(
         return _judged(request, ground, explored, gaps, trace, report)
 
 
-def announced(request: Request, report: Report) -> Examples:
-    """The examples to look at; says what is looked at, and how long it will take."""
+def announced(request: Request, report: Report, times: int = 1, looks: int = LOOKS) -> Examples:
+    """The examples to look at; says what is looked at, and how long it will take.
+
+    `times` that it is explored, and `looks` at D of another η or B.
+    """
     num, dim = request.landscape.num_examples, request.landscape.dimension
     looked_at = request.num_looked_at
     part = "all of them" if looked_at == num else f"two samples of {looked_at} of them"
@@ -142,7 +145,7 @@ def announced(request: Request, report: Report) -> Examples:
         report.note(remark)
     examples = Examples.of(request.landscape, request.sample, request.keys[0])
     if report.show:
-        found = price(request, examples, rates(request, examples))
+        found = price(request, examples, rates(request, examples), times, looks)
         report.expect(
             found.seconds,
             f"about {found.seconds:.0f} s and {found.bytes / 1e6:.0f} MB, "

@@ -159,18 +159,22 @@ def validity_scan(
     etas = _rates(learning_rates, own.learning_rate)
     sizes = _sizes(batch_sizes, size, request.landscape.num_examples)
     cells = len(etas) * len(sizes)
-    with Report("validity_scan", 5 if explored == "once" else 3 + 2 * cells, progress) as report:
-        ground = survey(request, announced(request, report), report)
+    once = explored == "once"
+    with Report("validity_scan", 6 if once else 3 + 2 * cells, progress) as report:
+        examples = announced(request, report, 1 if once else cells, cells)
+        ground = survey(request, examples, report)
         foreseen, diverged = None, False
-        if explored == "once":
+        if once:
             found = _explore(request, request.sgd, own.num_steps, report)
             foreseen, diverged = predictor(request, ground, found, report), bool(found.diverged)
+            report.stage("D of other learning rates and batch sizes", cells, "runs")
         shape = (len(sizes), len(etas))
         distances, errors = np.full(shape, np.inf), np.zeros(shape)
         causes = np.full(shape, "", dtype=object)
         for place in np.ndindex(shape):
             batch, eta = int(sizes[place[0]]), float(etas[place[1]])
             cell = _cell(request, ground, batch, eta)
+            report.tick(once)
             if isinstance(cell, str):
                 causes[place] = cell
                 continue
