@@ -48,7 +48,7 @@ def _map(made: Figure, axis: Axes, scan: "ValidityScan") -> None:
                                left=np.nan, right=np.nan) for x in scaled)  # fmt: skip
     style = {"color": "black", "linestyle": "--", "linewidth": 0.9}
     axis.plot(columns, rows, label="linear scaling η ∝ B", **style)
-    own = (_index(rates, scan.settings.learning_rate), _index(sizes, scan.batch_size))
+    own = (_index(rates, scan.settings.learning_rate), _index(sizes, float(scan.batch_size)))
     axis.plot(*own, "*", color="black", markersize=11, label="this run", linestyle="none")
     axis.set_xticks(range(len(rates)), [f"{x:.3g}" for x in rates], rotation=40, ha="right")
     axis.set_yticks(range(len(sizes)), [str(b) for b in sizes])

@@ -33,11 +33,11 @@ class Report:
     def __enter__(self) -> "Report":
         return self
 
-    def __exit__(self, *_) -> None:
-        self._end_stage()
+    def __exit__(self, kind, *_) -> None:
         self._over.set()
         if self.show:
-            self._write(f"{self.name}: done in {time.monotonic() - self.started:.1f} s", True)
+            how = "done in" if kind is None else "stopped after"
+            self._write(f"{self.name}: {how} {time.monotonic() - self.started:.1f} s", True)
 
     def note(self, text: str) -> None:
         """A line of its own."""

@@ -70,7 +70,7 @@ class ValidityScan(eqx.Module):
         """
         least, most = [], []
         for column in (self.states == "valid").T:
-            low, high = _run_of(column, self.batch_sizes, self.batch_size)
+            low, high = _run_of(column, self.batch_sizes, float(self.batch_size))
             least.append(low)
             most.append(high)
         coordinates = {"learning_rate": self.learning_rates}
@@ -127,7 +127,7 @@ def validity_scan(
     *,
     key: Key,
     batch_sizes: Any = None,
-    learning_rates: ArrayLike | None = None,
+    learning_rates: Any = None,
     explored: Literal["once", "each"] = "once",
     progress: bool | None = None,
     **options,
