@@ -105,7 +105,7 @@ def validity(
         svag_steps=svag_steps,
         num_probes=num_probes,
     )
-    stages = 7 + bool(request.svag)
+    stages = 8 + bool(request.svag)
     with Report("validity", stages, progress) as report:
         examples = announced(request, report)
         ground = survey(request, examples, report)
@@ -140,9 +140,10 @@ def announced(request: Request, report: Report, times: int = 1, looks: int = LOO
     num, dim = request.landscape.num_examples, request.landscape.dimension
     looked_at = request.num_looked_at
     part = "all of them" if looked_at == num else f"two samples of {looked_at} of them"
-    report.note(f"d = {dim}, N = {num} examples, {part} looked at; timing a gradient …")
+    report.note(f"d = {dim}, N = {num} examples, {part} looked at")
     for remark in request.remarks:
         report.note(remark)
+    report.stage("timing a gradient and some iterations")
     examples = Examples.of(request.landscape, request.sample, request.keys[0])
     if report.show:
         found = price(request, examples, rates(request, examples), times, looks)
@@ -188,7 +189,15 @@ def _judged(
         verdict = f"not valid: {reason}"
     if verdict is None:
         reason = ""
-        verdict = in_words(distance, limit, largest(watched), *lines[:2], settings)
+        verdict = in_words(
+            distance,
+            limit,
+            largest(watched),
+            lines[0],
+            lines[1],
+            settings,
+            ground.examples.sampled,
+        )
     else:
         lines = [line.without_ends() for line in lines]
     return Validity(

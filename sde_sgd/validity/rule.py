@@ -177,8 +177,13 @@ class State(enum.Enum):
         return State.PASSES if distance + _SIGMAS * error <= tolerance else State.UNDECIDED
 
 
-def decide(distance: float, error: float, tolerance: float, why: str) -> str:
-    """ "valid", "not valid: …" or "undecided: …", by D ± 2 standard errors against tolerance."""
+def decide(
+    distance: float, error: float, tolerance: float, why: str, advice: str = "more num_paths"
+) -> str:
+    """ "valid", "not valid: …" or "undecided: …", by D ± 2 standard errors against tolerance.
+
+    `advice` says what would make the error smaller.
+    """
     predicted = f"predicted D = {distance:.3g} ± {error:.1g}"
     state = State.of(distance, error, tolerance)
     against = {
@@ -186,5 +191,5 @@ def decide(distance: float, error: float, tolerance: float, why: str) -> str:
         State.FAILS: f"> {tolerance:g}",
         State.UNDECIDED: f"on both sides of {tolerance:g}",
     }[state]
-    advice = "; more num_paths" if state is State.UNDECIDED else ""
-    return f"{state.value}: {predicted} {against}, most of it {why}{advice}"
+    more = f"; {advice}" if state is State.UNDECIDED else ""
+    return f"{state.value}: {predicted} {against}, most of it {why}{more}"

@@ -160,7 +160,7 @@ def validity_scan(
     sizes = _sizes(batch_sizes, size, request.landscape.num_examples)
     cells = len(etas) * len(sizes)
     once = explored == "once"
-    with Report("validity_scan", 6 if once else 3 + 2 * cells, progress) as report:
+    with Report("validity_scan", 7 if once else 4 + 2 * cells, progress) as report:
         examples = announced(request, report, 1 if once else cells, cells)
         ground = survey(request, examples, report)
         foreseen, diverged = None, False

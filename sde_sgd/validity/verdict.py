@@ -20,11 +20,13 @@ def in_words(
     by_learning_rate: Line,
     by_batch_size: Line,
     settings: Settings,
+    sampled: bool,
 ) -> str:
     """By the prediction alone."""
     value, error = float(distance.value), float(distance.standard_error)
     why = f"along {worst.name}: {worst.shares.largest}"
-    said = decide(value, error, tolerance, why)
+    advice = "more num_paths, or a larger sample" if sampled else "more num_paths"
+    said = decide(value, error, tolerance, why, advice)
     passes = State.of(value, error, tolerance) is State.PASSES
     rates = _range("η", by_learning_rate, tolerance)
     if np.isfinite(by_learning_rate.high):

@@ -94,9 +94,9 @@ def test_progress_names_every_stage(capsys):
     verdict(progress=True)
     said = capsys.readouterr().err.splitlines()
     assert "d = 1, N = 64 examples" in said[0]
-    assert re.search(r"about \d+ s and \d+ MB, .* times one SGD run of 200 iterations", said[1])
-    numbers = [int(m[1]) for line in said if (m := re.match(r"validity (\d)/7: ", line))]
-    assert numbers == sorted(numbers) and set(numbers) == set(range(1, 8))
+    assert re.search(r"about \d+ s and \d+ MB, .* times one SGD run of 200 iterations", said[2])
+    numbers = [int(m[1]) for line in said if (m := re.match(r"validity (\d)/8: ", line))]
+    assert numbers == sorted(numbers) and set(numbers) == set(range(1, 9))
     assert "done in" in said[-1]
     verdict(progress=False)
     assert capsys.readouterr().err == ""
