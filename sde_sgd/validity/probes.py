@@ -56,6 +56,29 @@ class Directions(NamedTuple):
     sharpness: float
 
 
+def whole_gradient(
+    landscape: AbstractFiniteSum, theta: Vector, begin: Callable[[int], None], tick: Callable
+) -> Float[np.ndarray, " d"]:
+    """∇L(θ) of all N examples, a call a block: XLA runs convolutions in a loop far slower.
+
+    `begin` is told how many blocks there are, `tick` of each that is done.
+    """
+    num, size = landscape.num_examples, landscape.example_block
+    count = -(-num // size)
+    begin(count)
+    if count == 1:
+        return np.asarray(compiled.gradient(landscape, theta), float)
+    total = np.zeros(landscape.dimension)
+    for k in range(count):
+        # The last block is a full one too; its first rows were in the block before.
+        first = min(k * size, num - size)
+        weights = (first + np.arange(size) >= k * size) / num
+        part = _block(landscape, theta, jnp.int32(first), jnp.asarray(weights, theta.dtype))
+        total += np.asarray(part, float)
+        tick()
+    return total
+
+
 def norms(examples: Examples, theta: Vector, gradient: Float[np.ndarray, " d"]) -> Norms:
     """|∇L| of the `gradient` given, tr Σ from the chosen examples, some gradients at a time."""
     squares = np.asarray(_squares(examples.chosen, theta), float)
@@ -118,12 +141,11 @@ def directions(
 def example_models(
     landscape: AbstractFiniteSum, theta: Vector, basis: Float[np.ndarray, "d m"]
 ) -> tuple[Float[np.ndarray, "n m"], Float[np.ndarray, "n m m"]]:
-    """∇ℓ_i·Q and Qᵀ∇²ℓ_i Q at one θ, by forward derivatives of all losses at once."""
+    """∇ℓ_i·Q and Qᵀ∇²ℓ_i Q at one θ, by forward derivatives of all losses, a call a pair."""
     columns = [jnp.asarray(column, landscape.dtype) for column in basis.T]
     slopes = example_slopes(landscape, theta, basis)
     size = len(columns)
     curvatures = np.zeros((len(slopes), size, size))
-    # One call a pair: XLA runs a convolution inside a loop several times slower than outside.
     for i, j in zip(*np.triu_indices(size), strict=True):
         curvatures[:, i, j] = _bend(landscape, theta, columns[i], columns[j])
         curvatures[:, j, i] = curvatures[:, i, j]
@@ -164,6 +186,14 @@ def _squares(landscape: AbstractFiniteSum, theta: Vector) -> Array:
     fitting = working_bytes() // (8 * theta.size * theta.dtype.itemsize)
     size = max(1, min(_CHUNK, fitting, landscape.num_examples))
     return lax.map(square, landscape.data, batch_size=size)
+
+
+@eqx.filter_jit
+def _block(landscape: AbstractFiniteSum, theta: Vector, first: Array, weights: Array) -> Vector:
+    rows = jax.tree.map(
+        lambda a: lax.dynamic_slice_in_dim(a, first, weights.shape[0]), landscape.data
+    )
+    return jax.grad(lambda x: jnp.dot(weights, landscape.losses(x, rows)))(theta)
 
 
 @eqx.filter_jit

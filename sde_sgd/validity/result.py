@@ -213,10 +213,10 @@ def _lines(found: Validity) -> list[tuple[str, Line, float]]:
 
 
 def _along(name: str, line: Line, tolerance: float) -> tuple[str, str]:
-    looked_at = f"looked at {line.values[0]:.4g} to {line.values[-1]:.4g}"
+    looked_at = f"looked at {line.values[0]:.6g} to {line.values[-1]:.6g}"
     low, high = line.undecided(tolerance)
-    open_ = "" if np.isnan(low) else f", undecided {low:.4g} to {high:.4g}"
-    passing = "none" if np.isnan(line.low) else f"{line.low:.4g} to {line.high:.4g}"
+    open_ = "" if np.isnan(low) else f", undecided {low:.6g} to {high:.6g}"
+    passing = "none" if np.isnan(line.low) else f"{line.low:.6g} to {line.high:.6g}"
     return name, f"{passing}{open_} ({looked_at})"
 
 

@@ -7,7 +7,6 @@ import numpy as np
 from jaxtyping import Float
 
 from ..dynamics.discrete import SGD
-from ..landscapes import compiled
 from ..simulate.engine import simulate
 from ..simulate.run import DivergenceError
 from ..types import Key, Vector
@@ -22,6 +21,7 @@ from .probes import (
     example_slopes,
     Norms,
     norms as find_norms,
+    whole_gradient,
 )
 from .report import Report
 from .rule import View
@@ -56,9 +56,13 @@ class Explored(NamedTuple):
 def survey(request: Request, examples: Examples, report: Report) -> Ground:
     """Norms at θ and the directions to watch; `ValueError` where there is no noise, or η λ_max is
     beyond stability."""
-    report.stage("gradient of all examples, tr Σ")
     theta, settings = request.theta, request.settings
-    gradient = np.asarray(compiled.gradient(request.landscape, theta), float)
+    gradient = whole_gradient(
+        request.landscape,
+        theta,
+        lambda count: report.stage("gradient of all examples, tr Σ", count, "blocks"),
+        report.tick,
+    )
     norms = find_norms(examples, theta, gradient)
     refuse_noiseless(settings, norms.noise_trace, request.sgd)
     noise = float(np.sqrt(settings.noise_factor * norms.noise_trace))

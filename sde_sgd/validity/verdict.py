@@ -33,7 +33,9 @@ def in_words(
         steps = at_equal_time(settings, by_learning_rate.high).num_steps
         rates += f" (same ηK: K ≥ {steps})"
     sizes = _range("B", by_batch_size, tolerance)
-    return f"{said}; {'stays' if passes else 'would be'} valid for {rates}, or for {sizes}"
+    # What exists first, and what does not after it.
+    first, last = (sizes, rates) if np.isnan(by_learning_rate.high) else (rates, sizes)
+    return f"{said}; {'stays' if passes else 'would be'} valid for {first}; for {last}"
 
 
 def overruled(
@@ -58,24 +60,24 @@ def _range(symbol: str, line: Line, tolerance: float) -> str:
     if np.isnan(line.high):
         best = int(np.argmin(line.distances))
         some = State.UNDECIDED in states
-        least = f"least D {line.distances[best]:.3g} at {symbol} = {values[best]:.4g}"
+        least = f"least D {line.distances[best]:.3g} at {symbol} = {values[best]:.6g}"
         reason = f"; undecided from {_ends(line, tolerance)}" if some else ""
-        return f"no {symbol} from {first:.4g} to {last:.4g} ({least}{reason})"
+        return f"no {symbol} from {first:.6g} to {last:.6g} ({least}{reason})"
     if line.low == first and line.high == last:
-        text = f"every {symbol} from {first:.4g} to {last:.4g}"
+        text = f"every {symbol} from {first:.6g} to {last:.6g}"
     elif line.low == first:
-        text = f"{symbol} ≤ {line.high:.4g}"
+        text = f"{symbol} ≤ {line.high:.6g}"
     elif line.high == last:
-        text = f"{symbol} ≥ {line.low:.4g}"
+        text = f"{symbol} ≥ {line.low:.6g}"
     else:
-        text = f"{symbol} from {line.low:.4g} to {line.high:.4g}"
+        text = f"{symbol} from {line.low:.6g} to {line.high:.6g}"
     above = [(v, state) for v, state in zip(values, states, strict=True) if v > line.high]
     open_ = list(itertools.takewhile(lambda pair: pair[1] is State.UNDECIDED, above))
     if open_:
-        text += f", undecided up to {open_[-1][0]:.4g}"
+        text += f", undecided up to {open_[-1][0]:.6g}"
     return text
 
 
 def _ends(line: Line, tolerance: float) -> str:
     low, high = line.undecided(tolerance)
-    return f"{low:.4g} to {high:.4g}"
+    return f"{low:.6g} to {high:.6g}"

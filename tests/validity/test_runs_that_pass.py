@@ -35,7 +35,7 @@ def ends_are_right(line, tolerance):
 def test_largest_learning_rate_in_closed_form():
     """η at which D(η) = tolerance, to the 1 % of the search; the next one looked at fails."""
     found = verdict(rate=0.5, num_steps=400)
-    assert found.valid is False and f"η ≤ {found.largest_learning_rate:.4g}" in found.verdict
+    assert found.valid is False and f"η ≤ {found.largest_learning_rate:.6g}" in found.verdict
     highest = found.largest_learning_rate
     assert stationary_distance(highest, 4) <= 0.1 < stationary_distance(1.015 * highest, 4)
     ends_are_right(found.by_learning_rate, 0.1)
