@@ -42,8 +42,9 @@ def test_largest_learning_rate_in_closed_form():
     assert found.steps_at(highest) == round(400 * 0.5 / highest)
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-@pytest.mark.parametrize("sampling", [ss.WithReplacement(4), ss.WithoutReplacement(4)])
+@pytest.mark.parametrize(
+    ("momentum", "sampling"), [(0.0, ss.WithoutReplacement(4)), (0.9, ss.WithReplacement(4))]
+)
 def test_proposed_learning_rate_is_valid(momentum, sampling):
     """`validity` at the η that it proposes says valid, at the next one that failed it does not."""
     rng = np.random.default_rng(0)
