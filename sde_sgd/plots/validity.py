@@ -21,6 +21,8 @@ _CAUSES = {
     "skewness": ("skewness", "#CC79A7"),
     "tails": ("tails", "#E69F00"),
 }
+# Beyond this D two laws have nothing in common: no axis shows more.
+FAR = 10.0
 # Marker, colour and filling of what the sample says of a run.
 STATES = {
     "valid": ("o", "#009E73", "full"),
@@ -138,10 +140,7 @@ def _along(axis: Axes, line: "Line", here: float, tolerance: float, label: str) 
     axis.set_xscale("log")
     axis.set_yscale("log")
     if len(d):
-        # Beyond stability D has no size that says anything.
-        axis.set_ylim(
-            min(d.min(), tolerance) / 2, 2 * max(tolerance, min(d.max(), 100 * tolerance))
-        )
+        axis.set_ylim(min(d.min(), tolerance) / 2, 2 * max(tolerance, min(d.max(), FAR)))
     axis.set_xlabel(label)
     axis.set_ylabel("largest D over the directions")
     above(axis, 2)

@@ -9,7 +9,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from .style import COLOURS, new_figure
-from .validity import above, STATES, tolerance_line, two_sigmas
+from .validity import above, FAR, STATES, tolerance_line, two_sigmas
 
 if TYPE_CHECKING:
     from ..validity.scan import ValidityScan
@@ -34,7 +34,10 @@ def _map(made: Figure, axis: Axes, scan: "ValidityScan") -> None:
     """One square a run, evenly spaced whatever the grid; marks where the sample cannot decide."""
     rates, sizes = scan.learning_rates, scan.batch_sizes
     shown = np.where(np.isfinite(scan.distances), np.maximum(scan.distances, 1e-300), np.nan)
-    norm = LogNorm(scan.tolerance / 30, scan.tolerance * 30)
+    # White at the tolerance, as far to both sides as the distances go.
+    seen = np.clip(shown[np.isfinite(shown)], 1e-6, FAR)
+    span = np.exp(np.max(np.abs(np.log(seen / scan.tolerance)), initial=np.log(10)))
+    norm = LogNorm(scan.tolerance / span, scan.tolerance * span)
     axis.grid(False)
     axis.set_facecolor("#dddddd")
     image = axis.imshow(shown, origin="lower", aspect="auto", cmap="RdYlBu_r", norm=norm)
@@ -98,9 +101,8 @@ def _lines(axis: Axes, scan: "ValidityScan") -> None:
     axis.set_yscale("log")
     finite = scan.distances[np.isfinite(scan.distances) & (scan.distances > 0)]
     if len(finite):
-        low = max(finite.min(), scan.tolerance / 1000)
-        high = min(finite.max(), 100 * scan.tolerance)
-        axis.set_ylim(min(low, scan.tolerance) / 2, 2 * max(high, scan.tolerance))
+        high = max(min(finite.max(), FAR), scan.tolerance)
+        axis.set_ylim(min(finite.min(), scan.tolerance) / 2, 2 * high)
     axis.set_xlabel("batch size B (● valid, ✕ not valid, ○ undecided; ± 2 s.e.)")
     axis.set_ylabel("largest D over the directions")
     above(axis, 3)
