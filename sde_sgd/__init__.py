@@ -136,4 +136,11 @@ from .simulate import (
     Run as Run,
     simulate as simulate,
 )
-from .validity import Validity as Validity, validity as validity
+from .simulate.price import Price as Price
+from .validity import (
+    forecast_validity as forecast_validity,
+    Validity as Validity,
+    validity as validity,
+    validity_scan as validity_scan,
+    ValidityScan as ValidityScan,
+)

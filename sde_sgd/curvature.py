@@ -4,6 +4,7 @@ Every quantity comes from Hessian–vector products (two gradients each) or from
 N×d Jacobian of the example losses (one forward and one reverse pass).
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -65,11 +66,13 @@ def hessian_eigenvalues(
     *,
     which: str = "largest",
     tolerance: RealLike = 1e-9,
+    on_product: Callable[[], None] | None = None,
 ) -> Spectrum:
     """The `count` largest (or smallest) eigenvalues of ∇²L(θ), by Lanczos with restarts (ARPACK).
 
     **Arguments:** `theta` (d,); `count` < d; `which`: "largest" or "smallest" (algebraic);
-    `tolerance`: relative, of the eigenvalues.
+    `tolerance`: relative, of the eigenvalues; `on_product` is called after every product with the
+    Hessian, which are the whole cost.
 
     **Raises:** `ValueError` for a count outside 1…d, an unknown `which`, a θ of another
     shape or not finite, and if ARPACK does not converge (raise `tolerance`).
@@ -78,7 +81,12 @@ def hessian_eigenvalues(
         raise ValueError(f'which must be "largest" or "smallest"; got {which!r}.')
     point = _point(landscape, theta)
     return _extreme(
-        lambda v: _hvp(landscape, point, v), landscape, count, which == "largest", tolerance
+        lambda v: _hvp(landscape, point, v),
+        landscape,
+        count,
+        which == "largest",
+        tolerance,
+        on_product=on_product,
     )
 
 
@@ -88,6 +96,7 @@ def gradient_covariance_eigenvalues(
     count: int = 1,
     *,
     tolerance: RealLike = 1e-9,
+    on_product: Callable[[], None] | None = None,
 ) -> Spectrum:
     """The `count` largest eigenvalues of Σ(θ), the covariance of one example's gradient.
 
@@ -96,7 +105,12 @@ def gradient_covariance_eigenvalues(
     """
     point = _point(landscape, theta)
     return _extreme(
-        lambda v: _covariance_product(landscape, point, v), landscape, count, True, tolerance
+        lambda v: _covariance_product(landscape, point, v),
+        landscape,
+        count,
+        True,
+        tolerance,
+        on_product=on_product,
     )
 
 
@@ -202,14 +216,23 @@ def curvature_along(
 
 
 def _extreme(
-    product, landscape, count: int, largest: bool, tolerance: RealLike, start=None
+    product,
+    landscape,
+    count: int,
+    largest: bool,
+    tolerance: RealLike,
+    start=None,
+    on_product: Callable[[], None] | None = None,
 ) -> Spectrum:
     size, dtype = landscape.dimension, np.dtype(landscape.dtype)
     if isinstance(count, bool) or int(count) != count or not 1 <= count <= size:
         raise ValueError(f"count must be an integer in 1 … {size}; got {count!r}.")
 
     def matvec(v):
-        return np.asarray(product(jnp.asarray(v.reshape(-1), landscape.dtype)))
+        made = np.asarray(product(jnp.asarray(v.reshape(-1), landscape.dtype)))
+        if on_product is not None:
+            on_product()
+        return made
 
     if size <= _DENSE or count >= size - 1:
         matrix = np.stack([matvec(e) for e in np.eye(size)], axis=1).astype(float)

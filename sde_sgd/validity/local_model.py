@@ -61,33 +61,47 @@ class LocalModel(eqx.Module):
         """H, the mean Hessian."""
         return self.curvatures.mean(axis=0)
 
+    def moments(self) -> "Moments":
+        """What the laws depend on."""
+        a, num = self.slopes - self.slope, len(self.slopes)
+        b = self.curvatures - self.hessian
+        cross = np.einsum("nx,nyk->xyk", a, b, optimize=True) / num
+        second = np.einsum("nxk,nyl->xykl", b, b, optimize=True) / num
+        noise = (a.T @ a / num, cross + cross.swapaxes(0, 1), second)
+        return Moments(self.slope, self.hessian, noise)
+
+
+class Moments(NamedTuple):
+    """Means of a local model, from which both laws follow.
+
+    **Fields:** `slope` p (m,); `hessian` H (m, m); `noise`, of one example (c = 1):
+    C(z) = C0 + C1 z + C2 zzᵀ of shapes (m, m), (m, m, m), (m, m, m, m).
+    """
+
+    slope: Float[np.ndarray, " m"]
+    hessian: Float[np.ndarray, "m m"]
+    noise: tuple[np.ndarray, np.ndarray, np.ndarray]
+
     def laws(self, settings: Settings) -> tuple[Law, Law]:
         """SGD's law and the SDE's after K iterations from z = 0 (v = 0)."""
-        eta, c, mu, steps = settings
-        noise = self._noise(c)
-        jump, flow = _dynamics(self.slope, self.hessian, eta, mu)
+        steps, dim = settings.num_steps, len(self.slope)
+        jump, flow = _dynamics(self.slope, self.hessian, settings)
         with np.errstate(over="ignore", invalid="ignore"):
-            discrete = _law(_discrete(*jump, noise), steps, len(self.slope))
-            generator = _continuous(*flow, noise)
-            return discrete, _law(expm(generator), steps, len(self.slope))
+            discrete = _law(_discrete(*jump, self._scaled(settings)), steps, dim)
+            generator = _continuous(*flow, self._scaled(settings))
+            return discrete, _law(expm(generator), steps, dim)
 
     def growth(self, settings: Settings) -> float:
         """Factor per iteration of SGD's second moment, the spectral radius of its map.
 
         Below 1 there is a stationary law, which takes more than η λ_max < 2.
         """
-        eta, c, mu, _ = settings
-        jump, _ = _dynamics(self.slope, self.hessian, eta, mu)
-        matrix = _discrete(*jump, self._noise(c))
+        jump, _ = _dynamics(self.slope, self.hessian, settings)
+        matrix = _discrete(*jump, self._scaled(settings))
         return float(np.abs(np.linalg.eigvals(matrix[1:, 1:])).max())
 
-    def _noise(self, c: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """C(z) = C0 + C1 z + C2 zzᵀ: (m, m), (m, m, m), (m, m, m, m)."""
-        a, num = self.slopes - self.slope, len(self.slopes)
-        b = self.curvatures - self.hessian
-        cross = np.einsum("nx,nyk->xyk", a, b, optimize=True)
-        second = np.einsum("nxk,nyl->xykl", b, b, optimize=True)
-        return c * (a.T @ a) / num, c / num * (cross + cross.swapaxes(0, 1)), c / num * second
+    def _scaled(self, settings: Settings) -> tuple[np.ndarray, ...]:
+        return tuple(settings.noise_factor * part for part in self.noise)
 
 
 def impulse_response(
@@ -104,8 +118,9 @@ def impulse_response(
         return np.asarray(lfilter([1.0], feedback, start))[::-1]
 
 
-def _dynamics(slope, hessian, eta: float, mu: float):
+def _dynamics(slope, hessian, settings: Settings):
     """(F, f, E) of y ← Fy + f + Eξ and (A, a, E') of dy = (Ay + a)ds + E'C^{1/2}dW."""
+    eta, mu = settings.learning_rate, settings.momentum
     eye = np.eye(len(slope))
     zero = np.zeros_like(eye)
     if mu == 0:
@@ -125,7 +140,7 @@ def _dynamics(slope, hessian, eta: float, mu: float):
 
 
 def _discrete(transition, shift, into, noise) -> np.ndarray:
-    """(1, E y, E yyᵀ) ↦ one step later, a matrix of size 1 + n + n²."""
+    """(1, E y, E yyᵀ) ↦ one step later, a matrix of size 1 + n + n(n+1)/2."""
     size = len(shift)
     matrix = np.zeros((1 + size + size**2,) * 2)
     mean, second = slice(1, 1 + size), slice(1 + size, None)
@@ -136,7 +151,7 @@ def _discrete(transition, shift, into, noise) -> np.ndarray:
     matrix[second, mean] = np.kron(column, transition) + np.kron(transition, column)
     matrix[second, second] = np.kron(transition, transition)
     _add_noise(matrix, into, noise)
-    return matrix
+    return _symmetric(matrix, size)
 
 
 def _continuous(drift, shift, into, noise) -> np.ndarray:
@@ -149,7 +164,7 @@ def _continuous(drift, shift, into, noise) -> np.ndarray:
     matrix[second, mean] = np.kron(column, eye) + np.kron(eye, column)
     matrix[second, second] = np.kron(drift, eye) + np.kron(eye, drift)
     _add_noise(matrix, into, noise)
-    return matrix
+    return _symmetric(matrix, size)
 
 
 def _add_noise(matrix: np.ndarray, into: np.ndarray, noise) -> None:
@@ -165,12 +180,25 @@ def _add_noise(matrix: np.ndarray, into: np.ndarray, noise) -> None:
     matrix[second, places] += spread @ quadratic.reshape(dim**2, dim**2)
 
 
+def _symmetric(matrix: np.ndarray, size: int) -> np.ndarray:
+    """The map of (1, E y, E y_i y_j for i ≤ j): E yyᵀ is symmetric, and its half suffices."""
+    rows, columns = np.triu_indices(size)
+    kept = np.concatenate([np.arange(1 + size), 1 + size + rows * size + columns])
+    mirrored = 1 + size + columns * size + rows
+    half = matrix[np.ix_(kept, kept)]
+    half[:, 1 + size :] += np.where(rows == columns, 0, matrix[np.ix_(kept, mirrored)])
+    return half
+
+
 def _law(matrix: np.ndarray, steps: int, dim: int) -> Law:
     state = np.linalg.matrix_power(matrix, steps)[:, 0]
-    size = round((np.sqrt(4 * len(state) - 3) - 1) / 2)
+    # 1 + n + n(n+1)/2 = (n+1)(n+2)/2.
+    size = round((np.sqrt(8 * len(state) + 1) - 3) / 2)
     mean = state[1 : 1 + dim]
-    second = state[1 + size :].reshape(size, size)[:dim, :dim]
-    covariance = second - np.outer(mean, mean)
+    second = np.zeros((size, size))
+    second[np.triu_indices(size)] = state[1 + size :]
+    second = second[:dim, :dim]
+    covariance = second + np.triu(second, 1).T - np.outer(mean, mean)
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         return Law(np.full(dim, np.inf), np.full((dim, dim), np.inf))
-    return Law(mean, (covariance + covariance.T) / 2)
+    return Law(mean, covariance)

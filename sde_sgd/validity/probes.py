@@ -1,32 +1,46 @@
-"""What is read off a finite sum: norms, directions worth watching, the model of every example."""
+"""What is read off a finite sum: norms, directions worth watching, the model of every example.
 
+Nothing holds a gradient or an activation for every example at once: only numbers along the few
+watched directions are kept for each.
+"""
+
+from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
 from ..curvature import gradient_covariance_eigenvalues, hessian_eigenvalues
+from ..landscapes import compiled
 from ..landscapes.base import AbstractFiniteSum
-from ..types import Positions, Vector
+from ..measure.estimate import Estimate
+from ..memory import working_bytes
+from ..types import Key, Vector
+from .examples import Examples
 
 # Up to this dimension all of θ is watched, so that nothing is left out of the model.
-_WHOLE = 8
-# Relative accuracy of an eigenvalue: direction and correction need no more.
-_TOLERANCE = 1e-4
+WHOLE = 8
+# Relative residual of an eigenvector; its eigenvalue is off by the square of it.
+_TOLERANCE = 1e-3
 # Two directions with a larger overlap are one.
 _SAME = 0.98
 _CHUNK = 64
 
 
 class Norms(NamedTuple):
-    """|∇L|, and tr Σ of one example, both exact, in units of L per θ and their square."""
+    """|∇L|, exact, and tr Σ of one example, in units of L per θ and their square.
+
+    **Fields:** `noise_trace_error`, the standard error of tr Σ, 0 where all examples are looked at.
+    """
 
     gradient: float
     noise_trace: float
+    noise_trace_error: float
 
 
 class Directions(NamedTuple):
@@ -42,32 +56,70 @@ class Directions(NamedTuple):
     sharpness: float
 
 
-def norms(landscape: AbstractFiniteSum, theta: Vector) -> Norms:
-    """By one pass over the examples, `_CHUNK` gradients at a time."""
-    mean, squares = (np.asarray(x, float) for x in _norms(landscape, theta))
-    along = float(mean @ mean)
-    return Norms(float(np.sqrt(along)), max(float(squares) - along, 0.0))
+def whole_gradient(
+    landscape: AbstractFiniteSum, theta: Vector, begin: Callable[[int], None], tick: Callable
+) -> Float[np.ndarray, " d"]:
+    """∇L(θ) of all N examples, a call a block: XLA runs convolutions in a loop far slower.
+
+    `begin` is told how many blocks there are, `tick` of each that is done.
+    """
+    num, size = landscape.num_examples, landscape.example_block
+    count = -(-num // size)
+    begin(count)
+    if count == 1:
+        return np.asarray(compiled.gradient(landscape, theta), float)
+    total = np.zeros(landscape.dimension)
+    for k in range(count):
+        # The last block is a full one too; its first rows were in the block before.
+        first = min(k * size, num - size)
+        weights = (first + np.arange(size) >= k * size) / num
+        part = _block(landscape, theta, jnp.int32(first), jnp.asarray(weights, theta.dtype))
+        total += np.asarray(part, float)
+        tick()
+    return total
+
+
+def norms(examples: Examples, theta: Vector, gradient: Float[np.ndarray, " d"]) -> Norms:
+    """|∇L| of the `gradient` given, tr Σ from the chosen examples, some gradients at a time."""
+    squares = np.asarray(_squares(examples.chosen, theta), float)
+    along = float(gradient @ gradient)
+    if not examples.sampled:
+        return Norms(float(np.sqrt(along)), max(float(squares.mean()) - along, 0.0), 0.0)
+    # |∇L|² is exact, and the sample estimates only E|∇ℓ_i|².
+    error = float(squares.std(ddof=1) / np.sqrt(len(squares)))
+    return Norms(float(np.sqrt(along)), max(float(squares.mean()) - along, 0.0), error)
 
 
 def directions(
-    landscape: AbstractFiniteSum,
+    examples: Examples,
     theta: Vector,
-    gradient_matters: bool,
+    gradient: Float[np.ndarray, " d"] | None,
     count: int,
     more: Float[np.ndarray, "d extra"] | None,
+    begin: Callable[[str], None],
+    tick: Callable[[], None],
 ) -> Directions:
-    """The `count` sharpest directions, the `count` noisiest, the gradient, and the user's own."""
+    """The `count` sharpest directions, the `count` noisiest, the gradient, and the user's own.
+
+    Of a sample, the sharpness is the curvature along the sharpest direction on examples that it
+    was not found on. `begin` is told what is sought, `tick` of every product with a matrix.
+    """
+    landscape = examples.chosen
     size = landscape.dimension
-    sharp = hessian_eigenvalues(landscape, theta, min(count, size), tolerance=_TOLERANCE)
+    begin("sharpest directions")
+    sharp = hessian_eigenvalues(
+        landscape, theta, min(count, size), tolerance=_TOLERANCE, on_product=tick
+    )
+    begin("noisiest directions")
     noisy = gradient_covariance_eigenvalues(
-        landscape, theta, min(count, size), tolerance=_TOLERANCE
+        landscape, theta, min(count, size), tolerance=_TOLERANCE, on_product=tick
     )
     found: list[tuple[str, np.ndarray]] = []
     found += [(f"Hessian {i + 1}", v) for i, v in enumerate(sharp.vectors.T)]
     kept = noisy.values > 1e-9 * max(noisy.values[0], 0.0)
     found += [(f"noise {i + 1}", v) for i, v in enumerate(noisy.vectors.T) if kept[i]]
-    if gradient_matters:
-        found.append(("gradient", np.asarray(landscape.gradient(theta), float)))
+    if gradient is not None:
+        found.append(("gradient", gradient))
     if more is not None:
         found += [(f"given {i + 1}", v) for i, v in enumerate(np.asarray(more, float).T)]
     units: list[tuple[str, np.ndarray]] = []
@@ -76,48 +128,93 @@ def directions(
         if all(abs(unit @ other) < _SAME for _, other in units):
             units.append((name, unit))
     stack = np.stack([unit for _, unit in units], axis=1)
-    left, singular, _ = np.linalg.svd(stack, full_matrices=size <= _WHOLE)
-    basis = left if size <= _WHOLE else left[:, singular > 1e-3]
+    left, singular, _ = np.linalg.svd(stack, full_matrices=size <= WHOLE)
+    basis = left if size <= WHOLE else left[:, singular > 1e-3]
     names = tuple(name for name, _ in units)
-    return Directions(basis, names, stack.T @ basis, float(sharp.values[0]))
+    sharpness = float(sharp.values[0])
+    if examples.sampled:
+        first = jnp.asarray(sharp.vectors[:, 0], landscape.dtype)
+        sharpness = float(_curvature(examples.examined, theta, first))
+    return Directions(basis, names, stack.T @ basis, sharpness)
 
 
 def example_models(
-    landscape: AbstractFiniteSum, thetas: Positions, basis: Float[np.ndarray, "d m"]
-) -> tuple[Float[np.ndarray, "points n m"], Float[np.ndarray, "points n m m"]]:
-    """∇ℓ_i·Q and Qᵀ∇²ℓ_i Q at several θ, by forward derivatives of all N losses at once."""
-    columns = jnp.asarray(basis.T, landscape.dtype)
+    landscape: AbstractFiniteSum, theta: Vector, basis: Float[np.ndarray, "d m"]
+) -> tuple[Float[np.ndarray, "n m"], Float[np.ndarray, "n m m"]]:
+    """∇ℓ_i·Q and Qᵀ∇²ℓ_i Q at one θ, by forward derivatives of all losses, a call a pair."""
+    columns = [jnp.asarray(column, landscape.dtype) for column in basis.T]
+    slopes = example_slopes(landscape, theta, basis)
     size = len(columns)
-    rows, others = np.triu_indices(size)
-    slopes, entries = _derivatives(landscape, thetas, columns, columns[rows], columns[others])
-    curvatures = np.zeros((*slopes.shape[:1], slopes.shape[2], size, size))
-    packed = np.moveaxis(np.asarray(entries, float), 1, -1)
-    curvatures[..., rows, others] = packed
-    curvatures[..., others, rows] = packed
-    return np.moveaxis(np.asarray(slopes, float), 1, -1), curvatures
+    curvatures = np.zeros((len(slopes), size, size))
+    for i, j in zip(*np.triu_indices(size), strict=True):
+        curvatures[:, i, j] = _bend(landscape, theta, columns[i], columns[j])
+        curvatures[:, j, i] = curvatures[:, i, j]
+    return slopes, curvatures
+
+
+def example_slopes(
+    landscape: AbstractFiniteSum, theta: Vector, basis: Float[np.ndarray, "d m"]
+) -> Float[np.ndarray, "n m"]:
+    """∇ℓ_i·Q at one θ."""
+    columns = (jnp.asarray(column, landscape.dtype) for column in basis.T)
+    return np.stack([np.asarray(_slope(landscape, theta, q), float) for q in columns], axis=1)
+
+
+def noise_curvature(
+    examples: Examples, theta: Vector, key: Key, num_probes: int, tick: Callable[[], None]
+) -> Estimate:
+    """tr(HΣ) from Gaussian draws ξ of the chosen examples' noise: the mean of ξᵀHξ.
+
+    H is that of the examined examples. The error is that of the draws.
+    """
+    shape = (num_probes, examples.chosen.noise_dimension)
+    mean = compiled.gradient(examples.chosen, theta)
+    forms = []
+    for z in jr.normal(key, shape, examples.chosen.dtype):
+        forms.append(float(_noise_form(examples, theta, z, mean)))
+        tick()
+    return Estimate.from_samples(np.asarray(forms))
 
 
 @eqx.filter_jit
-def _norms(landscape: AbstractFiniteSum, theta: Vector) -> tuple[Array, Array]:
+def _squares(landscape: AbstractFiniteSum, theta: Vector) -> Array:
     def square(example):
         batch = jax.tree.map(lambda leaf: leaf[None], example)
         own = jax.grad(lambda x: landscape.losses(x, batch)[0])(theta)
         return jnp.dot(own, own)
 
-    size = min(_CHUNK, landscape.num_examples)
-    squares = lax.map(square, landscape.data, batch_size=size)
-    return landscape.gradient(theta), jnp.mean(squares)
+    fitting = working_bytes() // (8 * theta.size * theta.dtype.itemsize)
+    size = max(1, min(_CHUNK, fitting, landscape.num_examples))
+    return lax.map(square, landscape.data, batch_size=size)
 
 
 @eqx.filter_jit
-def _derivatives(landscape: AbstractFiniteSum, thetas, columns, first, second):
-    def at(theta):
-        def slope(point, direction):
-            return jax.jvp(landscape.example_losses, (point,), (direction,))[1]
+def _block(landscape: AbstractFiniteSum, theta: Vector, first: Array, weights: Array) -> Vector:
+    rows = jax.tree.map(
+        lambda a: lax.dynamic_slice_in_dim(a, first, weights.shape[0]), landscape.data
+    )
+    return jax.grad(lambda x: jnp.dot(weights, landscape.losses(x, rows)))(theta)
 
-        def bend(pair):
-            return jax.jvp(lambda point: slope(point, pair[0]), (theta,), (pair[1],))[1]
 
-        return lax.map(lambda q: slope(theta, q), columns), lax.map(bend, (first, second))
+@eqx.filter_jit
+def _curvature(landscape: AbstractFiniteSum, theta: Vector, unit: Vector) -> Array:
+    return unit @ landscape.hessian_vector_product(theta, unit)
 
-    return lax.map(at, thetas)
+
+@eqx.filter_jit
+def _noise_form(examples: Examples, theta: Vector, z: Array, mean: Vector) -> Array:
+    noise = examples.chosen.noisy_gradient(theta, z, 1.0) - mean
+    return noise @ examples.examined.hessian_vector_product(theta, noise)
+
+
+@eqx.filter_jit
+def _slope(landscape: AbstractFiniteSum, theta: Vector, direction: Vector) -> Array:
+    return jax.jvp(landscape.example_losses, (theta,), (direction,))[1]
+
+
+@eqx.filter_jit
+def _bend(landscape: AbstractFiniteSum, theta: Vector, first: Vector, second: Vector) -> Array:
+    def slope(point):
+        return jax.jvp(landscape.example_losses, (point,), (first,))[1]
+
+    return jax.jvp(slope, (theta,), (second,))[1]

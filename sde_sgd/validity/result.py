@@ -1,43 +1,47 @@
 """What `validity` found: numbers, one verdict, a table, a figure."""
 
-from typing import NamedTuple
+from pathlib import Path
 
 import equinox as eqx
 import numpy as np
+import xarray as xr
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from ..compare._text import number, text_table, with_error
 from ..measure.estimate import Estimate
+from ..netcdf import write_dataset
 from ..plots.validity import figure as draw_figure
+from ..simulate.run import load
+from .lines import at_equal_time, Line
 from .local_model import Settings
 from .probes import Norms
 from .rule import largest, Watched
-
-
-class Scaling(NamedTuple):
-    """Linear scaling η → κη, B → κB: predicted largest D at κ (n,), and the last κ that passes."""
-
-    kappas: Float[np.ndarray, " n"]
-    distances: Float[np.ndarray, " n"]
-    limit: float
+from .storage import as_dataset, fields
 
 
 class Validity(eqx.Module):
     """When the SDE describes this run. Made by `validity`.
 
-    - `verdict`: "valid: …", "not valid: …" or "undecided: …", with the reason; `valid` is True,
-      False or None.
-    - `distance`: D predicted along the worst direction, with its error over the explored paths.
+    - `verdict`: "valid: …", "not valid: …" or "undecided: …", with the reason and the runs that
+      would be valid; `valid` is True, False or None.
+    - `distance`: D predicted along the worst direction, with its error over the explored paths
+      and, of a sample, over examples.
     - `watched`: the directions, each with curvature, noise and the signed parts of its D;
       `directions` (d, number): themselves, unit vectors in columns.
-    - `norms`: |∇L| and tr Σ of one example at θ (exact); `noise_norm` = √(c tr Σ).
-    - `sharpness`: λ_max of ∇²L(θ); `mean_curvature`: tr(HΣ)/tr Σ, with the error of its probes.
+    - `norms`: |∇L| (exact) and tr Σ of one example at θ; `noise_norm` = √(c tr Σ).
+    - `sharpness`: λ_max of ∇²L(θ), of a sample a lower bound up to its error; `mean_curvature`:
+      tr(HΣ)/tr Σ, with the error of its probes.
     - `growth`: factor per iteration of the second moment in the watched directions, < 1 if
       there is a stationary law.
     - `diverged`: how many of the explored paths left the range of their numbers.
-    - `svag`: gaps SGD − SVAG(l) by test function and l; `scaling`: linear scaling.
-    - `settings`: η, c, μ, K; `tolerance`; `batch_size`, `num_examples`.
+    - `svag`: gaps SGD − SVAG(l) by test function and l.
+    - `by_learning_rate`, `by_batch_size`, `scaling`: D along η at this B, B at this η, and κ of
+      linear scaling (κη, κB), all at equal ηK, with the passing part of each; `reason`: why no
+      part of them is said to pass, if the prediction itself does not hold.
+    - `settings`: η, c, μ, K; `tolerance`; `sampling`, the scheme's name; `batch_size`,
+      `num_examples`; `num_looked_at`, the examples that D is predicted from.
+    - `remarks`: what was left out, and why; `seconds` by stage.
     """
 
     verdict: str
@@ -50,11 +54,49 @@ class Validity(eqx.Module):
     growth: float
     diverged: int
     svag: dict[str, dict[int, Estimate]]
-    scaling: Scaling
+    by_learning_rate: Line
+    by_batch_size: Line
+    scaling: Line
+    reason: str
     settings: Settings
     tolerance: float
+    sampling: str
     batch_size: int
     num_examples: int
+    num_looked_at: int
+    remarks: tuple[str, ...]
+    seconds: dict[str, float]
+
+    @property
+    def largest_learning_rate(self) -> float:
+        """Largest η of the passing part, at this B and the same ηK; NaN where none passes.
+
+        `validity` at this η and `num_steps=steps_at(η)` is predicted to say "valid".
+        """
+        return self.by_learning_rate.high
+
+    @property
+    def batch_sizes(self) -> tuple[float, float]:
+        """Least and largest B of the passing part, at this η; NaN where none passes."""
+        return self.by_batch_size.low, self.by_batch_size.high
+
+    @property
+    def scaling_range(self) -> tuple[float, float]:
+        """κ of linear scaling between which D passes: the part that holds κ = 1, or the nearest.
+
+        Every κ looked at between the two passes, and the next beyond either does not; NaN where
+        none passes.
+        """
+        return self.scaling.low, self.scaling.high
+
+    def steps_at(self, learning_rate: float) -> int:
+        """K of the run with another learning rate and the same ηK."""
+        return at_equal_time(self.settings, learning_rate).num_steps
+
+    @property
+    def dimension(self) -> int:
+        """d."""
+        return len(self.directions)
 
     @property
     def valid(self) -> bool | None:
@@ -98,11 +140,27 @@ class Validity(eqx.Module):
     @property
     def table(self) -> str:
         """All numbers, and the verdict on the last line, as text."""
-        return "\n\n".join([_summary(self), _directions(self), self.verdict])
+        return "\n\n".join([_summary(self), _directions(self), *self.remarks, self.verdict])
 
     def figure(self) -> Figure:
-        """D by direction and cause, D under linear scaling, the gap to SVAG(l)."""
+        """D by direction and cause, along η, B and linear scaling, the gap to SVAG(l)."""
         return draw_figure(self)
+
+    def to_xarray(self) -> xr.Dataset:
+        """All of it as labelled arrays, the run, the verdict and the libraries as attributes."""
+        return as_dataset(self)
+
+    def save(self, path: str | Path) -> None:
+        """Writes `to_xarray()` as netCDF (HDF5), which `Validity.load` and `ss.load` read."""
+        write_dataset(self.to_xarray(), path)
+
+    @staticmethod
+    def load(path: str | Path) -> "Validity":
+        """The verdict that `save` wrote, with its table and figure.
+
+        **Raises:** `ValueError` for a file that it did not write.
+        """
+        return Validity(**fields(load(path)))
 
 
 def _correction(curvature: float, settings: Settings) -> float:
@@ -122,6 +180,7 @@ def _summary(found: Validity) -> str:
     rows = [
         ("learning rate, momentum, iterations", f"{eta:g}, {s.momentum:g}, {s.num_steps}"),
         ("batch, examples, c", f"{found.batch_size}, {found.num_examples}, {s.noise_factor:.4g}"),
+        ("examples that D is predicted from", str(found.num_looked_at)),
         ("|∇L|, √(c tr Σ)", f"{number(found.norms.gradient)}, {number(found.noise_norm)}"),
         ("c tr Σ/|∇L|² (≥ 1/(C² − 1) for a factor C)", f"{ratio:.4g}, C ≥ {_factor(ratio):.4g}"),
         ("η λ_max, correction 1/(1 − ηλ/2) − 1", _pair(eta * found.sharpness, found)),
@@ -135,7 +194,7 @@ def _summary(found: Validity) -> str:
             f"reach {strange.shape.push:.3g} s.d.",
         ),
         ("correlation of two steps of an epoch", f"{least.correlation:.4g}"),
-        ("linear scaling holds up to κ", f"{found.scaling.limit:.3g}"),
+        *(_along(*line) for line in _lines(found)),
     ]
     for name, gaps in found.svag.items():
         unit = "s.d." if name == "loss" else "relative"
@@ -143,6 +202,22 @@ def _summary(found: Validity) -> str:
             value = with_error(float(gap.value), float(gap.standard_error))
             rows.append((f"SGD − SVAG({level}), {name} ({unit})", value))
     return text_table(("quantity", "value"), rows)
+
+
+def _lines(found: Validity) -> list[tuple[str, Line, float]]:
+    return [
+        ("η that pass, at this B and ηK", found.by_learning_rate, found.tolerance),
+        ("B that pass, at this η and K", found.by_batch_size, found.tolerance),
+        ("κ that pass, linear scaling (κη, κB)", found.scaling, found.tolerance),
+    ]
+
+
+def _along(name: str, line: Line, tolerance: float) -> tuple[str, str]:
+    looked_at = f"looked at {line.values[0]:.6g} to {line.values[-1]:.6g}"
+    low, high = line.undecided(tolerance)
+    open_ = "" if np.isnan(low) else f", undecided {low:.6g} to {high:.6g}"
+    passing = "none" if np.isnan(line.low) else f"{line.low:.6g} to {line.high:.6g}"
+    return name, f"{passing}{open_} ({looked_at})"
 
 
 def _pair(value: float, found: Validity) -> str:

@@ -12,7 +12,7 @@ To first order in each (Cornish–Fisher: the Hermite polynomials are orthogonal
 
 with R the ratio of variances, γ and κ the difference of skewness and excess kurtosis. The parts:
 
-- δ and R: `LocalModel.laws`, exact for quadratic example losses: finite learning rate, noise that
+- δ and R: `Moments.laws`, exact for quadratic example losses: finite learning rate, noise that
   depends on θ, momentum, the transient; times `epoch_ratio` for shuffled epochs;
 - γ and κ: those of one step's noise, reduced by averaging over the memory of the direction,
   γ Σ w³/(Σ w²)^{3/2} and κ Σ w⁴/(Σ w²)², w the `impulse_response`; the SDE has none of them.
@@ -20,13 +20,14 @@ with R the ratio of variances, γ and κ the difference of skewness and excess k
 The verdict is on the largest D of the watched directions, at ± 2 standard errors of it.
 """
 
+import enum
 from typing import NamedTuple
 
 import numpy as np
 
 from ..noise.sampling import AbstractSampling, RandomReshuffling
 from .cumulants import batch_shape, epoch_ratio, Shape
-from .local_model import impulse_response, LocalModel, Settings
+from .local_model import impulse_response, LocalModel, Moments, Settings
 
 _SIGMAS = 2.0
 
@@ -78,32 +79,52 @@ class Watched(NamedTuple):
     shares: Shares
 
 
-def watch(
-    model: LocalModel,
-    names: tuple[str, ...],
-    weights: np.ndarray,
-    settings: Settings,
-    sampling: AbstractSampling,
-) -> list[Watched]:
-    """Everything about each direction (weights (number, m)) after K iterations."""
-    num = len(model.slopes)
+class View(NamedTuple):
+    """A local model seen along some directions: all that `watch` asks of it.
+
+    **Fields:** `names`; `weights` (number, m), the directions; `moments`; `slopes` (number, n),
+    the examples' slopes along each; `bends`, `bend_deviations` (number,), mean and standard
+    deviation over examples of their curvatures; `num_examples` N, for which the n stand.
+    """
+
+    names: tuple[str, ...]
+    weights: np.ndarray
+    moments: Moments
+    slopes: np.ndarray
+    bends: np.ndarray
+    bend_deviations: np.ndarray
+    num_examples: int
+
+    @staticmethod
+    def of(
+        model: LocalModel, names: tuple[str, ...], weights: np.ndarray, num_examples: int
+    ) -> "View":
+        """`weights` (number, m) are the directions in the model's coordinates."""
+        bends = np.einsum("nij,ui,uj->un", model.curvatures, weights, weights, optimize=True)
+        slopes = weights @ model.slopes.T
+        deviations = bends.std(axis=1)
+        return View(
+            names, weights, model.moments(), slopes, bends.mean(axis=1), deviations, num_examples
+        )
+
+
+def watch(view: View, settings: Settings, sampling: AbstractSampling) -> list[Watched]:
+    """Everything about each direction after K iterations."""
+    num = view.num_examples
     shuffled = isinstance(sampling, RandomReshuffling)
     correlation = -sampling.batch_size / (num - sampling.batch_size) if shuffled else 0.0
-    sgd, sde = model.laws(settings)
+    sgd, sde = view.moments.laws(settings)
+    finite = bool(np.isfinite([sgd.covariance, sde.covariance]).all())
     result = []
-    for name, weight in zip(names, weights, strict=True):
-        slopes, bends = (
-            model.slopes @ weight,
-            np.einsum("nij,i,j->n", model.curvatures, weight, weight, optimize=True),
-        )
-        shape = batch_shape(slopes, sampling)
+    for i, weight in enumerate(view.weights):
+        bend = float(view.bends[i])
+        shape = batch_shape(view.slopes[i], sampling, num)
         response = impulse_response(
-            float(bends.mean()), settings.learning_rate, settings.momentum, settings.num_steps
+            bend, settings.learning_rate, settings.momentum, settings.num_steps
         )
-        variance = float(weight @ sde.covariance @ weight)
-        own = float(weight @ sgd.covariance @ weight)
-        finite = np.isfinite([variance, own]).all() and np.isfinite(response).all()
-        if not finite:
+        variance = float(weight @ sde.covariance @ weight) if finite else np.inf
+        own = float(weight @ sgd.covariance @ weight) if finite else np.inf
+        if not finite or not np.isfinite(response).all():
             shares = Shares(0.0, np.inf, 0.0, 0.0, 0.0)
         elif variance <= 0:
             shares = Shares(0.0, 0.0, 0.0, 0.0, 0.0)
@@ -111,17 +132,9 @@ def watch(
             shift = float(weight @ (sgd.mean - sde.mean))
             ratio = epoch_ratio(response, num, sampling.batch_size) if shuffled else 1.0
             shares = _shares(shift, own, variance, ratio, shape, response)
-        result.append(
-            Watched(
-                name,
-                float(bends.mean()),
-                float(bends.std()),
-                shape,
-                correlation,
-                float(np.sqrt(max(variance, 0.0))),
-                shares,
-            )
-        )
+        spread = float(np.sqrt(max(variance, 0.0)))
+        deviation = float(view.bend_deviations[i])
+        result.append(Watched(view.names[i], bend, deviation, shape, correlation, spread, shares))
     return result
 
 
@@ -144,13 +157,39 @@ def largest(watched: list[Watched]) -> Watched:
     return max(watched, key=lambda each: each.shares.distance)
 
 
-def decide(distance: float, error: float, tolerance: float, why: str) -> str:
-    """ "valid", "not valid: …" or "undecided: …", by D ± 2 standard errors against tolerance."""
+class State(enum.Enum):
+    """What D ± 2 standard errors says against the tolerance."""
+
+    PASSES = "valid"
+    FAILS = "not valid"
+    UNDECIDED = "undecided"
+
+    @staticmethod
+    def of(distance: float, error: float, tolerance: float) -> "State":
+        """Undecided where the bar lies on both sides; an infinite D fails whatever its error.
+
+        The bar is from D e^{−2e/D}, since D is positive, to D + 2e, which is D ± 2e for e ≪ D.
+        """
+        if not np.isfinite(distance):
+            return State.FAILS
+        if distance * np.exp(-_SIGMAS * error / max(distance, 1e-300)) > tolerance:
+            return State.FAILS
+        return State.PASSES if distance + _SIGMAS * error <= tolerance else State.UNDECIDED
+
+
+def decide(
+    distance: float, error: float, tolerance: float, why: str, advice: str = "more num_paths"
+) -> str:
+    """ "valid", "not valid: …" or "undecided: …", by D ± 2 standard errors against tolerance.
+
+    `advice` says what would make the error smaller.
+    """
     predicted = f"predicted D = {distance:.3g} ± {error:.1g}"
-    if distance + _SIGMAS * error <= tolerance:
-        return f"valid: {predicted} ≤ {tolerance:g}, most of it {why}"
-    if distance - _SIGMAS * error > tolerance or not np.isfinite(distance):
-        return f"not valid: {predicted} > {tolerance:g}, most of it {why}"
-    return (
-        f"undecided: {predicted} on both sides of {tolerance:g}, most of it {why}; more num_paths"
-    )
+    state = State.of(distance, error, tolerance)
+    against = {
+        State.PASSES: f"≤ {tolerance:g}",
+        State.FAILS: f"> {tolerance:g}",
+        State.UNDECIDED: f"on both sides of {tolerance:g}",
+    }[state]
+    more = f"; {advice}" if state is State.UNDECIDED else ""
+    return f"{state.value}: {predicted} {against}, most of it {why}{more}"

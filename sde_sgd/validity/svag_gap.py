@@ -26,6 +26,8 @@ def svag_gaps(
     num_steps: int,
     members: int,
     key: Key,
+    loss: Callable | None = None,
+    tick: Callable[[], None] = lambda: None,
 ) -> dict[str, dict[int, Estimate]]:
     """Differences SGD − SVAG(l) after `num_steps` iterations, by test function and l.
 
@@ -34,6 +36,7 @@ def svag_gaps(
     independent (there is no common noise to pair), errors are of the difference. With shuffled
     epochs SVAG takes fresh subsets, which have the SDE of one step's covariance.
 
+    `loss` is that of a sample of examples, if not of all; `tick` is called after every ensemble.
     A member that diverges makes its entry infinite.
     """
     sampling = sgd.sampling
@@ -42,7 +45,7 @@ def svag_gaps(
     rate = sgd.learning_rate.constant()
     unit, start = jnp.asarray(direction, theta.dtype), theta
     of: dict[str, Callable] = {
-        "loss": sgd.landscape.loss,
+        "loss": sgd.landscape.loss if loss is None else loss,
         "squared displacement": lambda x: jnp.dot(unit, x - start) ** 2,
     }
     keys = jr.split(key, len(levels) + 1)
@@ -58,7 +61,9 @@ def svag_gaps(
             measures=measures,
             progress=False,
             on_divergence="mask",
+            check_stability=False,
         )
+        tick()
         if not found.alive.all():
             return None
         return {name: np.asarray(found[name].values[0], float) for name in of}

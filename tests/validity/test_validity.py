@@ -11,9 +11,9 @@ import pytest
 from scipy.special import gamma, ndtri
 
 import sde_sgd as ss
+from sde_sgd.validity.checks import check_run
 from sde_sgd.validity.local_model import LocalModel, Settings
-from sde_sgd.validity.measure import _checked
-from sde_sgd.validity.rule import decide, watch
+from sde_sgd.validity.rule import decide, View, watch
 from sde_sgd.validity.svag_gap import svag_gaps
 
 FAILURE_RATE = 2e-5
@@ -46,7 +46,7 @@ def two_point_law(rate, steps):
 
 def watched(slopes, settings, sampling, curvature=1.0):
     model = LocalModel(np.asarray(slopes)[:, None], np.full((len(slopes), 1, 1), curvature))
-    return watch(model, ("u",), np.eye(1), settings, sampling)[0]
+    return watch(View.of(model, ("u",), np.eye(1), len(slopes)), settings, sampling)[0]
 
 
 def two_point_distance(rate, steps=14):
@@ -120,7 +120,7 @@ def test_one_call():
     assert good.growth == pytest.approx(0.95, rel=1e-9)
     for text in ("κ", "kurtosis", "growth", "valid: predicted"):
         assert text in good.table
-    assert len(good.figure().axes) == 2
+    assert len(good.figure().axes) == 4
     bad = verdict(rate=0.5)
     assert bad.valid is False and "finite learning rate" in bad.verdict
     shuffled = verdict(sampling=ss.RandomReshuffling(4))
@@ -147,8 +147,8 @@ def test_linear_scaling_limit():
         return np.hypot(spread, tails / np.sqrt(24))
 
     last = max(b for b in range(1, 65) if distance(b) <= 0.1)
-    assert abs(found.limit * size - last) <= 1 and 4 < last <= 64
-    index = np.flatnonzero(found.kappas * size == 64)[0]
+    assert abs(found.high * size - last) <= 1 and 4 < last <= 64
+    index = np.flatnonzero(found.values * size == 64)[0]
     assert found.distances[index] == pytest.approx(distance(64), rel=1e-3)
 
 
@@ -167,7 +167,7 @@ def test_scaling_compares_at_equal_time():
         return np.hypot(2 * (np.sqrt(variance / sde) - 1), tails / np.sqrt(24))
 
     for batch in (4, 64):
-        index = np.flatnonzero(np.isclose(found.kappas * size, batch))[0]
+        index = np.flatnonzero(np.isclose(found.values * size, batch))[0]
         exact = distance(batch, steps * size // batch)
         assert found.distances[index] == pytest.approx(exact, rel=1e-6)
     assert abs(distance(64, steps) / exact - 1) > 0.01  # Control: equal iterations.
@@ -240,9 +240,9 @@ def test_bad_input():
     model = eqx.nn.Linear(1, 1, key=jr.key(0))
     # Annotations are checked in tests; a user without them meets these words.
     with pytest.raises(ValueError, match=r"theta is a model .Linear.*landscape\.initial"):
-        _checked(LANDSCAPE, sgd, model)
+        check_run(LANDSCAPE, sgd, model)
     with pytest.raises(ValueError, match=r"a model alone has no loss.*ss\.EmpiricalRisk"):
-        _checked(model, sgd, zero)
+        check_run(model, sgd, zero)
     refused("num_paths must be an integer ≥ 2; got 1", num_paths=1)
     refused("directions must have shape", directions=np.ones(1))
     population = ss.PopulationLeastSquares(jnp.eye(1), 1.0)

@@ -1,0 +1,100 @@
+"""Lines on the terminal while a verdict is made: which stage, how far, how long."""
+
+import sys
+import threading
+import time
+from typing import TextIO
+
+
+class Report:
+    """Writes «validity 3/6: models of the examples, 2/8 points, 12 s, about 40 s left» to stderr.
+
+    `show=None` shows it where stderr is a terminal, which has one line that is rewritten; a log
+    gets a line with every stage and every ten seconds. A stage may be one long compiled call: a
+    thread keeps the line alive.
+    """
+
+    def __init__(self, name: str, stages: int, show: bool | None):
+        self.stream: TextIO = sys.stderr
+        terminal = self.stream.isatty()
+        self.show = terminal if show is None else show
+        self.name, self.stages, self.number = name, stages, 0
+        self.terminal, self.pause = terminal, 0.5 if terminal else 10.0
+        self.started = time.monotonic()
+        self.seconds: dict[str, float] = {}
+        self._expected: float | None = None
+        self._what, self._unit, self._done, self._total = "", "", 0, 0
+        self._since = self.started
+        self._lock, self._over = threading.Lock(), threading.Event()
+        self._written = 0.0
+        if self.show:
+            threading.Thread(target=self._beat, daemon=True).start()
+
+    def __enter__(self) -> "Report":
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        self._over.set()
+        if self.show:
+            how = "done in" if kind is None else "stopped after"
+            self._write(f"{self.name}: {how} {time.monotonic() - self.started:.1f} s", True)
+
+    def note(self, text: str) -> None:
+        """A line of its own."""
+        if self.show:
+            self._write(f"{self.name}: {text}", True)
+
+    def expect(self, seconds: float, text: str) -> None:
+        """Says how long all of it will take, counted from the start."""
+        self._expected = seconds
+        self.note(text)
+
+    def stage(self, what: str, total: int = 0, unit: str = "") -> None:
+        """The next stage begins, of `total` units (0 where it is not counted)."""
+        self._end_stage()
+        self.number += 1
+        self._what, self._unit, self._done, self._total = what, unit, 0, total
+        if self.show:
+            self._write(self._line())
+
+    def tick(self, count: int = 1) -> None:
+        """So many more units of the stage are done."""
+        self._done += count
+        if self.show and time.monotonic() - self._written > self.pause:
+            self._write(self._line())
+
+    def elapsed(self) -> dict[str, float]:
+        """Seconds of every stage so far."""
+        return self.seconds | {self._what: time.monotonic() - self._since}
+
+    def _end_stage(self) -> None:
+        now = time.monotonic()
+        if self._what:
+            self.seconds[self._what] = now - self._since
+        self._since = now
+
+    def _beat(self) -> None:
+        while not self._over.wait(min(self.pause, 0.25)):
+            if self._what and time.monotonic() - self._written > self.pause:
+                self._write(self._line())
+
+    def _line(self) -> str:
+        passed = time.monotonic() - self.started
+        parts = [f"{self.name} {self.number}/{self.stages}: {self._what}"]
+        if self._total:
+            parts.append(f"{self._done}/{self._total} {self._unit}")
+        parts.append(f"{passed:.0f} s")
+        if self._expected is not None:
+            parts.append(f"about {max(self._expected - passed, 0):.0f} s left")
+        return ", ".join(parts)
+
+    def _write(self, text: str, lasting: bool = False) -> None:
+        with self._lock:
+            if self._over.is_set() and not lasting:
+                return
+            self._written = time.monotonic()
+            if self.terminal:
+                self.stream.write(f"\r{text:<100}" + ("\n" if lasting else ""))
+            else:
+                self.stream.write(f"{text}\n")
+            self.stream.flush()
