@@ -168,14 +168,18 @@ class AbstractFiniteSum(AbstractLandscape):
 
     def example_gradients(self, theta: Vector) -> Float[Array, "n d"]:
         """J, (N, d). Costs N gradients and N·d numbers: not for every step."""
+        return map_blocks(
+            lambda data: self.gradients_of(theta, data), self.data, self.example_block
+        )
+
+    def gradients_of(self, theta: Vector, data: PyTree[Array]) -> Float[Array, "n d"]:
+        """∇ℓ_i(θ) for the examples in `data`, all in memory at once."""
 
         def one(theta, example):
-            return jax.grad(lambda x: self.losses(x, jax.tree.map(lambda a: a[None], example))[0])(
-                theta
-            )
+            batch = jax.tree.map(lambda a: a[None], example)
+            return jax.grad(lambda x: self.losses(x, batch)[0])(theta)
 
-        each = channels_last(jax.vmap(one, (None, 0)))
-        return map_blocks(lambda data: each(theta, data), self.data, self.example_block)
+        return channels_last(jax.vmap(one, (None, 0)))(theta, data)
 
     def weighted_hessian_gradient(self, theta: Vector, weights: Weights) -> Vector:
         """Σ_i w_i ∇²ℓ_i ∇ℓ_i = ½∇ Σ_i w_i |∇ℓ_i|², (d,), for constant w.

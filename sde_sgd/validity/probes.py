@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Float
 
 from ..curvature import gradient_covariance_eigenvalues, hessian_eigenvalues
 from ..landscapes import compiled
 from ..landscapes.base import AbstractFiniteSum
+from ..landscapes.blocks import map_blocks
 from ..measure.estimate import Estimate
 from ..memory import working_bytes
 from ..types import Key, Vector
@@ -54,29 +54,6 @@ class Directions(NamedTuple):
     names: tuple[str, ...]
     weights: Float[np.ndarray, "directions m"]
     sharpness: float
-
-
-def whole_gradient(
-    landscape: AbstractFiniteSum, theta: Vector, begin: Callable[[int], None], tick: Callable
-) -> Float[np.ndarray, " d"]:
-    """∇L(θ) of all N examples, a call a block: XLA runs convolutions in a loop far slower.
-
-    `begin` is told how many blocks there are, `tick` of each that is done.
-    """
-    num, size = landscape.num_examples, landscape.example_block
-    count = -(-num // size)
-    begin(count)
-    if count == 1:
-        return np.asarray(compiled.gradient(landscape, theta), float)
-    total = np.zeros(landscape.dimension)
-    for k in range(count):
-        # The last block is a full one too; its first rows were in the block before.
-        first = min(k * size, num - size)
-        weights = (first + np.arange(size) >= k * size) / num
-        part = _block(landscape, theta, jnp.int32(first), jnp.asarray(weights, theta.dtype))
-        total += np.asarray(part, float)
-        tick()
-    return total
 
 
 def norms(examples: Examples, theta: Vector, gradient: Float[np.ndarray, " d"]) -> Norms:
@@ -178,22 +155,12 @@ def noise_curvature(
 
 @eqx.filter_jit
 def _squares(landscape: AbstractFiniteSum, theta: Vector) -> Array:
-    def square(example):
-        batch = jax.tree.map(lambda leaf: leaf[None], example)
-        own = jax.grad(lambda x: landscape.losses(x, batch)[0])(theta)
-        return jnp.dot(own, own)
+    def squares(rows):
+        return jnp.sum(landscape.gradients_of(theta, rows) ** 2, axis=1)
 
     fitting = working_bytes() // (8 * theta.size * theta.dtype.itemsize)
     size = max(1, min(_CHUNK, fitting, landscape.num_examples))
-    return lax.map(square, landscape.data, batch_size=size)
-
-
-@eqx.filter_jit
-def _block(landscape: AbstractFiniteSum, theta: Vector, first: Array, weights: Array) -> Vector:
-    rows = jax.tree.map(
-        lambda a: lax.dynamic_slice_in_dim(a, first, weights.shape[0]), landscape.data
-    )
-    return jax.grad(lambda x: jnp.dot(weights, landscape.losses(x, rows)))(theta)
+    return map_blocks(squares, landscape.data, size)
 
 
 @eqx.filter_jit

@@ -21,7 +21,6 @@ from .probes import (
     example_slopes,
     Norms,
     norms as find_norms,
-    whole_gradient,
 )
 from .report import Report
 from .rule import View
@@ -57,12 +56,9 @@ def survey(request: Request, examples: Examples, report: Report) -> Ground:
     """Norms at θ and the directions to watch; `ValueError` where there is no noise, or η λ_max is
     beyond stability."""
     theta, settings = request.theta, request.settings
-    gradient = whole_gradient(
-        request.landscape,
-        theta,
-        lambda count: report.stage("gradient of all examples, tr Σ", count, "blocks"),
-        report.tick,
-    )
+    report.stage("gradient of all examples, tr Σ", 1, "gradients")
+    gradient = np.asarray(compiled.gradient(request.landscape, theta), float)
+    report.tick()
     norms = find_norms(examples, theta, gradient)
     refuse_noiseless(settings, norms.noise_trace, request.sgd)
     noise = float(np.sqrt(settings.noise_factor * norms.noise_trace))

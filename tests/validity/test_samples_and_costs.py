@@ -3,14 +3,12 @@
 import re
 import time
 
-import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
 import xarray as xr
 from test_validity import LANDSCAPE, quadratic, verdict
-from tools import call
 
 import sde_sgd as ss
 from sde_sgd.netcdf import write_dataset
@@ -18,7 +16,6 @@ from sde_sgd.validity.checks import check_request
 from sde_sgd.validity.cost import work
 from sde_sgd.validity.cumulants import batch_shape
 from sde_sgd.validity.examples import Examples
-from sde_sgd.validity.probes import whole_gradient
 from sde_sgd.validity.report import Report
 from sde_sgd.validity.survey import explore, Explored, predictor, survey
 
@@ -66,21 +63,6 @@ def test_slope_of_a_sample_is_exact():
         assert view.moments.slope[0] == pytest.approx(0.7 * direction, rel=1e-6)
     # Control: the sample's own mean tilt is not that of all.
     assert abs(np.asarray(ground.examples.examined.data).mean()) > 0.02
-
-
-def test_gradient_in_blocks_is_the_whole():
-    """∇L of 13 examples in blocks of 4, the last one overlapping, is that of all at once."""
-    model = eqx.nn.Linear(2, 2, key=jr.key(0))
-    inputs, labels = RNG.normal(size=(13, 2)), RNG.integers(0, 2, 13)
-    cut, whole = (
-        ss.EmpiricalRisk(model, inputs, labels, ss.cross_entropy, example_block=block, l2=0.1)
-        for block in (4, None)
-    )
-    counts, done = [], []
-    found = whole_gradient(cut, cut.initial, counts.append, lambda: done.append(1))
-    exact = call(whole.gradient, whole.initial)
-    np.testing.assert_allclose(found, exact, rtol=1e-12, atol=1e-15)
-    assert counts == [4] and len(done) == 4
 
 
 def test_error_of_a_sample_is_its_spread():
