@@ -11,6 +11,7 @@ ORDER = (
     "types",
     "memory",
     "normal_quantile",
+    "netcdf",
     "draws",
     "landscapes",
     "noise",
