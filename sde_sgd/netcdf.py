@@ -20,7 +20,9 @@ def write_dataset(dataset: xr.Dataset, path: str | Path) -> None:
         dataset.to_netcdf(temporary, engine="h5netcdf")
         with xr.open_dataset(temporary, engine="h5netcdf") as written:
             if not written.equals(dataset):
-                raise OSError(f"{str(path)!r} does not hold what was written to it: the disk fails.")
+                raise OSError(
+                    f"{str(path)!r} does not hold what was written to it: the disk fails."
+                )
         os.replace(temporary, final)
     finally:
         temporary.unlink(missing_ok=True)

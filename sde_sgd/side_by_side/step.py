@@ -15,7 +15,7 @@ import equinox as eqx
 import jax.random as jr
 import numpy as np
 
-from ..compare import distance_change, sidak_threshold
+from ..compare import distance_change, distance_table, sidak_threshold
 from ..compare.distances import DistanceName
 from ..dynamics.base import AbstractProcess
 from ..measure.estimate import Estimate
@@ -24,6 +24,16 @@ from ..types import Key
 
 # Solver steps an iteration that "auto" may choose.
 MOST_SUBSTEPS = 512
+
+
+class Visible(eqx.Module):
+    """Threshold × statistical error of SGD − SDE at the end, by observable and by distance.
+
+    Too few members leave a distance without a floor, and without an entry.
+    """
+
+    means: dict[str, float]
+    distances: dict[str, float]
 
 
 class StepErrors(eqx.Module):
@@ -46,7 +56,7 @@ def bound(error: Estimate) -> float:
 
 def step_errors(
     sde: AbstractProcess,
-    run: Callable[[AbstractProcess], Run],
+    run: Callable[[str, AbstractProcess], Run],
     sgd_run: Run,
     observables: list[str],
     distances: tuple[DistanceName, ...],
@@ -55,12 +65,13 @@ def step_errors(
 ) -> StepErrors:
     """The errors of `sde` at its own step, from runs at that step and half of it.
 
-    **Arguments:** `run`: simulates an equation, always with the same key and members; `sgd_run`:
-    the other side, whose distance to both runs is taken.
+    **Arguments:** `run`: simulates an equation under a label, always with the same key and members;
+    `sgd_run`: the other side, whose distance to both runs is taken.
     """
     order, m = sde.weak_order, sde.substeps
     assert order is not None
-    runs = {"SDE (coarse)": run(sde.refined(m, 2)), "SDE (fine)": run(sde.refined(2 * m, 1))}
+    refined = {"SDE (coarse)": sde.refined(m, 2), "SDE (fine)": sde.refined(2 * m, 1)}
+    runs = {label: run(label, process) for label, process in refined.items()}
     coarse, fine = runs.values()
     both = coarse.alive & fine.alive
     # h^p − (h/2)^p is this share of h^p.
@@ -73,6 +84,9 @@ def step_errors(
     end = sgd_run["positions"].values[-1].astype(float)
     changes = {}
     for name in distances:
+        if min(len(end), len(rows[0])) < 2:
+            changes[name] = Estimate(np.nan, np.inf, len(rows[0]))
+            continue
         own = jr.fold_in(key, 0)
         change: Any = distance_change(
             end, *rows, key=own, distance=name, num_bootstrap=num_bootstrap
@@ -94,28 +108,58 @@ def member_rows(run: Run, measure: str, members: np.ndarray) -> np.ndarray:
     return run[measure].values[:, members[run.alive]].astype(float)
 
 
-def substeps_needed(errors: StepErrors, visible: dict[str, float], substeps: int) -> int:
+def substeps_needed(errors: StepErrors, visible: Visible, substeps: int) -> int:
     """Solver steps an iteration at which every bound is below half of what could be seen.
-
-    **Arguments:** `visible`: threshold × statistical error of each name of `errors`.
 
     A power of two times `substeps`; that itself where it is enough.
     """
-    every = {**errors.means, **errors.distances}
-    # Too few members leave a distance without a floor: it asks for no step.
-    seen = [name for name in every if name in visible]
-    ratio = max((2 * bound(every[n]) / max(visible[n], 1e-300) for n in seen), default=0.0)
+    pairs = ((errors.means, visible.means), (errors.distances, visible.distances))
+    ratios = [
+        2 * bound(found[name]) / max(seen[name], 1e-300)
+        for found, seen in pairs
+        for name in found
+        if name in seen
+    ]
+    # Where too many members have died there is no number, and no demand.
+    ratio = max((ratio for ratio in ratios if math.isfinite(ratio)), default=0.0)
     return substeps * 2 ** max(0, math.ceil(math.log2(max(ratio, 1e-9))))
 
 
 def visible_differences(
-    sgd_run: Run, floors: dict[str, float], observables: list[str], ensemble_size: int
-) -> dict[str, float]:
-    """Threshold × statistical error of SGD − SDE at the end, foreseen from SGD's own spread."""
-    threshold = sidak_threshold(1, degrees_of_freedom=2 * (ensemble_size - 1))
-    found = {
-        name: threshold * math.sqrt(2 / ensemble_size) * float(np.std(rows, ddof=1))
-        for name in observables
-        for rows in [sgd_run[f"of {name}"].values[-1].astype(float)]
+    first: Run,
+    second: Run,
+    observables: list[str],
+    distances: tuple[DistanceName, ...],
+    key: Key,
+    num_bootstrap: int,
+) -> Visible:
+    """What the comparison could see at the end, from the two ensembles of SGD."""
+    sides = [run["positions"].values[-1].astype(float) for run in (first, second)]
+    members = min(map(len, sides))
+    if members < 2:
+        return Visible({}, {})
+    one, other = (rows[:members] for rows in sides)
+    half = members // 2
+    threshold = sidak_threshold(1, degrees_of_freedom=2 * (members - 1))
+    spreads = {
+        name: np.std(first[f"of {name}"].values[-1], ddof=1, dtype=float) for name in observables
     }
-    return {**found, **{name: threshold * error for name, error in floors.items()}}
+    means = {
+        name: threshold * math.sqrt(2 / members) * float(spread) for name, spread in spreads.items()
+    }
+    if half < 2:
+        return Visible(means, {})
+    # The second ensemble's halves stand for the SDE and the floor, at half the members.
+    table = distance_table(
+        one,
+        other[:half],
+        other[half : 2 * half],
+        key=key,
+        distances=distances,
+        num_bootstrap=num_bootstrap,
+    )
+    floors = {
+        name: threshold * float(np.max(table[name].excess.standard_error)) / math.sqrt(2)
+        for name in distances
+    }
+    return Visible(means, floors)
