@@ -1,8 +1,8 @@
 """SGD beside a stand-in for its SDE where that is out of reach: SVAG(l), extrapolated in 1/l.
 
 SVAG(l) takes 2l batches an iteration, its exact SDE substeps·N examples. The mean of any smooth f
-over SVAG(l) is that over the SDE and a series in 1/l: all moments of its noise are polynomials in l.
-From several l the first terms of that series are removed (Richardson extrapolation),
+over SVAG(l) is that over the SDE and a series in 1/l, because all moments of its noise are
+polynomials in l. From several l the first terms are removed (Richardson extrapolation),
 
     E f ≈ Σ w_i E f(SVAG(l_i)),   Σ w_i = 1,   Σ w_i l_i^{−q} = 0 for q = 1, ..., n − 1.
 """
@@ -84,8 +84,8 @@ class SvagLimit(eqx.Module):
         total = sum(self.gradients[label] for label in self.runs if label != "SGD")
         lines.append(
             f"gradients of an example an iteration and member: SGD {number(alone)}, all SVAG "
-            f"{number(total)} ({number(total / alone)} times SGD); the exact SDE {number(step)} for "
-            f"each of its substeps ({number(step / alone)} times SGD)"
+            f"{number(total)} ({number(total / alone)} times SGD); the exact SDE {number(step)} "
+            f"for each of its substeps ({number(step / alone)} times SGD)"
         )
         return "\n".join(lines)
 
@@ -146,8 +146,8 @@ def svag_limit(
     order 1/l to l^{−(n−1)} are removed, and standard errors grow, by 2.2 for (l, 2l) and 3.3 for
     (l, 2l, 4l); others as `side_by_side`.
 
-    **Raises:** `ValueError` for momentum, shuffled epochs (SVAG needs independent batches) and wrong
-    options, before the first run.
+    **Raises:** `ValueError` for momentum, shuffled epochs (SVAG needs independent batches) and
+    wrong options, before the first run.
 
     **Source:** Li, Malladi, Arora 2021 (2102.12470) for SVAG; the extrapolation is the usual one of
     Richardson.
@@ -161,7 +161,7 @@ def svag_limit(
     if len(chosen) < 2 or list(chosen) != sorted(set(chosen)):
         raise ValueError(f"levels must be two or more increasing l, such as (2, 4); got {levels}.")
     rate = sgd.learning_rate.schedule or sgd.learning_rate.value
-    stages = {f"SVAG({l})": SVAG(sgd.landscape, rate, sgd.sampling, l) for l in chosen}
+    stages = {f"SVAG({m})": SVAG(sgd.landscape, rate, sgd.sampling, m) for m in chosen}
     case = make_case(
         sgd,
         list(stages.values())[-1],
