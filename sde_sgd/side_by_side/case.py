@@ -81,7 +81,7 @@ def make_case(
     resolution: Mapping[str, float] | None = None,
     num_bootstrap: int = 100,
     on_divergence: str = "raise",
-    budget: float | None = None,
+    budget: float | int | None = None,
     **shared: Any,
 ) -> Case:
     """Checks all arguments of a comparison; raises before any time is spent."""

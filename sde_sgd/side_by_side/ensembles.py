@@ -31,7 +31,7 @@ class Ensembles:
         self,
         starts: Any,
         num_steps: int,
-        budget: float | None,
+        budget: float | int | None,
         folder: Checkpoint | None,
         progress: bool | None,
         options: Mapping[str, Any],

@@ -49,7 +49,7 @@ def side_by_side(
     resolution: dict[str, float] | None = None,
     num_bootstrap: int = 100,
     progress: bool | None = None,
-    budget: float | None = None,
+    budget: float | int | None = None,
     checkpoint: str | Path | Checkpoint | None = None,
     on_divergence: Literal["raise", "mask"] = "raise",
     **options: Any,

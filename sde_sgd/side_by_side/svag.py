@@ -128,7 +128,7 @@ def svag_limit(
     resolution: dict[str, float] | None = None,
     allow_deaths: bool = False,
     progress: bool | None = None,
-    budget: float | None = None,
+    budget: float | int | None = None,
     checkpoint: str | Path | Checkpoint | None = None,
     on_divergence: Literal["raise", "mask"] = "raise",
     **options: Any,

@@ -13,11 +13,11 @@ MEMBERS = 16
 
 
 def compared(far, **changed):
-    """θ⁴/4 − θ²/2 at η = .3: from 4 a step goes to 4 − .3·60 = −14 and on to infinity.
+    """(θ² − 1)²/4 at η = .3: from 4 a step goes to 4 − .3·60 = −14 and on to infinity.
 
     At sixteen solver steps an iteration, η·h = .019, the equation comes down from there.
     """
-    landscape, sampling = ss.double_well(noise=0.1), ss.WithReplacement(1)
+    landscape, sampling = ss.double_well(0.1), ss.WithReplacement(1)
     sgd = ss.SGD(landscape, 0.3, sampling)
     sde = ss.ModifiedEquation(landscape, 0.3, ss.MinibatchNoise(sampling), substeps=16)
     starts = np.where(np.arange(MEMBERS) < far, 4.0, 1.0)[::-1, None].copy()

@@ -89,10 +89,10 @@ def test_the_price_is_the_sum_over_the_ensembles(told):
 
 def test_a_forecast_checks_what_the_comparison_checks():
     """Wrong options are refused by both, before anything runs."""
-    with pytest.raises(ValueError, match="distances must be among"):
+    with pytest.raises(ValueError, match="snapshots must be an integer"):
         ss.forecast_side_by_side(
             SGD, SDE, jnp.zeros(2), num_steps=5, ensemble_size=8, key=jr.key(0),
-            distances=("euclidean",),
+            snapshots=0,
         )  # fmt: skip
 
 
@@ -116,7 +116,7 @@ def test_a_long_comparison_says_its_price_first(told, monkeypatch, capsys):
         return capsys.readouterr().err
 
     line = attempt(100, True)
-    assert line.count("\n") == 1 and "side_by_side: about 73 min" in line
+    assert line.count("\n") == 1 and "side_by_side: about 74 min" in line
     assert "takes 8 times the gradients" in line
     assert attempt(100, False) == ""
     monkeypatch.setattr(price_module, "_WORTH_SAYING", 1e9)

@@ -48,7 +48,7 @@ def disturbed(monkeypatch):
 
 
 def test_ctrl_c_stops_the_whole_and_the_folder_resumes_it(disturbed, tmp_path):
-    """Stopped in the SDE's check: no further run, no verdict, one warning; resumed, the same bits."""
+    """Stopped in the check: no further run, no verdict, one warning; resumed, the same bits."""
     whole = compared()
     disturbed(ss.ModifiedEquation, lambda: signal.raise_signal(signal.SIGINT))
     folder = tmp_path / "runs"
