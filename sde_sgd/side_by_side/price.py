@@ -6,6 +6,7 @@ from typing import Any
 
 from ..dynamics.base import AbstractProcess
 from ..dynamics.batches import example_gradients
+from ..simulate.driver import Forecast
 from ..simulate.engine import forecast
 from ..simulate.price import Price
 from ..types import Key
@@ -14,6 +15,8 @@ from .ensembles import starts_of
 
 # Seconds from which on a run says beforehand what it will cost.
 _WORTH_SAYING = 60
+# Iterations from which on trying two of each process first costs little.
+_MANY = 20
 
 
 def forecast_side_by_side(
@@ -46,24 +49,9 @@ def forecast_side_by_side(
 
 def price_of(case: Case) -> Price:
     """The price of a comparison whose arguments are checked."""
-    jobs = [(2, case.sgd, case.ensemble_size, case.watched)]
-    if case.check_members:
-        m = case.sde.substeps
-        for process in (case.sde.refined(m, 2), case.sde.refined(2 * m, 1)):
-            jobs.append((1, process, case.check_members, case.own))
-    jobs.append((1, case.sde, case.ensemble_size, case.watched))
-    options = {name: x for name, x in case.shared.items() if name != "on_divergence"}
     seconds = held = gradients = alone = 0.0
-    for count, process, members, measures in jobs:
-        found = forecast(
-            process,
-            starts_of(case.starts, members),
-            num_steps=case.num_steps,
-            ensemble_size=members,
-            key=case.keys[0],
-            measures=measures,
-            **options,
-        )
+    for count, process, members, measures in _jobs(case):
+        found = _forecast(case, process, members, measures)
         # Compiled once.
         again = found.seconds_per_iteration * case.num_steps
         seconds += found.seconds + (count - 1) * again
@@ -73,14 +61,57 @@ def price_of(case: Case) -> Price:
     return Price(seconds, held, gradients, seconds / alone)
 
 
+def _jobs(case: Case) -> list[tuple[int, AbstractProcess, int, dict]]:
+    """How many runs of which process, with how many members and which measures; SGD first."""
+    jobs = [(2, case.sgd, case.ensemble_size, case.watched)]
+    if case.check_members:
+        m = case.sde.substeps
+        for process in (case.sde.refined(m, 2), case.sde.refined(2 * m, 1)):
+            jobs.append((1, process, case.check_members, case.own))
+    return [*jobs, (1, case.sde, case.ensemble_size, case.watched)]
+
+
+def _forecast(case: Case, process: AbstractProcess, members: int, measures: dict) -> Forecast:
+    options = {name: x for name, x in case.shared.items() if name != "on_divergence"}
+    return forecast(
+        process,
+        starts_of(case.starts, members),
+        num_steps=case.num_steps,
+        ensemble_size=members,
+        key=case.keys[0],
+        measures=measures,
+        **options,
+    )
+
+
 def announce(case: Case, progress: bool | None) -> None:
-    """Writes the price to stderr where progress is shown and it is more than a minute."""
+    """Writes the price to stderr where progress is shown and it is more than a minute.
+
+    SGD alone is tried first, and the rest foreseen from gradients: where that is less than a
+    minute, or more than a tenth of the iterations would be spent on trying, no more is run.
+    """
     if not (sys.stderr.isatty() if progress is None else progress):
         return
-    price = price_of(case)
-    if price.seconds > _WORTH_SAYING:
+    price = _by_gradients(case)
+    if price.seconds < _WORTH_SAYING:
+        return
+    if math.isnan(price.seconds) or case.num_steps >= _MANY:
+        price = price_of(case)
+    if price.seconds >= _WORTH_SAYING:
         sys.stderr.write(price_line(case, price) + "\n")
         sys.stderr.flush()
+
+
+def _by_gradients(case: Case) -> Price:
+    """As `price_of`, with every gradient at the time of one of SGD's, and compiled in no time."""
+    jobs = _jobs(case)
+    _, process, members, measures = jobs[0]
+    found = _forecast(case, process, members, measures)
+    counts = [n * members * example_gradients(process) for n, process, members, _ in jobs]
+    ratio = 2 * sum(counts) / counts[0]
+    alone = found.seconds_per_iteration * case.num_steps
+    held = float(sum(n * found.bytes for n, *_ in jobs))
+    return Price(ratio * alone, held, sum(counts) * case.num_steps, ratio)
 
 
 def price_line(case: Case, price: Price) -> str:

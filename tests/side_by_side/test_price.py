@@ -119,5 +119,9 @@ def test_a_long_comparison_says_its_price_first(told, monkeypatch, capsys):
     assert line.count("\n") == 1 and "side_by_side: about 74 min" in line
     assert "takes 8 times the gradients" in line
     assert attempt(100, False) == ""
+    # Of few iterations SGD alone is tried: 8 s for 3·8 gradients, 16·8 of them an iteration.
+    told.clear()
+    assert "about 21 min" in attempt(10, True) and told == [("SGD", 1, 8)]
     monkeypatch.setattr(price_module, "_WORTH_SAYING", 1e9)
-    assert attempt(100, True) == ""
+    told.clear()
+    assert attempt(100, True) == "" and told == [("SGD", 1, 8)]
