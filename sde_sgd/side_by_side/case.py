@@ -1,6 +1,7 @@
 """What a comparison will run, with every argument checked."""
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import json
 import platform
@@ -12,7 +13,6 @@ import jax.random as jr
 import numpy as np
 import xarray as xr
 
-from ..compare._resample import at_least
 from ..dynamics.base import AbstractProcess
 from ..dynamics.batches import gradient_noise, sampling_of
 from ..measure.base import AbstractMeasure
@@ -94,7 +94,8 @@ def make_case(
     check_outcome(on_divergence, budget)
     check_sides(sgd, sde, num_steps, allow_different)
     fraction = check_step_check(step_check)
-    at_least("num_bootstrap", check_count("num_bootstrap", num_bootstrap), 2)
+    if check_count("num_bootstrap", num_bootstrap) < 2:
+        raise ValueError(f"num_bootstrap must be at least 2 resamples; got {num_bootstrap}.")
     distances = check_distances(distances)
     named = check_observables(sgd, observables, distances)
     at = check_snapshots(snapshots, num_steps)
@@ -149,7 +150,7 @@ def settings_of(case: Case, substeps: int, allow_deaths: bool) -> dict[str, Any]
         "num_bootstrap": case.num_bootstrap,
         "resolution": json.dumps(case.resolution),
         "allow_deaths": int(allow_deaths),
-        "configuration": json.dumps(describe({"sgd": case.sgd, "sde": case.sde})),
+        "configuration": _configuration(case),
         "sde_sgd_version": _version(),
         "jax_version": jax.__version__,
         "numpy_version": np.__version__,
@@ -157,6 +158,14 @@ def settings_of(case: Case, substeps: int, allow_deaths: bool) -> dict[str, Any]
         "python_version": platform.python_version(),
     }
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _configuration(case: Case) -> str:
+    """Both processes as JSON; their digest where an HDF5 attribute (64 kB) cannot hold it."""
+    text = json.dumps(describe({"sgd": case.sgd, "sde": case.sde}))
+    if len(text) <= 20_000:
+        return text
+    return f"sha256 {hashlib.sha256(text.encode()).hexdigest()} of {len(text)} characters"
 
 
 def _version() -> str:

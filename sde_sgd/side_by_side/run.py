@@ -112,12 +112,12 @@ def side_by_side(
         budget=budget,
         **options,
     )
-    _check_equation(case)
     folder = as_folder(checkpoint)
     ensembles = Ensembles(case.starts, case.num_steps, budget, folder, progress, case.shared)
-    announce(case, progress)
     try:
         with ensembles:
+            _check_equation(case)
+            announce(case, progress)
             sde, errors, visible = _run_all(case, ensembles, paired)
     except Stopped as stopped:
         return _incomplete(case, ensembles, str(stopped), allow_deaths, folder)

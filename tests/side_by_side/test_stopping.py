@@ -61,6 +61,7 @@ def test_ctrl_c_stops_the_whole_and_the_folder_resumes_it(disturbed, tmp_path):
     assert not part.complete and part.stopped == "interrupted"
     assert list(part.runs) == ["SGD", "SGD (second ensemble)", "SDE (coarse)"]
     assert [run.num_steps for run in part.runs.values()] == [6, 6, 2]
+    assert [run.stopped for run in part.runs.values()] == ["", "", "interrupted"]
     assert part.comparisons == [] and part.observables == {} and part.verdict == ""
     assert "SDE (coarse) 2 of 6" in part.table and "no verdicts" in part.table
     for use in (part.figure, part.to_xarray):

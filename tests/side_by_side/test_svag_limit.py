@@ -132,3 +132,13 @@ def test_svag_limit_refuses_what_svag_does_not_describe():
     for levels in ((2,), (4, 2)):
         with pytest.raises(ValueError, match="two or more increasing l"):
             attempt(plain, levels=levels)
+
+
+def test_svag_limit_stops_as_one():
+    """Without a second left no run begins: no verdict, and one warning that says why."""
+    sgd = ss.SGD(ss.quadratic(1.0, 1.0), 0.1, ss.WithReplacement(1))
+    with pytest.warns(UserWarning, match="svag_limit stopped: the budget of 1e-09 s is used up"):
+        found = ss.svag_limit(
+            sgd, jnp.zeros(1), num_steps=2, ensemble_size=8, key=jr.key(0), budget=1e-9
+        )
+    assert not found.complete and found.runs == {} and found.comparisons == []
