@@ -95,7 +95,7 @@ def make_case(
     check_sides(sgd, sde, num_steps, allow_different)
     fraction = check_step_check(step_check)
     if check_count("num_bootstrap", num_bootstrap) < 2:
-        raise ValueError(f"num_bootstrap must be at least 2 resamples; got {num_bootstrap}.")
+        raise ValueError(f"num_bootstrap must be at least 2; got {num_bootstrap}.")
     distances = check_distances(distances)
     named = check_observables(sgd, observables, distances)
     at = check_snapshots(snapshots, num_steps)
