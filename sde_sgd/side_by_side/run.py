@@ -1,5 +1,6 @@
 """The function `side_by_side`: three ensembles, the check of the solver step, the verdicts."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -19,10 +20,10 @@ from .laws import laws, observed, paired as paired_differences
 from .price import announce
 from .result import SideBySide
 from .step import (
-    MOST_SUBSTEPS,
+    largest,
+    next_check,
     step_errors,
     StepErrors,
-    substeps_needed,
     Visible,
     visible_differences,
 )
@@ -68,7 +69,8 @@ def side_by_side(
     - `step_check`: the fraction of the ensemble that is also run at `substeps` and twice as
       many on one Brownian path, for the discretisation error; 0 leaves it out.
     - `substeps`: solver steps an iteration; those of `sde` if not given. "auto" doubles them until
-      the discretisation error is below half of the smallest visible difference (512 at most).
+      the discretisation error is below half of the smallest visible difference (512 at most);
+      where the noise of that error is most of it, the check gets more members first.
     - `allow_different`: compare sides although their losses, data, batch sizes or update rules
       differ.
     - `paired`: both sides get one key (common random numbers): meaningful where they share
@@ -127,6 +129,10 @@ def side_by_side(
     alive = {label: run.alive for label, run in runs.items()}
     deaths = {label: int((~rows).sum()) for label, rows in alive.items()}
     rows = verdicts(found, distant, case.resolution, deaths, allow_deaths)
+    open_step = ""
+    if errors is not None:
+        everyone = len(alive["SDE (fine)"]) == case.ensemble_size
+        open_step = unresolved(rows, errors, visible, sde.substeps, everyone)
     return SideBySide(
         runs=runs,
         iterations=np.asarray(case.at),
@@ -135,11 +141,12 @@ def side_by_side(
         distances=distant,
         substeps=sde.substeps,
         comparisons=rows,
-        unresolved="" if errors is None else unresolved(rows, errors, visible, sde.substeps),
+        unresolved=open_step,
         paired=paired_differences(runs, list(found)) if paired else None,
         alive=alive,
         stopped="",
-        settings=settings_of(case, sde.substeps, allow_deaths),
+        settings=settings_of(case, sde.substeps, allow_deaths)
+        | {"members_of_step_check": len(alive.get("SDE (fine)", ()))},
     )
 
 
@@ -167,10 +174,10 @@ def _run_all(
     errors, names, visible = None, list(case.observables), Visible({}, {})
     if case.check_members:
 
-        def pair(equation: AbstractProcess) -> StepErrors:
+        def pair(equation: AbstractProcess, number: int) -> StepErrors:
             def run(label, process):
-                file = f"{label} {equation.substeps}"
-                return ensembles.run(label, process, keys[4], case.check_members, case.own, file)
+                file = f"{label} {equation.substeps} of {number}"
+                return ensembles.run(label, process, keys[4], number, case.own, file)
 
             for label in ("SDE (coarse)", "SDE (fine)"):
                 ensembles.runs.pop(label, None)
@@ -181,13 +188,15 @@ def _run_all(
         visible = visible_differences(
             first, second, names, case.distances, keys[3], case.num_bootstrap
         )
-        errors = pair(sde)
+        number, before = case.check_members, math.inf
+        errors = pair(sde, number)
         while case.automatic:
-            needed = min(substeps_needed(errors, visible, sde.substeps), MOST_SUBSTEPS)
-            if needed <= sde.substeps:
+            chosen = next_check(errors, visible, sde.substeps, number, members, before)
+            if chosen is None:
                 break
-            sde = sde.refined(min(needed, 8 * sde.substeps))
-            errors = pair(sde)
+            before = largest(errors, visible)[0] if chosen[0] > sde.substeps else math.inf
+            sde, number = sde.refined(chosen[0]), chosen[1]
+            errors = pair(sde, number)
     own = keys[0] if paired else keys[2]
     ensembles.run("SDE", sde, own, members, case.watched, f"SDE {sde.substeps}")
     return sde, errors, visible

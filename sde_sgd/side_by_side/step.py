@@ -108,21 +108,51 @@ def member_rows(run: Run, measure: str, members: np.ndarray) -> np.ndarray:
     return run[measure].values[:, members[run.alive]].astype(float)
 
 
+def largest(errors: StepErrors, visible: Visible) -> tuple[float, bool]:
+    """The largest 2·bound/visible, and whether it is mostly the noise of the estimate.
+
+    Where too many members have died there is no number, and no demand.
+    """
+    pairs = ((errors.means, visible.means), (errors.distances, visible.distances))
+    found = [(0.0, False)]
+    for rows, seen in pairs:
+        for name in rows:
+            value, spread = np.ravel(rows[name].value)[-1], np.ravel(rows[name].standard_error)[-1]
+            if name in seen and np.isfinite(value + spread):
+                ratio = 2 * bound(rows[name]) / max(seen[name], 1e-300)
+                found.append((ratio, bool(2 * spread > abs(value))))
+    return max(found)
+
+
 def substeps_needed(errors: StepErrors, visible: Visible, substeps: int) -> int:
     """Solver steps an iteration at which every bound is below half of what could be seen.
 
     A power of two times `substeps`; that itself where it is enough.
     """
-    pairs = ((errors.means, visible.means), (errors.distances, visible.distances))
-    ratios = [
-        2 * bound(found[name]) / max(seen[name], 1e-300)
-        for found, seen in pairs
-        for name in found
-        if name in seen
-    ]
-    # Where too many members have died there is no number, and no demand.
-    ratio = max((ratio for ratio in ratios if math.isfinite(ratio)), default=0.0)
+    ratio, _ = largest(errors, visible)
     return substeps * 2 ** max(0, math.ceil(math.log2(max(ratio, 1e-9))))
+
+
+def next_check(
+    errors: StepErrors, visible: Visible, substeps: int, members: int, most: int, before: float
+) -> tuple[int, int] | None:
+    """Substeps and members of the check that "auto" takes next; None where it ends.
+
+    Noise falls with the members of the check, the error with the step. Of all members, noise falls
+    with the step only while the two paths stay together: "auto" ends where it has not (on paths
+    that part, a shorter step changes nothing).
+
+    **Arguments:** `most`: all members; `before`: the ratio of `largest` one step ago, inf at first.
+    """
+    ratio, noisy = largest(errors, visible)
+    if ratio <= 1:
+        return None
+    if noisy and members < most:
+        return substeps, min(4 * members, most)
+    if substeps >= MOST_SUBSTEPS or (noisy and ratio > 0.8 * before):
+        return None
+    needed = substeps_needed(errors, visible, substeps)
+    return min(needed, 8 * substeps, MOST_SUBSTEPS), members
 
 
 def visible_differences(

@@ -8,7 +8,7 @@ import numpy as np
 from ..compare import compare, Comparison
 from ..measure.estimate import Estimate
 from .laws import Distances, Observable
-from .step import bound, MOST_SUBSTEPS, StepErrors, substeps_needed, Visible
+from .step import bound, largest, MOST_SUBSTEPS, StepErrors, substeps_needed, Visible
 
 AGAINST_SDE, AGAINST_SGD = "SGD against SDE", "SGD against SGD"
 
@@ -86,16 +86,27 @@ def _left(step: Estimate | None) -> float:
 
 
 def unresolved(
-    rows: Sequence[Comparison], errors: StepErrors, visible: Visible, substeps: int
+    rows: Sequence[Comparison],
+    errors: StepErrors,
+    visible: Visible,
+    substeps: int,
+    everyone: bool,
 ) -> str:
-    """What to do where the solver step leaves a verdict open; empty where it does not."""
+    """What to do where the solver step leaves a verdict open; empty where it does not.
+
+    **Arguments:** `everyone`: whether all members are in the check of the step.
+    """
     hidden = [row for row in rows if row.verdict == "inconclusive" and row.bias > 0]
     hidden = [row for row in hidden if row.bias > row.threshold * row.standard_error]
     if not hidden:
         return ""
     needed = substeps_needed(errors, visible, substeps)
     way = f"raise substeps to {needed}" if needed > substeps else "raise step_check"
-    if needed > MOST_SUBSTEPS:
+    if largest(errors, visible)[1]:
+        # A shorter step alone would leave the noise of the estimate where it is.
+        way = "take more members" if everyone else "raise step_check to 1"
+        way += ", most of that being the noise of its estimate"
+    elif needed > MOST_SUBSTEPS:
         way += f' (more than the {MOST_SUBSTEPS} that "auto" tries: lower the learning rate)'
     return (
         f"The SDE is not resolved at substeps={substeps}: its discretisation error could hide what "

@@ -12,7 +12,7 @@ import sde_sgd as ss
 from sde_sgd.measure.estimate import Estimate
 from sde_sgd.side_by_side.laws import Distances
 from sde_sgd.side_by_side.sides import check_members, check_sides
-from sde_sgd.side_by_side.step import StepErrors, substeps_needed, Visible
+from sde_sgd.side_by_side.step import next_check, StepErrors, substeps_needed, Visible
 from sde_sgd.side_by_side.verdicts import verdicts
 
 ETA = 0.2
@@ -249,3 +249,24 @@ def test_substeps_at_which_the_step_is_out_of_sight():
     both = StepErrors({}, {"energy": error}, {"energy": error})
     assert substeps_needed(both, Visible({"energy": 1.0}, {"energy": 0.1}), 3) == 24
     assert substeps_needed(both, Visible({"energy": 0.1}, {"energy": 1.0}), 3) == 24
+
+
+def test_noise_of_the_check_asks_for_members_and_the_error_for_a_step():
+    """|e| + 2s against half of what can be seen: where 2s > |e|, four times as many members first.
+
+    With all members in the check, noise that a shorter step has not lowered ends the search.
+    """
+
+    def errors(value, spread):
+        row = Estimate(np.array([value]), np.array([spread]), 10)
+        return StepErrors({}, {"loss": row}, {})
+
+    seen = Visible({"loss": 1.0}, {})
+    assert next_check(errors(0.1, 0.1), seen, 2, 4, 16, np.inf) is None
+    assert next_check(errors(0.1, 0.5), seen, 2, 4, 64, np.inf) == (2, 16)
+    assert next_check(errors(0.1, 0.5), seen, 2, 16, 20, np.inf) == (2, 20)
+    assert next_check(errors(1.0, 0.1), seen, 2, 4, 64, np.inf) == (8, 4)
+    # 2(.1 + 1) = 2.2 is more than 80 % of 2.2, and 5 was twice as much.
+    assert next_check(errors(0.1, 0.5), seen, 2, 64, 64, 2.2) is None
+    assert next_check(errors(0.1, 0.5), seen, 2, 64, 64, 5.0) == (8, 64)
+    assert next_check(errors(9.0, 0.1), seen, 512, 64, 64, np.inf) is None

@@ -80,7 +80,7 @@ def test_ctrl_c_stops_the_whole_and_the_folder_resumes_it(disturbed, tmp_path):
         assert (folder / name).stat().st_mtime_ns == begun[name]
     names = {"sgd.npz", "sgd-second-ensemble.npz", "sde-2.npz"}
     assert {path.name for path in folder.iterdir()} == names | {
-        "sde-coarse-2.npz", "sde-fine-2.npz",
+        "sde-coarse-2-of-2.npz", "sde-fine-2-of-2.npz",
     }  # fmt: skip
 
 
