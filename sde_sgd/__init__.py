@@ -126,13 +126,21 @@ from .rare_events import (
     splitting as splitting,
     SplittingError as SplittingError,
 )
-from .side_by_side import side_by_side as side_by_side, SideBySide as SideBySide
+from .side_by_side import (
+    forecast_side_by_side as forecast_side_by_side,
+    load_side_by_side as load_side_by_side,
+    side_by_side as side_by_side,
+    SideBySide as SideBySide,
+    svag_limit as svag_limit,
+    SvagLimit as SvagLimit,
+)
 from .simulate import (
     Checkpoint as Checkpoint,
     DivergenceError as DivergenceError,
     Forecast as Forecast,
     forecast as forecast,
     load as load,
+    Price as Price,
     Run as Run,
     simulate as simulate,
 )

@@ -157,13 +157,9 @@ def distance_change(
             f"coarse and fine must be two versions of the same members; got {len(coarse)} and "
             f"{len(fine)} of them."
         )
-    (x, coarse, fine), for_members = _projected(distance, key, num_directions, x, coarse, fine)
-    at_least("num_bootstrap", num_bootstrap, 2)
-    weights_x, weights = (
-        bootstrap_weights(for_members, len(rows), num_bootstrap) for rows in (x, coarse)
-    )
-    terms = [_replicates(distance, x, weights_x, y, weights) for y in (coarse, fine)]
-    return _estimate(distance, terms[0] - terms[1], min(len(x), len(coarse)))
+    options = (key, num_bootstrap, num_directions)
+    one, other = _resampled(distance, x, [coarse, fine], *options, paired=True)
+    return _estimate(distance, one - other, min(len(x), len(coarse)))
 
 
 class DistanceRow(eqx.Module):
@@ -238,11 +234,8 @@ def _distance(
     unbiased: bool = True,
 ) -> Estimate:
     x, y = as_ensembles(x=x, y=y)
-    at_least("num_bootstrap", num_bootstrap, 2)
-    (x, y), for_members = _projected(name, key, num_directions, x, y)
-    weights_x = bootstrap_weights(for_members, len(x), num_bootstrap)
-    weights_y = bootstrap_weights(for_members, len(y), num_bootstrap)
-    replicates = _replicates(name, x, weights_x, y, weights_y, unbiased)
+    options = (key, num_bootstrap, num_directions)
+    (replicates,) = _resampled(name, x, [y], *options, unbiased=unbiased)
     return _estimate(name, replicates, min(len(x), len(y)))
 
 
@@ -256,21 +249,43 @@ def _row(
     num_directions: int,
 ) -> DistanceRow:
     x, y, reference = as_ensembles(x=x, y=y, reference=reference)
-    at_least("num_bootstrap", num_bootstrap, 2)
     if name != "energy" and len(y) != len(reference):
         raise ValueError(
             f"The floor of a Wasserstein distance depends on the ensemble size: y has {len(y)} "
             f"members and reference {len(reference)}. Use equal sizes, or distance='energy'."
         )
-    (x, y, reference), for_members = _projected(name, key, num_directions, x, y, reference)
-    weights_x, weights_y, weights_r = (
-        bootstrap_weights(for_members, len(rows), num_bootstrap) for rows in (x, y, reference)
-    )
-    between = _replicates(name, x, weights_x, y, weights_y)
-    floor = _replicates(name, x, weights_x, reference, weights_r)
+    options = (key, num_bootstrap, num_directions)
+    between, floor = _resampled(name, x, [y, reference], *options)
     members = min(len(x), len(y), len(reference))
     terms = (between, floor, between - floor)
     return DistanceRow(name, *(_estimate(name, term, members) for term in terms))
+
+
+def _resampled(
+    name: DistanceName,
+    x: Float[np.ndarray, "n d"],
+    others: list[Float[np.ndarray, "_ d"]],
+    key: Key,
+    num_bootstrap: int,
+    num_directions: int,
+    *,
+    paired: bool = False,
+    unbiased: bool = True,
+) -> list[Float[np.ndarray, "replicates ..."]]:
+    """The distance from x to each of the others, for each joint resample of all of them.
+
+    `paired`: member i of all the others is one member, which a resample draws or leaves out.
+    """
+    at_least("num_bootstrap", num_bootstrap, 2)
+    (x, *others), for_members = _projected(name, key, num_directions, x, *others)
+    weights_x = bootstrap_weights(for_members, len(x), num_bootstrap)
+    drawn = others[:1] if paired else others
+    weights = [bootstrap_weights(for_members, len(rows), num_bootstrap) for rows in drawn]
+    weights = weights * len(others) if paired else weights
+    return [
+        _replicates(name, x, weights_x, y, own, unbiased)
+        for y, own in zip(others, weights, strict=True)
+    ]
 
 
 def _projected(

@@ -1,5 +1,6 @@
 """What `side_by_side` returns: laws over time, distances, verdicts, and what they can see."""
 
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -9,42 +10,19 @@ from matplotlib.figure import Figure
 
 from ..compare import Comparison, verdict_table
 from ..measure.estimate import Estimate
+from ..netcdf import write_dataset
 from ..plots.side_by_side import figure as draw_figure
 from ..simulate.run import Run
-
-
-class Observable(eqx.Module):
-    """One function of θ on both sides.
-
-    - `samples`: values at each time, by process, (times, members).
-    - `means`: Estimate over members at each time, by process, (times,).
-    - `step_error`: Estimate of the SDE's own discretisation error of that mean, (times,), or
-      None where it was not measured.
-    """
-
-    samples: dict[str, np.ndarray]
-    means: dict[str, Estimate]
-    step_error: Estimate | None
-
-
-class Distances(eqx.Module):
-    """One distance over the times after the start: SGD–SDE, SGD–SGD′ (the floor), the excess.
-
-    `step_error`: how much of the excess at the last time is the SDE's own discretisation error,
-    or None where it was not measured.
-    """
-
-    distance: Estimate
-    floor: Estimate
-    excess: Estimate
-    step_error: Estimate | None
+from .arrays import to_dataset
+from .laws import Distances, Observable
+from .verdicts import AGAINST_SDE
 
 
 class SideBySide(eqx.Module):
     """What `side_by_side` found.
 
     - `runs`: "SGD", "SGD (second ensemble)", "SDE", and "SDE (coarse)", "SDE (fine)" of the
-      check of the solver step.
+      check of the solver step; empty where it was loaded.
     - `iterations`, `times`: k and t of the snapshots; the first is the start.
     - `observables`, `distances`: by name.
     - `substeps`: solver steps an iteration of the SDE.
@@ -52,6 +30,10 @@ class SideBySide(eqx.Module):
     - `unresolved`: where a verdict is open because the solver step is too long, what to do; else
       empty.
     - `paired`: difference SGD − SDE of each observable under common random numbers, or None.
+    - `alive`: by ensemble, (members,); `deaths`: how many diverged.
+    - `stopped`: why it ended early, else empty. Then `complete` is False, `runs` are those that
+      were begun, and there are no means, distances and verdicts.
+    - `settings`: learning rate, batch size, key, versions and so on, as `save` writes them.
     """
 
     runs: dict[str, Run]
@@ -63,18 +45,68 @@ class SideBySide(eqx.Module):
     comparisons: list[Comparison]
     unresolved: str
     paired: dict[str, Estimate] | None
+    alive: dict[str, np.ndarray]
+    stopped: str
+    settings: dict[str, Any]
+
+    @property
+    def complete(self) -> bool:
+        """Whether all runs came to their end."""
+        return not self.stopped
+
+    @property
+    def deaths(self) -> dict[str, int]:
+        """How many members of each ensemble have diverged."""
+        return {label: int((~rows).sum()) for label, rows in self.alive.items()}
+
+    @property
+    def verdict(self) -> str:
+        """That of all comparisons of SGD and the SDE: the most severe; empty without any."""
+        rows = [row.verdict for row in self.comparisons if row.process == AGAINST_SDE]
+        for worst in ("disagrees", "inconclusive", "agrees"):
+            if worst in rows:
+                return worst
+        return ""
+
+    @property
+    def title(self) -> str:
+        """Both sides and their numbers, in one line."""
+        s = self.settings
+        rate = s["learning_rate"]
+        parts = [
+            f"η = {rate}" if isinstance(rate, str) else f"η = {float(rate):.4g}",
+            f"μ = {float(s['momentum']):.4g}" if s["momentum"] else "",
+            f"B = {s['batch_size']}" if "batch_size" in s else "",
+            f"N = {s['num_examples']}" if "num_examples" in s else "",
+            f"d = {s['dimension']}",
+            f"{s['members']} members",
+            f"substeps = {self.substeps}",
+            f"{s['num_steps']} iterations",
+        ]
+        return f"{s['sgd']} beside {s['sde']}: " + ", ".join(part for part in parts if part)
 
     @property
     def table(self) -> str:
-        """Verdicts, what they could have seen, and the discretisation errors, as text."""
-        lines = [verdict_table(self.comparisons)]
+        """Verdicts, what they could have seen, deaths, and discretisation errors, as text."""
+        if self.stopped:
+            return f"side_by_side stopped: {self.stopped}. {self._how_far()} There are no verdicts."
+        lines = [self.title, verdict_table(self.comparisons)]
+        dead = {label: number for label, number in self.deaths.items() if number}
+        if dead:
+            sizes = {label: len(rows) for label, rows in self.alive.items()}
+            counts = [
+                f"{number} of the {sizes[label]} of {label}" for label, number in dead.items()
+            ]
+            lines.append(f"Diverged: {', '.join(counts)}.")
         for row in self.comparisons:
-            if row.process == "SGD against SDE":
+            if row.process == AGAINST_SDE and np.isfinite(row.threshold):
                 visible, error = float(row.smallest_visible), float(row.standard_error)
                 lines.append(
                     f"{row.name}: a difference of {visible:.2g} would have been seen "
                     f"({row.threshold:.3g} standard errors of {error:.2g}{_bias(row)})"
                 )
+            if row.verdict == "inconclusive":
+                lines.append(f"{row.name}, {row.process}: inconclusive, {row.reason}")
         for name, error in self.step_errors.items():
             lines.append(
                 f"discretisation error of the SDE's {name}: {float(error.value):.3g} ± "
@@ -84,6 +116,12 @@ class SideBySide(eqx.Module):
         if self.unresolved:
             lines.append(self.unresolved)
         return "\n".join(lines)
+
+    def _how_far(self) -> str:
+        if not self.runs:
+            return "No run was begun."
+        parts = [f"{label} {r.num_steps} of {r.requested_steps}" for label, r in self.runs.items()]
+        return f"Iterations done: {', '.join(parts)}."
 
     @property
     def step_errors(self) -> dict[str, Estimate]:
@@ -100,33 +138,29 @@ class SideBySide(eqx.Module):
 
     def figure(self) -> Figure:
         """Observables over t, their laws at the end, and the distances over t."""
+        self._need_all()
         return draw_figure(self)
 
     def to_xarray(self) -> xr.Dataset:
-        """Samples, means, errors and distances, labelled in k and t."""
-        data: dict[str, Any] = {}
-        for name, observable in self.observables.items():
-            for label, rows in observable.samples.items():
-                tag = f"{name}, {label}"
-                data[tag] = (("k", f"member of {label}"), rows)
-                data[f"{tag}, mean"] = ("k", observable.means[label].value)
-                data[f"{tag}, standard_error"] = ("k", observable.means[label].standard_error)
-            if observable.step_error is not None:
-                data[f"{name}, step_error"] = ("k", observable.step_error.value)
-                error = observable.step_error.standard_error
-                data[f"{name}, step_error, standard_error"] = ("k", error)
-        for name, rows in self.distances.items():
-            for field in ("distance", "floor", "excess"):
-                estimate = getattr(rows, field)
-                data[f"{name}, {field}"] = ("k_after", estimate.value)
-                data[f"{name}, {field}, standard_error"] = ("k_after", estimate.standard_error)
-        coordinates = {
-            "k": self.iterations,
-            "t": ("k", self.times),
-            "k_after": self.iterations[1:],
-            "t_after": ("k_after", self.times[1:]),
-        }
-        return xr.Dataset(data, coordinates)
+        """Samples, means, errors and distances over (process, k, member), with the settings.
+
+        Values of members that diverged are NaN, and `alive` tells them; distances are NaN at the
+        start. The attributes say what was run, and each variable's `num_samples` how many members
+        it is of.
+        """
+        self._need_all()
+        return to_dataset(self)
+
+    def save(self, path: str | Path) -> None:
+        """Writes `to_xarray()` as netCDF (HDF5); `load_side_by_side` reads it."""
+        write_dataset(self.to_xarray(), path)
+
+    def _need_all(self) -> None:
+        if self.stopped:
+            raise ValueError(
+                f"This comparison is not complete ({self.stopped}) and has only its runs: run it "
+                f"to the end, with a checkpoint= folder from where it stopped."
+            )
 
 
 def _bias(row: Comparison) -> str:

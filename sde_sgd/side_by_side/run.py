@@ -1,34 +1,33 @@
 """The function `side_by_side`: three ensembles, the check of the solver step, the verdicts."""
 
-import warnings
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
-import jax.random as jr
 import numpy as np
 
-from ..compare import compare, Comparison, distance_table, paired_difference
 from ..compare.distances import DistanceName
 from ..dynamics.base import AbstractProcess
-from ..dynamics.continuous import ModifiedEquation
 from ..measure.base import AbstractMeasure
-from ..measure.estimate import Estimate
-from ..measure.snapshots import Snapshots
-from ..simulate.engine import simulate
-from ..simulate.run import Run
-from ..simulate.validate import check_count, check_key, starts as checked_starts
+from ..simulate.checkpoint import Checkpoint
+from ..simulate.engine import prepare
+from ..simulate.warn import warn
 from ..types import Key
-from .result import Distances, Observable, SideBySide
-from .sides import check_members, check_observables, check_sides
+from .case import Case, make_case, settings_of
+from .ensembles import as_folder, Ensembles, Stopped
+from .laws import laws, observed, paired as paired_differences
+from .price import announce
+from .result import SideBySide
 from .step import (
-    bound,
-    member_rows,
-    MOST_SUBSTEPS,
+    largest,
+    next_check,
     step_errors,
     StepErrors,
-    substeps_needed,
+    Visible,
     visible_differences,
 )
+from .verdicts import unresolved, verdicts
 
 
 def side_by_side(
@@ -46,10 +45,14 @@ def side_by_side(
     step_check: float | int = 0.25,
     substeps: int | str | None = None,
     allow_different: bool = False,
+    allow_deaths: bool = False,
     paired: bool = False,
     resolution: dict[str, float] | None = None,
     num_bootstrap: int = 100,
     progress: bool | None = None,
+    budget: float | int | None = None,
+    checkpoint: str | Path | Checkpoint | None = None,
+    on_divergence: Literal["raise", "mask"] = "raise",
     **options: Any,
 ) -> SideBySide:
     """Runs SGD twice (independent ensembles) and its SDE, and compares their laws.
@@ -57,19 +60,29 @@ def side_by_side(
     **Arguments:**
 
     - `sgd`, `sde`: two processes on one landscape whose clocks agree.
-    - `theta0`, `num_steps`, `ensemble_size`, `measures`, `options`: as in `simulate`; both
-      sides get the same starts.
+    - `theta0`, `num_steps`, `ensemble_size`, `measures`, `progress`, `options`: as in `simulate`;
+      both sides get the same starts. Where progress is shown and the whole will take more than a
+      minute, its price is written first (`forecast_side_by_side`, which takes a few iterations).
     - `observables`: scalar functions of θ by name; the loss by default.
-    - `snapshots`: at how many iterations (or which) the laws are compared.
+    - `snapshots`: at how many iterations (or which) the laws are compared, beside start and end.
     - `distances`: between the laws of θ, of "sliced", "energy", "wasserstein".
     - `step_check`: the fraction of the ensemble that is also run at `substeps` and twice as
       many on one Brownian path, for the discretisation error; 0 leaves it out.
     - `substeps`: solver steps an iteration; those of `sde` if not given. "auto" doubles them until
-      the discretisation error is below half of the smallest visible difference (512 at most).
-    - `allow_different`: compare sides although their losses, data or batch sizes differ.
+      the discretisation error is below half of the smallest visible difference (512 at most);
+      where the noise of that error is most of it, the check gets more members first.
+    - `allow_different`: compare sides although their losses, data, batch sizes or update rules
+      differ.
     - `paired`: both sides get one key (common random numbers): meaningful where they share
       their noise, as `GaussianSGD` and `ModifiedEquation` do.
     - `resolution`: by observable, the smallest difference of means that matters.
+    - `budget`: seconds for all of it. When they, or Ctrl-C, end one run no other is started: the
+      result then has the `runs` so far, `complete` is False, and there are no verdicts.
+    - `checkpoint`: a folder with a file of each run. The same call again loads what is finished,
+      goes on with the rest, and gives the same bits.
+    - `on_divergence`: "raise", or "mask" to go on without the members that diverge; how many did
+      is in `deaths` and in `table`. Survivors are no sample of the law, so that verdicts on them
+      are "inconclusive" unless `allow_deaths`.
 
     Compares at the last time: the mean of each observable, and the excess of each distance
     over the floor between two SGD ensembles against zero. The SDE's own discretisation error is
@@ -77,237 +90,140 @@ def side_by_side(
     it could hide what the sample would show, the verdict is "inconclusive" and the table says how
     many substeps would do.
 
-    **Raises:** `ValueError` for sides of other losses, data, batch sizes or clocks, and for
-    swapped arguments; warns where the members are too few for any agreement.
+    **Raises:** `ValueError` for sides of other losses, data, batch sizes, update rules or clocks,
+    for swapped arguments, and for every wrong option, before the first run; `DivergenceError`.
+    Warns where the members are too few for any agreement, and where the whole has stopped early.
     """
-    key = check_key(key)
-    check_members(ensemble_size)
-    check_sides(sgd, sde, num_steps, allow_different)
-    if not 0 <= step_check <= 1:
-        raise ValueError(f"step_check must be a fraction in [0, 1]; got {step_check}.")
-    observables = check_observables(sgd, observables)
-    at = _iterations(snapshots, num_steps)
-    sde = _at_step(sde, substeps, step_check)
-    keys = jr.split(key, 5)
-    own = {"positions": Snapshots(at)}
-    for name, of in observables.items():
-        own[f"of {name}"] = Snapshots(at, of=of)
-    watched = {**(measures or {}), **own}
-    starts = _starts(theta0, ensemble_size, keys[3], sgd)
-    common: dict[str, Any] = dict(num_steps=num_steps, progress=progress, **options)
-
-    def run(process, run_key, members, what) -> Run:
-        return simulate(
-            process,
-            starts if starts.ndim == 1 else starts[:members],
-            ensemble_size=members,
-            key=run_key,
-            measures=what,
-            **common,
-        )
-
-    runs = {
-        "SGD": run(sgd, keys[0], ensemble_size, watched),
-        "SGD (second ensemble)": run(sgd, keys[1], ensemble_size, watched),
-    }
-    errors = None
-    if step_check and sde.weak_order is not None:
-        members = max(2, round(step_check * ensemble_size))
-
-        def pair(equation: AbstractProcess) -> StepErrors:
-            return step_errors(
-                equation,
-                lambda process: run(process, keys[4], members, own),
-                runs["SGD"],
-                list(observables),
-                distances,
-                keys[3],
-                num_bootstrap,
-            )
-
-        visible = _visible(runs, list(observables), distances, keys[3], num_bootstrap)
-        errors = pair(sde)
-        while substeps == "auto":
-            needed = min(substeps_needed(errors, visible, sde.substeps), MOST_SUBSTEPS)
-            if needed <= sde.substeps:
-                break
-            sde = sde.refined(min(needed, 8 * sde.substeps))
-            errors = pair(sde)
-        runs |= errors.runs
-    runs["SDE"] = run(sde, keys[0] if paired else keys[2], ensemble_size, watched)
-    found = {name: _observable(runs, name, errors) for name in observables}
-    laws = _laws(runs, distances, keys[3], num_bootstrap, errors)
-    pairs = _paired(runs, observables) if paired else None
-    times = np.asarray(sgd.time(np.asarray(at)))
-    verdicts = _verdicts(found, laws, resolution or {})
-    unresolved = "" if errors is None else _unresolved(verdicts, errors, visible, sde.substeps)
+    case = make_case(
+        sgd,
+        sde,
+        theta0,
+        num_steps=num_steps,
+        ensemble_size=ensemble_size,
+        key=key,
+        observables=observables,
+        snapshots=snapshots,
+        measures=measures,
+        distances=distances,
+        step_check=step_check,
+        substeps=substeps,
+        allow_different=allow_different,
+        resolution=resolution,
+        num_bootstrap=num_bootstrap,
+        on_divergence=on_divergence,
+        budget=budget,
+        **options,
+    )
+    folder = as_folder(checkpoint)
+    ensembles = Ensembles(case.starts, case.num_steps, budget, folder, progress, case.shared)
+    try:
+        with ensembles:
+            _check_equation(case)
+            announce(case, progress)
+            sde, errors, visible = _run_all(case, ensembles, paired)
+    except Stopped as stopped:
+        return _incomplete(case, ensembles, str(stopped), allow_deaths, folder)
+    runs = ensembles.runs
+    found = {name: observed(runs, name, errors) for name in case.observables}
+    distant = laws(runs, case.distances, case.keys[3], case.num_bootstrap, errors)
+    alive = {label: run.alive for label, run in runs.items()}
+    deaths = {label: int((~rows).sum()) for label, rows in alive.items()}
+    rows = verdicts(found, distant, case.resolution, deaths, allow_deaths)
+    open_step = ""
+    if errors is not None:
+        everyone = len(alive["SDE (fine)"]) == case.ensemble_size
+        open_step = unresolved(rows, errors, visible, sde.substeps, everyone)
     return SideBySide(
-        runs, np.asarray(at), times, found, laws, sde.substeps, verdicts, unresolved, pairs
+        runs=runs,
+        iterations=np.asarray(case.at),
+        times=np.asarray(sgd.time(np.asarray(case.at))),
+        observables=found,
+        distances=distant,
+        substeps=sde.substeps,
+        comparisons=rows,
+        unresolved=open_step,
+        paired=paired_differences(runs, list(found)) if paired else None,
+        alive=alive,
+        stopped="",
+        settings=settings_of(case, sde.substeps, allow_deaths)
+        | {"members_of_step_check": len(alive.get("SDE (fine)", ()))},
     )
 
 
-def _at_step(sde: AbstractProcess, substeps, step_check) -> AbstractProcess:
-    """The equation at the solver step that was asked for."""
-    if sde.weak_order is None:
-        if step_check and isinstance(sde, ModifiedEquation):
-            warnings.warn(
-                f"The step error of {type(sde.solver).__name__} is not measured: its Lévy areas "
-                f"have no common path at two step sizes. Pass step_check=0, or compare two runs.",
-                stacklevel=3,
-            )
-        if substeps is not None:
-            raise ValueError(
-                f"substeps={substeps!r} asks for another solver step, and {type(sde).__name__} "
-                f"cannot be refined: set the step where the process is made."
-            )
-        return sde
-    if substeps == "auto":
-        if not step_check:
-            raise ValueError('substeps="auto" needs the check of the solver step: step_check > 0.')
-        return sde
-    if substeps is None:
-        return sde
-    if isinstance(substeps, str):
-        raise ValueError(f'substeps must be an integer ≥ 1 or "auto"; got {substeps!r}.')
-    return sde.refined(check_count("substeps", substeps))
-
-
-def _iterations(snapshots, num_steps: int) -> list[int]:
-    if isinstance(snapshots, int):
-        if snapshots < 1:
-            raise ValueError(f"snapshots must be at least 1; got {snapshots}.")
-        # Even in √k: closer together at the start, where the laws change fastest.
-        spread = num_steps * (np.arange(snapshots + 1) / snapshots) ** 2
-        return sorted({round(k) for k in spread.tolist()})
-    return sorted({0, *(int(k) for k in snapshots)})
-
-
-def _starts(theta0, ensemble_size: int, key: Key, process: AbstractProcess):
-    rows = checked_starts(process, theta0, ensemble_size, key)
-    return rows[0] if not callable(theta0) and np.ndim(theta0) == 1 else rows
-
-
-def _visible(runs, observables, distances, key: Key, num_bootstrap: int) -> dict[str, float]:
-    """What the comparison could see at the end, from the two ensembles of SGD."""
-    sides = [runs[label]["positions"].values[-1].astype(float) for label in runs]
-    first, second = (rows[: min(map(len, sides))] for rows in sides)
-    half = len(second) // 2
-    floors = {}
-    if half >= 2:
-        # The second ensemble's halves stand for the SDE and the floor, at half the members.
-        table = distance_table(
-            first,
-            second[:half],
-            second[half : 2 * half],
-            key=key,
-            distances=distances,
-            num_bootstrap=num_bootstrap,
-        )
-        floors = {
-            name: float(np.max(table[name].excess.standard_error)) / np.sqrt(2)
-            for name in distances
-        }
-    return visible_differences(runs["SGD"], floors, observables, len(first))
-
-
-def _observable(runs: dict[str, Run], name: str, errors: StepErrors | None) -> Observable:
-    samples = {
-        label: runs[label][f"of {name}"].values.astype(float)
-        for label in ("SGD", "SGD (second ensemble)", "SDE")
-    }
-    means = {label: Estimate.from_samples(rows.T) for label, rows in samples.items()}
-    return Observable(samples, means, None if errors is None else errors.means[name])
-
-
-def _laws(runs, names, key: Key, num_bootstrap: int, errors) -> dict[str, Distances]:
-    labels = ("SGD", "SDE", "SGD (second ensemble)")
-    values = [runs[label]["positions"].values.astype(float) for label in labels]
-    tables = []
-    for i in range(1, values[0].shape[0]):
-        rows = [v[i] for v in values]
-        tables.append(
-            distance_table(
-                *rows, key=jr.fold_in(key, i), distances=names, num_bootstrap=num_bootstrap
-            )
-        )
-    found = {}
-    for name in names:
-        fields = {}
-        for field in ("distance", "floor", "excess"):
-            parts = [getattr(table[name], field) for table in tables]
-            # A distance per coordinate is summarised by its largest entry.
-            picks = [np.argmax(p.value) for p in parts]
-            value = np.array([p.value.flat[j] for p, j in zip(parts, picks, strict=True)])
-            error = np.array([p.standard_error.flat[j] for p, j in zip(parts, picks, strict=True)])
-            fields[field] = Estimate(value, error, parts[0].num_samples)
-        step = None if errors is None else errors.distances[name]
-        found[name] = Distances(**fields, step_error=step)
-    return found
-
-
-def _paired(runs: dict[str, Run], observables) -> dict[str, Estimate]:
-    sgd, sde = runs["SGD"], runs["SDE"]
-    both = sgd.alive & sde.alive
-    found = {}
-    for name in observables:
-        a, b = (member_rows(r, f"of {name}", both) for r in (sgd, sde))
-        found[name] = paired_difference(a.T, b.T)
-    return found
-
-
-def _verdicts(observables, laws, resolution) -> list[Comparison]:
-    unknown = set(resolution) - set(observables)
-    if unknown:
-        warnings.warn(f"resolution names no observable: {sorted(unknown)}.", stacklevel=3)
-    rows = []
-    end = "SGD against SDE"
-    for name, observable in observables.items():
-        sgd, sde = observable.means["SGD"][-1], observable.means["SDE"][-1]
-        title = f"mean {name} at the end"
-        step = None if observable.step_error is None else observable.step_error[-1]
-        rows.append(
-            compare(
-                sgd,
-                _less(sde, step),
-                resolution=resolution.get(name),
-                bias=_left(step),
-                name=title,
-                process=end,
-            )
-        )
-        again = observable.means["SGD (second ensemble)"][-1]
-        rows.append(compare(sgd, again, name=title, process="SGD against SGD"))
-    for name, law in laws.items():
-        excess = _less(law.excess[-1], law.step_error)
-        title = f"excess {name} distance at the end"
-        rows.append(compare(excess, 0.0, bias=_left(law.step_error), name=title, process=end))
-    return rows
-
-
-def _less(value: Estimate, step: Estimate | None) -> Estimate:
-    """The value without the discretisation error; the error's own noise is part of its bound."""
-    if step is None:
-        return value
-    return Estimate(value.value - step.value, value.standard_error, value.num_samples)
-
-
-def _left(step: Estimate | None) -> float:
-    return 0.0 if step is None else bound(step)
-
-
-def _unresolved(
-    verdicts: list[Comparison], errors: StepErrors, visible: dict[str, float], substeps: int
-) -> str:
-    """What to do where the solver step leaves a verdict open; empty where it does not."""
-    hidden = [row for row in verdicts if row.verdict == "inconclusive" and row.bias > 0]
-    hidden = [row for row in hidden if row.bias > row.threshold * row.standard_error]
-    if not hidden:
-        return ""
-    needed = substeps_needed(errors, visible, substeps)
-    way = f"raise substeps to {needed}" if needed > substeps else "raise step_check"
-    if needed > MOST_SUBSTEPS:
-        way += f' (more than the {MOST_SUBSTEPS} that "auto" tries: lower the learning rate)'
-    return (
-        f"The SDE is not resolved at substeps={substeps}: its discretisation error could hide what "
-        f"these members would see ({', '.join(row.name for row in hidden)}); {way}."
+def _check_equation(case: Case) -> None:
+    """What `simulate` would refuse in the SDE, said before SGD has run."""
+    options = {name: x for name, x in case.shared.items() if name != "on_divergence"}
+    prepare(
+        case.sde,
+        case.starts,
+        num_steps=case.num_steps,
+        ensemble_size=case.ensemble_size,
+        key=case.keys[2],
+        measures=case.watched,
+        **options,
     )
+
+
+def _run_all(
+    case: Case, ensembles: Ensembles, paired: bool
+) -> tuple[AbstractProcess, StepErrors | None, Visible]:
+    """All runs; the equation at its final step, its errors, and what can be seen."""
+    sde, keys, members = case.sde, case.keys, case.ensemble_size
+    first = ensembles.run("SGD", case.sgd, keys[0], members, case.watched)
+    second = ensembles.run("SGD (second ensemble)", case.sgd, keys[1], members, case.watched)
+    errors, names, visible = None, list(case.observables), Visible({}, {})
+    if case.check_members:
+
+        def pair(equation: AbstractProcess, number: int) -> StepErrors:
+            def run(label, process):
+                file = f"{label} {equation.substeps} of {number}"
+                return ensembles.run(label, process, keys[4], number, case.own, file)
+
+            for label in ("SDE (coarse)", "SDE (fine)"):
+                ensembles.runs.pop(label, None)
+            return step_errors(
+                equation, run, first, names, case.distances, keys[3], case.num_bootstrap
+            )
+
+        visible = visible_differences(
+            first, second, names, case.distances, keys[3], case.num_bootstrap
+        )
+        number, before = case.check_members, math.inf
+        errors = pair(sde, number)
+        while case.automatic:
+            chosen = next_check(errors, visible, sde.substeps, number, members, before)
+            if chosen is None:
+                break
+            before = largest(errors, visible)[0] if chosen[0] > sde.substeps else math.inf
+            sde, number = sde.refined(chosen[0]), chosen[1]
+            errors = pair(sde, number)
+    own = keys[0] if paired else keys[2]
+    ensembles.run("SDE", sde, own, members, case.watched, f"SDE {sde.substeps}")
+    return sde, errors, visible
+
+
+def _incomplete(
+    case: Case, ensembles: Ensembles, reason: str, allow_deaths: bool, folder: Checkpoint | None
+) -> SideBySide:
+    """What there is, without means, distances and verdicts."""
+    found = SideBySide(
+        runs=ensembles.runs,
+        iterations=np.asarray(case.at),
+        times=np.asarray(case.sgd.time(np.asarray(case.at))),
+        observables={},
+        distances={},
+        substeps=case.sde.substeps,
+        comparisons=[],
+        unresolved="",
+        paired=None,
+        alive={label: run.alive for label, run in ensembles.runs.items()},
+        stopped=reason,
+        settings=settings_of(case, case.sde.substeps, allow_deaths),
+    )
+    way = (
+        "Pass checkpoint= (a folder) next time, and the same call goes on where it stopped."
+        if folder is None
+        else f"The same call goes on with what is in {str(folder.path)!r}."
+    )
+    warn(f"{found.table} {way}")
+    return found

@@ -1,19 +1,19 @@
 """Whether two processes can be compared at all, said before time is spent."""
 
 import dataclasses
-import warnings
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
-import jax
 import numpy as np
 
 from ..compare import sidak_threshold
 from ..dynamics.base import AbstractProcess
-from ..dynamics.continuous import ModifiedEquation
+from ..dynamics.batches import noise_factor, temperature
+from ..dynamics.clocks import check_clocks
 from ..landscapes.base import AbstractLandscape
-from ..landscapes.real_arrays import real_output
+from ..simulate.validate import check_count
+from ..simulate.warn import warn
+from .rules import different_rules
 
 # Fields that may differ although the loss is one: two landscapes made from the same data have
 # other functions that unravel θ, and other starts or blocks change no value.
@@ -32,12 +32,7 @@ def check_sides(
             f"The two processes live on landscapes of {sgd.landscape.dimension} and "
             f"{sde.landscape.dimension} dimensions; a comparison needs one landscape."
         )
-    ends = [float(p.time(np.asarray(num_steps))) for p in (sgd, sde)]
-    if not np.isclose(*ends, rtol=1e-6):
-        raise ValueError(
-            f"The clocks differ: after {num_steps} iterations SGD is at t={ends[0]:.6g} and the "
-            f"SDE at t={ends[1]:.6g}. Give both the same learning rate or schedule."
-        )
+    check_clocks(sgd, sde, num_steps)
     if sgd.weak_order is not None and sde.weak_order is None and not allow_different:
         raise ValueError(
             f"sgd is the equation {type(sgd).__name__} and sde the process {type(sde).__name__} "
@@ -50,25 +45,22 @@ def check_sides(
             f"The two sides differ in more than being SGD and its SDE: {'; '.join(found)}. Make "
             f"them equal, or pass allow_different=True if that difference is the question."
         )
-    if getattr(sgd, "has_momentum", False) and isinstance(sde, ModifiedEquation):
-        warnings.warn(
-            "SGD has momentum and ModifiedEquation has none: they are two different dynamics on "
-            "the clock t = ηk (the slow motion of heavy ball is 1/(1 − μ) times as fast). Compare "
-            "with ss.UnderdampedEquation.",
-            stacklevel=4,
-        )
 
 
 def differences(sgd: AbstractProcess, sde: AbstractProcess) -> list[str]:
     """What differs between the sides beside the dynamics, each in a few words."""
     found = _landscapes(sgd.landscape, sde.landscape)
-    factors = [_noise_factor(process) for process in (sgd, sde)]
+    factors = [noise_factor(process) for process in (sgd, sde)]
     if None not in factors and not np.isclose(*factors, rtol=1e-9):  # pyright: ignore
         found.append(
             f"the minibatch noise of SGD has the factor c = {factors[0]:.6g} and that of the SDE "
             f"c = {factors[1]:.6g} (another batch size or scheme)"
         )
-    return found
+    baths = [temperature(process) for process in (sgd, sde)]
+    if not np.isclose(*baths, rtol=1e-6, atol=0):
+        found.append(f"the baths have the temperatures {baths[0]:.6g} and {baths[1]:.6g}")
+    rules = different_rules(sgd, sde)
+    return [*found, rules] if rules else found
 
 
 def _landscapes(one: AbstractLandscape, other: AbstractLandscape) -> list[str]:
@@ -89,35 +81,14 @@ def _equal(one: Any, other: Any) -> bool:
     return bool(eqx.tree_equal(one, other))
 
 
-def _noise_factor(process: Any) -> float | None:
-    """c of the batches that a process draws or whose noise it has; None where there are none."""
-    noise = getattr(process, "noise", None)
-    sampling = getattr(process, "sampling", getattr(noise, "sampling", None))
-    return None if sampling is None else sampling.noise_factor(process.landscape.num_examples)
-
-
 def check_members(ensemble_size: int) -> None:
     """Raises for less than two members; warns where no number of standard errors would do."""
-    if ensemble_size < 2:
+    if check_count("ensemble_size", ensemble_size) < 2:
         raise ValueError(f"A comparison needs ensemble_size ≥ 2; got {ensemble_size}.")
     threshold = sidak_threshold(1, degrees_of_freedom=2 * (ensemble_size - 1))
     if threshold > 2 * sidak_threshold(1):
-        warnings.warn(
+        warn(
             f"ensemble_size={ensemble_size} members cannot say that SGD and the SDE agree: with so "
             f"few the threshold is {threshold:.3g} standard errors, against "
-            f"{sidak_threshold(1):.3g} with many. Take 6 or more.",
-            stacklevel=3,
+            f"{sidak_threshold(1):.3g} with many. Take 6 or more."
         )
-
-
-def check_observables(
-    sgd: AbstractProcess, observables: dict[str, Callable] | None
-) -> dict[str, Callable]:
-    """Scalar functions of θ by name; the loss by default."""
-    probe = jax.ShapeDtypeStruct((sgd.landscape.dimension,), sgd.landscape.dtype)
-    chosen = {"loss": sgd.landscape.loss} if observables is None else dict(observables)
-    for name, of in chosen.items():
-        shape = jax.eval_shape(lambda x, f=of, name=name: real_output(name, f(x)), probe).shape
-        if shape != ():
-            raise ValueError(f"Observable {name!r} must be scalar; it has shape {shape}.")
-    return chosen

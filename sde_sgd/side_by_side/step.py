@@ -15,7 +15,7 @@ import equinox as eqx
 import jax.random as jr
 import numpy as np
 
-from ..compare import distance_change, sidak_threshold
+from ..compare import distance_change, distance_table, sidak_threshold
 from ..compare.distances import DistanceName
 from ..dynamics.base import AbstractProcess
 from ..measure.estimate import Estimate
@@ -24,6 +24,16 @@ from ..types import Key
 
 # Solver steps an iteration that "auto" may choose.
 MOST_SUBSTEPS = 512
+
+
+class Visible(eqx.Module):
+    """Threshold × statistical error of SGD − SDE at the end, by observable and by distance.
+
+    Too few members leave a distance without a floor, and without an entry.
+    """
+
+    means: dict[str, float]
+    distances: dict[str, float]
 
 
 class StepErrors(eqx.Module):
@@ -46,7 +56,7 @@ def bound(error: Estimate) -> float:
 
 def step_errors(
     sde: AbstractProcess,
-    run: Callable[[AbstractProcess], Run],
+    run: Callable[[str, AbstractProcess], Run],
     sgd_run: Run,
     observables: list[str],
     distances: tuple[DistanceName, ...],
@@ -55,12 +65,13 @@ def step_errors(
 ) -> StepErrors:
     """The errors of `sde` at its own step, from runs at that step and half of it.
 
-    **Arguments:** `run`: simulates an equation, always with the same key and members; `sgd_run`:
-    the other side, whose distance to both runs is taken.
+    **Arguments:** `run`: simulates an equation under a label, always with the same key and members;
+    `sgd_run`: the other side, whose distance to both runs is taken.
     """
     order, m = sde.weak_order, sde.substeps
     assert order is not None
-    runs = {"SDE (coarse)": run(sde.refined(m, 2)), "SDE (fine)": run(sde.refined(2 * m, 1))}
+    refined = {"SDE (coarse)": sde.refined(m, 2), "SDE (fine)": sde.refined(2 * m, 1)}
+    runs = {label: run(label, process) for label, process in refined.items()}
     coarse, fine = runs.values()
     both = coarse.alive & fine.alive
     # h^p − (h/2)^p is this share of h^p.
@@ -73,6 +84,9 @@ def step_errors(
     end = sgd_run["positions"].values[-1].astype(float)
     changes = {}
     for name in distances:
+        if min(len(end), len(rows[0])) < 2:
+            changes[name] = Estimate(np.nan, np.inf, len(rows[0]))
+            continue
         own = jr.fold_in(key, 0)
         change: Any = distance_change(
             end, *rows, key=own, distance=name, num_bootstrap=num_bootstrap
@@ -94,28 +108,88 @@ def member_rows(run: Run, measure: str, members: np.ndarray) -> np.ndarray:
     return run[measure].values[:, members[run.alive]].astype(float)
 
 
-def substeps_needed(errors: StepErrors, visible: dict[str, float], substeps: int) -> int:
-    """Solver steps an iteration at which every bound is below half of what could be seen.
+def largest(errors: StepErrors, visible: Visible) -> tuple[float, bool]:
+    """The largest 2·bound/visible, and whether it is mostly the noise of the estimate.
 
-    **Arguments:** `visible`: threshold × statistical error of each name of `errors`.
+    Where too many members have died there is no number, and no demand.
+    """
+    pairs = ((errors.means, visible.means), (errors.distances, visible.distances))
+    found = [(0.0, False)]
+    for rows, seen in pairs:
+        for name in rows:
+            value, spread = np.ravel(rows[name].value)[-1], np.ravel(rows[name].standard_error)[-1]
+            if name in seen and np.isfinite(value + spread):
+                ratio = 2 * bound(rows[name]) / max(seen[name], 1e-300)
+                found.append((ratio, bool(2 * spread > abs(value))))
+    return max(found)
+
+
+def substeps_needed(errors: StepErrors, visible: Visible, substeps: int) -> int:
+    """Solver steps an iteration at which every bound is below half of what could be seen.
 
     A power of two times `substeps`; that itself where it is enough.
     """
-    every = {**errors.means, **errors.distances}
-    # Too few members leave a distance without a floor: it asks for no step.
-    seen = [name for name in every if name in visible]
-    ratio = max((2 * bound(every[n]) / max(visible[n], 1e-300) for n in seen), default=0.0)
+    ratio, _ = largest(errors, visible)
     return substeps * 2 ** max(0, math.ceil(math.log2(max(ratio, 1e-9))))
 
 
+def next_check(
+    errors: StepErrors, visible: Visible, substeps: int, members: int, most: int, before: float
+) -> tuple[int, int] | None:
+    """Substeps and members of the check that "auto" takes next; None where it ends.
+
+    Noise falls with the members of the check, the error with the step. Of all members, noise falls
+    with the step only while the two paths stay together: "auto" ends where it has not (on paths
+    that part, a shorter step changes nothing).
+
+    **Arguments:** `most`: all members; `before`: the ratio of `largest` one step ago, inf at first.
+    """
+    ratio, noisy = largest(errors, visible)
+    if ratio <= 1:
+        return None
+    if noisy and members < most:
+        return substeps, min(4 * members, most)
+    if substeps >= MOST_SUBSTEPS or (noisy and ratio > 0.8 * before):
+        return None
+    needed = substeps_needed(errors, visible, substeps)
+    return min(needed, 8 * substeps, MOST_SUBSTEPS), members
+
+
 def visible_differences(
-    sgd_run: Run, floors: dict[str, float], observables: list[str], ensemble_size: int
-) -> dict[str, float]:
-    """Threshold × statistical error of SGD − SDE at the end, foreseen from SGD's own spread."""
-    threshold = sidak_threshold(1, degrees_of_freedom=2 * (ensemble_size - 1))
-    found = {
-        name: threshold * math.sqrt(2 / ensemble_size) * float(np.std(rows, ddof=1))
-        for name in observables
-        for rows in [sgd_run[f"of {name}"].values[-1].astype(float)]
+    first: Run,
+    second: Run,
+    observables: list[str],
+    distances: tuple[DistanceName, ...],
+    key: Key,
+    num_bootstrap: int,
+) -> Visible:
+    """What the comparison could see at the end, from the two ensembles of SGD."""
+    sides = [run["positions"].values[-1].astype(float) for run in (first, second)]
+    members = min(map(len, sides))
+    if members < 2:
+        return Visible({}, {})
+    one, other = (rows[:members] for rows in sides)
+    half = members // 2
+    threshold = sidak_threshold(1, degrees_of_freedom=2 * (members - 1))
+    spreads = {
+        name: np.std(first[f"of {name}"].values[-1], ddof=1, dtype=float) for name in observables
     }
-    return {**found, **{name: threshold * error for name, error in floors.items()}}
+    means = {
+        name: threshold * math.sqrt(2 / members) * float(spread) for name, spread in spreads.items()
+    }
+    if half < 2:
+        return Visible(means, {})
+    # The second ensemble's halves stand for the SDE and the floor, at half the members.
+    table = distance_table(
+        one,
+        other[:half],
+        other[half : 2 * half],
+        key=key,
+        distances=distances,
+        num_bootstrap=num_bootstrap,
+    )
+    floors = {
+        name: threshold * float(np.max(table[name].excess.standard_error)) / math.sqrt(2)
+        for name in distances
+    }
+    return Visible(means, floors)

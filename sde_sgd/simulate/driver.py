@@ -67,6 +67,7 @@ class Engine:
         self.done = 0
         self.requested = 0
         self.seconds = 0.0
+        self.stopped = ""
         self.on_divergence = "raise"
         self.forecast: Forecast | None = None
         self.chunks = self._scatter(theta)
@@ -195,6 +196,7 @@ class Engine:
                         saved = time.monotonic()
         finally:
             report.close()
+        self.stopped = stop
         run = Run(self)
         if stop == "diverged":
             raise DivergenceError(run)

@@ -21,7 +21,8 @@ class Run:
     - `run["name"]`: result of a measure, over the members alive.
     - `starts`, `positions` (members, d): θ at the first and the last iteration (of a member at
       rest, where it left); `alive` (members,).
-    - `num_steps`: iterations done; `requested_steps`; `complete`: whether they are equal.
+    - `num_steps`: iterations done; `requested_steps`; `complete`: whether they are equal;
+      `stopped`: why they are not ("interrupted", the budget, "diverged"), else empty.
     - `records`: iterations (n,) and positions (n, members, d) if `record_every` was given.
     - `diverged`: {member: iteration at which it was first not finite}.
     - `seconds`: wall time so far, compilation included; `forecast`: what was foreseen.
@@ -35,6 +36,7 @@ class Run:
         self.process = engine.process
         self.num_steps: int = engine.done
         self.requested_steps: int = engine.requested
+        self.stopped: str = engine.stopped
         self.ensemble_size: int = engine.plan.ensemble_size
         self.positions: Float[np.ndarray, "members d"] = engine.positions()
         self.starts: Float[np.ndarray, "members d"] = np.asarray(members.start)

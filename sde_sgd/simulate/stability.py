@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from ..dynamics.base import AbstractProcess, LearningRate
+from ..dynamics.batches import gradient_noise, noise_factor
 from ..dynamics.continuous import GradientFlow, ModifiedEquation
 from ..dynamics.driven import DrivenEquation
 from ..dynamics.optax_sgd import OptaxSGD
@@ -22,7 +23,6 @@ from ..landscapes.finite_sums import LeastSquares
 from ..noise.driving import WhiteNoise
 from ..noise.models import MinibatchNoise
 from ..noise.sampling import RandomReshuffling
-from ..noise.thermal import ThermalNoise
 from ..theory.least_squares import max_stable_learning_rate, mean_square_stability
 from ..theory.sharpness_aware import (
     max_stable_learning_rate_sam,
@@ -137,14 +137,9 @@ def _is_flow(process) -> bool:
 
 def _noise_factor(process) -> float:
     """c of the minibatch noise; 0 (the mean alone) for other noise models."""
-    num = process.landscape.num_examples
-    sampling = getattr(process, "sampling", None)
-    noise = getattr(process, "noise", None)
-    while isinstance(noise, ThermalNoise):
-        noise = noise.noise  # a bath does not depend on θ
-    if sampling is None and isinstance(noise, MinibatchNoise):
-        sampling = noise.sampling
-    return 0.0 if sampling is None else sampling.noise_factor(num)
+    noise = gradient_noise(process)  # without a bath, which does not depend on θ
+    exact = noise is None or isinstance(noise, MinibatchNoise)
+    return (noise_factor(process) or 0.0) if exact else 0.0
 
 
 def _looked_at(landscape: AbstractLandscape, examples: str | bool) -> int | None:

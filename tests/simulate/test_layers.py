@@ -12,6 +12,7 @@ ORDER = (
     "memory",
     "netcdf",
     "normal_quantile",
+    "netcdf",
     "draws",
     "landscapes",
     "noise",

@@ -10,10 +10,10 @@ from tools import normal
 
 import sde_sgd as ss
 from sde_sgd.measure.estimate import Estimate
-from sde_sgd.side_by_side.result import Distances
-from sde_sgd.side_by_side.run import _verdicts
+from sde_sgd.side_by_side.laws import Distances
 from sde_sgd.side_by_side.sides import check_members, check_sides
-from sde_sgd.side_by_side.step import StepErrors, substeps_needed
+from sde_sgd.side_by_side.step import next_check, StepErrors, substeps_needed, Visible
+from sde_sgd.side_by_side.verdicts import verdicts
 
 ETA = 0.2
 
@@ -147,10 +147,10 @@ def test_the_step_error_of_a_distance_is_allowed_for():
 
     step = Estimate(np.array(0.3), np.array(0.05), 100)
     law = Distances(estimate(1, 1), estimate(1, 1), estimate(9, 0.4), step)
-    (row,) = _verdicts({}, {"energy": law}, {})
+    (row,) = verdicts({}, {"energy": law}, {}, {})
     assert row.measured == pytest.approx(0.1) and row.standard_error == 0.01
     assert row.bias == pytest.approx(0.4) and row.verdict != "disagrees"
-    (row,) = _verdicts({}, {"energy": Distances(law.distance, law.floor, law.excess, None)}, {})
+    (row,) = verdicts({}, {"energy": Distances(law.distance, law.floor, law.excess, None)}, {}, {})
     assert row.measured == 0.4 and row.bias == 0 and row.verdict == "disagrees"
 
 
@@ -241,7 +241,32 @@ def test_substeps_at_which_the_step_is_out_of_sight():
     error = Estimate(np.array([9.0, 0.3]), np.array([9.0, 0.05]), 100)
     errors = StepErrors({}, {"loss": error}, {"energy": error})
     # 2(.3 + .1) = .8 is 3.2 times .25: four times as many steps.
-    assert substeps_needed(errors, {"loss": 0.25, "energy": 1.0}, 3) == 12
-    assert substeps_needed(errors, {"loss": 0.25}, 3) == 12
-    assert substeps_needed(errors, {"loss": 1.0, "energy": 0.1}, 3) == 24
-    assert substeps_needed(errors, {"loss": 1.0, "energy": 1.0}, 3) == 3
+    assert substeps_needed(errors, Visible({"loss": 0.25}, {"energy": 1.0}), 3) == 12
+    assert substeps_needed(errors, Visible({"loss": 0.25}, {}), 3) == 12
+    assert substeps_needed(errors, Visible({"loss": 1.0}, {"energy": 0.1}), 3) == 24
+    assert substeps_needed(errors, Visible({"loss": 1.0}, {"energy": 1.0}), 3) == 3
+    # An observable with the name of a distance hides nothing of it.
+    both = StepErrors({}, {"energy": error}, {"energy": error})
+    assert substeps_needed(both, Visible({"energy": 1.0}, {"energy": 0.1}), 3) == 24
+    assert substeps_needed(both, Visible({"energy": 0.1}, {"energy": 1.0}), 3) == 24
+
+
+def test_noise_of_the_check_asks_for_members_and_the_error_for_a_step():
+    """|e| + 2s against half of what can be seen: where 2s > |e|, four times as many members first.
+
+    With all members in the check, noise that a shorter step has not lowered ends the search.
+    """
+
+    def errors(value, spread):
+        row = Estimate(np.array([value]), np.array([spread]), 10)
+        return StepErrors({}, {"loss": row}, {})
+
+    seen = Visible({"loss": 1.0}, {})
+    assert next_check(errors(0.1, 0.1), seen, 2, 4, 16, np.inf) is None
+    assert next_check(errors(0.1, 0.5), seen, 2, 4, 64, np.inf) == (2, 16)
+    assert next_check(errors(0.1, 0.5), seen, 2, 16, 20, np.inf) == (2, 20)
+    assert next_check(errors(1.0, 0.1), seen, 2, 4, 64, np.inf) == (8, 4)
+    # 2(.1 + 1) = 2.2 is more than 80 % of 2.2, and 5 was twice as much.
+    assert next_check(errors(0.1, 0.5), seen, 2, 64, 64, 2.2) is None
+    assert next_check(errors(0.1, 0.5), seen, 2, 64, 64, 5.0) == (8, 64)
+    assert next_check(errors(9.0, 0.1), seen, 512, 64, 64, np.inf) is None

@@ -1,0 +1,76 @@
+"""The batches that a process draws, or whose noise it has, and what they cost."""
+
+import math
+
+import diffrax as dfx
+
+from ..landscapes.control_variate import ControlVariate
+from ..noise.models import AbstractGradientNoise, ConstantNoise, MinibatchNoise
+from ..noise.sampling import AbstractSampling
+from ..noise.thermal import ThermalNoise
+from .base import AbstractProcess
+from .continuous import GradientFlow, ModifiedEquation
+from .discrete import GaussianSGD, SGD
+from .langevin import SGLD
+from .optax_sgd import OptaxSGD
+from .sam import SAM
+from .svag import SVAG
+from .underdamped import OverdampedEquation, UnderdampedEquation
+
+
+def gradient_noise(process: AbstractProcess) -> AbstractGradientNoise | None:
+    """The model of the gradients' noise that an equation has, without a bath; else None."""
+    own = getattr(process, "equation", process)
+    noise = getattr(own, "noise", None)
+    while isinstance(noise, ThermalNoise):
+        noise = noise.noise
+    return noise
+
+
+def sampling_of(process: AbstractProcess) -> AbstractSampling | None:
+    """The law of the batches that a process draws, or that its noise is a model of; else None."""
+    modelled = getattr(gradient_noise(process), "sampling", None)
+    return getattr(process, "sampling", modelled)
+
+
+def noise_factor(process: AbstractProcess) -> float | None:
+    """c of those batches; None where there are none."""
+    sampling = sampling_of(process)
+    return None if sampling is None else sampling.noise_factor(process.landscape.num_examples)
+
+
+def temperature(process: AbstractProcess) -> float:
+    """T of the bath: 0 without one."""
+    total, noise = float(getattr(process, "temperature", 0.0)), getattr(process, "noise", None)
+    while isinstance(noise, ThermalNoise):
+        total, noise = total + float(noise.temperature), noise.noise
+    return total
+
+
+def example_gradients(process: AbstractProcess) -> float:
+    """Gradients of single examples in one iteration of one member; NaN where not known.
+
+    B for a batch (2lB for `SVAG(l)`, 2B for `SAM`), substeps·N for an equation with exact or
+    constant noise, whose step is one weighted gradient of all examples.
+    """
+    if isinstance(process, OverdampedEquation):
+        return example_gradients(process.equation)
+    passes = 2 if isinstance(process.landscape, ControlVariate) else 1
+    if isinstance(process, SVAG) and process.steps > 1:
+        passes *= 2 * process.steps
+    if isinstance(process, SAM):
+        passes *= 2
+    batches = isinstance(process, SGD | SGLD | SAM | SVAG | OptaxSGD)
+    if isinstance(process, OptaxSGD) and "grad_fn" in process.offers:
+        return math.nan  # it takes as many gradients as it likes
+    if batches:
+        return float(passes * process.sampling.batch_size)  # pyright: ignore
+    num, noise = process.landscape.num_examples, gradient_noise(process)
+    known = isinstance(noise, MinibatchNoise | ConstantNoise)
+    if isinstance(process, ModifiedEquation):
+        known = known and process.order == 1 and isinstance(process.solver, dfx.Euler)
+    elif isinstance(process, GradientFlow):
+        known = isinstance(process.solver, dfx.Euler)
+    elif not isinstance(process, GaussianSGD | UnderdampedEquation):
+        known = False
+    return float(passes * process.substeps * num) if known and num is not None else math.nan

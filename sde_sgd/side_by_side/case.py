@@ -1,0 +1,175 @@
+"""What a comparison will run, with every argument checked."""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import platform
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.random as jr
+import numpy as np
+import xarray as xr
+
+from ..dynamics.base import AbstractProcess
+from ..dynamics.batches import gradient_noise, sampling_of
+from ..measure.base import AbstractMeasure
+from ..simulate.fingerprint import describe
+from ..simulate.validate import check_count, check_key, check_outcome, starts as checked_starts
+from ..types import Key
+from .options import (
+    at_step,
+    check_distances,
+    check_measures,
+    check_observables,
+    check_resolution,
+    check_snapshots,
+    check_step_check,
+    own_measures,
+)
+from .sides import check_members, check_sides
+
+# Options of `simulate` that all runs of a comparison share.
+_SHARED = ("record_every", "refill", "memory", "chunk_size", "devices", "check_stability")
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """Both sides, their common start, and what is measured.
+
+    `keys`: of SGD, its second ensemble, the SDE, the starts and bootstraps, the check of the step.
+    `watched`: the measures of the three ensembles; `own`: those of the check. `check_members`: how
+    many members it has, 0 without it. `shared`: options of `simulate`.
+    """
+
+    sgd: AbstractProcess
+    sde: AbstractProcess
+    starts: Any
+    num_steps: int
+    ensemble_size: int
+    key: Key
+    keys: jax.Array
+    at: list[int]
+    observables: dict[str, Callable]
+    distances: tuple
+    num_bootstrap: int
+    resolution: dict[str, float]
+    watched: dict[str, AbstractMeasure]
+    own: dict[str, AbstractMeasure]
+    check_members: int
+    automatic: bool
+    shared: dict[str, Any]
+
+
+def make_case(
+    sgd: AbstractProcess,
+    sde: AbstractProcess,
+    theta0: Any,
+    *,
+    num_steps: int,
+    ensemble_size: int,
+    key: Key,
+    observables: Mapping[str, Callable] | None = None,
+    snapshots: Any = 6,
+    measures: Mapping[str, AbstractMeasure] | None = None,
+    distances: Any = ("sliced", "energy"),
+    step_check: Any = 0.25,
+    substeps: Any = None,
+    allow_different: bool = False,
+    resolution: Mapping[str, float] | None = None,
+    num_bootstrap: int = 100,
+    on_divergence: str = "raise",
+    budget: float | int | None = None,
+    **shared: Any,
+) -> Case:
+    """Checks all arguments of a comparison; raises before any time is spent."""
+    unknown = sorted(set(shared) - set(_SHARED))
+    if unknown:
+        raise TypeError(f"a comparison has no option {unknown[0]!r}.")
+    key = check_key(key)
+    num_steps = check_count("num_steps", num_steps)
+    check_members(ensemble_size)
+    check_outcome(on_divergence, budget)
+    check_sides(sgd, sde, num_steps, allow_different)
+    fraction = check_step_check(step_check)
+    if check_count("num_bootstrap", num_bootstrap) < 2:
+        raise ValueError(f"num_bootstrap must be at least 2; got {num_bootstrap}.")
+    distances = check_distances(distances)
+    named = check_observables(sgd, observables, distances)
+    at = check_snapshots(snapshots, num_steps)
+    own: dict[str, Any] = own_measures(at, named)
+    sde = at_step(sde, substeps, fraction)
+    keys = jr.split(key, 5)
+    rows = checked_starts(sgd, theta0, ensemble_size, keys[3])
+    one = not callable(theta0) and np.ndim(theta0) == 1
+    checks = bool(fraction) and sde.weak_order is not None
+    return Case(
+        sgd,
+        sde,
+        rows[0] if one else rows,
+        num_steps,
+        int(ensemble_size),
+        key,
+        keys,
+        at,
+        named,
+        distances,
+        num_bootstrap,
+        check_resolution(resolution, named),
+        check_measures(measures, own),
+        own,
+        max(2, round(fraction * ensemble_size)) if checks else 0,
+        substeps == "auto",
+        {**shared, "on_divergence": on_divergence},
+    )
+
+
+def settings_of(case: Case, substeps: int, allow_deaths: bool) -> dict[str, Any]:
+    """What was run, in numbers and words that a file can hold."""
+    sampling, noise = sampling_of(case.sgd), gradient_noise(case.sde)
+    rate = getattr(case.sgd, "learning_rate", None)
+    rate = None if rate is None else rate.constant()
+    found = {
+        "sgd": type(case.sgd).__name__,
+        "sde": type(case.sde).__name__,
+        "learning_rate": "schedule" if rate is None else rate,
+        "batch_size": getattr(sampling, "batch_size", None),
+        "momentum": float(getattr(case.sgd, "momentum", 0.0)),
+        "noise": None if noise is None else type(noise).__name__,
+        "sampling": None if sampling is None else type(sampling).__name__,
+        "num_examples": case.sgd.landscape.num_examples,
+        "dimension": case.sgd.landscape.dimension,
+        "dtype": str(case.sgd.landscape.dtype),
+        "key": np.ravel(jr.key_data(case.key)).astype(np.int64),
+        "num_steps": case.num_steps,
+        "substeps": substeps,
+        "members": case.ensemble_size,
+        "members_of_step_check": case.check_members,
+        "num_bootstrap": case.num_bootstrap,
+        "resolution": json.dumps(case.resolution),
+        "allow_deaths": int(allow_deaths),
+        "configuration": _configuration(case),
+        "sde_sgd_version": _version(),
+        "jax_version": jax.__version__,
+        "numpy_version": np.__version__,
+        "xarray_version": xr.__version__,
+        "python_version": platform.python_version(),
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _configuration(case: Case) -> str:
+    """Both processes as JSON; their digest where an HDF5 attribute (64 kB) cannot hold it."""
+    text = json.dumps(describe({"sgd": case.sgd, "sde": case.sde}))
+    if len(text) <= 20_000:
+        return text
+    return f"sha256 {hashlib.sha256(text.encode()).hexdigest()} of {len(text)} characters"
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("sde_sgd")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown (not installed)"
