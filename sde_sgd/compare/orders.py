@@ -10,7 +10,7 @@ import jax.random as jr
 import numpy as np
 
 from sde_sgd.compare._noise_control import controlled, noise_control
-from sde_sgd.dynamics.base import AbstractProcess
+from sde_sgd.dynamics.base import AbstractProcess, check_clocks
 from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.measure.estimate import Estimate
 from sde_sgd.simulate.engine import simulate
@@ -83,12 +83,7 @@ def weak_error(
             f"at two steps on one Brownian path. Use ModifiedEquation with diffrax.Euler(), "
             f"UnderdampedEquation, OverdampedEquation, AdaptiveEquation or SAMEquation."
         )
-    ends = [float(p.time(np.asarray(num_steps))) for p in (sgd, sde)]
-    if not np.isclose(*ends, rtol=1e-6):
-        raise ValueError(
-            f"The clocks differ: after {num_steps} iterations SGD is at t={ends[0]:.6g} and the "
-            f"equation at t={ends[1]:.6g}. Give both the same learning rate."
-        )
+    check_clocks(sgd, sde, num_steps)
     own, shared = jr.split(key)
     steps: int = sde.substeps
     weights = _richardson(sde.weak_order, levels)

@@ -59,6 +59,11 @@ class AbstractProcess(eqx.Module):
     def time(self, iterations: np.ndarray) -> np.ndarray:
         """Physical time of iterations k (integers, any shape): η k, or Σ_{j<k} η_j."""
 
+    @property
+    def clock(self) -> str:
+        """What `time` counts, in symbols; a default of its own, that of SGD."""
+        return "t = ηk"
+
     @abc.abstractmethod
     def check(self) -> None:
         """Raises `ValueError` for a process that cannot run, before time is spent."""
@@ -100,6 +105,29 @@ class AbstractProcess(eqx.Module):
             f"{type(self).__name__} cannot be run at two solver steps on one Brownian path: it has "
             f"no solver step, or a solver whose increments do not add up (Lévy areas)."
         )
+
+
+def check_clocks(sgd: AbstractProcess, equation: AbstractProcess, num_steps: int) -> None:
+    """Raises `ValueError` where one number of iterations is not one physical time of both."""
+    ends = [float(process.time(np.asarray(num_steps))) for process in (sgd, equation)]
+    if np.isclose(*ends, rtol=1e-6):
+        return
+    if sgd.clock == equation.clock:
+        way = "Give both the same learning rate or schedule."
+    elif "iterations" in sgd.clock:
+        way = (
+            "Give ss.OptaxSGD the learning_rate of its optimiser, or one of the library's own, "
+            "such as ss.Adam(1e-3), which sets the clock by itself."
+        )
+    else:
+        way = (
+            "SGD and its equations keep ηk; ss.Adam, ss.RMSprop and ss.SignSGD, in ss.OptaxSGD and "
+            "in ss.AdaptiveEquation, keep η²k: give both sides the same optimiser."
+        )
+    raise ValueError(
+        f"The clocks differ: after {num_steps} iterations SGD is at t={ends[0]:.6g} ({sgd.clock}) "
+        f"and the equation at t={ends[1]:.6g} ({equation.clock}). {way}"
+    )
 
 
 def check_part(name: str, value: Any, kind: type, example: str) -> None:
@@ -156,19 +184,23 @@ class LearningRate(eqx.Module):
         assert self.value is not None
         return self.value.astype(dtype)
 
-    def time(self, iterations: np.ndarray) -> np.ndarray:
-        """Σ_{j<k} η_j for integer iterations k ≥ 0."""
+    def time(self, iterations: np.ndarray, power: int = 1) -> np.ndarray:
+        """Σ_{j<k} η_j^power for integer iterations k ≥ 0."""
         iterations = np.asarray(iterations)
-        if self.schedule is None:
-            return np.asarray(float(self.value) * iterations)  # pyright: ignore[reportArgumentType]
+        if self.value is not None:
+            return np.asarray(float(self.value) ** power * iterations)
         if iterations.size == 0:
             return iterations.astype(float)
         rates = jax.vmap(lambda k: jnp.asarray(self.schedule(k)))(  # pyright: ignore
             jnp.arange(max(int(iterations.max()), 1))
         )
-        return np.asarray(
-            np.concatenate([[0.0], np.cumsum(np.asarray(rates, dtype=float))])[iterations]
-        )
+        steps = np.asarray(rates, dtype=float) ** power
+        return np.asarray(np.concatenate([[0.0], np.cumsum(steps)])[iterations])
+
+    @property
+    def given(self) -> Any:
+        """The number or the schedule, as another process takes it."""
+        return self.value if self.schedule is None else self.schedule
 
     def constant(self) -> float | None:
         """The number η, or None for a schedule."""
