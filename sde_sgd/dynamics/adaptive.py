@@ -80,9 +80,9 @@ class AbstractAdaptive(eqx.Module):
 
 
 class SignSGD(AbstractAdaptive):
-    """θ ← θ − η sign(ĝ), for gradients with Gaussian noise of standard deviation √C_ii.
+    """θ ← θ − η(sign ĝ + λθ), for gradients with Gaussian noise of standard deviation √C_ii.
 
-        dθ = −η e(θ) ds + η S^{1/2}(θ) dW_s,   e_i = erf(g_i/√(2C_ii)) = E sign ĝ_i,
+        dθ = −η(e + λθ) ds + η S^{1/2} dW_s,   e_i(θ) = erf(g_i/√(2C_ii)) = E sign ĝ_i,
 
     S = Cov(sign ĝ): S_ii = 1 − e_i², and off the diagonal, with a = g_i/√C_ii, b the same of j,
     ρ their correlation, r = √(1 − ρ²) and Owen's function T,
@@ -281,7 +281,7 @@ class Adam(AbstractAdaptive):
     of relative order 1 − β₂, and that m is an average over whole iterations, 1 − β₁.
 
     **Arguments:** `learning_rate` η > 0, or a schedule; `beta1`, `beta2` in [0, 1); `epsilon` ≥ 0;
-    `weight_decay` λ ≥ 0.
+    `weight_decay` λ ≥ 0: AdamW's, where the `l2=` of a landscape goes through m and √v as ĝ does.
 
     **Source:** Malladi et al. 2022 (2205.10287), Definition 4.4; Loshchilov, Hutter 2017
     (1711.05101) for λ.
