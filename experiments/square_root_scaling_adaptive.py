@@ -208,14 +208,11 @@ def scheme_variance(config: Config, method: str, rule: str) -> float:
     own, step = optimizer(config, method, rule), 1 / config.substeps
     kappa = 1 if rule == "base" else config.kappa
     c = config.noise**2 / (kappa * config.batch_size)
-    adam = isinstance(own, ss.Adam)
-    slow = step * (1 - float(own.beta1)) if adam else 1.0
-    late = (1 + step) / 2 if adam else 1.0  # where in a step Adam's m moves x
+    slow = step * (1 - float(own.beta1)) if isinstance(own, ss.Adam) else 1.0
     scale = float(own.learning_rate.given) * step / np.sqrt(c)
     row = np.array([slow, 1 - slow])
-    taken = late * row + (1 - late) * np.array([0.0, 1.0])
-    chain = np.vstack([np.array([1.0, 0.0]) - scale * taken, row])
-    kick = np.array([-scale * late, 1.0]) * slow * np.sqrt(c / step)
+    chain = np.vstack([np.array([1.0, 0.0]) - scale * row, row])
+    kick = np.array([-scale, 1.0]) * slow * np.sqrt(c / step)
     return float(solve_discrete_lyapunov(chain, np.outer(kick, kick))[0, 0])
 
 

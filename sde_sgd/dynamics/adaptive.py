@@ -329,9 +329,10 @@ class Adam(AbstractAdaptive):
         second = memory.second + step * slower * (power - memory.second)
         weight = memory.first_weight + step * slow * (1 - memory.first_weight)
         other = memory.second_weight + step * slower * (1 - memory.second_weight)
-        # m/γ₁ has the variance C/s at first. Taken at the end of each step it would leave an error
-        # of order h ln(1/h); taken in the middle, of order h. At one step it is Adam's, at the end.
-        early = 0.5 * (1 - step)
+        # m/γ₁ has the variance C/s at first: taken at the end of each step it would leave an error
+        # of order h ln(1/h), taken in the middle, of order h. Later the end is the better place,
+        # and at one step an iteration it is Adam's.
+        early = 0.5 * (1 - step) * (1 - memory.first_weight)
         mean = first + early * (memory.first - first)
         gathered = weight + early * (memory.first_weight - weight)
         u = (mean / gathered) / (jnp.sqrt(second / other) + eps)

@@ -164,7 +164,7 @@ def test_second_moment_of_the_equation(optimizer):
 
 def test_substeps_without_noise_by_hand():
     """Steps of h = ¼: v ← v + h(1−β)(C + g² − v), θ ← θ − ηhg/(√v + ε); Adam's m and γ alike, their
-    ratio taken at (1 − h)/2 of the step before its end."""
+    ratio taken (1 − h)(1 − γ)/2 of the step before its end."""
     h, eta, c = 0.25, 0.3, 0.5
     land, noise = ss.quadratic([[1.5]], [[c]]), ss.ConstantNoise(np.array([[c]]))
     x, v = 1.0, 0.2
@@ -176,7 +176,8 @@ def test_substeps_without_noise_by_hand():
         g, before = 1.5 * y, np.array([m, one])
         m, one = m + h * 0.5 * (g - m), one + h * 0.5 * (1 - one)
         u, two = u + h * 0.2 * (c + g**2 - u), two + h * 0.2 * (1 - two)
-        middle = 0.375 * before + 0.625 * np.array([m, one])
+        early = 0.375 * (1 - before[1])
+        middle = early * before + (1 - early) * np.array([m, one])
         y = y - eta * h * (middle[0] / middle[1]) / (np.sqrt(u / two) + 1e-3)
     for exact, optimizer in (
         (x, ss.RMSprop(eta, 0.6, 1e-3, 0.2)),
@@ -201,10 +202,10 @@ def linear_variance(optimizer, h, c, step, count):
     slow = step * (1 - float(optimizer.beta1)) if adam else 1.0
     slower = step * (1 - float(optimizer.beta2 if adam else optimizer.beta))
     eta, eps = optimizer.learning_rate.constant(), float(optimizer.epsilon)
-    late = (1 + step) / 2 if adam else 1.0  # where in a step m/γ is taken
     for _ in range(count):
         v, before = v + slower * (c - v), weights[0]
         weights = [w + s * (1 - w) for w, s in zip(weights, (slow, slower), strict=True)]
+        late = 1 - (1 - step) * (1 - before) / 2 if adam else 1.0  # where in a step m/γ is taken
         first = late * weights[0] + (1 - late) * before if adam else 1.0
         scale = eta * step / first / (np.sqrt(v / (weights[1] if adam else 1.0)) + eps)
         row = np.array([slow * h, 1 - slow])

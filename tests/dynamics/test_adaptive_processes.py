@@ -176,8 +176,8 @@ def test_adam_of_pure_noise_from_its_start():
 
     errors = [n * (variance(n) - exact) for n in (8, 16, 32)]
     growth = np.abs(np.diff(errors))
-    assert growth[1] < 0.65 * growth[0] < 0.65 * np.log(2) / 2
-    assert abs(errors[-1]) < 0.05 * exact
+    assert growth[1] < 0.8 * growth[0] < 0.8 * np.log(2) / 2
+    assert abs(errors[-1]) < 0.1 * exact
 
 
 def test_signs_taken_for_independent():
