@@ -123,7 +123,7 @@ def test_equation_without_noise_is_its_flow():
         sgd, sde, START, num_steps=STEPS, ensemble_size=2, key=jr.key(0), of=lambda x: x
     )
     np.testing.assert_allclose(found.sgd.value, by_hand("Adam", DECAY), rtol=1e-12)
-    np.testing.assert_allclose(found.sde.value, flow(), atol=1e-5)
+    np.testing.assert_allclose(found.sde.value, flow(), atol=5e-5)
     # What the extrapolation has removed, of order h.
     assert np.abs(found.step_error.value).max() > 5e-4
 
