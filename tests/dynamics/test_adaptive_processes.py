@@ -194,6 +194,7 @@ def test_signs_taken_for_independent():
     np.testing.assert_allclose(u, exact + 2 * np.sqrt(1 - exact**2) * z, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_adam_beside_its_equation_on_a_network():
     """Ten lines: a network, Adam with a schedule and decay, its equation, a table of verdicts."""
     data = normal(3, 12, 2)
