@@ -129,10 +129,11 @@ def optimizer(config: Config, method: str, rule: str) -> ss.AbstractAdaptive:
     scaled = ss.square_root_scaling(base, kappa)
     if rule == "square root":
         return scaled
+    assert isinstance(scaled, ss.Adam | ss.RMSprop)
+    options["epsilon"] = scaled.epsilon
     if isinstance(scaled, ss.Adam):
-        return ss.Adam(kappa * eta, scaled.beta1, scaled.beta2, scaled.epsilon, True)
-    assert isinstance(scaled, ss.RMSprop)
-    return ss.RMSprop(kappa * eta, scaled.beta, scaled.epsilon, scaled.initial, True)
+        return ss.Adam(kappa * eta, scaled.beta1, scaled.beta2, **options)
+    return ss.RMSprop(kappa * eta, scaled.beta, initial=scaled.initial, **options)
 
 
 def measure(config: Config, key) -> xr.Dataset:
@@ -156,7 +157,7 @@ def measure(config: Config, key) -> xr.Dataset:
 
     keys = iter(jr.split(key, 20))
     sign, one = ss.SignSGD(config.learning_rate), ss.WithReplacement(1)
-    run("SignSGD", sign.discrete(landscape, one), next(keys), config.sign_steps)
+    run("SignSGD", ss.OptaxSGD(landscape, sign, one), next(keys), config.sign_steps)
     noise = ss.ConstantNoise(np.array([[config.noise**2]]))
     sde = ss.AdaptiveEquation(landscape, sign, noise, config.substeps)
     run("SignSGD SDE", sde, next(keys), config.sign_steps)
@@ -165,7 +166,7 @@ def measure(config: Config, key) -> xr.Dataset:
             own, kappa = optimizer(config, method, rule), 1 if rule == "base" else config.kappa
             sampling = ss.WithReplacement(kappa * config.batch_size)
             steps = config.num_steps // kappa
-            run(f"{method} {rule}", own.discrete(landscape, sampling), next(keys), steps)
+            run(f"{method} {rule}", ss.OptaxSGD(landscape, own, sampling), next(keys), steps)
             if rule != "linear":
                 noise = ss.ConstantNoise(np.array([[config.noise**2 / sampling.batch_size]]))
                 sde = ss.AdaptiveEquation(landscape, own, noise, config.substeps)
@@ -203,12 +204,12 @@ def _mean_sign(x):
 
 
 def scheme_variance(config: Config, method: str, rule: str) -> float:
-    """Stationary E x² of Euler's scheme of a method's SDE, v = C: a linear chain of (x, m)."""
+    """Stationary E x² of the scheme of a method's SDE, v = C: a linear chain of (x, m)."""
     own, step = optimizer(config, method, rule), 1 / config.substeps
     kappa = 1 if rule == "base" else config.kappa
     c = config.noise**2 / (kappa * config.batch_size)
     slow = step * (1 - float(own.beta1)) if isinstance(own, ss.Adam) else 1.0
-    scale = float(own.learning_rate) * step / np.sqrt(c)
+    scale = float(own.learning_rate.given) * step / np.sqrt(c)
     row = np.array([slow, 1 - slow])
     chain = np.vstack([np.array([1.0, 0.0]) - scale * row, row])
     kick = np.array([-scale, 1.0]) * slow * np.sqrt(c / step)

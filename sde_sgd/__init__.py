@@ -144,7 +144,6 @@ from .simulate import (
     Run as Run,
     simulate as simulate,
 )
-from .simulate.price import Price as Price
 from .validity import (
     forecast_validity as forecast_validity,
     Validity as Validity,

@@ -3,10 +3,10 @@
 from .adaptive import (
     AbstractAdaptive as AbstractAdaptive,
     Adam as Adam,
-    AdaptiveEquation as AdaptiveEquation,
     RMSprop as RMSprop,
     SignSGD as SignSGD,
 )
+from .adaptive_equation import AdaptiveEquation as AdaptiveEquation
 from .base import AbstractProcess as AbstractProcess, LearningRate as LearningRate
 from .continuous import GradientFlow as GradientFlow, ModifiedEquation as ModifiedEquation
 from .discrete import GaussianSGD as GaussianSGD, SGD as SGD

@@ -16,6 +16,17 @@ def mean_signs(ratio: Float[Array, "..."]) -> Float[Array, "..."]:
     return erf(ratio * float(np.sqrt(0.5)))
 
 
+def sign_moments(gradient: Vector, variance: Vector) -> tuple[Vector, Vector, Vector]:
+    """E and Var of sign ĝ_i, and E ĝ_i in standard deviations, for Gaussian ĝ_i, (d,) each.
+
+    Where the variance is 0 the sign is certain.
+    """
+    noisy, spread = variance > 0, jnp.sqrt(variance)
+    ratio = jnp.clip(gradient / jnp.maximum(spread, jnp.finfo(gradient.dtype).tiny), -40, 40)
+    mean = jnp.where(noisy, mean_signs(ratio), jnp.sign(gradient))
+    return mean, jnp.where(noisy, 1 - mean**2, 0), ratio
+
+
 def joint_signs(ratio: Vector, correlation: Matrix) -> Matrix:
     """E sign x_i sign x_j of Gaussian x with means `ratio` and variances 1, i ≠ j, (d, d).
 

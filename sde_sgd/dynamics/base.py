@@ -59,6 +59,11 @@ class AbstractProcess(eqx.Module):
     def time(self, iterations: np.ndarray) -> np.ndarray:
         """Physical time of iterations k (integers, any shape): η k, or Σ_{j<k} η_j."""
 
+    @property
+    def clock(self) -> str:
+        """What `time` counts, in symbols; a default of its own, that of SGD."""
+        return "t = ηk"
+
     @abc.abstractmethod
     def check(self) -> None:
         """Raises `ValueError` for a process that cannot run, before time is spent."""
@@ -156,19 +161,23 @@ class LearningRate(eqx.Module):
         assert self.value is not None
         return self.value.astype(dtype)
 
-    def time(self, iterations: np.ndarray) -> np.ndarray:
-        """Σ_{j<k} η_j for integer iterations k ≥ 0."""
+    def time(self, iterations: np.ndarray, power: int = 1) -> np.ndarray:
+        """Σ_{j<k} η_j^power for integer iterations k ≥ 0."""
         iterations = np.asarray(iterations)
-        if self.schedule is None:
-            return np.asarray(float(self.value) * iterations)  # pyright: ignore[reportArgumentType]
+        if self.value is not None:
+            return np.asarray(float(self.value) ** power * iterations)
         if iterations.size == 0:
             return iterations.astype(float)
         rates = jax.vmap(lambda k: jnp.asarray(self.schedule(k)))(  # pyright: ignore
             jnp.arange(max(int(iterations.max()), 1))
         )
-        return np.asarray(
-            np.concatenate([[0.0], np.cumsum(np.asarray(rates, dtype=float))])[iterations]
-        )
+        steps = np.asarray(rates, dtype=float) ** power
+        return np.asarray(np.concatenate([[0.0], np.cumsum(steps)])[iterations])
+
+    @property
+    def given(self) -> Any:
+        """The number or the schedule, as another process takes it."""
+        return self.value if self.schedule is None else self.schedule
 
     def constant(self) -> float | None:
         """The number η, or None for a schedule."""

@@ -199,7 +199,7 @@ class ModifiedEquation(AbstractProcess):
         """The same equation at another solver step."""
         return ModifiedEquation(
             self.landscape,
-            self.learning_rate.schedule or self.learning_rate.value,
+            self.learning_rate.given,
             self.noise,
             order=self.order,
             substeps=substeps,

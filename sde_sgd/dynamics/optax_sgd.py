@@ -15,6 +15,7 @@ from ..landscapes.base import AbstractLandscape
 from ..noise.sampling import AbstractSampling
 from ..types import Identity, Positions
 from ._state_keys import follow, Followed, StateKeys
+from .adaptive import AbstractAdaptive
 from .base import AbstractProcess, check_part, LearningRate, Observe
 
 
@@ -33,6 +34,9 @@ class OptaxState(eqx.Module):
 class OptaxSGD(AbstractProcess):
     """Any optax optimiser driven by minibatch gradients, each member with its own state.
 
+    `OptaxSGD(landscape, ss.Adam(1e-3), sampling)` takes one of the library's own, too, which
+    `AdaptiveEquation` describes: it runs its `optax()`, on its clock t = Σ η_k².
+
     The optimiser works on `landscape.unravel(θ)`: with `EmpiricalRisk` the model's own arrays, so
     that masks by dimension, labels by path and norms of a leaf mean what they mean in a loop
     written by hand. Those that ask for more are given the loss of the batch: `value`, `grad` and
@@ -45,8 +49,9 @@ class OptaxSGD(AbstractProcess):
     **Arguments:**
 
     - `landscape`, `sampling`: as `SGD`.
-    - `optimizer`: an `optax.GradientTransformation`.
-    - `learning_rate`: only sets the clock, t = ηk; without it time counts iterations.
+    - `optimizer`: an `optax.GradientTransformation`, or `Adam`, `RMSprop`, `SignSGD`.
+    - `learning_rate`: only sets the clock of an optax optimiser, t = ηk; without it time counts
+      iterations. The library's own optimisers have theirs.
 
     **Raises:** `ValueError` for an optimiser that needs what a process does not have: lookahead
     (two copies of the parameters), dpsgd (a gradient of each example), arguments not named above;
@@ -55,6 +60,7 @@ class OptaxSGD(AbstractProcess):
     """
 
     landscape: AbstractLandscape
+    description: AbstractAdaptive | None
     optimizer: Any = eqx.field(static=True)
     sampling: AbstractSampling
     learning_rate: LearningRate | None
@@ -64,13 +70,23 @@ class OptaxSGD(AbstractProcess):
     def __init__(
         self,
         landscape: AbstractLandscape,
-        optimizer: optax.GradientTransformation | optax.MultiSteps,
+        optimizer: optax.GradientTransformation | optax.MultiSteps | AbstractAdaptive,
         sampling: AbstractSampling,
         learning_rate: Any = None,
     ):
+        self.description = optimizer if isinstance(optimizer, AbstractAdaptive) else None
+        if isinstance(optimizer, AbstractAdaptive):
+            if learning_rate is not None:
+                raise ValueError(
+                    f"learning_rate sets the clock of an optax optimiser, and "
+                    f"ss.{type(optimizer).__name__} has its own, t = η²k: leave it out; got "
+                    f"{learning_rate!r}."
+                )
+            learning_rate, optimizer = optimizer.learning_rate.given, optimizer.optax()
         if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
             raise ValueError(
-                f"OptaxSGD needs an optax.GradientTransformation; got {type(optimizer).__name__}."
+                f"OptaxSGD needs an optax.GradientTransformation, or one of ss.Adam, ss.RMSprop "
+                f"and ss.SignSGD; got {type(optimizer).__name__}."
             )
         check_part("landscape", landscape, AbstractLandscape, "a landscape such as LeastSquares")
         check_part("sampling", sampling, AbstractSampling, "a scheme such as WithReplacement(8)")
@@ -89,7 +105,8 @@ class OptaxSGD(AbstractProcess):
 
     @property
     def restartable(self) -> bool:
-        return True  # An optimiser keeps its own count, which restarts with the member.
+        # An optimiser's own count restarts with the member; the clock of a schedule does not.
+        return self.learning_rate is None or self.learning_rate.schedule is None
 
     def check(self) -> None:
         self.sampling.check(self.landscape)
@@ -129,7 +146,13 @@ class OptaxSGD(AbstractProcess):
     def time(self, iterations: np.ndarray) -> np.ndarray:
         if self.learning_rate is None:
             return np.asarray(iterations, dtype=float)
-        return self.learning_rate.time(iterations)
+        return self.learning_rate.time(iterations, 1 if self.description is None else 2)
+
+    @property
+    def clock(self) -> str:
+        if self.learning_rate is None:
+            return "t = k, in iterations"
+        return "t = ηk" if self.description is None else "t = η²k"
 
 
 def _choose(first: Array, one: PyTree[Array], other: PyTree[Array]) -> PyTree[Array]:

@@ -173,7 +173,7 @@ class SAMEquation(AbstractProcess):
 
     def refined(self, substeps: int, refinement: int = 1) -> "SAMEquation":
         """The same equation at another solver step."""
-        rate = self.learning_rate.schedule or self.learning_rate.value
+        rate = self.learning_rate.given
         return SAMEquation(self.landscape, rate, self.radius, self.noise, substeps, refinement)
 
     def check(self) -> None:
@@ -182,8 +182,7 @@ class SAMEquation(AbstractProcess):
     def loss(self, theta: Vector) -> Scalar:
         """L̃(θ)."""
         land = self.landscape
-        power = jnp.sum(land.gradient(theta) ** 2)
-        power = power + self.noise.factor(land) * jnp.sum(land.covariance_root(theta) ** 2)
+        power = jnp.sum(land.gradient(theta) ** 2) + jnp.sum(self.noise.variance(theta, land))
         return land.loss(theta) + 0.5 * self.radius.astype(theta.dtype) * power
 
     def noisy_gradient(self, theta: Vector, z: Weights, amplitude: RealLike) -> Vector:

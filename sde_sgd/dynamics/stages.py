@@ -98,6 +98,10 @@ class Stages(AbstractProcess):
     def position(self, state: Any) -> Positions:
         return self.processes[0].position(state)
 
+    @property
+    def clock(self) -> str:
+        return self.processes[0].clock
+
     def time(self, iterations: np.ndarray) -> np.ndarray:
         counts = np.asarray(iterations)
         total, begin = np.zeros(counts.shape), 0

@@ -96,7 +96,7 @@ class UnderdampedEquation(AbstractProcess):
 
     def refined(self, substeps: int, refinement: int = 1) -> "UnderdampedEquation":
         """The same equation at another solver step."""
-        rate = self.rate.schedule or self.rate.value
+        rate = self.rate.given
         return UnderdampedEquation(
             self.landscape, rate, self.noise, self.momentum, substeps, refinement
         )

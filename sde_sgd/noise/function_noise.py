@@ -64,6 +64,10 @@ class FunctionNoise(AbstractGradientNoise):
         root = jnp.asarray(self.root(theta))
         return jnp.diag(root**2) if root.ndim == 1 else root @ root.T
 
+    def variance(self, theta: Vector, landscape: AbstractLandscape) -> Vector:
+        root = jnp.asarray(self.root(theta))
+        return root**2 if root.ndim == 1 else jnp.sum(root**2, axis=1)
+
     def diffusion(self, theta: Vector, landscape: AbstractLandscape) -> lx.AbstractLinearOperator:
         root = jnp.asarray(self.root(theta))
         return lx.DiagonalLinearOperator(root) if root.ndim == 1 else lx.MatrixLinearOperator(root)

@@ -17,6 +17,7 @@ from ..landscapes.base import AbstractLandscape
 from ..landscapes.real_arrays import as_real
 from ..landscapes.validate import check_symmetric
 from ..types import Matrix, Scalar, Vector
+from ._variance import example_variance
 from .sampling import AbstractSampling, RandomReshuffling
 
 
@@ -41,6 +42,13 @@ class AbstractGradientNoise(eqx.Module):
     @abc.abstractmethod
     def covariance(self, theta: Vector, landscape: AbstractLandscape) -> Matrix:
         """C(θ), (d, d)."""
+
+    def variance(self, theta: Vector, landscape: AbstractLandscape) -> Vector:
+        """C_jj(θ), (d,): the variance of each coordinate.
+
+        A default of its own, the diagonal of `covariance`; most models know it without a matrix.
+        """
+        return jnp.diagonal(self.covariance(theta, landscape))
 
     @abc.abstractmethod
     def diffusion(self, theta: Vector, landscape: AbstractLandscape) -> lx.AbstractLinearOperator:
@@ -90,6 +98,10 @@ class MinibatchNoise(AbstractGradientNoise):
 
     def covariance(self, theta: Vector, landscape: AbstractLandscape) -> Matrix:
         return self.factor(landscape) * landscape.gradient_covariance(theta)
+
+    def variance(self, theta: Vector, landscape: AbstractLandscape) -> Vector:
+        """c Σ_jj(θ), (d,), at the price of a gradient of each of the N examples."""
+        return self.factor(landscape) * example_variance(theta, landscape)
 
     def diffusion(self, theta: Vector, landscape: AbstractLandscape) -> lx.AbstractLinearOperator:
         root = float(np.sqrt(self.factor(landscape))) * landscape.covariance_root(theta)
@@ -174,11 +186,13 @@ class IsotropicNoise(AbstractGradientNoise):
     def scale(self, theta: Vector, landscape: AbstractLandscape) -> Scalar:
         """√(c tr Σ(θ)/d)."""
         factor = self.sampling.noise_factor(landscape.num_examples)
-        root = landscape.covariance_root(theta)
-        return jnp.sqrt(factor * jnp.sum(root**2) / theta.shape[0])
+        return jnp.sqrt(factor * jnp.mean(example_variance(theta, landscape)))
 
     def covariance(self, theta: Vector, landscape: AbstractLandscape) -> Matrix:
-        return self.scale(theta, landscape) ** 2 * jnp.eye(theta.shape[0], dtype=theta.dtype)
+        return jnp.diag(self.variance(theta, landscape))
+
+    def variance(self, theta: Vector, landscape: AbstractLandscape) -> Vector:
+        return jnp.broadcast_to(self.scale(theta, landscape) ** 2, theta.shape)
 
     def diffusion(self, theta: Vector, landscape: AbstractLandscape) -> lx.AbstractLinearOperator:
         scale = self.scale(theta, landscape)
@@ -206,12 +220,14 @@ class DiagonalNoise(AbstractGradientNoise):
 
     def scale(self, theta: Vector, landscape: AbstractLandscape) -> Vector:
         """√(c Σ_jj(θ)), (d,)."""
-        factor = self.sampling.noise_factor(landscape.num_examples)
-        root = landscape.covariance_root(theta)
-        return jnp.sqrt(factor * jnp.sum(root**2, axis=1))
+        return jnp.sqrt(self.variance(theta, landscape))
 
     def covariance(self, theta: Vector, landscape: AbstractLandscape) -> Matrix:
-        return jnp.diag(self.scale(theta, landscape) ** 2)
+        return jnp.diag(self.variance(theta, landscape))
+
+    def variance(self, theta: Vector, landscape: AbstractLandscape) -> Vector:
+        factor = self.sampling.noise_factor(landscape.num_examples)
+        return factor * example_variance(theta, landscape)
 
     def diffusion(self, theta: Vector, landscape: AbstractLandscape) -> lx.AbstractLinearOperator:
         return lx.DiagonalLinearOperator(self.scale(theta, landscape))
@@ -255,6 +271,9 @@ class HessianNoise(AbstractGradientNoise):
     def covariance(self, theta: Vector, landscape: AbstractLandscape) -> Matrix:
         root = self._root(theta, landscape)
         return root @ root.T
+
+    def variance(self, theta: Vector, landscape: AbstractLandscape) -> Vector:
+        return jnp.sum(self._root(theta, landscape) ** 2, axis=1)
 
     def diffusion(self, theta: Vector, landscape: AbstractLandscape) -> lx.AbstractLinearOperator:
         return lx.MatrixLinearOperator(self._root(theta, landscape))

@@ -54,6 +54,9 @@ class ThermalNoise(AbstractGradientNoise):
         bath = self._amplitude(theta) ** 2 * jnp.eye(theta.shape[0], dtype=theta.dtype)
         return self.noise.covariance(theta, landscape) + bath
 
+    def variance(self, theta: Vector, landscape: AbstractLandscape) -> Vector:
+        return self.noise.variance(theta, landscape) + self._amplitude(theta) ** 2
+
     def diffusion(self, theta: Vector, landscape: AbstractLandscape) -> lx.AbstractLinearOperator:
         own = self.noise.diffusion(theta, landscape).as_matrix()
         bath = self._amplitude(theta) * jnp.eye(theta.shape[0], dtype=theta.dtype)

@@ -120,7 +120,7 @@ def hand(optimizer, theta, gradient, power, steps):
         m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * power(g)
         weights = [b1 * weights[0] + 1 - b1, b2 * weights[1] + 1 - b2]
         first, second = (m / weights[0], v / weights[1]) if adam else (m, v)
-        rate, eps = float(optimizer.learning_rate), float(optimizer.epsilon)
+        rate, eps = optimizer.learning_rate.constant(), float(optimizer.epsilon)
         theta = theta - rate * first / (np.sqrt(second) + eps)
     return theta
 
@@ -135,7 +135,7 @@ def test_full_batch_is_optax(optimizer):
     land = ss.quadratic([[1.5]], [[0.0]])
     options = {"num_steps": 25, "ensemble_size": 1, "key": jr.key(0), **PLAIN}
     sde = ss.AdaptiveEquation(land, optimizer, ss.ConstantNoise(np.zeros((1, 1))), substeps=1)
-    discrete = optimizer.discrete(land, ss.WithReplacement(1))
+    discrete = ss.OptaxSGD(land, optimizer, ss.WithReplacement(1))
     found = [ss.simulate(p, jnp.ones(1), **options) for p in (sde, discrete)]
     assert found[0].time == pytest.approx(25 * 0.02**2) == found[1].time
     own = hand(optimizer, 1.0, lambda x: 1.5 * x, lambda g: g**2, 25)
@@ -157,12 +157,14 @@ def test_second_moment_of_the_equation(optimizer):
         theta, memory = jnp.ones(1), own.init(jnp.ones(1))
         noise = ss.ConstantNoise(np.array([[tiny]]))
         for _ in range(9):
-            theta, memory = own.move(theta, memory, jnp.zeros(1), 1.0, land, noise)
+            u, memory = own.direction(theta, memory, jnp.zeros(1), 1.0, land, noise)
+            theta = theta - 0.02 * u
         assert float(theta[0]) == pytest.approx(gone, rel=1e-12)
 
 
 def test_substeps_without_noise_by_hand():
-    """Euler at h = ¼: v ← v + h(1−β)(C + g² − v), θ ← θ − ηhg/(√v + ε); Adam's m and γ alike."""
+    """Steps of h = ¼: v ← v + h(1−β)(C + g² − v), θ ← θ − ηhg/(√v + ε); Adam's m and γ alike, their
+    ratio taken (1 − h)(1 − γ)/2 of the step before its end."""
     h, eta, c = 0.25, 0.3, 0.5
     land, noise = ss.quadratic([[1.5]], [[c]]), ss.ConstantNoise(np.array([[c]]))
     x, v = 1.0, 0.2
@@ -171,10 +173,12 @@ def test_substeps_without_noise_by_hand():
         g = 1.5 * x
         v = v + h * 0.4 * (c + g**2 - v)
         x = x - eta * h * g / (np.sqrt(v) + 1e-3)
-        g = 1.5 * y
+        g, before = 1.5 * y, np.array([m, one])
         m, one = m + h * 0.5 * (g - m), one + h * 0.5 * (1 - one)
         u, two = u + h * 0.2 * (c + g**2 - u), two + h * 0.2 * (1 - two)
-        y = y - eta * h * (m / one) / (np.sqrt(u / two) + 1e-3)
+        early = 0.375 * (1 - before[1])
+        middle = early * before + (1 - early) * np.array([m, one])
+        y = y - eta * h * (middle[0] / middle[1]) / (np.sqrt(u / two) + 1e-3)
     for exact, optimizer in (
         (x, ss.RMSprop(eta, 0.6, 1e-3, 0.2)),
         (y, ss.Adam(eta, 0.5, 0.8, 1e-3)),
@@ -183,7 +187,8 @@ def test_substeps_without_noise_by_hand():
         def four(theta, own=optimizer):
             memory = own.init(theta)
             for _ in range(4):
-                theta, memory = own.move(theta, memory, jnp.zeros(1), h, land, noise)
+                u, memory = own.direction(theta, memory, jnp.zeros(1), h, land, noise)
+                theta = theta - eta * h * u
             return theta
 
         assert call(four, jnp.ones(1))[0] == pytest.approx(exact, rel=1e-12)
@@ -196,15 +201,17 @@ def linear_variance(optimizer, h, c, step, count):
     adam = isinstance(optimizer, ss.Adam)
     slow = step * (1 - float(optimizer.beta1)) if adam else 1.0
     slower = step * (1 - float(optimizer.beta2 if adam else optimizer.beta))
-    eta, eps = float(optimizer.learning_rate), float(optimizer.epsilon)
+    eta, eps = optimizer.learning_rate.constant(), float(optimizer.epsilon)
     for _ in range(count):
-        v = v + slower * (c - v)
+        v, before = v + slower * (c - v), weights[0]
         weights = [w + s * (1 - w) for w, s in zip(weights, (slow, slower), strict=True)]
-        first, second = weights if adam else (1.0, 1.0)
-        scale = eta * step / first / (np.sqrt(v / second) + eps)
+        late = 1 - (1 - step) * (1 - before) / 2 if adam else 1.0  # where in a step m/γ is taken
+        first = late * weights[0] + (1 - late) * before if adam else 1.0
+        scale = eta * step / first / (np.sqrt(v / (weights[1] if adam else 1.0)) + eps)
         row = np.array([slow * h, 1 - slow])
-        chain = np.vstack([np.array([1.0, 0.0]) - scale * row, row])
-        kick = np.array([-scale, 1.0]) * slow * np.sqrt(c / step)
+        taken = late * row + (1 - late) * np.array([0.0, 1.0])
+        chain = np.vstack([np.array([1.0, 0.0]) - scale * taken, row])
+        kick = np.array([-scale * late, 1.0]) * slow * np.sqrt(c / step)
         mean, cov = chain @ mean, chain @ cov @ chain.T + np.outer(kick, kick)
     return mean[0], cov[0, 0]
 
@@ -254,15 +261,19 @@ def linear_scaled(optimizer, kappa):
     """η → κη with the memories of the square-root rule, the control."""
     own = ss.square_root_scaling(optimizer, kappa)
     fields = [float(x) for x in jax.tree.leaves(own)]
-    return type(own)(kappa * float(optimizer.learning_rate), *fields[1:], noise_dominated=True)
+    rate = kappa * optimizer.learning_rate.constant()
+    return type(own)(rate, *fields[1:], noise_dominated=True)
 
 
 def test_rules_by_their_numbers():
-    """κ = 4: η → 2η, 1−β → 4(1−β), ε → ε/2; η → κη, B → κB for SGD."""
-    adam = ss.square_root_scaling(ss.Adam(0.01, 0.95, 0.99, 1e-6), 4)
-    fields = (adam.learning_rate, adam.beta1, adam.beta2, adam.epsilon)
-    assert [float(x) for x in fields] == pytest.approx([0.02, 0.8, 0.96, 5e-7])
-    assert float(ss.square_root_scaling(ss.SignSGD(0.01), 9).learning_rate) == pytest.approx(0.03)
+    """κ = 4: η_k → 2η_{4k}, 1−β → 4(1−β), ε → ε/2, λ → 2λ; η → κη, B → κB for SGD."""
+    adam = ss.square_root_scaling(ss.Adam(0.01, 0.95, 0.99, 1e-6, 0.3), 4)
+    numbers = [float(x) for x in jax.tree.leaves(adam)]
+    assert numbers == pytest.approx([0.02, 0.8, 0.96, 5e-7, 0.6])
+    sign = ss.square_root_scaling(ss.SignSGD(0.01), 9)
+    assert sign.learning_rate.constant() == pytest.approx(0.03)
+    falling = ss.square_root_scaling(ss.RMSprop(lambda k: 0.1 / (1 + k)), 4).learning_rate
+    assert float(falling.at(3, jnp.float64)) == pytest.approx(0.2 / 13)
     assert ss.linear_scaling(0.1, 8, 4) == (0.4, 32)
     assert ss.linear_scaling(0.1, 8, 0.5) == (0.05, 4)
 
