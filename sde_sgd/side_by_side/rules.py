@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from ..dynamics.adaptive import AdaptiveEquation
+from ..dynamics.adaptive_equation import AdaptiveEquation
 from ..dynamics.base import AbstractProcess, LearningRate
 from ..dynamics.continuous import GradientFlow, ModifiedEquation
 from ..dynamics.discrete import GaussianSGD, SGD
