@@ -11,7 +11,8 @@ from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
 
 from .landscapes.base import AbstractLandscape
-from .landscapes.gradient_flow import Ending, FlowEnd, follow, follow_all, in_brief, TOLERANCE
+from .landscapes.gradient_flow import Ending, FlowEnd, follow, follow_all, TOLERANCE
+from .landscapes.in_brief import in_brief
 from .landscapes.real_arrays import as_float64
 from .theory.eyring_kramers import stationary_point, StationaryPoint
 from .types import RealLike

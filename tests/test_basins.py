@@ -48,6 +48,16 @@ def test_labels_against_a_stiff_integration(mueller, point):
     np.testing.assert_array_equal(mueller.assign([point]), [distance.argmin()])
 
 
+def test_the_flow_of_minimise_stays_in_its_basin(mueller):
+    """From points of the window the gradient flow ends in the minimum of their basin."""
+    points = np.array([[-1.5, -0.2], [0.6, -0.2], [-0.9, 0.56], [1.0, 1.5]])
+    flow = {"method": "gradient-flow", "tolerance": 1e-10}
+    ends = [mueller.landscape.minimise(p, **flow).theta for p in points]
+    labels = mueller.assign(points)
+    assert len(set(labels)) == 3
+    np.testing.assert_allclose(ends, np.asarray(mueller.minima)[labels], atol=1e-8)
+
+
 def test_both_saddles(mueller):
     """The saddles (−.822, .6243) and (.2125, .2930), each with its two neighbours."""
     found = ss.find_saddles(mueller)

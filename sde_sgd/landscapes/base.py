@@ -5,6 +5,7 @@ treat a matrix otherwise than a vector see the parameters as `unravel` gives the
 """
 
 import abc
+from typing import Any, TYPE_CHECKING
 
 import equinox as eqx
 import jax
@@ -12,9 +13,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ..draws import Draws, Stream
-from ..types import Indices, Matrix, Scalar, Vector, Weights
+from ..types import Indices, Matrix, RealLike, Scalar, Vector, Weights
 from .blocks import fitting_block, map_blocks, sum_blocks
 from .noise_forms import AbstractNoiseForm
+
+if TYPE_CHECKING:
+    from .minimise import Minimum
 
 
 class AbstractLandscape(eqx.Module):
@@ -95,6 +99,43 @@ class AbstractLandscape(eqx.Module):
     def hessian_vector_product(self, theta: Vector, vector: Vector) -> Vector:
         """∇²L(θ) v at the cost of two gradients."""
         return jax.jvp(self.gradient, (theta,), (vector,))[1]
+
+    def minimise(
+        self,
+        theta: Any,
+        *,
+        method: str = "lbfgs",
+        tolerance: RealLike = 1e-6,
+        max_steps: int = 10_000,
+        budget: RealLike | None = None,
+        progress: bool | None = None,
+    ) -> "Minimum":
+        """A minimum of L near θ, for SGD to start from, or the one below where SGD ended.
+
+        No d×d matrix is formed beyond d = 64, and examples are in memory block by block: networks
+        of 10⁵ and more parameters have room. The search is over where |∇L| is `tolerance` times
+        the gradient of one example (root mean square at the start, from eight draws), a drift that
+        is invisible beside minibatch noise; or at the rounding of θ. ∇²L is then looked at: where
+        it has a negative eigenvalue, or Newton's step is longer than √tolerance·max(1, |θ|), the
+        result says so and has not `converged`.
+
+        **Arguments:**
+
+        - `theta`: the start, (d,).
+        - `method`: "lbfgs", limited-memory BFGS; "newton-cg", Newton's method by conjugate
+          gradients in a trust region, for ill-conditioned L (a Hessian–vector product costs two
+          gradients), and what "lbfgs" goes over to where rounding ends it. Both may leave the basin
+          of the start; "gradient-flow" follows dθ/dt = −∇L(θ), dearer by far, and stays in it.
+        - `tolerance`: of |∇L|, see above; if it is below the rounding of θ that ends the search.
+        - `max_steps`: iterations of the method.
+        - `budget`: seconds, after which the best point so far comes back; so it does on Ctrl-C.
+        - `progress`: a line on stderr; None shows it on a terminal.
+
+        **Raises:** `ValueError` for a θ of another shape, or where L is not finite.
+        """
+        from .minimise import minimise
+
+        return minimise(self, theta, method, tolerance, max_steps, budget, progress)
 
 
 # Blocks by class, dimension and shapes of the data: each trace of a landscape asks for its own.

@@ -12,7 +12,8 @@ from scipy.optimize import root
 
 from sde_sgd.landscapes import compiled
 from sde_sgd.landscapes.base import AbstractLandscape
-from sde_sgd.landscapes.gradient_flow import Ending, follow_all, in_brief
+from sde_sgd.landscapes.gradient_flow import Ending, follow_all
+from sde_sgd.landscapes.in_brief import in_brief
 from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.noise.models import AbstractGradientNoise
 from sde_sgd.theory import _checks
