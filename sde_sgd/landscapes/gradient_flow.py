@@ -27,6 +27,8 @@ TOLERANCE = 1e-5
 # In units of the size of the start: where a flow has left for infinity.
 _FAR = 1e9
 _ROUNDING = 1e3
+# Flows that go on together beyond d = 64.
+_MOST_SPACES = 4
 
 
 class Ending(enum.IntEnum):
@@ -266,9 +268,15 @@ def _phi(z: Float[Array, " k"]) -> Float[Array, "4 k"]:
 _SERIES = np.array([[1 / math.factorial(j + n) for j in range(17)] for n in range(1, 5)])
 
 
-_FOLLOW = eqx.filter_jit(
-    lambda landscape, theta, tolerance: jax.vmap(lambda x: follow(landscape, x, tolerance))(theta)
-)
+@eqx.filter_jit
+def _follow_many(landscape, theta, tolerance):
+    def one(x):
+        return follow(landscape, x, tolerance)
+
+    if landscape.dimension <= MOST_MODES:
+        return jax.vmap(one)(theta)
+    # Each has a Krylov space in memory: some at a time.
+    return lax.map(one, theta, batch_size=_MOST_SPACES)
 
 
 def follow_all(
@@ -278,8 +286,8 @@ def follow_all(
     points = np.asarray(theta, np.float64)
     num, dtype = len(points), landscape.dtype
     # Padded, so that other n need no compilation.
-    room = max(32, 1 << (num - 1).bit_length())
+    room = max(1 if landscape.dimension > MOST_MODES else 32, 1 << (num - 1).bit_length())
     filled = np.concatenate([points, np.broadcast_to(points[:1], (room - num, points.shape[1]))])
-    found = _FOLLOW(landscape, jnp.asarray(filled, dtype), jnp.asarray(tolerance, dtype))
+    found = _follow_many(landscape, jnp.asarray(filled, dtype), jnp.asarray(tolerance, dtype))
     end = FlowEnd(*(np.asarray(x)[:num] for x in found))
     return end._replace(theta=end.theta.astype(float), pass_=end.pass_.astype(float))

@@ -15,8 +15,17 @@ from .base import AbstractLandscape
 MOST_MODES = 64
 
 
+# Up to this d ∇²L is formed where all of its eigenvalues are asked for.
+MOST_DENSE = 4096
+
+
 class Modes(NamedTuple):
-    """∇²L ≈ Vᵀ diag(λ) V: all of it, or its part in the Krylov space of the gradient."""
+    """∇²L ≈ Vᵀ diag(λ) V: all of it, or its part in a Krylov space.
+
+    **Fields:** `values` λ (k,), zero in a Krylov space where they are rounding; `vectors` V (k, d),
+    rows of zeros where the space has fewer dimensions than k; `flat` (k,), directions of
+    curvature zero to rounding; `size` (d,), of what is summed up to ∇²L θ.
+    """
 
     values: Float[Array, " k"]
     vectors: Float[Array, "k d"]
@@ -27,28 +36,31 @@ class Modes(NamedTuple):
     def index(self) -> Int[Array, ""]:
         return jnp.sum((self.values < 0) & ~self.flat)
 
+    @property
+    def real(self) -> Bool[Array, " k"]:
+        """Which rows are directions."""
+        return jnp.sum(self.vectors**2, axis=1) > 0.25
+
 
 def modes_at(landscape: AbstractLandscape, theta: Vector, slope: Vector) -> Modes:
     """The modes of ∇²L at θ (d,), or those in the Krylov space of the gradient `slope` (d,)."""
-    d = theta.shape[0]
-    eps = jnp.finfo(theta.dtype).eps
-    if d <= MOST_MODES:
-        hess = landscape.hessian(theta)
-        values, vectors = jnp.linalg.eigh((hess + hess.T) / 2)
-        flat = jnp.abs(values) <= 100 * d * eps * jnp.abs(values).max()
-        return Modes(values, vectors.T, flat, jnp.abs(hess) @ jnp.abs(theta))
-    basis, hess = _krylov(lambda v: landscape.hessian_vector_product(theta, v), slope)
+    if len(theta) > MOST_MODES:
+        return _modes_seen_from(landscape, theta, slope)
+    hess = landscape.hessian(theta)
+    values, vectors = jnp.linalg.eigh((hess + hess.T) / 2)
+    flat = jnp.abs(values) <= curvature_rounding(theta) * jnp.abs(values).max()
+    return Modes(values, vectors.T, flat, jnp.abs(hess) @ jnp.abs(theta))
+
+
+def _modes_seen_from(landscape: AbstractLandscape, theta: Vector, vector: Vector) -> Modes:
+    """The Ritz pairs of ∇²L in the Krylov space of a vector (d,)."""
+    basis, hess = _krylov(lambda v: landscape.hessian_vector_product(theta, v), vector)
     values, vectors = jnp.linalg.eigh(hess)
-    # Directions that the gradient does not see say nothing of the Hessian: none counts as flat.
-    size = jnp.abs(values).max() * jnp.abs(theta)
-    return Modes(values, vectors.T @ basis, jnp.zeros(MOST_MODES, bool), size)
-
-
-def falls_somewhere(landscape: AbstractLandscape, theta: Vector) -> Bool[Array, ""]:
-    """Whether ∇²L has a negative eigenvalue, one to which the gradient may be orthogonal."""
-    _, hess = _krylov(lambda v: landscape.hessian_vector_product(theta, v), _any_direction(theta))
-    values = jnp.linalg.eigvalsh(hess)
-    return values[0] < -curvature_rounding(theta) * jnp.abs(values).max()
+    most = jnp.abs(values).max()
+    small = jnp.abs(values) <= curvature_rounding(theta) * most
+    # Over a long step of the flow rounding in place of a zero would grow.
+    modes = Modes(jnp.where(small, 0, values), vectors.T @ basis, small, most * jnp.abs(theta))
+    return modes._replace(flat=small & modes.real)
 
 
 def curvature_rounding(theta: Vector) -> float:
@@ -56,7 +68,19 @@ def curvature_rounding(theta: Vector) -> float:
     return 100 * min(len(theta), MOST_MODES) * float(jnp.finfo(theta.dtype).eps)
 
 
+def falls_somewhere(landscape: AbstractLandscape, theta: Vector) -> Bool[Array, ""]:
+    """Whether ∇²L has a negative eigenvalue, one to which the gradient may be orthogonal."""
+    return (_modes_seen_from(landscape, theta, _any_direction(theta)).values < 0).any()
+
+
+def least_curvature(landscape: AbstractLandscape, theta: Vector) -> Scalar:
+    """The smallest eigenvalue of ∇²L at θ (d,), beyond d = 64 as Lanczos' method sees it."""
+    modes = modes_at(landscape, theta, _any_direction(theta))
+    return jnp.where(modes.real, modes.values, jnp.inf).min()
+
+
 def _any_direction(theta: Vector) -> Vector:
+    """A direction (d,) that no symmetry of L singles out."""
     return jnp.asarray(np.random.default_rng(0).normal(size=len(theta)), theta.dtype)
 
 
@@ -76,24 +100,41 @@ class Surroundings(NamedTuple):
 def surroundings(landscape: AbstractLandscape, theta: Vector) -> Surroundings:
     """The curvature at θ (d,), at the cost of a Hessian or, beyond d = 64, of 128 products."""
     slope = landscape.gradient(theta)
+
+    def seen_from(vector):
+        modes = modes_at(landscape, theta, vector)
+        smallest = jnp.where(modes.real, modes.values, jnp.inf).min()
+        largest = jnp.where(modes.real, modes.values, -jnp.inf).max()
+        return smallest, largest, newton_length(modes, modes.vectors @ slope)
+
     if len(theta) <= MOST_MODES:
-        modes = modes_at(landscape, theta, slope)
-        newton = newton_length(modes, modes.vectors @ slope)
-        return Surroundings(modes.values.min(), modes.values.max(), newton)
-    # Of the gradient, for Newton's step, and of any direction, which no symmetry can hide.
-    bases, hessians = lax.map(
-        lambda v: _krylov(lambda u: landscape.hessian_vector_product(theta, u), v),
-        jnp.stack([slope, _any_direction(theta)]),
-    )
-    values, vectors = jnp.linalg.eigh(hessians)
-    seen = jnp.swapaxes(vectors, 1, 2) @ bases
-    # A space that is smaller than its basis is filled up with zeros: they are no directions.
-    filled = jnp.linalg.norm(seen, axis=2) < 0.5
-    modes = Modes(values[0], seen[0], filled[0], jnp.abs(theta))
-    return Surroundings(
-        jnp.where(filled, jnp.inf, values).min(),
-        jnp.where(filled, -jnp.inf, values).max(),
-        newton_length(modes, modes.vectors @ slope),
+        return Surroundings(*seen_from(slope))
+    smallest, largest, newton = lax.map(seen_from, jnp.stack([slope, _any_direction(theta)]))
+    return Surroundings(smallest.min(), largest.max(), newton[0])
+
+
+def refuse_many_dimensions(what: str, dimension: int) -> None:
+    """Raises where a Hessian would have to be formed that is too large, with the way out."""
+    if dimension > MOST_DENSE:
+        raise ValueError(
+            f"{what} forms the Hessian, and with d = {dimension} that is "
+            f"{8 * dimension**2 / 1e9:.3g} GB; d = {MOST_DENSE} is the most. Without it "
+            f"landscape.minimise(θ) finds a minimum, ss.hessian_eigenvalues its curvatures, and "
+            f"ss.label_by_nearest(minima, radius) tells which minimum is near."
+        )
+
+
+def flat_directions(eigenvalues: Float[np.ndarray, " d"], dtype: Any) -> str:
+    """How many eigenvalues (d,) of a Hessian are zero to rounding, in words; "" for none."""
+    size, largest = len(eigenvalues), float(np.abs(eigenvalues).max())
+    limit = 100 * size * float(jnp.finfo(dtype).eps) * largest
+    flat = int((np.abs(eigenvalues) <= limit).sum())
+    if not flat:
+        return ""
+    return (
+        f"{flat} of the {size} eigenvalues of the Hessian are zero to rounding (below "
+        f"{limit:.2g}; the largest is {largest:.3g}), flat directions in which nothing is "
+        f"isolated: add l2, or tell minima by distance with ss.label_by_nearest"
     )
 
 
