@@ -283,7 +283,7 @@ def _near(a: np.ndarray, b: np.ndarray, width: float) -> bool:
 def _positive(name: str, value: RealLike) -> float:
     number = float(value)
     if not (np.isfinite(number) and number > 0):
-        raise ValueError(f"{name} must be a finite number > 0, got {value!r}.")
+        raise ValueError(f"{name} must be a finite number > 0, got {in_brief(value)}.")
     return number
 
 
@@ -307,7 +307,7 @@ def label_by_nearest(centres: ArrayLike, radius: RealLike = np.inf) -> Callable:
         raise ValueError(f"centres must be (m, d), got shape {places.shape}.")
     reach = float(radius)
     if not reach > 0:
-        raise ValueError(f"radius must be > 0, got {radius!r}.")
+        raise ValueError(f"radius must be > 0, got {in_brief(radius)}.")
 
     def label(theta):
         distance = jnp.linalg.norm(places.astype(theta.dtype) - theta, axis=1)

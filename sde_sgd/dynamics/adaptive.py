@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ..draws import Draws
 from ..landscapes.base import AbstractLandscape
+from ..landscapes.in_brief import in_brief
 from ..landscapes.validate import check_non_negative, check_positive
 from ..noise.models import AbstractGradientNoise
 from ..noise.sampling import AbstractSampling
@@ -319,7 +320,8 @@ class AdaptiveEquation(AbstractProcess):
         check_part("noise", noise, AbstractGradientNoise, "such as MinibatchNoise(sampling)")
         if not isinstance(optimizer, AbstractAdaptive):
             raise ValueError(
-                f"The SDE of {optimizer!r} is not known. Known are those of ss.Adam, ss.RMSprop "
+                f"The SDE of "
+                f"{in_brief(optimizer)} is not known. Known are those of ss.Adam, ss.RMSprop "
                 f"and ss.SignSGD (their `optax()` is the discrete optimiser), of SGD "
                 f"(ss.ModifiedEquation), of heavy ball (ss.UnderdampedEquation) and of "
                 f"sharpness-aware minimisation (ss.SAMEquation)."

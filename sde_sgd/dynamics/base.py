@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ..draws import Draws
 from ..landscapes.base import AbstractLandscape
+from ..landscapes.in_brief import in_brief
 from ..landscapes.real_arrays import as_real
 from ..types import Positions, Scalar, Vector
 
@@ -105,13 +106,13 @@ class AbstractProcess(eqx.Module):
 def check_part(name: str, value: Any, kind: type, example: str) -> None:
     """Raises unless `value` is of the kind of module that belongs there."""
     if not isinstance(value, kind):
-        raise ValueError(f"{name} must be {example}; got {value!r}.")
+        raise ValueError(f"{name} must be {example}; got {in_brief(value)}.")
 
 
 def check_whole(name: str, value: Any) -> int:
     """An integer ≥ 1."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"{name} must be an integer ≥ 1; got {value!r}.")
+        raise ValueError(f"{name} must be an integer ≥ 1; got {in_brief(value)}.")
     return int(value)
 
 
@@ -119,7 +120,7 @@ def check_fraction(name: str, value: Any) -> Scalar:
     """A number in [0, 1), as an array."""
     number = as_real(name, value, jnp.result_type(float))
     if number.shape != () or not 0 <= float(number) < 1:
-        raise ValueError(f"{name} must be a number in [0, 1); got {value}.")
+        raise ValueError(f"{name} must be a number in [0, 1); got {in_brief(value)}.")
     return number
 
 
@@ -135,7 +136,7 @@ class LearningRate(eqx.Module):
 
     def __init__(self, rate: Any):
         if rate is None or isinstance(rate, str):
-            raise ValueError(f"learning_rate must be a number or a schedule; got {rate!r}.")
+            raise ValueError(f"learning_rate must be a number or a schedule; got {in_brief(rate)}.")
         if hasattr(rate, "init") and hasattr(rate, "update"):
             raise ValueError("learning_rate is an optax optimiser: give it to ss.OptaxSGD.")
         self.schedule = rate if callable(rate) else None
@@ -145,7 +146,7 @@ class LearningRate(eqx.Module):
         self.value = None if callable(rate) else initial
         first = float(initial)
         if not np.isfinite(first) or (first <= 0 and self.schedule is None) or first < 0:
-            raise ValueError(f"learning_rate must be a finite number > 0; got {first}.")
+            raise ValueError(f"learning_rate must be a finite number > 0; got {in_brief(first)}.")
 
     def at(self, iteration, dtype) -> Float[Array, ""]:
         """η_k in a dtype."""

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from ..draws import Draws
+from ..landscapes.in_brief import in_brief
 from ..landscapes.real_arrays import real_output
 from ..types import Alive, Positions
 
@@ -84,7 +85,9 @@ def check_schedule(name: str, burn_in: int, every: int, num_steps: int) -> None:
     """burn_in ≥ 0 and every ≥ 1 integers that leave at least one iteration to measure."""
     for label, value, least in (("burn_in", burn_in, 0), ("every", every, 1)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise ValueError(f"{name}: {label} must be an integer ≥ {least}; got {value!r}.")
+            raise ValueError(
+                f"{name}: {label} must be an integer ≥ {least}; got {in_brief(value)}."
+            )
     if burn_in + every > num_steps:
         raise ValueError(
             f"{name} starts after burn_in={burn_in} iterations and measures every {every}; a run "

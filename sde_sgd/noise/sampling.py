@@ -10,6 +10,7 @@ from jaxtyping import Array, Int, PyTree
 
 from ..draws import Draws, scale_to, Stream
 from ..landscapes.base import AbstractLandscape
+from ..landscapes.in_brief import in_brief
 
 # Floyd's algorithm compares each new index with all others, B² in all; beyond B² = 128 N
 # sorting N random keys is cheaper (measured on a CPU: .13 ns a comparison, 25 ns a key).
@@ -219,7 +220,7 @@ def _subset_third_factor(num_examples: int | None, batch: int) -> float:
 
 def _check_batch_size(batch: int) -> None:
     if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
-        raise ValueError(f"batch_size must be an integer ≥ 1; got {batch!r}.")
+        raise ValueError(f"batch_size must be an integer ≥ 1; got {in_brief(batch)}.")
 
 
 def _check_subset(sampling: AbstractSampling, landscape: AbstractLandscape) -> None:

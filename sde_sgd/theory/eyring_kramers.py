@@ -200,7 +200,8 @@ def _isotropic(landscape, diffusion, learning_rate, low, high) -> float:
         tensors = [eta / 2 * covariance(theta) for theta in along]
     elif learning_rate is not None:
         raise ValueError(
-            f"learning_rate={learning_rate} goes with a noise model; diffusion={diffusion!r} is "
+            f"learning_rate={learning_rate} goes with a noise model; diffusion="
+            f"{in_brief(diffusion)} is "
             f"already D = ηC/2."
         )
     else:
@@ -213,7 +214,7 @@ def _isotropic(landscape, diffusion, learning_rate, low, high) -> float:
             )
     d = float(np.trace(tensors[0])) / len(low)
     if not np.isfinite(d) or d <= 0:
-        raise ValueError(f"diffusion must be positive, got D={d!r}.")
+        raise ValueError(f"diffusion must be positive, got D={in_brief(d)}.")
     for theta, tensor in zip(along, tensors, strict=True):
         off = np.abs(tensor - d * np.eye(len(low))).max()
         if off > _SAME * d:
