@@ -23,28 +23,38 @@ Observe: TypeAlias = Callable[[Any, Positions, Positions, Any], Any]
 class AbstractProcess(eqx.Module):
     """Moves all members of an ensemble by one SGD iteration at a time.
 
-    Every leaf of a state has the members first, and members never meet: any slice of a
-    state is the state of those members.
+    A process of your own has a field `landscape` and the method `step`; those below it are
+    defaults, for a process without memory beside θ and without a schedule that depends on k:
+
+    - `step(state, draws, observe, carry)`: the state after one iteration, and what
+      `observe(carry, before, after, jnp.uint32(j))` gave after each solver step j, θ before and
+      after (members, d). Random numbers are `draws.normal((n,), stream, dtype)`, (members, n),
+      at substep j `draws.at(substep=j)`.
+    - `init` and `position`, if the state is more than θ (members, d): every leaf has the members
+      first, and members never meet, so that any slice of a state is the state of those members.
+    - `time(k)`, if t is not counted in iterations; `substeps`, if there are solver steps;
+      `restartable = True`, for refill and splitting, if a member may begin at any iteration.
+
+    ```python
+    class NoisyDescent(ss.AbstractProcess):
+        "θ ← θ − η(∇L(θ) + σξ_k), ξ_k standard normal."
+
+        landscape: ss.AbstractLandscape
+        learning_rate: float
+        noise: float
+
+        def step(self, state, draws, observe, carry):
+            xi = draws.normal(state.shape[1:], ss.Stream.NOISE, state.dtype)
+            gradient = jax.vmap(self.landscape.gradient)(state)
+            after = state - self.learning_rate * (gradient + self.noise * xi)
+            return after, observe(carry, state, after, jnp.uint32(0))
+
+        def time(self, iterations):
+            return self.learning_rate * iterations
+    ```
     """
 
     landscape: eqx.AbstractVar[AbstractLandscape]
-
-    @property
-    @abc.abstractmethod
-    def substeps(self) -> int:
-        """Solver steps in one iteration; 1 for discrete processes."""
-
-    @property
-    @abc.abstractmethod
-    def restartable(self) -> bool:
-        """Whether a member may be put back to its start at any iteration.
-
-        False where a member's law depends on the common clock (learning-rate schedules).
-        """
-
-    @abc.abstractmethod
-    def init(self, theta: Positions, draws: Draws) -> PyTree[Array]:
-        """The state that starts at θ, (members, d)."""
 
     @abc.abstractmethod
     def step(
@@ -52,15 +62,32 @@ class AbstractProcess(eqx.Module):
     ) -> tuple[PyTree[Array], Any]:
         """One iteration; `carry` goes through `observe` after every solver step."""
 
-    @abc.abstractmethod
+    def init(self, theta: Positions, draws: Draws) -> PyTree[Array]:
+        """The state that starts at θ, (members, d); by default θ itself."""
+        return theta
+
     def position(self, state: PyTree[Array]) -> Positions:
-        """θ of every member, (members, d)."""
+        """θ of every member, (members, d); by default the state itself."""
+        return state
 
-    @abc.abstractmethod
+    @property
+    def substeps(self) -> int:
+        """Solver steps in one iteration; 1 for discrete processes, and by default."""
+        return 1
+
+    @property
+    def restartable(self) -> bool:
+        """Whether a member may be put back to its start at any iteration.
+
+        False where a member's law depends on the common clock (learning-rate schedules), and by
+        default.
+        """
+        return False
+
     def time(self, iterations: np.ndarray) -> np.ndarray:
-        """Physical time of iterations k (integers, any shape): η k, or Σ_{j<k} η_j."""
+        """Physical time of iterations k (integers, any shape): η k, Σ_{j<k} η_j; by default k."""
+        return np.asarray(iterations, float)
 
-    @abc.abstractmethod
     def check(self) -> None:
         """Raises `ValueError` for a process that cannot run, before time is spent."""
 

@@ -27,6 +27,10 @@ class AbstractLandscape(eqx.Module):
     Conventions: L is a *mean* loss; Σ(θ) is the covariance of the gradient of one
     example, 1/N-normalised; a batch gradient has covariance c Σ, c the factor of the
     sampling scheme.
+
+    A landscape of your own derives from `AbstractFiniteSum` (examples in memory: two methods) or
+    `AbstractPopulation` (fresh examples: five), whose docstrings show one; an energy without
+    examples is `Potential(energy, noise_covariance)`, a network `EmpiricalRisk`.
     """
 
     @property
@@ -145,13 +149,30 @@ _BLOCKS: dict[tuple, int] = {}
 class AbstractFiniteSum(AbstractLandscape):
     """L(θ) = (1/N) Σ_i ℓ_i(θ).
 
-    A subclass gives `data` (leading axis N on every leaf) and `losses(theta, data)`, the
-    losses of any slice of it. Everything else follows from one vector–Jacobian product,
-    Jᵀw with J the N×d Jacobian of the example losses; `noise_form` says how ∇L and minibatch
-    noise come about: `ExampleWeights()` serves any finite sum, others know a shorter way.
+    A subclass gives `data` (leading axis N on every leaf), `dimension` d and
+    `losses(theta, data)`, the losses (n,) of any n rows of it at θ (d,). Everything else follows
+    from one vector–Jacobian product, Jᵀw with J the N×d Jacobian of the example losses;
+    `noise_form` says how ∇L and minibatch noise come about: `ExampleWeights()` serves any finite
+    sum, others know a shorter way. `dtype` is that of the first floating array of `data`.
 
     Losses, weighted gradients and all that follows from them hold `example_block` examples in
     memory at a time, so that N is bounded by the data and not by a network's activations.
+
+    ```python
+    class PoissonRegression(ss.AbstractFiniteSum):
+        "ℓ_i(θ) = exp(x_i·θ) − y_i x_i·θ."
+
+        data: tuple[jax.Array, jax.Array]
+        noise_form: ss.AbstractNoiseForm = ss.ExampleWeights()
+
+        @property
+        def dimension(self):
+            return self.data[0].shape[1]
+
+        def losses(self, theta, data):
+            inputs, counts = data
+            return jnp.exp(inputs @ theta) - counts * (inputs @ theta)
+    ```
     """
 
     data: eqx.AbstractVar[PyTree[Array]]
@@ -160,6 +181,10 @@ class AbstractFiniteSum(AbstractLandscape):
     @abc.abstractmethod
     def losses(self, theta: Vector, data: PyTree[Array]) -> Weights:
         """ℓ_i(θ) for the examples in `data`, (n,)."""
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        return next(x.dtype for x in jax.tree.leaves(self.data) if eqx.is_inexact_array(x))
 
     @property
     def num_examples(self) -> int:
@@ -263,9 +288,37 @@ class AbstractFiniteSum(AbstractLandscape):
 class AbstractPopulation(AbstractLandscape):
     """A landscape known through its population: every step sees fresh examples.
 
-    A subclass gives `loss`, `covariance_root`, `example_loss` and `draw_examples` in closed
-    form. There is no N and there are no example weights.
+    A subclass gives `dimension` d, `loss` L(θ), `example_loss` ℓ(θ; x), `covariance_root` R(θ)
+    (d, k) with R Rᵀ = Σ(θ), and `draw_examples`, B fresh ones for each member, (members, B, ...).
+    There is no N and there are no example weights. k is d (`noise_dimension`) and `dtype` JAX's
+    default floating dtype, unless you write them.
+
+    ```python
+    class NoisyMean(ss.AbstractPopulation):
+        "ℓ(θ; x) = ½(θ − x)², x standard normal, d = 1: L(θ) = ½θ² + ½, Σ(θ) = 1."
+        dimension = 1
+
+        def loss(self, theta):
+            return 0.5 * jnp.sum(theta**2) + 0.5
+
+        def example_loss(self, theta, example):
+            return 0.5 * jnp.sum((theta - example) ** 2)
+
+        def covariance_root(self, theta):
+            return jnp.eye(1, dtype=theta.dtype)
+
+        def draw_examples(self, draws, batch_size):
+            return draws.normal((batch_size, 1), ss.Stream.BATCH, self.dtype)
+    ```
     """
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        return jnp.dtype(jnp.result_type(float))
+
+    @property
+    def noise_dimension(self) -> int:
+        return self.dimension
 
     @abc.abstractmethod
     def example_loss(self, theta: Vector, example: PyTree[Array]) -> Scalar:

@@ -21,7 +21,24 @@ from ..landscapes.real_arrays import as_float64
 class AbstractDriving(eqx.Module):
     """The increments of Z over solver steps, for one member at a time.
 
-    `gaussian`: whether Z is a Gaussian process.
+    A driving process of your own says whether it is `gaussian`, its `roughness`, its memory at
+    the start (`init`, None for independent increments) and its `increment` (size,) over a step of
+    `time_step` iterations, in units in which white noise has the variance `time_step`.
+
+    ```python
+    class CoinTosses(ss.AbstractDriving):
+        "Independent increments ±√Δs, as weak schemes draw them."
+
+        gaussian: ClassVar[bool] = False
+        roughness = 1.0
+
+        def init(self, draws, size, dtype):
+            return None
+
+        def increment(self, memory, draws, size, time_step, dtype):
+            heads = draws.uniform((size,), ss.Stream.TWO_POINT, dtype) < 0.5
+            return None, time_step**0.5 * jnp.where(heads, 1, -1).astype(dtype)
+    ```
     """
 
     gaussian: eqx.AbstractClassVar[bool]

@@ -169,7 +169,8 @@ def _check_process(process: Any) -> None:
     if not process.restartable:
         raise ValueError(
             f"splitting clones members at any age, and this {type(process).__name__} depends on "
-            f"the common clock (a learning-rate schedule): take a constant learning rate."
+            f"the common clock (a learning-rate schedule), or does not say that it is "
+            f"`restartable`: take a constant learning rate."
         )
     if getattr(process, "increments", "gaussian") == "two_point":
         raise ValueError(
