@@ -113,7 +113,6 @@ def check_carry(name: str, measure: AbstractMeasure, process: Any) -> None:
     alive = jax.ShapeDtypeStruct((members,), bool)
     clock = jax.ShapeDtypeStruct((), jnp.uint32)
     identity = jax.ShapeDtypeStruct((members,), jnp.uint32)
-    tick = Tick(clock, clock, Draws(STREAM_KEYS, identity, clock, clock))
     carry = eqx.filter_eval_shape(measure.init, theta)
     for path, leaf in jax.tree_util.tree_leaves_with_path(carry):
         place = jax.tree_util.keystr(path)
@@ -127,7 +126,12 @@ def check_carry(name: str, measure: AbstractMeasure, process: Any) -> None:
                 f"{told}: every array of the carry has the members first, and of {members} members "
                 f"init gives carry{place} of shape {leaf.shape}: add up over members in result."
             )
-    moved = eqx.filter_eval_shape(measure.update, carry, theta, theta, tick, alive)
+
+    def update(carry, theta, alive, clock, identity, streams):
+        tick = Tick(clock, clock, Draws(streams, identity, clock, clock))
+        return measure.update(carry, theta, theta, tick, alive)
+
+    moved = eqx.filter_eval_shape(update, carry, theta, alive, clock, identity, STREAM_KEYS)
     _check_same(f"{told}: update", carry, moved)
     ends = eqx.filter_eval_shape(measure.finished, carry)
     if ends is not None and (ends.shape, ends.dtype) != ((members,), jnp.dtype(bool)):
