@@ -133,8 +133,8 @@ def flat_directions(eigenvalues: Float[np.ndarray, " d"], dtype: Any) -> str:
         return ""
     return (
         f"{flat} of the {size} eigenvalues of the Hessian are zero to rounding (below "
-        f"{limit:.2g}; the largest is {largest:.3g}), flat directions in which nothing is "
-        f"isolated: add l2, or tell minima by distance with ss.label_by_nearest"
+        f"{limit:.2g}; the largest is {largest:.3g}), flat directions in which there is no "
+        f"isolated minimum: add l2, or tell minima by distance with ss.label_by_nearest"
     )
 
 
