@@ -8,6 +8,7 @@ import pytest
 from scipy.integrate import solve_ivp
 
 import sde_sgd as ss
+from sde_sgd.landscapes.in_brief import in_brief
 
 GRID = np.stack(np.meshgrid(np.linspace(-1.2, 1.1, 6), np.linspace(-0.3, 1.8, 6)), -1).reshape(
     -1, 2
@@ -46,6 +47,16 @@ def test_labels_against_a_stiff_integration(mueller, point):
     distance = np.linalg.norm(np.asarray(mueller.minima) - path.y[:, -1], axis=1)
     assert distance.min() < 1e-3
     np.testing.assert_array_equal(mueller.assign([point]), [distance.argmin()])
+
+
+def test_the_flow_of_minimise_stays_in_its_basin(mueller):
+    """From points of the window the gradient flow ends in the minimum of their basin."""
+    points = np.array([[-1.5, -0.2], [0.6, -0.2], [-0.9, 0.56], [1.0, 1.5]])
+    flow = {"method": "gradient-flow", "tolerance": 1e-10}
+    ends = [mueller.landscape.minimise(p, **flow).theta for p in points]
+    labels = mueller.assign(points)
+    assert len(set(labels)) == 3
+    np.testing.assert_allclose(ends, np.asarray(mueller.minima)[labels], atol=1e-8)
 
 
 def test_both_saddles(mueller):
@@ -122,3 +133,29 @@ def test_label_by_nearest():
     assert [int(label(p)) for p in points] == [0, 1, -1, -1]
     with pytest.raises(ValueError, match="radius"):
         ss.label_by_nearest([[0.0]], radius=0.0)
+
+
+def test_a_hessian_that_cannot_be_formed_is_refused():
+    """d = 10⁵ parameters: 80 GB, refused at once, with the ways out in one line."""
+    landscape = ss.LeastSquares(np.ones((2, 100_000)), np.ones(2))
+    start = np.zeros(100_000)
+    for search in (
+        lambda: ss.find_basins(landscape, start[None]),
+        lambda: ss.theory.stationary_point(landscape, start),
+    ):
+        with pytest.raises(ValueError, match="80 GB.*4096.*minimise.*label_by_nearest") as raised:
+            search()
+        assert len(str(raised.value)) < 400 and "\n" not in str(raised.value)
+
+
+def test_values_in_brief():
+    """What a user handed over is told in one short line, whatever it is."""
+    large = np.arange(100_000.0)
+    told = "[0, 1, 2, 3, 4, 5, …] (d = 100000)"
+    assert in_brief(large) == in_brief(list(large)) == in_brief(jnp.asarray(large)) == told
+    assert in_brief(large.reshape(100, 1000)) == "[0, 1, 2, 3, 4, 5, …] (shape (100, 1000))"
+    assert in_brief([1.0, 2.5]) == "[1, 2.5]" and in_brief(np.float64(0.5)) == "np.float64(0.5)"
+    assert in_brief(jnp.asarray(0.5)) == "0.5" and in_brief(True) == "True"
+    assert in_brief("adam") == "'adam'" and in_brief(None) == "None"
+    assert in_brief(ss.double_well(0.1)) == "a Potential"
+    assert len(in_brief({i: large for i in range(9)})) < 100

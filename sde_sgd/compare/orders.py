@@ -18,6 +18,8 @@ from sde_sgd.simulate.engine import simulate
 from sde_sgd.theory.orders import fit_order, OrderFit
 from sde_sgd.types import Key
 
+from ..landscapes.in_brief import in_brief
+
 
 class WeakError(eqx.Module):
     """E f(SDE) − E f(SGD) at one learning rate and time.
@@ -76,7 +78,7 @@ def weak_error(
     """
     if not 2 <= levels <= 6:
         raise ValueError(
-            f"levels must be 2, ..., 6 solver steps to extrapolate from; got {levels}."
+            f"levels must be 2, ..., 6 solver steps to extrapolate from; got {in_brief(levels)}."
         )
     if sde.weak_order is None:
         raise ValueError(

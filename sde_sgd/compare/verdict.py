@@ -12,6 +12,8 @@ from sde_sgd.compare._text import number, score, text_table, with_error
 from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.measure.estimate import Estimate
 
+from ..landscapes.in_brief import in_brief
+
 Verdict: TypeAlias = Literal["agrees", "disagrees", "inconclusive"]
 Values: TypeAlias = ArrayLike | Sequence[Any]
 _VERDICTS: tuple[Verdict, ...] = ("agrees", "inconclusive", "disagrees")  # by severity
@@ -110,9 +112,11 @@ def sidak_threshold(
     **Raises:** `ValueError` unless 0 < failure_rate < 1 and num_entries ≥ 1.
     """
     if not 0 < failure_rate < 1:
-        raise ValueError(f"failure_rate must lie strictly between 0 and 1; got {failure_rate}.")
+        raise ValueError(
+            f"failure_rate must lie strictly between 0 and 1; got {in_brief(failure_rate)}."
+        )
     if num_entries < 1:
-        raise ValueError(f"num_entries must be at least 1; got {num_entries}.")
+        raise ValueError(f"num_entries must be at least 1; got {in_brief(num_entries)}.")
     tail = -np.expm1(np.log1p(-failure_rate) / num_entries) / 2
     if np.isinf(degrees_of_freedom):
         return float(-special.ndtri(tail))
@@ -180,7 +184,9 @@ def compare(
             "without error: use Estimate.from_samples(one row per independent member)."
         )
     if expected not in _AS_EXPECTED:
-        raise ValueError(f"expected must be one of {sorted(_AS_EXPECTED)}; got {expected!r}.")
+        raise ValueError(
+            f"expected must be one of {sorted(_AS_EXPECTED)}; got {in_brief(expected)}."
+        )
     value, error = _real(measured.value, "measured"), measured.standard_error
     if value.size == 0:
         raise ValueError(f"measured has shape {value.shape}: there is nothing to compare.")
@@ -302,7 +308,8 @@ def _resolution(
         )
     if not (np.isfinite(width).all() and (width > 0).all()):
         raise ValueError(
-            f"resolution must be positive and finite; got {resolution}. It is the smallest "
+            f"resolution must be positive and finite; got "
+            f"{in_brief(resolution)}. It is the smallest "
             "difference that matters; leave it out to look for any difference."
         )
     return np.broadcast_to(width, shape)
@@ -315,7 +322,7 @@ def _bias(bias: Values, shape: tuple[int, ...]) -> Float[np.ndarray, "..."]:
             f"measured has shape {shape} and bias {offset.shape}; give a scalar or equal shapes."
         )
     if not (np.isfinite(offset).all() and (offset >= 0).all()):
-        raise ValueError(f"bias must be a finite bound ≥ 0; got {bias}.")
+        raise ValueError(f"bias must be a finite bound ≥ 0; got {in_brief(bias)}.")
     return np.broadcast_to(offset, shape)
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Array, PyTree
 
 from ..draws import Draws
 from ..landscapes.base import AbstractLandscape
+from ..landscapes.in_brief import in_brief
 from ..noise.models import AbstractGradientNoise
 from ..types import Positions
 from ._steps import standard_normal, step_members
@@ -62,8 +63,8 @@ class AdaptiveEquation(AbstractProcess):
         check_part("noise", noise, AbstractGradientNoise, "such as MinibatchNoise(sampling)")
         if not isinstance(optimizer, AbstractAdaptive):
             raise ValueError(
-                f"The SDE of {optimizer!r} is not known. Known are those of ss.Adam, ss.RMSprop "
-                f"and ss.SignSGD (ss.OptaxSGD takes the same object), of SGD "
+                f"The SDE of {in_brief(optimizer)} is not known. Known are those of "
+                f"ss.Adam, ss.RMSprop and ss.SignSGD (ss.OptaxSGD takes the same object), of SGD "
                 f"(ss.ModifiedEquation), of heavy ball (ss.UnderdampedEquation) and of "
                 f"sharpness-aware minimisation (ss.SAMEquation)."
             )

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ..draws import Draws
 from ..landscapes.base import AbstractLandscape
+from ..landscapes.in_brief import in_brief
 from ..landscapes.real_arrays import as_real
 from ..types import Positions, Scalar, Vector
 
@@ -22,28 +23,38 @@ Observe: TypeAlias = Callable[[Any, Positions, Positions, Any], Any]
 class AbstractProcess(eqx.Module):
     """Moves all members of an ensemble by one SGD iteration at a time.
 
-    Every leaf of a state has the members first, and members never meet: any slice of a
-    state is the state of those members.
+    A process of your own has a field `landscape` and the method `step`; those below it are
+    defaults, for a process without memory beside θ and without a schedule that depends on k:
+
+    - `step(state, draws, observe, carry)`: the state after one iteration, and what
+      `observe(carry, before, after, jnp.uint32(j))` gave after each solver step j, θ before and
+      after (members, d). Random numbers are `draws.normal((n,), stream, dtype)`, (members, n),
+      at substep j `draws.at(substep=j)`.
+    - `init` and `position`, if the state is more than θ (members, d): every leaf has the members
+      first, and members never meet, so that any slice of a state is the state of those members.
+    - `time(k)`, if t is not counted in iterations; `substeps`, if there are solver steps;
+      `restartable = True`, for refill and splitting, if a member may begin at any iteration.
+
+    ```python
+    class NoisyDescent(ss.AbstractProcess):
+        "θ ← θ − η(∇L(θ) + σξ_k), ξ_k standard normal."
+
+        landscape: ss.AbstractLandscape
+        learning_rate: float
+        noise: float
+
+        def step(self, state, draws, observe, carry):
+            xi = draws.normal(state.shape[1:], ss.Stream.NOISE, state.dtype)
+            gradient = jax.vmap(self.landscape.gradient)(state)
+            after = state - self.learning_rate * (gradient + self.noise * xi)
+            return after, observe(carry, state, after, jnp.uint32(0))
+
+        def time(self, iterations):
+            return self.learning_rate * iterations
+    ```
     """
 
     landscape: eqx.AbstractVar[AbstractLandscape]
-
-    @property
-    @abc.abstractmethod
-    def substeps(self) -> int:
-        """Solver steps in one iteration; 1 for discrete processes."""
-
-    @property
-    @abc.abstractmethod
-    def restartable(self) -> bool:
-        """Whether a member may be put back to its start at any iteration.
-
-        False where a member's law depends on the common clock (learning-rate schedules).
-        """
-
-    @abc.abstractmethod
-    def init(self, theta: Positions, draws: Draws) -> PyTree[Array]:
-        """The state that starts at θ, (members, d)."""
 
     @abc.abstractmethod
     def step(
@@ -51,20 +62,37 @@ class AbstractProcess(eqx.Module):
     ) -> tuple[PyTree[Array], Any]:
         """One iteration; `carry` goes through `observe` after every solver step."""
 
-    @abc.abstractmethod
-    def position(self, state: PyTree[Array]) -> Positions:
-        """θ of every member, (members, d)."""
+    def init(self, theta: Positions, draws: Draws) -> PyTree[Array]:
+        """The state that starts at θ, (members, d); by default θ itself."""
+        return theta
 
-    @abc.abstractmethod
+    def position(self, state: PyTree[Array]) -> Positions:
+        """θ of every member, (members, d); by default the state itself."""
+        return state
+
+    @property
+    def substeps(self) -> int:
+        """Solver steps in one iteration; 1 for discrete processes, and by default."""
+        return 1
+
+    @property
+    def restartable(self) -> bool:
+        """Whether a member may be put back to its start at any iteration.
+
+        False where a member's law depends on the common clock (learning-rate schedules), and by
+        default.
+        """
+        return False
+
     def time(self, iterations: np.ndarray) -> np.ndarray:
-        """Physical time of iterations k (integers, any shape): η k, or Σ_{j<k} η_j."""
+        """Physical time of iterations k (integers, any shape): η k, Σ_{j<k} η_j; by default k."""
+        return np.asarray(iterations, float)
 
     @property
     def clock(self) -> str:
         """What `time` counts, in symbols; a default of its own, that of SGD."""
         return "t = ηk"
 
-    @abc.abstractmethod
     def check(self) -> None:
         """Raises `ValueError` for a process that cannot run, before time is spent."""
 
@@ -110,13 +138,13 @@ class AbstractProcess(eqx.Module):
 def check_part(name: str, value: Any, kind: type, example: str) -> None:
     """Raises unless `value` is of the kind of module that belongs there."""
     if not isinstance(value, kind):
-        raise ValueError(f"{name} must be {example}; got {value!r}.")
+        raise ValueError(f"{name} must be {example}; got {in_brief(value)}.")
 
 
 def check_whole(name: str, value: Any) -> int:
     """An integer ≥ 1."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"{name} must be an integer ≥ 1; got {value!r}.")
+        raise ValueError(f"{name} must be an integer ≥ 1; got {in_brief(value)}.")
     return int(value)
 
 
@@ -124,7 +152,7 @@ def check_fraction(name: str, value: Any) -> Scalar:
     """A number in [0, 1), as an array."""
     number = as_real(name, value, jnp.result_type(float))
     if number.shape != () or not 0 <= float(number) < 1:
-        raise ValueError(f"{name} must be a number in [0, 1); got {value}.")
+        raise ValueError(f"{name} must be a number in [0, 1); got {in_brief(value)}.")
     return number
 
 
@@ -140,7 +168,7 @@ class LearningRate(eqx.Module):
 
     def __init__(self, rate: Any):
         if rate is None or isinstance(rate, str):
-            raise ValueError(f"learning_rate must be a number or a schedule; got {rate!r}.")
+            raise ValueError(f"learning_rate must be a number or a schedule; got {in_brief(rate)}.")
         if hasattr(rate, "init") and hasattr(rate, "update"):
             raise ValueError("learning_rate is an optax optimiser: give it to ss.OptaxSGD.")
         self.schedule = rate if callable(rate) else None
@@ -150,7 +178,7 @@ class LearningRate(eqx.Module):
         self.value = None if callable(rate) else initial
         first = float(initial)
         if not np.isfinite(first) or (first <= 0 and self.schedule is None) or first < 0:
-            raise ValueError(f"learning_rate must be a finite number > 0; got {first}.")
+            raise ValueError(f"learning_rate must be a finite number > 0; got {in_brief(first)}.")
 
     def at(self, iteration, dtype) -> Float[Array, ""]:
         """η_k in a dtype."""

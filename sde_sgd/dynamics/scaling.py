@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..landscapes.in_brief import in_brief
 from ..types import RealLike
 from .adaptive import AbstractAdaptive
 
@@ -64,7 +65,8 @@ def square_root_scaling(optimizer: Any, kappa: RealLike) -> AbstractAdaptive:
     """
     if not isinstance(optimizer, AbstractAdaptive):
         raise ValueError(
-            f"square_root_scaling is for ss.Adam, ss.RMSprop and ss.SignSGD; got {optimizer!r}. "
+            f"square_root_scaling is for ss.Adam, ss.RMSprop and ss.SignSGD; got "
+            f"{in_brief(optimizer)}. "
             f"For SGD there is ss.linear_scaling."
         )
     kappa = _kappa("kappa", kappa)
@@ -82,5 +84,5 @@ def square_root_scaling(optimizer: Any, kappa: RealLike) -> AbstractAdaptive:
 def _kappa(name: str, value: RealLike) -> float:
     number = float(value)
     if not 0 < number < np.inf:
-        raise ValueError(f"{name} must be a finite number > 0; got {value}.")
+        raise ValueError(f"{name} must be a finite number > 0; got {in_brief(value)}.")
     return number

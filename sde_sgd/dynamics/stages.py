@@ -10,6 +10,7 @@ from jax import lax
 
 from ..draws import Draws
 from ..landscapes.base import AbstractLandscape
+from ..landscapes.in_brief import in_brief
 from ..types import Positions
 from .base import AbstractProcess, Observe
 
@@ -35,7 +36,7 @@ class Stages(AbstractProcess):
     def __init__(self, processes: Sequence[AbstractProcess], lengths: Sequence[int]):
         self.processes = tuple(processes)
         if not self.processes or not all(isinstance(p, AbstractProcess) for p in self.processes):
-            raise ValueError(f"Stages needs processes such as ss.SGD; got {processes!r}.")
+            raise ValueError(f"Stages needs processes such as ss.SGD; got {in_brief(processes)}.")
         if len(lengths) != len(self.processes) or any(int(n) != n or n < 1 for n in lengths):
             raise ValueError(
                 f"lengths must be {len(self.processes)} integers ≥ 1, one a process; got "

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from ..landscapes.in_brief import in_brief
 from ..landscapes.real_arrays import as_float64
 from ..simulate.run import Run
 from ..theory.identification import extrapolation_weights
@@ -73,7 +74,8 @@ def _of_run(run: Run, time_step: Any) -> Trajectories:
         )
     if time_step is not None:
         raise ValueError(
-            f"A Run knows its times: leave out time_step (got {time_step!r}), or pass the array "
+            f"A Run knows its times: leave out time_step (got "
+            f"{in_brief(time_step)}), or pass the array "
             f"run.records[1]."
         )
     steps, positions = run.records
@@ -114,7 +116,7 @@ def increments(
     """
     for name, value in (("lag", lag), ("num_lags", num_lags)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be an integer ≥ 1, in records; got {value!r}.")
+            raise ValueError(f"{name} must be an integer ≥ 1, in records; got {in_brief(value)}.")
     count = len(data.values) - lag * num_lags
     if count < 1:
         raise ValueError(
@@ -161,7 +163,7 @@ def _check_lag(found: Increments, advice: str) -> None:
 def _spacing(time_step: Any) -> float:
     spacing = float(time_step)
     if not np.isfinite(spacing) or spacing <= 0:
-        raise ValueError(f"time_step must be finite and > 0; got {time_step!r}.")
+        raise ValueError(f"time_step must be finite and > 0; got {in_brief(time_step)}.")
     return spacing
 
 

@@ -6,6 +6,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
+from ..landscapes.in_brief import in_brief
 from ..landscapes.real_arrays import as_float64
 from ..measure.estimate import Estimate
 from ._data import increments, relaxation_time, trajectories
@@ -95,7 +96,7 @@ def identify_kramers_moyal(
     where, width, degree = _numbers(points, bandwidth, degree)
     if correction not in ("naive", "centred", "extrapolated"):
         raise ValueError(
-            f'correction must be "naive", "centred" or "extrapolated"; got {correction!r}.'
+            f'correction must be "naive", "centred" or "extrapolated"; got {in_brief(correction)}.'
         )
     count = num_lags if correction == "extrapolated" else 1
     found = increments(
@@ -189,7 +190,9 @@ def _numbers(points: Any, bandwidth: Any, degree: Any) -> tuple[np.ndarray, floa
         raise ValueError(f"points must be finite numbers (P,); got shape {where.shape}.")
     width = float(bandwidth)
     if not np.isfinite(width) or width <= 0:
-        raise ValueError(f"bandwidth must be finite and > 0, in units of x; got {bandwidth!r}.")
+        raise ValueError(
+            f"bandwidth must be finite and > 0, in units of x; got {in_brief(bandwidth)}."
+        )
     if isinstance(degree, bool) or degree not in (0, 1, 2, 3):
-        raise ValueError(f"degree must be 0, 1, 2 or 3; got {degree!r}.")
+        raise ValueError(f"degree must be 0, 1, 2 or 3; got {in_brief(degree)}.")
     return where, width, int(degree)

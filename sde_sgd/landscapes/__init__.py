@@ -26,6 +26,7 @@ from .matrix_populations import (
     LinearTeacherStudent,
     symmetric_noise_covariance,
 )
+from .minimise import Minimum
 from .noise_forms import AbstractNoiseForm, ExampleWeights
 from .population import PopulationLeastSquares
 from .potentials import (
@@ -57,6 +58,7 @@ __all__ = [
     "LeastSquares",
     "LinearTeacherStudent",
     "LogisticRegression",
+    "Minimum",
     "MuellerBrownEnergy",
     "PopulationLeastSquares",
     "Potential",

@@ -5,6 +5,7 @@ treat a matrix otherwise than a vector see the parameters as `unravel` gives the
 """
 
 import abc
+from typing import Any, TYPE_CHECKING
 
 import equinox as eqx
 import jax
@@ -12,10 +13,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ..draws import Draws, Stream
-from ..types import Indices, Matrix, Scalar, Vector, Weights
+from ..types import Indices, Matrix, RealLike, Scalar, Vector, Weights
 from .blocks import fitting_block, map_blocks, sum_blocks
 from .convolutions import channels_last
 from .noise_forms import AbstractNoiseForm
+
+if TYPE_CHECKING:
+    from .minimise import Minimum
 
 
 class AbstractLandscape(eqx.Module):
@@ -24,6 +28,10 @@ class AbstractLandscape(eqx.Module):
     Conventions: L is a *mean* loss; Σ(θ) is the covariance of the gradient of one
     example, 1/N-normalised; a batch gradient has covariance c Σ, c the factor of the
     sampling scheme.
+
+    A landscape of your own derives from `AbstractFiniteSum` (examples in memory: two methods) or
+    `AbstractPopulation` (fresh examples: five), whose docstrings show one; an energy without
+    examples is `Potential(energy, noise_covariance)`, a network `EmpiricalRisk`.
     """
 
     @property
@@ -97,6 +105,43 @@ class AbstractLandscape(eqx.Module):
         """∇²L(θ) v at the cost of two gradients."""
         return jax.jvp(self.gradient, (theta,), (vector,))[1]
 
+    def minimise(
+        self,
+        theta: Any,
+        *,
+        method: str = "lbfgs",
+        tolerance: RealLike = 1e-6,
+        max_steps: int = 10_000,
+        budget: RealLike | None = None,
+        progress: bool | None = None,
+    ) -> "Minimum":
+        """A minimum of L near θ, for SGD to start from, or the one below where SGD ended.
+
+        No d×d matrix is formed beyond d = 64, and examples are in memory block by block: networks
+        of 10⁵ and more parameters have room. The search is over where |∇L| is `tolerance` times
+        the gradient of one example (root mean square at the start, from eight draws), a drift that
+        is invisible beside minibatch noise; or at the rounding of θ. ∇²L is then looked at: where
+        it has a negative eigenvalue, or Newton's step is longer than √tolerance·max(1, |θ|), the
+        result says so and has not `converged`.
+
+        **Arguments:**
+
+        - `theta`: the start, (d,).
+        - `method`: "lbfgs", limited-memory BFGS; "newton-cg", Newton's method by conjugate
+          gradients in a trust region, for ill-conditioned L (a Hessian–vector product costs two
+          gradients), and what "lbfgs" goes over to where rounding ends it. Both may leave the basin
+          of the start; "gradient-flow" follows dθ/dt = −∇L(θ), dearer by far, and stays in it.
+        - `tolerance`: of |∇L|, see above; if it is below the rounding of θ that ends the search.
+        - `max_steps`: iterations of the method.
+        - `budget`: seconds, after which the best point so far comes back; so it does on Ctrl-C.
+        - `progress`: a line on stderr; None shows it on a terminal.
+
+        **Raises:** `ValueError` for a θ of another shape, or where L is not finite.
+        """
+        from .minimise import minimise
+
+        return minimise(self, theta, method, tolerance, max_steps, budget, progress)
+
 
 # Blocks by class, dimension and shapes of the data: each trace of a landscape asks for its own.
 _BLOCKS: dict[tuple, int] = {}
@@ -105,13 +150,30 @@ _BLOCKS: dict[tuple, int] = {}
 class AbstractFiniteSum(AbstractLandscape):
     """L(θ) = (1/N) Σ_i ℓ_i(θ).
 
-    A subclass gives `data` (leading axis N on every leaf) and `losses(theta, data)`, the
-    losses of any slice of it. Everything else follows from one vector–Jacobian product,
-    Jᵀw with J the N×d Jacobian of the example losses; `noise_form` says how ∇L and minibatch
-    noise come about: `ExampleWeights()` serves any finite sum, others know a shorter way.
+    A subclass gives `data` (leading axis N on every leaf), `dimension` d and
+    `losses(theta, data)`, the losses (n,) of any n rows of it at θ (d,). Everything else follows
+    from one vector–Jacobian product, Jᵀw with J the N×d Jacobian of the example losses;
+    `noise_form` says how ∇L and minibatch noise come about: `ExampleWeights()` serves any finite
+    sum, others know a shorter way. `dtype` is that of the first floating array of `data`.
 
     Losses, weighted gradients and all that follows from them hold `example_block` examples in
     memory at a time, so that N is bounded by the data and not by a network's activations.
+
+    ```python
+    class PoissonRegression(ss.AbstractFiniteSum):
+        "ℓ_i(θ) = exp(x_i·θ) − y_i x_i·θ."
+
+        data: tuple[jax.Array, jax.Array]
+        noise_form: ss.AbstractNoiseForm = ss.ExampleWeights()
+
+        @property
+        def dimension(self):
+            return self.data[0].shape[1]
+
+        def losses(self, theta, data):
+            inputs, counts = data
+            return jnp.exp(inputs @ theta) - counts * (inputs @ theta)
+    ```
     """
 
     data: eqx.AbstractVar[PyTree[Array]]
@@ -120,6 +182,10 @@ class AbstractFiniteSum(AbstractLandscape):
     @abc.abstractmethod
     def losses(self, theta: Vector, data: PyTree[Array]) -> Weights:
         """ℓ_i(θ) for the examples in `data`, (n,)."""
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        return next(x.dtype for x in jax.tree.leaves(self.data) if eqx.is_inexact_array(x))
 
     @property
     def num_examples(self) -> int:
@@ -234,9 +300,37 @@ class AbstractFiniteSum(AbstractLandscape):
 class AbstractPopulation(AbstractLandscape):
     """A landscape known through its population: every step sees fresh examples.
 
-    A subclass gives `loss`, `covariance_root`, `example_loss` and `draw_examples` in closed
-    form. There is no N and there are no example weights.
+    A subclass gives `dimension` d, `loss` L(θ), `example_loss` ℓ(θ; x), `covariance_root` R(θ)
+    (d, k) with R Rᵀ = Σ(θ), and `draw_examples`, B fresh ones for each member, (members, B, ...).
+    There is no N and there are no example weights. k is d (`noise_dimension`) and `dtype` JAX's
+    default floating dtype, unless you write them.
+
+    ```python
+    class NoisyMean(ss.AbstractPopulation):
+        "ℓ(θ; x) = ½(θ − x)², x standard normal, d = 1: L(θ) = ½θ² + ½, Σ(θ) = 1."
+        dimension = 1
+
+        def loss(self, theta):
+            return 0.5 * jnp.sum(theta**2) + 0.5
+
+        def example_loss(self, theta, example):
+            return 0.5 * jnp.sum((theta - example) ** 2)
+
+        def covariance_root(self, theta):
+            return jnp.eye(1, dtype=theta.dtype)
+
+        def draw_examples(self, draws, batch_size):
+            return draws.normal((batch_size, 1), ss.Stream.BATCH, self.dtype)
+    ```
     """
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        return jnp.dtype(jnp.result_type(float))
+
+    @property
+    def noise_dimension(self) -> int:
+        return self.dimension
 
     @abc.abstractmethod
     def example_loss(self, theta: Vector, example: PyTree[Array]) -> Scalar:

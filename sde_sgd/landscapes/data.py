@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
 from ..types import Key, RealLike
+from .in_brief import in_brief
 from .real_arrays import as_real
 from .validate import check_covariance, check_non_negative
 
@@ -170,7 +171,7 @@ def digits_regression(
     elif targets == "label":
         train, test = _standardise(*labels)
     else:
-        raise ValueError(f'targets must be "parity" or "label"; got {targets!r}.')
+        raise ValueError(f'targets must be "parity" or "label"; got {in_brief(targets)}.')
     real = data.inputs.dtype
     return data._replace(
         targets=jnp.asarray(train, real),
@@ -253,7 +254,7 @@ def random_labels(
     if num_classes is None:
         return jr.permutation(key, targets)
     if num_classes < 2:
-        raise ValueError(f"random_labels needs num_classes ≥ 2; got {num_classes}.")
+        raise ValueError(f"random_labels needs num_classes ≥ 2; got {in_brief(num_classes)}.")
     return jr.randint(key, targets.shape, 0, num_classes, jnp.int32)
 
 
@@ -262,7 +263,7 @@ class _Split:
 
     def __init__(self, test_fraction: float, seed: int, dtype):
         if not 0 <= test_fraction < 1:
-            raise ValueError(f"test_fraction must be in [0, 1); got {test_fraction}.")
+            raise ValueError(f"test_fraction must be in [0, 1); got {in_brief(test_fraction)}.")
         self.test_fraction, self.seed = test_fraction, seed
         self.dtype = jnp.result_type(float) if dtype is None else dtype
 
@@ -293,11 +294,13 @@ def _images(
     """Chosen classes of flat `pixels` in [0, 1], split, scaled and laid out."""
     kept = list(range(10) if classes is None else classes)
     if len(set(kept)) != len(kept) or len(kept) < 2 or not set(kept) <= set(range(10)):
-        raise ValueError(f"classes must be at least two different digits 0…9; got {classes}.")
+        raise ValueError(
+            f"classes must be at least two different digits 0…9; got {in_brief(classes)}."
+        )
     if scaling not in ("standard", "unit"):
-        raise ValueError(f'scaling must be "standard" or "unit"; got {scaling!r}.')
+        raise ValueError(f'scaling must be "standard" or "unit"; got {in_brief(scaling)}.')
     if layout not in ("flat", "images"):
-        raise ValueError(f'layout must be "flat" or "images"; got {layout!r}.')
+        raise ValueError(f'layout must be "flat" or "images"; got {in_brief(layout)}.')
     if layout == "images" and principal_directions is not None:
         raise ValueError('principal_directions are no images: leave layout="flat".')
     chosen = np.isin(digit, kept)
@@ -323,7 +326,9 @@ def _standardise(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.nd
 def _project(train: np.ndarray, test: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Both on the first k principal directions of `train`, the first of standard deviation 1."""
     if not 1 <= k <= min(train.shape):
-        raise ValueError(f"principal_directions must be in 1…{min(train.shape)}; got {k}.")
+        raise ValueError(
+            f"principal_directions must be in 1…{min(train.shape)}; got {in_brief(k)}."
+        )
     mean = train.mean(axis=0)
     _, singular, rows = np.linalg.svd(train - mean, full_matrices=False)
     # The sign of a singular vector is arbitrary: its largest entry is made positive.

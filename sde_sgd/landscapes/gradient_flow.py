@@ -19,15 +19,16 @@ from numpy.typing import ArrayLike
 
 from ..types import RealLike, Scalar, Vector
 from .base import AbstractLandscape
+from .modes import falls_somewhere, Modes, modes_at, MOST_MODES, newton_length
 
 MOST_STEPS = 16384
 # Of the error of a step, relative to its length.
 TOLERANCE = 1e-5
 # In units of the size of the start: where a flow has left for infinity.
 _FAR = 1e9
-# Up to here ∇²L is formed in every step; beyond, its part in a Krylov space of this dimension.
-_MOST_MODES = 64
 _ROUNDING = 1e3
+# Flows that go on together beyond d = 64.
+_MOST_SPACES = 4
 
 
 class Ending(enum.IntEnum):
@@ -58,12 +59,6 @@ _REASONS = {
 }
 
 
-def in_brief(theta: Float[Any, " d"]) -> str:
-    """θ for a message of one line: all of it up to six numbers, else the first ones."""
-    shown = ", ".join(f"{x:.6g}" for x in np.asarray(theta)[:6])
-    return f"[{shown}]" if len(theta) <= 6 else f"[{shown}, …] (d = {len(theta)})"
-
-
 class FlowEnd(NamedTuple):
     """Where a flow ended; of many flows, with a leading axis (n,).
 
@@ -78,7 +73,9 @@ class FlowEnd(NamedTuple):
     pass_: Float[Any, "*n d"]
 
 
-class _State(NamedTuple):
+class FlowState(NamedTuple):
+    """A flow on its way, from `begin_flow`; `follow_some` moves it on."""
+
     theta: Vector
     gradient: Vector
     step: Scalar
@@ -90,7 +87,7 @@ class _State(NamedTuple):
     shortest: Scalar
 
 
-_RUNNING = -1
+RUNNING = -1
 
 
 @eqx.filter_jit  # so that a label which several parts of a run ask for is traced once
@@ -111,23 +108,66 @@ def follow(
 
     **Source:** exprb43 of Hochbruck, Ostermann, Schweitzer, SIAM J. Numer. Anal. 47 (2009) 786.
     """
-    dtype, start = theta.dtype, theta
+    state = follow_some(landscape, begin_flow(landscape, theta), theta, tolerance, centres, radii)
+    ending = jnp.where(state.ending == RUNNING, Ending.UNFINISHED, state.ending)
+    if len(theta) > MOST_MODES:
+        falls = (ending == Ending.MINIMUM) & falls_somewhere(landscape, state.theta)
+        ending = jnp.where(falls, Ending.SADDLE, ending)
+    return FlowEnd(
+        state.theta, ending.astype(jnp.int32), jnp.linalg.norm(state.gradient), state.pass_
+    )
+
+
+def begin_flow(landscape: AbstractLandscape, theta: Vector) -> FlowState:
+    """A flow at its start θ (d,)."""
+    slope = landscape.gradient(theta)
+    begin = jnp.where(jnp.isfinite(slope).all(), RUNNING, Ending.NOT_FINITE)
+    infinity = jnp.asarray(jnp.inf, theta.dtype)
+    return FlowState(
+        theta,
+        slope,
+        jnp.ones((), theta.dtype),
+        jnp.zeros((), jnp.int32),
+        infinity,
+        jnp.zeros((), theta.dtype),
+        begin.astype(jnp.int32),
+        jnp.full_like(theta, jnp.nan),
+        infinity,
+    )
+
+
+def follow_some(
+    landscape: AbstractLandscape,
+    state: FlowState,
+    start: Vector,
+    tolerance: RealLike | Scalar,
+    centres: Float[Array, "m d"] | None = None,
+    radii: Float[Array, " m"] | None = None,
+    most: int | Int[Array, ""] = MOST_STEPS,
+    still: RealLike | Scalar | None = None,
+) -> FlowState:
+    """A flow from `start` (d,) moved on until it ends or has made `most` steps in all.
+
+    Other arguments as `follow`; with `still` also until |∇L| is as small as this, which is no
+    ending.
+    """
+    dtype = start.dtype
     eps = float(jnp.finfo(dtype).eps)
     tol = jnp.maximum(jnp.asarray(tolerance, dtype), 100 * eps)
     longest = math.sqrt(float(jnp.finfo(dtype).max))
 
-    def advance(state: _State) -> _State:
+    def advance(state: FlowState) -> FlowState:
         place, slope = state.theta, state.gradient
-        modes = _modes(landscape, place, slope)
+        modes = modes_at(landscape, place, slope)
         size = jnp.maximum(1, jnp.linalg.norm(place))
         newton, rest = _at_rest(modes, place, slope, size, eps, state.newton, state.step)
         # Newton's step is short at a singularity too, such as that of √x, but there ∇L grows.
         length = jnp.linalg.norm(slope)
         rest &= (length < state.steepest) | (state.num_steps == 0)
-        ending = jnp.where(rest, _kind(modes), _RUNNING)
+        ending = jnp.where(rest, _kind(modes), RUNNING)
         ending = jnp.where(jnp.isfinite(modes.values).all(), ending, Ending.NOT_FINITE)
         far = jnp.linalg.norm(place - start) > _FAR * (1 + jnp.linalg.norm(start))
-        ending = jnp.where((ending == _RUNNING) & far, Ending.AWAY, ending)
+        ending = jnp.where((ending == RUNNING) & far, Ending.AWAY, ending)
         if centres is not None:
             near = jnp.linalg.norm(centres - place, axis=1) <= radii
             ending = jnp.where(near.any(), Ending.MINIMUM, ending)
@@ -148,9 +188,9 @@ def follow(
         allowed = tol * jnp.minimum(jnp.linalg.norm(move), each) + _ROUNDING * eps * unsure
         ratio = jnp.max(jnp.abs(error) / allowed)
         finite = jnp.isfinite(gradient).all() & jnp.isfinite(ratio)
-        accepted = finite & (ratio <= 1) & (ending == _RUNNING)
+        accepted = finite & (ratio <= 1) & (ending == RUNNING)
         factor = jnp.where(finite, jnp.clip(0.9 * (ratio + 1e-30) ** (-1 / 3), 0.1, 8.0), 0.1)
-        return _State(
+        return FlowState(
             jnp.where(accepted, after, place),
             jnp.where(accepted, gradient, slope),
             step * factor,
@@ -162,103 +202,17 @@ def follow(
             jnp.where(passing, newton, state.shortest),
         )
 
-    slope = landscape.gradient(theta)
-    begin = jnp.where(jnp.isfinite(slope).all(), _RUNNING, Ending.NOT_FINITE)
-    infinity = jnp.asarray(jnp.inf, dtype)
-    state = _State(
-        theta,
-        slope,
-        jnp.ones((), dtype),
-        jnp.zeros((), jnp.int32),
-        infinity,
-        jnp.zeros((), dtype),
-        begin.astype(jnp.int32),
-        jnp.full_like(theta, jnp.nan),
-        infinity,
-    )
-    state = lax.while_loop(
-        lambda s: (s.ending == _RUNNING) & (s.num_steps < MOST_STEPS), advance, state
-    )
-    ending = jnp.where(state.ending == _RUNNING, Ending.UNFINISHED, state.ending)
-    if len(theta) > _MOST_MODES:
-        falls = (ending == Ending.MINIMUM) & _falls_somewhere(landscape, state.theta)
-        ending = jnp.where(falls, Ending.SADDLE, ending)
-    return FlowEnd(
-        state.theta, ending.astype(jnp.int32), jnp.linalg.norm(state.gradient), state.pass_
-    )
+    def under_way(state: FlowState) -> Bool[Array, ""]:
+        going = (state.ending == RUNNING) & (state.num_steps < most)
+        return going if still is None else going & (jnp.linalg.norm(state.gradient) > still)
+
+    return lax.while_loop(under_way, advance, state)
 
 
-class _Modes(NamedTuple):
-    """∇²L ≈ Vᵀ diag(λ) V: all of it, or its part in the Krylov space of the gradient."""
-
-    values: Float[Array, " k"]
-    vectors: Float[Array, "k d"]
-    flat: Bool[Array, " k"]
-    size: Float[Array, " d"]
-
-    @property
-    def index(self) -> Int[Array, ""]:
-        return jnp.sum((self.values < 0) & ~self.flat)
-
-
-def _modes(landscape: AbstractLandscape, theta: Vector, slope: Vector) -> _Modes:
-    d = theta.shape[0]
-    eps = jnp.finfo(theta.dtype).eps
-    if d <= _MOST_MODES:
-        hess = landscape.hessian(theta)
-        values, vectors = jnp.linalg.eigh((hess + hess.T) / 2)
-        flat = jnp.abs(values) <= 100 * d * eps * jnp.abs(values).max()
-        return _Modes(values, vectors.T, flat, jnp.abs(hess) @ jnp.abs(theta))
-    basis, hess = _krylov(lambda v: landscape.hessian_vector_product(theta, v), slope)
-    values, vectors = jnp.linalg.eigh(hess)
-    # Directions that the gradient does not see say nothing of the Hessian: none counts as flat.
-    size = jnp.abs(values).max() * jnp.abs(theta)
-    return _Modes(values, vectors.T @ basis, jnp.zeros(_MOST_MODES, bool), size)
-
-
-def _falls_somewhere(landscape: AbstractLandscape, theta: Vector) -> Bool[Array, ""]:
-    """Whether ∇²L has a negative eigenvalue, one to which the gradient may be orthogonal."""
-    direction = np.random.default_rng(0).normal(size=len(theta))
-    _, hess = _krylov(
-        lambda v: landscape.hessian_vector_product(theta, v), jnp.asarray(direction, theta.dtype)
-    )
-    values = jnp.linalg.eigvalsh(hess)
-    rounding = 100 * len(theta) * jnp.finfo(theta.dtype).eps
-    return values[0] < -rounding * jnp.abs(values).max()
-
-
-def _krylov(product, vector: Vector) -> tuple[Float[Array, "k d"], Float[Array, "k k"]]:
-    """Orthonormal rows that span v, Hv, …, H^{k−1}v, and H between them (Lanczos)."""
-    k = _MOST_MODES
-
-    def extend(i, carry):
-        basis, images, v = carry
-        image = product(v)
-        basis, images = basis.at[i].set(v), images.at[i].set(image)
-        rest = image
-        for _ in range(2):  # once more, against rounding
-            rest = rest - basis.T @ (basis @ rest)
-        return basis, images, _unit(rest, jnp.linalg.norm(image))
-
-    zero = jnp.zeros((k, len(vector)), vector.dtype)
-    begin = _unit(vector, jnp.zeros((), vector.dtype))
-    basis, images, _ = lax.fori_loop(0, k, extend, (zero, zero, begin))
-    hess = basis @ images.T
-    return basis, (hess + hess.T) / 2
-
-
-def _unit(vector: Vector, scale: Scalar) -> Vector:
-    """v/|v|, or zero for a v that is the rounding of something of size `scale`."""
-    length = jnp.linalg.norm(vector)
-    real = length > 1e2 * jnp.finfo(vector.dtype).eps * scale
-    return jnp.where(real, vector / jnp.where(length > 0, length, 1), 0)
-
-
-def _at_rest(modes: _Modes, theta, slope, size, eps, before, step):
+def _at_rest(modes: Modes, theta, slope, size, eps, before, step):
     """|(∇²L)⁻¹∇L| without flat directions, and whether the flow is at rest."""
     inside = modes.vectors @ slope
-    curved = jnp.where(modes.flat | (modes.values == 0), 1.0, modes.values)
-    newton = jnp.linalg.norm(jnp.where(modes.flat, 0, inside / curved))
+    newton = newton_length(modes, inside)
     along = jnp.linalg.norm(jnp.where(modes.flat, inside, 0))
     still = newton <= _ROUNDING * eps * size
     # A full Newton step that did not halve the next one: the gradient is rounding.
@@ -267,13 +221,13 @@ def _at_rest(modes: _Modes, theta, slope, size, eps, before, step):
     return newton, still & (along <= _ROUNDING * eps * jnp.linalg.norm(modes.size))
 
 
-def _kind(modes: _Modes) -> Int[Array, ""]:
+def _kind(modes: Modes) -> Int[Array, ""]:
     return jnp.where(
         modes.index > 0, Ending.SADDLE, jnp.where(modes.flat.any(), Ending.FLAT, Ending.MINIMUM)
     )
 
 
-def _step(landscape, modes: _Modes, theta, slope, h):
+def _step(landscape, modes: Modes, theta, slope, h):
     """The move of one step of exprb43, its difference to the embedded method of order 3, and φ₁."""
     z = -h * modes.values
     one, _, three, four = _phi(z)
@@ -314,9 +268,15 @@ def _phi(z: Float[Array, " k"]) -> Float[Array, "4 k"]:
 _SERIES = np.array([[1 / math.factorial(j + n) for j in range(17)] for n in range(1, 5)])
 
 
-_FOLLOW = eqx.filter_jit(
-    lambda landscape, theta, tolerance: jax.vmap(lambda x: follow(landscape, x, tolerance))(theta)
-)
+@eqx.filter_jit
+def _follow_many(landscape, theta, tolerance):
+    def one(x):
+        return follow(landscape, x, tolerance)
+
+    if landscape.dimension <= MOST_MODES:
+        return jax.vmap(one)(theta)
+    # Each has a Krylov space in memory: some at a time.
+    return lax.map(one, theta, batch_size=_MOST_SPACES)
 
 
 def follow_all(
@@ -326,8 +286,8 @@ def follow_all(
     points = np.asarray(theta, np.float64)
     num, dtype = len(points), landscape.dtype
     # Padded, so that other n need no compilation.
-    room = max(32, 1 << (num - 1).bit_length())
+    room = max(1 if landscape.dimension > MOST_MODES else 32, 1 << (num - 1).bit_length())
     filled = np.concatenate([points, np.broadcast_to(points[:1], (room - num, points.shape[1]))])
-    found = _FOLLOW(landscape, jnp.asarray(filled, dtype), jnp.asarray(tolerance, dtype))
+    found = _follow_many(landscape, jnp.asarray(filled, dtype), jnp.asarray(tolerance, dtype))
     end = FlowEnd(*(np.asarray(x)[:num] for x in found))
     return end._replace(theta=end.theta.astype(float), pass_=end.pass_.astype(float))

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ..types import Matrix, RealLike, Scalar, Vector, Weights
 from .base import AbstractFiniteSum
+from .in_brief import in_brief
 from .noise_forms import ConstantRoot
 from .real_arrays import as_real
 from .validate import check_covariance, check_finite, check_positive, check_symmetric
@@ -301,6 +302,7 @@ def _asymmetry(value, dtype) -> Array:
     array = as_real("asymmetry", value, dtype)
     if array.shape != () or not bool(jnp.abs(array) < 1):
         raise ValueError(
-            f"asymmetry must be a number in (-1, 1), where there are two minima; got {value}."
+            f"asymmetry must be a number in (-1, 1), where there are two minima; got "
+            f"{in_brief(value)}."
         )
     return array

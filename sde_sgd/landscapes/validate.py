@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from .in_brief import in_brief
 from .real_arrays import as_real, real_values
 
 # Relative asymmetry and negative eigenvalues that pass as rounding of a float32 computation.
@@ -59,7 +60,7 @@ def check_labels(labels: Any, num_classes: Any) -> tuple[Array, int]:
             )
         num_classes = len(found)
     if isinstance(num_classes, bool) or not isinstance(num_classes, int | np.integer):
-        raise ValueError(f"num_classes must be an integer ≥ 2; got {num_classes!r}.")
+        raise ValueError(f"num_classes must be an integer ≥ 2; got {in_brief(num_classes)}.")
     if num_classes < 2 or (found and not 0 <= found[0] <= found[-1] < num_classes):
         raise ValueError(
             f"labels must lie in [0, num_classes), num_classes ≥ 2; got labels {_listed(found)} "
@@ -88,7 +89,7 @@ def check_non_negative(name: str, value, dtype) -> Array:
     """A finite scalar ≥ 0 in the landscape's dtype."""
     array = as_real(name, value, dtype)
     if array.shape != () or not 0 <= float(array) < np.inf:
-        raise ValueError(f"{name} must be a finite number ≥ 0; got {value}.")
+        raise ValueError(f"{name} must be a finite number ≥ 0; got {in_brief(value)}.")
     return array
 
 
@@ -96,7 +97,7 @@ def check_positive(name: str, value, dtype=None) -> Array:
     """A finite scalar > 0."""
     array = as_real(name, value, dtype)
     if array.shape != () or not 0 < float(array) < np.inf:
-        raise ValueError(f"{name} must be a finite number > 0; got {value}.")
+        raise ValueError(f"{name} must be a finite number > 0; got {in_brief(value)}.")
     return array
 
 

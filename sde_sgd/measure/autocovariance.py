@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array
 
+from ..landscapes.in_brief import in_brief
 from ..types import Alive, Positions
 from .base import AbstractMeasure, add_compensated, check_schedule, due, evaluate, Tick
 from .estimate import Estimate
@@ -145,10 +146,11 @@ class Autocovariance(AbstractMeasure):
         rising = all(a < b for a, b in zip(chosen, chosen[1:], strict=False))
         if list(chosen) != list(lags) or len(chosen) < 2 or chosen[0] != 0 or not rising:
             raise ValueError(
-                f"Autocovariance needs increasing lags from 0 on, two at least; got {chosen}."
+                f"Autocovariance needs increasing lags from 0 on, two at least; got "
+                f"{in_brief(chosen)}."
             )
         if any(lag % max(int(every), 1) for lag in chosen):
-            raise ValueError(f"Lags must be multiples of every={every}; got {chosen}.")
+            raise ValueError(f"Lags must be multiples of every={every}; got {in_brief(chosen)}.")
         self.of, self.lags, self.burn_in, self.every = of, chosen, burn_in, every
         self.increments = increments
 

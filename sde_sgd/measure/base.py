@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from ..draws import Draws
+from ..draws import Draws, STREAM_KEYS
+from ..landscapes.in_brief import in_brief
 from ..landscapes.real_arrays import real_output
 from ..types import Alive, Positions
 
@@ -30,17 +31,33 @@ class Tick(eqx.Module):
 class AbstractMeasure(eqx.Module):
     """Watches an ensemble while it runs and keeps what it needs, never the trajectory.
 
-    Every leaf of the carry has the members first; only `result` crosses members.
+    A measure of your own has three methods; those below them are defaults for the rest.
+
+    - `init(theta)`: the carry at k = 0 from θ (members, d): one array or a tree of them, the
+      members first on each.
+    - `update(carry, before, after, tick, alive)`: the carry after a step from θ `before` to θ
+      `after`, (members, d), of the same shapes and dtypes; members that are not `alive`
+      (members,) have diverged, and what is kept of them is not used.
+    - `result(carry, alive, process)`: what was measured, from NumPy's arrays of all members: here
+      alone members meet. Times are iterations, `process.time(k)` is t.
+
+    ```python
+    class LargestStep(ss.AbstractMeasure):
+        "The mean over members of max_k |θ_{k+1} − θ_k|."
+
+        def init(self, theta):
+            return jnp.zeros(theta.shape[0], theta.dtype)
+
+        def update(self, carry, before, after, tick, alive):
+            return jnp.maximum(carry, jnp.linalg.norm(after - before, axis=1))
+
+        def result(self, carry, alive, process):
+            return ss.Estimate.from_samples(carry[alive])
+    ```
     """
 
-    watches: eqx.AbstractClassVar[Literal["iterations", "substeps"]]
-
-    @abc.abstractmethod
-    def check(self, process: Any, num_steps: int) -> None:
-        """Raises `ValueError` if this measure makes no sense for a process or a length."""
-
-    def check_start(self, theta: Positions) -> None:
-        """Raises `ValueError` for starts (members, d) that make no sense; most do."""
+    watches: ClassVar[Literal["iterations", "substeps"]] = "iterations"
+    """Whether `update` follows every iteration, or every solver step of one."""
 
     @abc.abstractmethod
     def init(self, theta: Positions) -> PyTree[Array]:
@@ -53,24 +70,95 @@ class AbstractMeasure(eqx.Module):
         """The carry after one iteration (or solver step) of all members."""
 
     @abc.abstractmethod
-    def finished(self, carry: PyTree[Array]) -> Alive | None:
-        """Members of which nothing more is wanted; None if that never happens.
-
-        They may be put back to their start, with refill, or rest once all measures agree;
-        until they are, `update` leaves their carry as it is.
-        """
-
-    @abc.abstractmethod
-    def restart(self, carry: PyTree[Array], restarted: Alive) -> PyTree[Array]:
-        """The carry after the engine has put `restarted` members back to their start."""
-
-    @abc.abstractmethod
     def result(self, carry: PyTree[np.ndarray], alive: np.ndarray, process: Any) -> Any:
         """What was measured, from the members that are still alive.
 
         A class of results may name the axes of its arrays, {field: names}, as a class variable
         `axes`: `Run.to_xarray` labels them so. A run warns of its `remark`, a text, if it has one.
         """
+
+    def check(self, process: Any, num_steps: int) -> None:
+        """Raises `ValueError` if this measure makes no sense for a process or a length."""
+
+    def check_start(self, theta: Positions) -> None:
+        """Raises `ValueError` for starts (members, d) that make no sense; most do."""
+
+    def finished(self, carry: PyTree[Array]) -> Alive | None:
+        """Members of which nothing more is wanted; None if that never happens.
+
+        They may be put back to their start, with refill, or rest once all measures agree;
+        until they are, `update` leaves their carry as it is.
+        """
+        return None
+
+    def restart(self, carry: PyTree[Array], restarted: Alive) -> PyTree[Array]:
+        """The carry after the engine has put `restarted` members back to their start: as it was."""
+        return carry
+
+
+def check_carry(name: str, measure: AbstractMeasure, process: Any) -> None:
+    """Raises `ValueError` for a measure whose carry could not go through a run's loop.
+
+    Only shapes and dtypes are followed; nothing is computed.
+    """
+    told = f"measures[{name!r}], a {type(measure).__name__}"
+    if measure.watches not in ("iterations", "substeps"):
+        raise ValueError(
+            f'{told}: watches must be "iterations" or "substeps"; got {in_brief(measure.watches)}.'
+        )
+    dimension, dtype = process.landscape.dimension, process.landscape.dtype
+    # Another number than d, so that one axis is not taken for the other.
+    members = 5 if dimension != 5 else 7
+    theta = jax.ShapeDtypeStruct((members, dimension), dtype)
+    alive = jax.ShapeDtypeStruct((members,), bool)
+    clock = jax.ShapeDtypeStruct((), jnp.uint32)
+    identity = jax.ShapeDtypeStruct((members,), jnp.uint32)
+    carry = eqx.filter_eval_shape(measure.init, theta)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(carry):
+        place = jax.tree_util.keystr(path)
+        if not isinstance(leaf, jax.ShapeDtypeStruct):
+            raise ValueError(
+                f"{told}: init must give arrays with the members first; its carry{place} is "
+                f"{in_brief(leaf)}. Use jnp.zeros(theta.shape[0]), say."
+            )
+        if leaf.shape[:1] != (members,):
+            raise ValueError(
+                f"{told}: every array of the carry has the members first, and of {members} members "
+                f"init gives carry{place} of shape {leaf.shape}: add up over members in result."
+            )
+
+    def update(carry, theta, alive, clock, identity, streams):
+        tick = Tick(clock, clock, Draws(streams, identity, clock, clock))
+        return measure.update(carry, theta, theta, tick, alive)
+
+    moved = eqx.filter_eval_shape(update, carry, theta, alive, clock, identity, STREAM_KEYS)
+    _check_same(f"{told}: update", carry, moved)
+    ends = eqx.filter_eval_shape(measure.finished, carry)
+    if ends is not None and (ends.shape, ends.dtype) != ((members,), jnp.dtype(bool)):
+        raise ValueError(
+            f"{told}: finished must give one boolean a member, or None; of {members} members it "
+            f"gives shape {ends.shape} and dtype {ends.dtype}."
+        )
+    _check_same(f"{told}: restart", carry, eqx.filter_eval_shape(measure.restart, carry, alive))
+
+
+def _check_same(told: str, carry: PyTree[Any], other: PyTree[Any]) -> None:
+    if jax.tree.structure(carry) != jax.tree.structure(other):
+        raise ValueError(
+            f"{told} must give a carry of the form that init gives, "
+            f"{in_brief(jax.tree.structure(carry))}; it gives "
+            f"{in_brief(jax.tree.structure(other))}."
+        )
+    for (path, one), two in zip(
+        jax.tree_util.tree_leaves_with_path(carry), jax.tree.leaves(other), strict=True
+    ):
+        dtype = getattr(two, "dtype", type(two).__name__)
+        if (one.shape, one.dtype) != (np.shape(two), dtype):
+            raise ValueError(
+                f"{told} must keep shapes and dtypes, and carry{jax.tree_util.keystr(path)}, which "
+                f"init makes {one.dtype} of shape {one.shape}, becomes {dtype} of shape "
+                f"{np.shape(two)}: cast it, or begin with the other."
+            )
 
 
 def evaluate(of: Callable | None, theta: Positions) -> Float[Array, "members *shape"]:
@@ -84,7 +172,9 @@ def check_schedule(name: str, burn_in: int, every: int, num_steps: int) -> None:
     """burn_in ≥ 0 and every ≥ 1 integers that leave at least one iteration to measure."""
     for label, value, least in (("burn_in", burn_in, 0), ("every", every, 1)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise ValueError(f"{name}: {label} must be an integer ≥ {least}; got {value!r}.")
+            raise ValueError(
+                f"{name}: {label} must be an integer ≥ {least}; got {in_brief(value)}."
+            )
     if burn_in + every > num_steps:
         raise ValueError(
             f"{name} starts after burn_in={burn_in} iterations and measures every {every}; a run "

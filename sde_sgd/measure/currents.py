@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ..landscapes.in_brief import in_brief
 from ..landscapes.real_arrays import as_real
 from ..types import Alive, Positions
 from .base import AbstractMeasure, add_compensated, check_schedule, evaluate, Tick
@@ -61,7 +62,7 @@ class ArealVelocity(AbstractMeasure):
         self.of, self.burn_in = of, burn_in
         self.centre = None if centre is None else as_real("centre", centre, jnp.result_type(float))
         if self.centre is not None and not bool(jnp.isfinite(self.centre).all()):
-            raise ValueError(f"centre must be finite; got {centre}.")
+            raise ValueError(f"centre must be finite; got {in_brief(centre)}.")
 
     def check(self, process: Any, num_steps: int) -> None:
         check_schedule("ArealVelocity", self.burn_in, 1, num_steps)

@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from ..landscapes.in_brief import in_brief
 from ..landscapes.real_arrays import as_float64
 from ..types import Alive, Positions
 from .base import AbstractMeasure, check_schedule, due, evaluate, Tick
@@ -51,7 +52,7 @@ class HistogramResult(eqx.Module):
         """
         wanted = as_float64("level", level)
         if not ((wanted > 0) & (wanted < 1)).all():
-            raise ValueError(f"quantile needs levels in (0, 1); got {level}.")
+            raise ValueError(f"quantile needs levels in (0, 1); got {in_brief(level)}.")
         heights, errors = self.cumulative.value, self.cumulative.standard_error
         if not ((wanted >= heights[0]) & (wanted < heights[-1])).all():
             raise ValueError(
@@ -184,9 +185,9 @@ def check_edges(name: str, edges: Any) -> np.ndarray:
     """Increasing, finite edges (bins+1,), or `ValueError`."""
     array = as_float64(f"{name}: edges", edges)
     if array.ndim != 1 or array.size < 2 or not np.isfinite(array).all():
-        raise ValueError(f"{name} needs at least two finite edges; got {array}.")
+        raise ValueError(f"{name} needs at least two finite edges; got {in_brief(array)}.")
     if not (np.diff(array) > 0).all():
-        raise ValueError(f"{name} needs increasing edges; got {array}.")
+        raise ValueError(f"{name} needs increasing edges; got {in_brief(array)}.")
     return array
 
 

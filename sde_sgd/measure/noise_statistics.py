@@ -12,6 +12,7 @@ from scipy.special import log_ndtr
 
 from ..draws import Draws
 from ..landscapes.base import AbstractLandscape
+from ..landscapes.in_brief import in_brief
 from ..landscapes.real_arrays import as_float64, as_real
 from ..noise.sampling import AbstractSampling
 from ..types import Key
@@ -80,7 +81,7 @@ def noise_statistics(
     if num_steps < 2 or num_draws < 8 * block_size:
         raise ValueError(
             f"noise_statistics needs num_steps ≥ 2 for a correlation and num_draws ≥ "
-            f"{8 * block_size} (8 blocks); got {num_steps} and {num_draws}."
+            f"{8 * block_size} (8 blocks); got {in_brief(num_steps)} and {num_draws}."
         )
     size = num_draws * landscape.dimension * jnp.dtype(landscape.dtype).itemsize
     if size > _MOST_BYTES:
@@ -136,7 +137,7 @@ def block_tail_index(samples: Any, block_size: int) -> Estimate:
     """
     x = _rows("block_tail_index", samples)
     if isinstance(block_size, bool) or not isinstance(block_size, int) or block_size < 2:
-        raise ValueError(f"block_size must be an integer ≥ 2; got {block_size!r}.")
+        raise ValueError(f"block_size must be an integer ≥ 2; got {in_brief(block_size)}.")
     count = len(x) // block_size
     if count < 8:
         raise ValueError(
@@ -182,7 +183,7 @@ def hill_tail_index(samples: Any, fraction: float = 0.02) -> Estimate:
     """
     x = np.abs(_rows("hill_tail_index", samples))
     if not 0 < fraction < 1:
-        raise ValueError(f"fraction must lie strictly between 0 and 1; got {fraction}.")
+        raise ValueError(f"fraction must lie strictly between 0 and 1; got {in_brief(fraction)}.")
     count = int(fraction * len(x))
     threshold = np.sort(x, axis=0)[len(x) - 1 - count]
     if count < 8 or (threshold <= 0).any():
@@ -225,7 +226,7 @@ def normality_test(samples: Any) -> float:
     x = np.sort(rows[:, 0])
     num = len(x)
     if num < 8 or not x.std() > 0:
-        raise ValueError(f"normality_test needs 8 samples that differ; got {num}.")
+        raise ValueError(f"normality_test needs 8 samples that differ; got {in_brief(num)}.")
     z = (x - x.mean()) / x.std(ddof=1)
     odd = 2 * np.arange(1, num + 1) - 1
     square = -num - (odd * (log_ndtr(z) + log_ndtr(-z[::-1]))).mean()
@@ -264,7 +265,9 @@ def _columns(directions: Any, landscape: AbstractLandscape, key: Key) -> Array:
     dim, dtype = landscape.dimension, landscape.dtype
     if isinstance(directions, int) and not isinstance(directions, bool):
         if directions < 1:
-            raise ValueError(f"directions must be a number ≥ 1 or an array; got {directions}.")
+            raise ValueError(
+                f"directions must be a number ≥ 1 or an array; got {in_brief(directions)}."
+            )
         columns = jr.normal(key, (dim, directions), dtype)
     else:
         columns = as_real("directions", directions, dtype)

@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 from scipy import special
 
+from ..landscapes.in_brief import in_brief
 from ..landscapes.real_arrays import as_float64
 from ..types import Alive, Positions
 from .base import AbstractMeasure, check_schedule, due, Tick
@@ -81,16 +82,20 @@ def binomial_interval(
     """
     k = as_float64("successes", successes)
     if trials < 1 or (k < 0).any() or (k > trials).any():
-        raise ValueError(f"successes must lie in 0…{trials}, trials be >= 1; got {successes!r}.")
+        raise ValueError(
+            f"successes must lie in 0…{trials}, trials be >= 1; got {in_brief(successes)}."
+        )
     if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie strictly between 0 and 1; got {confidence!r}.")
+        raise ValueError(
+            f"confidence must lie strictly between 0 and 1; got {in_brief(confidence)}."
+        )
     tail = (1 - confidence) / 2
     if method == "clopper-pearson":
         low = np.where(k > 0, special.betaincinv(np.maximum(k, 1), trials - k + 1, tail), 0.0)
         high = special.betaincinv(k + 1, np.maximum(trials - k, 1), 1 - tail)
         return low, np.where(k < trials, high, 1.0)
     if method != "wilson":
-        raise ValueError(f'method must be "wilson" or "clopper-pearson"; got {method!r}.')
+        raise ValueError(f'method must be "wilson" or "clopper-pearson"; got {in_brief(method)}.')
     z = -special.ndtri(tail)
     share, scale = k / trials, 1 + z**2 / trials
     centre = (share + z**2 / (2 * trials)) / scale
@@ -121,7 +126,9 @@ class Occupation(AbstractMeasure):
     def __check_init__(self):
         number = self.num_basins
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise ValueError(f"Occupation: num_basins must be an integer ≥ 1; got {number!r}.")
+            raise ValueError(
+                f"Occupation: num_basins must be an integer ≥ 1; got {in_brief(number)}."
+            )
 
     def check(self, process: Any, num_steps: int) -> None:
         check_schedule("Occupation", self.burn_in, self.every, num_steps)

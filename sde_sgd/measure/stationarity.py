@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array
 from scipy import special
 
+from ..landscapes.in_brief import in_brief
 from ..types import Alive, Positions
 from .autocovariance import ratio
 from .base import AbstractMeasure, add_compensated, check_schedule, evaluate, Tick
@@ -93,9 +94,9 @@ class Stationarity(AbstractMeasure):
 
     def __check_init__(self):
         if not 0 < self.resolution < np.inf:
-            raise ValueError(f"resolution must be finite and > 0; got {self.resolution}.")
+            raise ValueError(f"resolution must be finite and > 0; got {in_brief(self.resolution)}.")
         if not 0 < self.failure_rate < 1:
-            raise ValueError(f"failure_rate must lie in (0, 1); got {self.failure_rate}.")
+            raise ValueError(f"failure_rate must lie in (0, 1); got {in_brief(self.failure_rate)}.")
 
     def check(self, process: Any, num_steps: int) -> None:
         check_schedule("Stationarity", self.burn_in, 1, num_steps)

@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from ..landscapes.in_brief import in_brief
 from ..landscapes.real_arrays import as_float64
 from ..types import Alive, Positions
 from .autocovariance import ratio
@@ -90,9 +91,11 @@ class TailRatios(AbstractMeasure):
         array = as_float64("levels", levels)
         rising = array.ndim == 1 and array.size > 0 and bool((np.diff(array) > 0).all())
         if not rising or not np.isfinite(array).all() or array[0] <= 0:
-            raise ValueError(f"TailRatios needs increasing, finite levels > 0; got {levels}.")
+            raise ValueError(
+                f"TailRatios needs increasing, finite levels > 0; got {in_brief(levels)}."
+            )
         if not 1 < factor < np.inf:
-            raise ValueError(f"TailRatios needs a finite factor > 1; got {factor}.")
+            raise ValueError(f"TailRatios needs a finite factor > 1; got {in_brief(factor)}.")
         self.levels = jnp.asarray(array, jnp.result_type(float))
         self.factor, self.of = float(factor), of
         self.burn_in, self.every = burn_in, every

@@ -14,13 +14,31 @@ from jaxtyping import Array, Float, PyTree
 from scipy.special import gamma
 
 from ..draws import Draws, Stream
+from ..landscapes.in_brief import in_brief
 from ..landscapes.real_arrays import as_float64
 
 
 class AbstractDriving(eqx.Module):
     """The increments of Z over solver steps, for one member at a time.
 
-    `gaussian`: whether Z is a Gaussian process.
+    A driving process of your own says whether it is `gaussian`, its `roughness`, its memory at
+    the start (`init`, None for independent increments) and its `increment` (size,) over a step of
+    `time_step` iterations, in units in which white noise has the variance `time_step`.
+
+    ```python
+    class CoinTosses(ss.AbstractDriving):
+        "Independent increments ±√Δs, as weak schemes draw them."
+
+        gaussian: ClassVar[bool] = False
+        roughness = 1.0
+
+        def init(self, draws, size, dtype):
+            return None
+
+        def increment(self, memory, draws, size, time_step, dtype):
+            heads = draws.uniform((size,), ss.Stream.TWO_POINT, dtype) < 0.5
+            return None, time_step**0.5 * jnp.where(heads, 1, -1).astype(dtype)
+    ```
     """
 
     gaussian: eqx.AbstractClassVar[bool]
@@ -90,9 +108,14 @@ class ColouredNoise(AbstractDriving):
                 f"{len(self.rates)} rates and {len(self.weights)} weights."
             )
         if not all(0 < x < np.inf for x in self.rates):
-            raise ValueError(f"rates must be finite and > 0, per iteration; got {self.rates}.")
+            raise ValueError(
+                f"rates must be finite and > 0, per iteration; got {in_brief(self.rates)}."
+            )
         if not np.isfinite([*self.weights, self.white]).all():
-            raise ValueError(f"weights and white must be finite; got {self.weights}, {white}.")
+            raise ValueError(
+                f"weights and white must be finite; got {in_brief(self.weights)}, "
+                f"{in_brief(white)}."
+            )
 
     @property
     def roughness(self) -> float:
@@ -147,10 +170,11 @@ class StableNoise(AbstractDriving):
     def __init__(self, index: float | int, scale: float | int = float(np.sqrt(0.5))):
         if not 0 < float(index) <= 2:
             raise ValueError(
-                f"An α-stable law has its index α in (0, 2], 2 being the Gaussian; got {index}."
+                f"An α-stable law has its index α in (0, 2], 2 being the Gaussian; got "
+                f"{in_brief(index)}."
             )
         if not 0 < float(scale) < np.inf:
-            raise ValueError(f"scale must be a finite number > 0; got {scale}.")
+            raise ValueError(f"scale must be a finite number > 0; got {in_brief(scale)}.")
         self.index, self.scale = float(index), float(scale)
 
     @property
@@ -203,9 +227,11 @@ def fractional_noise(
     """
     index = float(hurst)
     if not 0 < index < 1:
-        raise ValueError(f"The Hurst index must lie strictly between 0 and 1; got {hurst}.")
+        raise ValueError(
+            f"The Hurst index must lie strictly between 0 and 1; got {in_brief(hurst)}."
+        )
     if isinstance(num_states, bool) or not isinstance(num_states, int) or num_states < 1:
-        raise ValueError(f"num_states must be an integer ≥ 1; got {num_states!r}.")
+        raise ValueError(f"num_states must be an integer ≥ 1; got {in_brief(num_states)}.")
     if not 0 < slowest < fastest < np.inf:
         raise ValueError(
             f"Rates must satisfy 0 < slowest < fastest; got slowest={slowest}, fastest={fastest}."
@@ -236,7 +262,7 @@ def epoch_noise(batches_per_epoch: int) -> ColouredNoise:
     """
     count = batches_per_epoch
     if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 2:
-        raise ValueError(f"batches_per_epoch must be an integer ≥ 2 (N/B); got {count!r}.")
+        raise ValueError(f"batches_per_epoch must be an integer ≥ 2 (N/B); got {in_brief(count)}.")
     return ColouredNoise([3 / (int(count) + 1)], [1.0])
 
 

@@ -10,6 +10,7 @@ import lineax as lx
 from jaxtyping import Array, Float
 
 from ..landscapes.base import AbstractLandscape
+from ..landscapes.in_brief import in_brief
 from ..types import Matrix, Vector
 from .models import AbstractGradientNoise
 
@@ -36,7 +37,8 @@ class FunctionNoise(AbstractGradientNoise):
     def __check_init__(self):
         if not callable(self.root):
             raise ValueError(
-                f"FunctionNoise needs a function of θ; got {self.root!r}. A constant covariance "
+                f"FunctionNoise needs a function of θ; got "
+                f"{in_brief(self.root)}. A constant covariance "
                 f"is ConstantNoise(matrix)."
             )
 

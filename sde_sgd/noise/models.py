@@ -24,8 +24,29 @@ from .sampling import AbstractSampling, RandomReshuffling
 class AbstractGradientNoise(eqx.Module):
     """Gradient noise of covariance C(θ) = Cov(ĝ) of one iteration, (d, d).
 
-    `additive`: C does not depend on θ (Itô and Stratonovich then agree).
-    `fused`: drift and noise come out of one vector–Jacobian product.
+    A noise of your own has two class variables, `additive`: C does not depend on θ (Itô and
+    Stratonovich then agree), and `fused`: drift and noise come out of one vector–Jacobian product;
+    and five methods, for one member: `check`, `dimension` k, `covariance` C(θ) (d, d),
+    `diffusion` C^{1/2}(θ), a lineax operator (d, k), and `noisy_gradient`
+    ∇L(θ) + amplitude·C^{1/2}(θ) z of z (k,). C is in units of a gradient squared, without η. If
+    σ(θ) is all you have, `FunctionNoise(σ)` is shorter.
+
+    ```python
+    class LossNoise(ss.AbstractGradientNoise):
+        "C(θ) = s L(θ) I."
+        strength: float
+        additive: ClassVar[bool] = False
+        fused: ClassVar[bool] = False
+        def check(self, landscape): ...
+        def dimension(self, landscape): return landscape.dimension
+        def diffusion(self, theta, landscape):
+            root = jnp.sqrt(self.strength * landscape.loss(theta))
+            return lx.DiagonalLinearOperator(jnp.full_like(theta, root))
+        def covariance(self, theta, landscape):
+            return self.diffusion(theta, landscape).as_matrix() ** 2
+        def noisy_gradient(self, theta, z, amplitude, landscape):
+            return landscape.gradient(theta) + amplitude * self.diffusion(theta, landscape).mv(z)
+    ```
     """
 
     additive: eqx.AbstractClassVar[bool]

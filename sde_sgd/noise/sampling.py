@@ -10,6 +10,7 @@ from jaxtyping import Array, Int, PyTree
 
 from ..draws import Draws, scale_to, Stream
 from ..landscapes.base import AbstractLandscape
+from ..landscapes.in_brief import in_brief
 
 # Floyd's algorithm compares each new index with all others, B² in all; beyond B² = 128 N
 # sorting N random keys is cheaper (measured on a CPU: .13 ns a comparison, 25 ns a key).
@@ -21,6 +22,27 @@ class AbstractSampling(eqx.Module):
 
     The covariance of a batch gradient is `noise_factor`(N) · Σ(θ), its third central moments are
     `third_factor`(N) times those of one example's gradient.
+
+    A law of your own has a field `batch_size` B and two methods, `noise_factor` and `draw`; with
+    a memory from step to step also `init`, whose arrays have the members first. `check` accepts
+    every landscape and `third_factor` is not known, unless you write them.
+
+    ```python
+    class InOrder(ss.AbstractSampling):
+        "Batches in the order of the data, over and over; B divides N."
+
+        batch_size: int = eqx.field(static=True)
+
+        def noise_factor(self, num_examples):
+            return 0.0  # nothing is random
+
+        def init(self, draws, landscape):
+            return jnp.zeros(draws.identity.shape, jnp.int32)
+
+        def draw(self, state, draws, landscape):
+            batch = state[:, None] + jnp.arange(self.batch_size, dtype=jnp.int32)
+            return (state + self.batch_size) % landscape.num_examples, batch
+    ```
     """
 
     batch_size: eqx.AbstractVar[int]
@@ -30,22 +52,24 @@ class AbstractSampling(eqx.Module):
         """c in Cov(ĝ_B) = c Σ, for N examples or for a population (None)."""
 
     @abc.abstractmethod
-    def third_factor(self, num_examples: int | None) -> float:
-        """k in E(m_B − m)³ = k E(m_i − m)³, m_B the mean of a batch of any m_i with mean m."""
-
-    @abc.abstractmethod
-    def check(self, landscape: AbstractLandscape) -> None:
-        """Raises `ValueError` if this law has no batches on the landscape."""
-
-    @abc.abstractmethod
-    def init(self, draws: Draws, landscape: AbstractLandscape) -> PyTree[Array]:
-        """State of the sampler, members first on every leaf."""
-
-    @abc.abstractmethod
     def draw(
         self, state: PyTree[Array], draws: Draws, landscape: AbstractLandscape
     ) -> tuple[PyTree[Array], PyTree[Array]]:
         """The next state and the batch: indices (members, B), or fresh examples."""
+
+    def init(self, draws: Draws, landscape: AbstractLandscape) -> PyTree[Array]:
+        """State of the sampler, members first on every leaf; by default there is none."""
+        return None
+
+    def check(self, landscape: AbstractLandscape) -> None:
+        """Raises `ValueError` if this law has no batches on the landscape."""
+
+    def third_factor(self, num_examples: int | None) -> float:
+        """k in E(m_B − m)³ = k E(m_i − m)³, m_B the mean of a batch of any m_i with mean m."""
+        raise ValueError(
+            f"The third moments of a batch are asked for, and {type(self).__name__} does not say "
+            f"its third_factor: define it (1/B² for independent examples)."
+        )
 
 
 class WithReplacement(AbstractSampling):
@@ -219,7 +243,7 @@ def _subset_third_factor(num_examples: int | None, batch: int) -> float:
 
 def _check_batch_size(batch: int) -> None:
     if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
-        raise ValueError(f"batch_size must be an integer ≥ 1; got {batch!r}.")
+        raise ValueError(f"batch_size must be an integer ≥ 1; got {in_brief(batch)}.")
 
 
 def _check_subset(sampling: AbstractSampling, landscape: AbstractLandscape) -> None:

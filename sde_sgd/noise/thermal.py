@@ -7,6 +7,7 @@ import lineax as lx
 from jaxtyping import Array, Float
 
 from ..landscapes.base import AbstractLandscape
+from ..landscapes.in_brief import in_brief
 from ..landscapes.validate import check_non_negative, check_positive
 from ..types import Matrix, RealLike, Vector
 from .models import AbstractGradientNoise
@@ -35,7 +36,7 @@ class ThermalNoise(AbstractGradientNoise):
         self, noise: AbstractGradientNoise, temperature: RealLike, learning_rate: RealLike
     ):
         if not isinstance(noise, AbstractGradientNoise):
-            raise ValueError(f"ThermalNoise needs a gradient-noise model; got {noise!r}.")
+            raise ValueError(f"ThermalNoise needs a gradient-noise model; got {in_brief(noise)}.")
         self.noise = noise
         dtype = jnp.result_type(float)
         self.temperature = check_non_negative("temperature", temperature, dtype)

@@ -11,8 +11,8 @@ import numpy as np
 
 from ..simulate import checkpoint as ckpt
 from ..simulate.fingerprint import describe
-from ..simulate.interrupt import Interrupt
 from ..simulate.warn import warn
+from ..terminal import Interrupt
 from .passage import Passage
 from .wave import Finished, Settings, Wave
 

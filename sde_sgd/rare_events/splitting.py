@@ -12,6 +12,7 @@ import numpy as np
 from ..draws import STREAM_KEYS, stream_keys
 from ..dynamics.base import AbstractProcess
 from ..dynamics.continuous import GradientFlow
+from ..landscapes.in_brief import in_brief
 from ..memory import available_memory, working_bytes
 from ..simulate.advance import step_cost
 from ..simulate.checkpoint import as_checkpoint, Checkpoint
@@ -113,7 +114,9 @@ def splitting(
     if num_paths:
         num_paths = check_count("num_paths", num_paths)
     if not 0 < kill_fraction < 1:
-        raise ValueError(f"kill_fraction must lie strictly in (0, 1); got {kill_fraction!r}.")
+        raise ValueError(
+            f"kill_fraction must lie strictly in (0, 1); got {in_brief(kill_fraction)}."
+        )
     killed = min(max(1, round(kill_fraction * num_replicas)), num_replicas - 1)
     saved = as_checkpoint(checkpoint)
 
@@ -159,14 +162,15 @@ def splitting(
 
 def _check_process(process: Any) -> None:
     if not isinstance(process, AbstractProcess):
-        raise ValueError(f"splitting needs a process such as ss.SGD; got {process!r}.")
+        raise ValueError(f"splitting needs a process such as ss.SGD; got {in_brief(process)}.")
     process.check()
     if isinstance(process, GradientFlow):
         raise ValueError("GradientFlow has no noise: a clone would repeat its parent for ever.")
     if not process.restartable:
         raise ValueError(
             f"splitting clones members at any age, and this {type(process).__name__} depends on "
-            f"the common clock (a learning-rate schedule): take a constant learning rate."
+            f"the common clock (a learning-rate schedule), or does not say that it is "
+            f"`restartable`: take a constant learning rate."
         )
     if getattr(process, "increments", "gaussian") == "two_point":
         raise ValueError(
@@ -177,7 +181,7 @@ def _check_process(process: Any) -> None:
 
 def _check_function(name: str, function: Any, landscape: Any, kind: Any, what: str) -> None:
     if not callable(function):
-        raise ValueError(f"{name} must be a function of θ; got {function!r}.")
+        raise ValueError(f"{name} must be a function of θ; got {in_brief(function)}.")
     probe = jax.ShapeDtypeStruct((landscape.dimension,), landscape.dtype)
     out = jax.eval_shape(lambda x: jnp.asarray(function(x)), probe)
     if out.shape != () or not jnp.issubdtype(out.dtype, kind):
@@ -192,7 +196,7 @@ def _check_sets(levels, ends, surface, origin, theta) -> float:
     target, low = ends
     for name, value in (("target", target), ("origin", low), ("surface", surface)):
         if value is not None and not np.isfinite(value):
-            raise ValueError(f"{name} must be finite; got {value}.")
+            raise ValueError(f"{name} must be finite; got {in_brief(value)}.")
     if not np.isfinite(levels).all():
         raise ValueError(f"level(theta0) must be finite; it is {levels[~np.isfinite(levels)][0]}.")
     if levels.max() >= target:

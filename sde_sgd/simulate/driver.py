@@ -13,12 +13,12 @@ import numpy as np
 from ..draws import stream_keys
 from ..dynamics.base import AbstractProcess
 from ..measure.base import AbstractMeasure
+from ..terminal import Interrupt
 from ..types import Key
 from . import checkpoint as ckpt
 from .advance import advance, at_rest, create, Members
 from .fingerprint import describe
 from .forecast import Forecast
-from .interrupt import Interrupt
 from .plan import Plan
 from .progress import Progress
 from .rest import cut, halved, in_halves, next_look

@@ -1,8 +1,8 @@
 """One line on the terminal: how far, how fast, how long."""
 
-import sys
 import time
-from typing import TextIO
+
+from ..terminal import StatusLine
 
 
 class Progress:
@@ -12,42 +12,25 @@ class Progress:
     """
 
     def __init__(self, name: str, members: int, first: int, last: int, show: bool | None):
-        self.stream: TextIO = sys.stderr
-        self.show = self.stream.isatty() if show is None else show
+        self.line = StatusLine(show)
         self.name, self.members, self.first, self.last = name, members, first, last
         self.started = self.measured = time.monotonic()
         self.done = first
-        self.written = self.started
-        # A terminal line is rewritten in place; a log gets a line now and then.
-        self.pause = 0.2 if self.stream.isatty() else 10.0
-        if self.show:
-            self._write(f"{name}: compiling …")
+        self.line.write(f"{name}: compiling …")
 
     def update(self, done: int, note: str = "") -> None:
         """Reports that `done` iterations are complete."""
         now = time.monotonic()
         rate = (done - self.done) / max(now - self.measured, 1e-9)
         self.done, self.measured = done, now
-        if not self.show or now - self.written < self.pause:
-            return
-        self.written = now
-        left = (self.last - done) / max(rate, 1e-9)
-        text = (
-            f"{self.name}: {done}/{self.last} iterations, "
-            f"{rate * self.members:.2g} member-iterations/s, {left:.0f} s left{note}"
-        )
-        self._write(text)
+        if self.line.due:
+            left = (self.last - done) / max(rate, 1e-9)
+            self.line.write(
+                f"{self.name}: {done}/{self.last} iterations, "
+                f"{rate * self.members:.2g} member-iterations/s, {left:.0f} s left{note}"
+            )
 
     def close(self) -> None:
         """Ends the line."""
-        if self.show:
-            seconds = time.monotonic() - self.started
-            self._write(f"{self.name}: {self.done}/{self.last} iterations in {seconds:.1f} s")
-            if self.stream.isatty():
-                self.stream.write("\n")
-                self.stream.flush()
-
-    def _write(self, text: str) -> None:
-        end = "\r" if self.stream.isatty() else "\n"
-        self.stream.write(f"{text:<100}{end}" if end == "\r" else f"{text}\n")
-        self.stream.flush()
+        seconds = time.monotonic() - self.started
+        self.line.close(f"{self.name}: {self.done}/{self.last} iterations in {seconds:.1f} s")

@@ -11,7 +11,7 @@ import numpy as np
 from ..draws import Stream, stream_keys, threefry
 from ..dynamics.base import AbstractProcess
 from ..landscapes.real_arrays import as_real, real_values
-from ..measure.base import AbstractMeasure
+from ..measure.base import AbstractMeasure, check_carry
 from ..memory import available_memory
 
 
@@ -51,6 +51,7 @@ def check_measures(measures: Any, process: AbstractProcess, num_steps: int) -> d
                 f"ss.Histogram, ss.Snapshots, ss.FirstPassage or a subclass of AbstractMeasure."
             )
         measure.check(process, num_steps)
+        check_carry(name, measure, process)
     return dict(measures)
 
 
@@ -69,7 +70,8 @@ def check_refill(process: AbstractProcess, measures: dict[str, AbstractMeasure],
     if not process.restartable:
         raise ValueError(
             f"refill=True puts members back to their start at any iteration, and this "
-            f"{type(process).__name__} depends on the common clock (a learning-rate schedule)."
+            f"{type(process).__name__} depends on the common clock (a learning-rate schedule), or "
+            f"does not say that it is `restartable`."
         )
     ends = [eqx.filter_eval_shape(m.finished, carries[name]) for name, m in measures.items()]
     if all(end is None for end in ends):

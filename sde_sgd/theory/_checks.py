@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from sde_sgd.landscapes.in_brief import in_brief
 from sde_sgd.landscapes.real_arrays import as_float64
 
 
@@ -23,7 +24,9 @@ def number(name: str, value: Any, *, minimum: float = 0.0, strict: bool = True) 
     scalar = float(as_float64(name, value))
     if not np.isfinite(scalar) or scalar < minimum or (strict and scalar == minimum):
         relation = ">" if strict else ">="
-        raise ValueError(f"{name} must be finite and {relation} {minimum:g}, got {scalar!r}.")
+        raise ValueError(
+            f"{name} must be finite and {relation} {minimum:g}, got {in_brief(scalar)}."
+        )
     return scalar
 
 
@@ -31,7 +34,7 @@ def momentum_number(value: Any) -> float:
     """`value` as a heavy-ball momentum 0 ≤ μ < 1."""
     scalar = number("momentum", value, strict=False)
     if scalar >= 1:
-        raise ValueError(f"momentum must satisfy 0 <= momentum < 1, got {scalar!r}.")
+        raise ValueError(f"momentum must satisfy 0 <= momentum < 1, got {in_brief(scalar)}.")
     return scalar
 
 
@@ -41,7 +44,7 @@ def noise_factor_number(value: Any) -> float:
     if scalar > 1:
         raise ValueError(
             f"noise_factor is c in Cov(minibatch gradient) = c * Sigma, between 0 and 1, got "
-            f"{scalar!r}; pass 1/B (with replacement) or (N-B)/(B(N-1)) (without), not B."
+            f"{in_brief(scalar)}; pass 1/B (with replacement) or (N-B)/(B(N-1)) (without), not B."
         )
     return scalar
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from sde_sgd.landscapes.in_brief import in_brief
 from sde_sgd.landscapes.real_arrays import as_float64, real_values
 
 _BLOCK = 1024
@@ -176,7 +177,9 @@ def _value_of(name: str, value: Any, dimension: int) -> jax.ShapeDtypeStruct:
     if not callable(value):
         array = np.asarray(value)
         if array.dtype.kind not in "iuf" or not np.isfinite(array).all():
-            raise ValueError(f"{name} must be finite real numbers or a function of θ; got {value}.")
+            raise ValueError(
+                f"{name} must be finite real numbers or a function of θ; got {in_brief(value)}."
+            )
         return jax.ShapeDtypeStruct(array.shape, array.dtype)
     probe = jax.ShapeDtypeStruct((dimension,), jnp.result_type(float))
     return jax.eval_shape(lambda theta: jnp.asarray(value(theta)), probe)

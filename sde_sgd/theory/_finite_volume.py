@@ -27,6 +27,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import sparse
 
+from sde_sgd.landscapes.in_brief import in_brief
 from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.theory._fields import check_finite, Field
 from sde_sgd.theory._walls import wall_fit
@@ -95,14 +96,14 @@ def make_grid(box: Any, cells: Any, sides: Any) -> Grid:
     if array.shape not in ((1, 2), (2, 2)) or not np.isfinite(array).all():
         raise ValueError(
             f"box must be (low, high), or ((low, high), (low, high)) in two dimensions, finite; "
-            f"got {box!r}."
+            f"got {in_brief(box)}."
         )
     if not (array[:, 0] < array[:, 1]).all():
-        raise ValueError(f"box must have low < high along every axis; got {box!r}.")
+        raise ValueError(f"box must have low < high along every axis; got {in_brief(box)}.")
     dim = len(array)
     counts = np.asarray(cells)
     if counts.shape not in ((), (dim,)) or counts.dtype.kind not in "iu" or counts.min() < 4:
-        raise ValueError(f"cells must be integers >= 4, one for each axis; got {cells!r}.")
+        raise ValueError(f"cells must be integers >= 4, one for each axis; got {in_brief(cells)}.")
     shape = tuple(int(c) for c in np.broadcast_to(counts, (dim,)))
     return Grid(array, shape, _sides(sides, dim))
 
@@ -117,7 +118,7 @@ def _sides(sides: Any, dim: int) -> tuple[tuple[str, str], ...]:
     if len(pairs) != dim or any(len(p) != 2 or not set(p) <= set(SIDES) for p in pairs):
         raise ValueError(
             f"sides must be one of {SIDES}, or such a pair (low, high) for each axis; got "
-            f"{sides!r}."
+            f"{in_brief(sides)}."
         )
     return pairs
 

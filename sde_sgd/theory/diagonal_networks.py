@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
+from sde_sgd.landscapes.in_brief import in_brief
 from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.theory import _checks
 from sde_sgd.types import RealLike
@@ -135,5 +136,5 @@ def _newton(rows, wanted, twice, shift, dual, tolerance):
 def _scales(scale, size: int) -> np.ndarray:
     value = as_float64("scale", scale)
     if value.shape not in ((), (size,)) or not (np.isfinite(value).all() and (value > 0).all()):
-        raise ValueError(f"scale must be > 0, a number or ({size},), got {scale!r}.")
+        raise ValueError(f"scale must be > 0, a number or ({size},), got {in_brief(scale)}.")
     return np.broadcast_to(value, (size,))

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import special
 
+from sde_sgd.landscapes.in_brief import in_brief
 from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.theory import _checks, _fields
 from sde_sgd.theory.spectra import rice_mean, Values
@@ -174,7 +175,7 @@ class InjectedNoiseLevels(eqx.Module):
         """
         edge = as_float64("edges", edges)
         if edge.ndim != 1 or edge.size < 2 or not (np.diff(edge) > 0).all() or edge[0] < 0:
-            raise ValueError(f"increments needs increasing edges ≥ 0; got {edge}.")
+            raise ValueError(f"increments needs increasing edges ≥ 0; got {in_brief(edge)}.")
         nodes, weights = np.polynomial.legendre.leggauss(40)
         half = np.diff(edge)[:, None] / 2
         s = edge[:-1, None] + half * (nodes + 1)
@@ -223,7 +224,8 @@ def boltzmann_machine_spacing(
     h = eta if time_step is None else _checks.number("time_step", time_step, strict=False)
     if (kappa <= 0).any() or (kappa >= mu**2).any():
         raise ValueError(
-            f"kernel_level must lie between 0 and mass² = {mu**2:g}, got {kappa}: a mode of "
+            f"kernel_level must lie between 0 and mass² = {mu**2:g}, got "
+            f"{in_brief(kappa)}: a mode of "
             f"κ ≥ μ² is not learnt, its level of WWᵀ stays at 0."
         )
     level = mu**2 - kappa

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 from sde_sgd.landscapes.base import AbstractLandscape
+from sde_sgd.landscapes.in_brief import in_brief
 from sde_sgd.noise.models import AbstractGradientNoise
 from sde_sgd.theory import _checks
 from sde_sgd.theory._fields import Field
@@ -229,7 +230,7 @@ def entry_densities(starts: Sequence[Any], box: Any, cells: int) -> list[GridDen
     """The starts as densities on one grid."""
     grid: Grid = make_grid(box, cells, "reflecting")
     if grid.dimension != 1:
-        raise ValueError(f"the law of one entry lives on one axis; got box={box!r}.")
+        raise ValueError(f"the law of one entry lives on one axis; got box={in_brief(box)}.")
     zero = np.zeros((1, 2))
     return [
         GridDensity(grid, start_masses(grid, start) / grid.volume, 0.0, zero, 0.0)
@@ -252,10 +253,11 @@ def check_groups(groups: Sequence[ArrayLike], dimension: int) -> list[Int[np.nda
     right = flat.dtype.kind in "iu" and all(g.ndim == 1 and g.size for g in found)
     if not right or not flat.size or flat.min() < 0 or flat.max() >= dimension:
         raise ValueError(
-            f"groups must be lists of indices of θ between 0 and {dimension - 1}; got {groups!r}."
+            f"groups must be lists of indices of θ between 0 and {dimension - 1}; got "
+            f"{in_brief(groups)}."
         )
     if len(np.unique(flat)) != len(flat):
-        raise ValueError(f"an entry may belong to one group only; got {groups!r}.")
+        raise ValueError(f"an entry may belong to one group only; got {in_brief(groups)}.")
     return found
 
 

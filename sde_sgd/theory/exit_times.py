@@ -17,6 +17,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from sde_sgd.landscapes.base import AbstractLandscape
+from sde_sgd.landscapes.in_brief import in_brief
 from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.noise.models import AbstractGradientNoise
 from sde_sgd.theory import _checks, _panels, kernel_equation as kernel
@@ -160,7 +161,7 @@ def drift_and_diffusion(
     """
     eta = _checks.number("learning_rate", learning_rate)
     if order not in (1, 2):
-        raise ValueError(f"order must be 1 or 2, got {order!r}.")
+        raise ValueError(f"order must be 1 or 2, got {in_brief(order)}.")
     if landscape.dimension != 1:
         raise ValueError(
             f"exit times by quadrature need d = 1; the landscape has d={landscape.dimension}. On a "
@@ -243,7 +244,9 @@ def interval(start: ArrayLike | RealLike, exits: Exits):
     if len(ends) == 2:
         lower, upper = float(ends[0]), float(ends[1])
         if not lower < upper:
-            raise ValueError(f"exits must be (lower, upper) with lower < upper, got {exits}.")
+            raise ValueError(
+                f"exits must be (lower, upper) with lower < upper, got {in_brief(exits)}."
+            )
         bad = (points <= lower) | (points >= upper)
     else:
         (end,) = (float(e) for e in ends)

@@ -12,7 +12,9 @@ from scipy.optimize import root
 
 from sde_sgd.landscapes import compiled
 from sde_sgd.landscapes.base import AbstractLandscape
-from sde_sgd.landscapes.gradient_flow import Ending, follow_all, in_brief
+from sde_sgd.landscapes.gradient_flow import Ending, follow_all
+from sde_sgd.landscapes.in_brief import in_brief
+from sde_sgd.landscapes.modes import flat_directions, refuse_many_dimensions
 from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.noise.models import AbstractGradientNoise
 from sde_sgd.theory import _checks
@@ -68,7 +70,8 @@ def stationary_point(
     """The root of ∇L that Powell's hybrid method (MINPACK) reaches from `start`.
 
     It converges to minima, saddles and maxima alike, so that a saddle is found from a rough guess;
-    what it found is then checked.
+    what it found is then checked. It forms ∇²L, and takes seconds at d = 1 000, minutes at the
+    largest d, 4 096; of a network the minimum is `landscape.minimise`.
 
     **Arguments:**
 
@@ -77,8 +80,9 @@ def stationary_point(
     - `within`: the largest distance from `start` that is accepted.
 
     **Raises:** `ValueError` when it does not converge, at a flat direction (an eigenvalue that is
-    zero to rounding), for another index, and beyond `within`.
+    zero to rounding), for another index, beyond `within`, and for d > 4 096.
     """
+    refuse_many_dimensions("stationary_point", landscape.dimension)
     guess = _checks.real_array("start", start, 1)
     if guess.shape != (landscape.dimension,):
         raise ValueError(f"start must have shape ({landscape.dimension},), got {guess.shape}.")
@@ -92,12 +96,10 @@ def stationary_point(
     # Convergence is a Newton step of the size of rounding, or what rounding of ∇L makes of it in
     # a flat well, whatever MINPACK says of its progress.
     size = max(1.0, float(np.abs(theta).max()))
-    if np.abs(values).min() <= 100 * len(values) * precision * np.abs(values).max():
-        smallest = values[np.abs(values).argmin()]
+    flat = flat_directions(values, landscape.dtype)
+    if flat:
         raise ValueError(
-            f"From {in_brief(guess)} the search ends at {in_brief(theta)}, where the Hessian "
-            f"has an eigenvalue {smallest:.2g}: a flat direction, at which there is no isolated "
-            f"stationary point. Add l2, or start nearer to the one you want."
+            f"From {in_brief(guess)} the search ends at {in_brief(theta)}, where {flat}."
         )
     slope = gradient(theta)
     step = np.linalg.norm(np.linalg.solve(hess, slope))
@@ -198,7 +200,8 @@ def _isotropic(landscape, diffusion, learning_rate, low, high) -> float:
         tensors = [eta / 2 * covariance(theta) for theta in along]
     elif learning_rate is not None:
         raise ValueError(
-            f"learning_rate={learning_rate} goes with a noise model; diffusion={diffusion!r} is "
+            f"learning_rate={learning_rate} goes with a noise model; diffusion="
+            f"{in_brief(diffusion)} is "
             f"already D = ηC/2."
         )
     else:
@@ -211,7 +214,7 @@ def _isotropic(landscape, diffusion, learning_rate, low, high) -> float:
             )
     d = float(np.trace(tensors[0])) / len(low)
     if not np.isfinite(d) or d <= 0:
-        raise ValueError(f"diffusion must be positive, got D={d!r}.")
+        raise ValueError(f"diffusion must be positive, got D={in_brief(d)}.")
     for theta, tensor in zip(along, tensors, strict=True):
         off = np.abs(tensor - d * np.eye(len(low))).max()
         if off > _SAME * d:

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from scipy import sparse
 
 from sde_sgd.landscapes.base import AbstractLandscape
+from sde_sgd.landscapes.in_brief import in_brief
 from sde_sgd.noise.models import AbstractGradientNoise
 from sde_sgd.theory import _checks, _fields
 from sde_sgd.theory._fields import Field
@@ -114,7 +115,7 @@ class FokkerPlanck(eqx.Module):
         """
         eta = _checks.number("learning_rate", learning_rate)
         if order not in (1, 2):
-            raise ValueError(f"order must be 1 or 2; got {order!r}.")
+            raise ValueError(f"order must be 1 or 2; got {in_brief(order)}.")
         grid = make_grid(box, cells, sides)
         if landscape.dimension != grid.dimension:
             raise ValueError(

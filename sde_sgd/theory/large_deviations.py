@@ -22,6 +22,7 @@ from numpy.polynomial import legendre
 from scipy.optimize import brentq
 
 from sde_sgd.landscapes.base import AbstractLandscape
+from sde_sgd.landscapes.in_brief import in_brief
 from sde_sgd.noise.models import AbstractGradientNoise
 from sde_sgd.noise.sampling import AbstractSampling
 from sde_sgd.theory import _batch_cumulants as cumulants
@@ -76,14 +77,16 @@ def quasi_potential(
         )
     first, last = float(start), float(end)
     if not np.isfinite([first, last]).all() or first == last:
-        raise ValueError(f"start and end must be two different points, got {start} and {end}.")
+        raise ValueError(
+            f"start and end must be two different points, got {in_brief(start)} and {end}."
+        )
     if isinstance(noise, AbstractSampling):
         cumulants.check_landscape(landscape, noise)
     elif isinstance(noise, AbstractGradientNoise):
         noise.check(landscape)
     else:
         raise ValueError(
-            f"noise must be a gradient-noise model or a sampling scheme, got {noise!r}."
+            f"noise must be a gradient-noise model or a sampling scheme, got {in_brief(noise)}."
         )
     sign = float(np.sign(last - first))
     gradient = _gradient(landscape)

@@ -24,6 +24,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
+from sde_sgd.landscapes.in_brief import in_brief
 from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.theory import _checks
 from sde_sgd.theory.ito import density_of_logarithm, StationaryDensity
@@ -143,8 +144,9 @@ def _numbers(moments: BalanceMoments) -> tuple[float, ...]:
     a1, a2, a3, b1, _ = values
     if not np.isfinite(values).all() or a1 < 0 or a3 <= 0 or b1 <= 0:
         raise ValueError(
-            f"moments must be finite with alpha1 >= 0, alpha3 > 0 and beta1 > 0, got {moments}."
+            f"moments must be finite with alpha1 >= 0, alpha3 > 0 and beta1 > 0, got "
+            f"{in_brief(moments)}."
         )
     if a2**2 > a1 * a3 * (1 + 1e-9):
-        raise ValueError(f"alpha2^2 <= alpha1 * alpha3 is needed, got {moments}.")
+        raise ValueError(f"alpha2^2 <= alpha1 * alpha3 is needed, got {in_brief(moments)}.")
     return values

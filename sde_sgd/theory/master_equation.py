@@ -11,6 +11,7 @@ from scipy import sparse
 from scipy.linalg import lu_factor, lu_solve
 from scipy.special import ndtr
 
+from sde_sgd.landscapes.in_brief import in_brief
 from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.theory import _checks
 from sde_sgd.theory._markov_chain import stationary_masses
@@ -77,7 +78,7 @@ class MasterEquation(eqx.Module):
         self.box = _interval(box)
         self.mass_tolerance = float(mass_tolerance)
         if nodes < 8:
-            raise ValueError(f"nodes must be at least 8; got {nodes!r}.")
+            raise ValueError(f"nodes must be at least 8; got {in_brief(nodes)}.")
         if isinstance(law, GaussianGradient):
             self.nodes, self.weights = gauss_legendre(self.box, nodes)
             self.matrix, self.leak = _gaussian_kernel(
@@ -89,7 +90,9 @@ class MasterEquation(eqx.Module):
             self.weights[[0, -1]] /= 2
             self.matrix, self.leak = _push_forward(law, self.learning_rate, self.nodes)
         else:
-            raise ValueError(f"law must be GaussianGradient or BatchGradients; got {law!r}.")
+            raise ValueError(
+                f"law must be GaussianGradient or BatchGradients; got {in_brief(law)}."
+            )
 
     def stationary(self) -> ScalarLaw:
         """The stationary law, mass 1 (for batches with its twin on half as many nodes).
@@ -324,5 +327,5 @@ def _too_many(count: int) -> str:
 def _interval(box: Any) -> np.ndarray:
     ends = _checks.real_array("box", np.ravel(as_float64("box", box)), 1)
     if ends.shape != (2,) or not ends[0] < ends[1]:
-        raise ValueError(f"box must be (low, high) with low < high; got {box!r}.")
+        raise ValueError(f"box must be (low, high) with low < high; got {in_brief(box)}.")
     return ends

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from scipy.linalg import expm
 
 from sde_sgd.landscapes.base import AbstractFiniteSum, AbstractLandscape
+from sde_sgd.landscapes.in_brief import in_brief
 from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.noise.models import MinibatchNoise
 from sde_sgd.noise.sampling import AbstractSampling
@@ -192,11 +193,11 @@ def weak_errors_scalar(
     horizon, start = _checks.number("time", time), float(theta0)
     ends = _checks.real_array("box", np.ravel(as_float64("box", box)), 1)
     if ends.shape != (2,) or not ends[0] < start < ends[1]:
-        raise ValueError(f"box must be (low, high) around theta0={start:g}; got {box!r}.")
+        raise ValueError(f"box must be (low, high) around theta0={start:g}; got {in_brief(box)}.")
     if order not in (1, 2):
-        raise ValueError(f"order must be 1 or 2, got {order!r}.")
+        raise ValueError(f"order must be 1 or 2, got {in_brief(order)}.")
     if degree < 12:
-        raise ValueError(f"degree must be at least 12, got {degree!r}.")
+        raise ValueError(f"degree must be at least 12, got {in_brief(degree)}.")
     if landscape.dimension != 1 or not isinstance(landscape, AbstractFiniteSum):
         raise ValueError(
             f"weak_errors_scalar needs a finite sum with d=1; got {type(landscape).__name__} with "

@@ -6,7 +6,8 @@ from numpy.typing import ArrayLike
 
 from sde_sgd.landscapes import compiled
 from sde_sgd.landscapes.base import AbstractLandscape
-from sde_sgd.landscapes.gradient_flow import Ending, follow_all, in_brief
+from sde_sgd.landscapes.gradient_flow import Ending, follow_all
+from sde_sgd.landscapes.in_brief import in_brief
 from sde_sgd.theory import _checks
 from sde_sgd.theory.langevin import Gaussian
 from sde_sgd.types import RealLike

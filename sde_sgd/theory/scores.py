@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 from numpy.typing import ArrayLike
 
+from sde_sgd.landscapes.in_brief import in_brief
 from sde_sgd.landscapes.real_arrays import real_output
 from sde_sgd.theory import _checks
 from sde_sgd.theory.langevin import Gaussian
@@ -75,9 +76,9 @@ class FunctionScore(AbstractScore):
         last_time: RealLike = np.inf,
     ):
         if not callable(function):
-            raise ValueError(f"FunctionScore needs a function of (t, θ); got {function!r}.")
+            raise ValueError(f"FunctionScore needs a function of (t, θ); got {in_brief(function)}.")
         if isinstance(dimension, bool) or not isinstance(dimension, int) or dimension < 1:
-            raise ValueError(f"dimension must be an integer >= 1; got {dimension!r}.")
+            raise ValueError(f"dimension must be an integer >= 1; got {in_brief(dimension)}.")
         first, last = float(first_time), float(last_time)
         if not 0 <= first < last:
             raise ValueError(f"times must satisfy 0 <= first < last; got {first:g}, {last:g}.")
@@ -157,9 +158,9 @@ class GaussianScore(AbstractScore):
         eta = _checks.number("learning_rate", learning_rate)
         diffusion = eta / 2 * _checks.covariance("gradient_noise", gradient_noise, size)
         if order not in (1, 2):
-            raise ValueError(f"order must be 1 or 2; got {order!r}.")
+            raise ValueError(f"order must be 1 or 2; got {in_brief(order)}.")
         if not isinstance(start, tuple) or len(start) != 2:
-            raise ValueError(f"start must be a Gaussian(mean, covariance); got {start!r}.")
+            raise ValueError(f"start must be a Gaussian(mean, covariance); got {in_brief(start)}.")
         mean = _vector("mean of start", start[0], size)
         spread = _checks.covariance("covariance of start", start[1], size)
         centre = np.zeros(size) if minimum is None else _vector("minimum", minimum, size)

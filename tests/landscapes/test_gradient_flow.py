@@ -118,3 +118,21 @@ def test_many_parameters():
     with pytest.raises(ValueError, match=r"…\] \(d = 100\)") as raised:
         ss.find_basins(landscape, starts)
     assert len(str(raised.value)) < 500
+
+
+def test_more_parameters_than_examples():
+    """Least squares with N = 40 < d = 70: θ(∞) = θ₀ + X⁺(y − Xθ₀), where 30 directions are flat."""
+    rng = np.random.default_rng(0)
+    x, y, start = rng.normal(size=(40, 70)), rng.normal(size=40), rng.normal(size=70)
+    landscape = ss.LeastSquares(x, y)
+    found = ss.flow_ends(landscape, [start])
+    np.testing.assert_array_equal(found.ending, [Ending.FLAT])
+    np.testing.assert_allclose(
+        found.theta[0], start + np.linalg.pinv(x) @ (y - x @ start), atol=1e-9
+    )
+    told = r"^[^\n]*30 of the 70 eigenvalues of the Hessian are zero[^\n]*label_by_nearest[^\n]*$"
+    with pytest.raises(ValueError, match=told) as raised:
+        ss.find_basins(landscape, [start])
+    assert len(str(raised.value)) < 500
+    with pytest.raises(ValueError, match=told):
+        ss.theory.stationary_point(landscape, start)

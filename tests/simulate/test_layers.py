@@ -10,7 +10,7 @@ ROOT = Path(sde_sgd.__file__).parent
 ORDER = (
     "types",
     "memory",
-    "netcdf",
+    "terminal",
     "normal_quantile",
     "netcdf",
     "draws",
