@@ -11,8 +11,8 @@ from ..dynamics.base import AbstractProcess
 from ..measure.base import AbstractMeasure
 from ..simulate.checkpoint import Checkpoint
 from ..simulate.engine import simulate
-from ..simulate.interrupt import Interrupt
 from ..simulate.run import DivergenceError, Run
+from ..terminal import Interrupt
 from ..types import Key
 
 
