@@ -1,8 +1,6 @@
 """Atomic checkpoints: one file that is either the old state or the new one."""
 
-import glob
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +8,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from ..netcdf import remove_leftovers, replace_file
 from .warn import warn
 
 
@@ -42,18 +41,10 @@ def versions() -> dict[str, str]:
 
 
 def save(path: Path, header: dict[str, Any], arrays: list[np.ndarray]) -> None:
-    """Writes header and arrays to a temporary file beside `path`, then renames it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Puts header and arrays in place of the old file, or leaves that as it is."""
     named: dict[str, Any] = {f"leaf{i}": array for i, array in enumerate(arrays)}
     named["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
-    try:
-        with open(temporary, "wb") as file:
-            np.savez(file, **named)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    replace_file(path, lambda file: np.savez(file, **named))
 
 
 def load(path: Path, fingerprint: Any) -> tuple[dict[str, Any], list[np.ndarray]]:
@@ -79,8 +70,7 @@ def load(path: Path, fingerprint: Any) -> tuple[dict[str, Any], list[np.ndarray]
             f"The checkpoint was written with {header['versions']}, now {versions()}: the resumed "
             f"run is valid, but may differ in the last bits."
         )
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        leftover.unlink(missing_ok=True)  # of a run that was killed while it wrote
+    remove_leftovers(path)
     return header, arrays
 
 

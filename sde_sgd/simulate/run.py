@@ -10,6 +10,7 @@ import xarray as xr
 from jaxtyping import Bool, Float, Int
 
 from ..measure.estimate import Estimate
+from ..netcdf import write_dataset
 
 if TYPE_CHECKING:
     from .driver import Engine
@@ -135,8 +136,11 @@ class Run:
         return xr.Dataset(arrays, coordinates, attributes)
 
     def save(self, path: str | Path) -> None:
-        """Writes `to_xarray()` as netCDF (HDF5), readable by xarray, Python or ncdump."""
-        self.to_xarray().to_netcdf(path, engine="h5netcdf")
+        """Writes `to_xarray()` as netCDF (HDF5), readable by xarray, Python or ncdump.
+
+        **Raises:** `OSError` where it cannot be written; the old file is then as it was.
+        """
+        write_dataset(self.to_xarray(), path)
 
 
 def load(path: str | Path) -> xr.Dataset:

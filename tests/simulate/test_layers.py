@@ -10,6 +10,7 @@ ROOT = Path(sde_sgd.__file__).parent
 ORDER = (
     "types",
     "memory",
+    "netcdf",
     "normal_quantile",
     "draws",
     "landscapes",

@@ -15,6 +15,7 @@ import pytest
 from tools import normal
 
 import sde_sgd as ss
+from sde_sgd.netcdf import _hidden
 from sde_sgd.simulate import driver
 from sde_sgd.simulate.driver import Engine
 
@@ -104,7 +105,11 @@ def test_a_killed_run_resumes_bit_for_bit(killed, name):
     resumed = simulate(name, total, checkpoint=killed[name])
     assert resumed.complete
     assert_same_bits(resumed, simulate(name, total))
-    assert [p.name for p in killed[name].parent.glob(f".{name}*")] == []
+    (killed[name].parent / f"{_hidden(killed[name])}.0.tmp").touch()
+    simulate(name, total, checkpoint=killed[name])
+    assert sorted(p.name for p in killed[name].parent.iterdir()) == sorted(
+        path.name for path in killed.values()
+    )
 
 
 @pytest.mark.parametrize("name", CASES)
