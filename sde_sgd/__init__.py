@@ -1,5 +1,7 @@
 """SGD and the stochastic differential equation that is said to describe it, side by side."""
 
+from importlib.metadata import version as _version
+
 from . import theory as theory
 from .basins import (
     Basins as Basins,
@@ -89,6 +91,7 @@ from .measure import (
     hill_tail_index as hill_tail_index,
     Histogram as Histogram,
     Levels as Levels,
+    MeasureResult as MeasureResult,
     Moments as Moments,
     noise_statistics as noise_statistics,
     NoiseStatistics as NoiseStatistics,
@@ -137,3 +140,5 @@ from .simulate import (
     simulate as simulate,
 )
 from .validity import Validity as Validity, validity as validity
+
+__version__ = _version("sde_sgd")

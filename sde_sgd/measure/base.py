@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -25,6 +25,21 @@ class Tick(eqx.Module):
     iteration: Array
     substep: Array
     draws: Draws
+
+
+class MeasureResult(eqx.Module):
+    """What a measure gives back. Members that diverged are in none of its numbers.
+
+    - `num_diverged`: how many those are: with any, every mean is one of survivors.
+    - `members`: which ones an axis called "member" runs over; None without such an axis.
+    - `axes`: names of the first axes of its arrays, by field; `coordinates`: the fields that say
+      where along an axis, by the coordinate's name.
+    """
+
+    num_diverged: int = eqx.field(static=True, kw_only=True, default=0)
+    members: np.ndarray | None = eqx.field(kw_only=True, default=None)
+    axes: ClassVar[dict[str, tuple[str, ...]]] = {}
+    coordinates: ClassVar[dict[str, str]] = {}
 
 
 class AbstractMeasure(eqx.Module):

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from ..landscapes.real_arrays import as_real
 from ..types import Alive, Positions
-from .base import AbstractMeasure, add_compensated, check_schedule, evaluate, Tick
+from .base import AbstractMeasure, add_compensated, check_schedule, evaluate, MeasureResult, Tick
 from .estimate import Estimate
 
 
@@ -23,7 +23,7 @@ class ArealCarry(eqx.Module):
     compensation: Array
 
 
-class ArealVelocityResult(eqx.Module):
+class ArealVelocityResult(MeasureResult):
     """Mean area swept out, antisymmetric Estimates (p, p): entry ij is ½⟨x_i dx_j − x_j dx_i⟩.
 
     - `per_time`: per unit of the physical time t (= ηk).

@@ -16,7 +16,7 @@ from ..dynamics.discrete import GaussianSGD
 from ..dynamics.terms import drift_correction
 from ..landscapes.real_arrays import real_output
 from ..types import Alive, Matrix, Positions, Scalar, Vector
-from .base import AbstractMeasure, add_compensated, check_schedule, Tick
+from .base import AbstractMeasure, add_compensated, check_schedule, MeasureResult, Tick
 from .currents import elapsed
 from .estimate import Estimate
 from .histogram import bounded
@@ -42,7 +42,7 @@ class EntropyCarry(eqx.Module):
     at: Array
 
 
-class EntropyProductionResult(eqx.Module):
+class EntropyProductionResult(MeasureResult):
     """Entropy production of the members alive.
 
     - `per_time`, `per_iteration`: Estimates of the mean rate, nats; +∞ with an infinite error
@@ -67,6 +67,7 @@ class EntropyProductionResult(eqx.Module):
     axes: ClassVar[dict[str, tuple[str, ...]]] = {
         name: ("duration",) for name in ("iterations", "times", "fluctuation", "effective_samples")
     }
+    coordinates: ClassVar[dict[str, str]] = {"duration": "iterations", "duration_t": "times"}
 
 
 class EntropyProduction(AbstractMeasure):

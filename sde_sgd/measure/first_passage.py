@@ -12,7 +12,7 @@ from scipy import special, stats
 
 from ..draws import Stream
 from ..types import Alive, Positions
-from .base import AbstractMeasure, Tick
+from .base import AbstractMeasure, MeasureResult, Tick
 from .brownian_bridge import BrownianBridge
 from .estimate import Estimate
 
@@ -55,7 +55,7 @@ class FirstPassageCarry(eqx.Module):
         return (self.exits > 0) * (self.waited + 1)
 
 
-class FirstPassageResult(eqx.Module):
+class FirstPassageResult(MeasureResult):
     """Exit statistics; times in iterations, of members alive or diverged only after their exit.
 
     - `rate`: Estimate of exits per iteration at risk, the maximum-likelihood rate of
@@ -298,6 +298,7 @@ class FirstPassage(AbstractMeasure):
             renewal,
             None if unit is None or renewal is None else _scaled(renewal, unit),
             remark,
+            members=np.flatnonzero(kept),
         )
 
 

@@ -12,11 +12,11 @@ from jaxtyping import Array, Float, Int
 
 from ..landscapes.real_arrays import as_float64
 from ..types import Alive, Positions
-from .base import AbstractMeasure, check_schedule, due, evaluate, Tick
+from .base import AbstractMeasure, check_schedule, due, evaluate, MeasureResult, Tick
 from .estimate import Estimate
 
 
-class HistogramResult(eqx.Module):
+class HistogramResult(MeasureResult):
     """Bin edges (bins+1,), density Estimate (bins,) per unit of f, mass of every bin (bins,).
 
     `below` and `above` are the probabilities outside the edges; density integrates to
@@ -66,7 +66,7 @@ class HistogramResult(eqx.Module):
         return Estimate(value, error * width / mass, self.cumulative.num_samples)
 
 
-class JointHistogramResult(eqx.Module):
+class JointHistogramResult(MeasureResult):
     """Edges of both coordinates, density and mass of each cell, Estimates (rows, columns).
 
     Row i holds x_edges[i] ≤ f₁ < x_edges[i+1], column j the same of f₂. `outside` is the

@@ -10,10 +10,10 @@ from jax import lax
 from jaxtyping import Array
 
 from ..types import Alive, Positions
-from .base import AbstractMeasure, evaluate, Tick
+from .base import AbstractMeasure, evaluate, MeasureResult, Tick
 
 
-class SnapshotsResult(eqx.Module):
+class SnapshotsResult(MeasureResult):
     """Iterations k (n,), their physical times (n,), values (n, members alive, ...).
 
     Values of iterations that a partial run did not reach are NaN.
@@ -27,6 +27,7 @@ class SnapshotsResult(eqx.Module):
         "times": ("k",),
         "values": ("k", "member"),
     }
+    coordinates: ClassVar[dict[str, str]] = {"k": "iterations", "t": "times"}
 
 
 class Snapshots(AbstractMeasure):
@@ -78,4 +79,5 @@ class Snapshots(AbstractMeasure):
     def result(self, carry, alive: np.ndarray, process: Any) -> SnapshotsResult:
         iterations = np.asarray(self.at)
         values = np.moveaxis(np.asarray(carry)[alive], 0, 1)
-        return SnapshotsResult(iterations, process.time(iterations), values)
+        times = process.time(iterations)
+        return SnapshotsResult(iterations, times, values, members=np.flatnonzero(alive))

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from ..landscapes.real_arrays import as_float64
 from ..types import Alive, Positions
 from .autocovariance import ratio
-from .base import AbstractMeasure, check_schedule, due, evaluate, Tick
+from .base import AbstractMeasure, check_schedule, due, evaluate, MeasureResult, Tick
 from .estimate import Estimate
 
 
@@ -28,7 +28,7 @@ class TailCarry(eqx.Module):
     undefined: Array
 
 
-class TailRatiosResult(eqx.Module):
+class TailRatiosResult(MeasureResult):
     """Tail ratios at each level u, Estimates (levels,); errors from the spread over members.
 
     - `levels`, `factor`.
@@ -60,6 +60,7 @@ class TailRatiosResult(eqx.Module):
             "members_beyond",
         )
     }
+    coordinates: ClassVar[dict[str, str]] = {"level": "levels"}
 
 
 class TailRatios(AbstractMeasure):

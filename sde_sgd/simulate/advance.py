@@ -72,8 +72,10 @@ def iterate(
 
     def observe(carries, before, after, substep):
         tick = Tick(iteration + 1, substep, draws)
+        # What is not a number is nowhere: no exit, and no step.
+        there = alive & jnp.all(jnp.isfinite(after), axis=-1)
         return {
-            name: m.update(carries[name], before, after, tick, alive) for name, m in inner.items()
+            name: m.update(carries[name], before, after, tick, there) for name, m in inner.items()
         }
 
     before = process.position(members.state)

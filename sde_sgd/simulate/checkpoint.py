@@ -1,6 +1,7 @@
 """Atomic checkpoints: one file that is either the old state or the new one."""
 
 import json
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 
 from ..netcdf import remove_leftovers, replace_file
+from .fingerprint import unseen
 from .warn import warn
 
 
@@ -16,11 +18,17 @@ class Checkpoint(eqx.Module):
     """Where and how often a run saves itself.
 
     **Arguments:** `path` of one file; `every_seconds` between saves (a run also saves
-    itself when it ends, is interrupted or runs out of budget).
+    itself when it ends, is interrupted, gets SIGTERM or runs out of budget); `version`, a text of
+    your own: a checkpoint of another version is refused.
+
+    A checkpoint resumes the configuration that wrote it: all numbers, the code of your functions
+    and of what they call or read, in your own modules, as far as Python can see it. What it cannot
+    see is refused by name, unless `version` is given, which then is yours to change.
     """
 
     path: Path = eqx.field(static=True, converter=Path)
     every_seconds: float = eqx.field(static=True, default=30.0)
+    version: str | None = eqx.field(static=True, default=None)
 
 
 def as_checkpoint(checkpoint: Any) -> Checkpoint | None:
@@ -37,7 +45,21 @@ def as_checkpoint(checkpoint: Any) -> Checkpoint | None:
 
 def versions() -> dict[str, str]:
     """Versions on which a bit-exact resume depends."""
-    return {"jax": jax.__version__, "backend": jax.default_backend()}
+    packages = ("sde_sgd", "jax", "equinox", "diffrax", "numpy")
+    found = {name: metadata.version(name) for name in packages}
+    return {**found, "backend": jax.default_backend()}
+
+
+def sign(fingerprint: dict[str, Any], checkpoint: Checkpoint) -> None:
+    """Puts the user's version into a fingerprint; refuses what it could not look into."""
+    fingerprint["version"] = checkpoint.version
+    hidden = unseen(fingerprint)
+    if hidden and checkpoint.version is None:
+        raise ValueError(
+            f"checkpoint={str(checkpoint.path)!r}: whether a later run is this one cannot be told, "
+            f"because {'; '.join(hidden[:3])} cannot be looked into. Pass it as numbers or as a "
+            f"function, or give Checkpoint(path, version=...) a text that you change with it."
+        )
 
 
 def save(path: Path, header: dict[str, Any], arrays: list[np.ndarray]) -> None:

@@ -2,24 +2,26 @@
 
 import sys
 import time
-from typing import TextIO
+from typing import Any
 
 
 class Progress:
     """Writes «name 1200/2000 iterations, 3.1e+06 member-iterations/s, 12 s left» to stderr.
 
-    `show=None` shows it where stderr is a terminal.
+    `show=None` shows it where stderr is a terminal. What stderr cannot show is written as "?", and
+    a stderr that is missing, closed or broken costs the line, not the run.
     """
 
     def __init__(self, name: str, members: int, first: int, last: int, show: bool | None):
-        self.stream: TextIO = sys.stderr
-        self.show = self.stream.isatty() if show is None else show
+        self.stream: Any = sys.stderr
+        self.terminal = _is_terminal(self.stream)
+        self.show = self.terminal if show is None else show
         self.name, self.members, self.first, self.last = name, members, first, last
         self.started = self.measured = time.monotonic()
         self.done = first
         self.written = self.started
         # A terminal line is rewritten in place; a log gets a line now and then.
-        self.pause = 0.2 if self.stream.isatty() else 10.0
+        self.pause = 0.2 if self.terminal else 10.0
         if self.show:
             self._write(f"{name}: compiling …")
 
@@ -43,11 +45,24 @@ class Progress:
         if self.show:
             seconds = time.monotonic() - self.started
             self._write(f"{self.name}: {self.done}/{self.last} iterations in {seconds:.1f} s")
-            if self.stream.isatty():
-                self.stream.write("\n")
-                self.stream.flush()
+            if self.terminal:
+                self._put("\n")
 
     def _write(self, text: str) -> None:
-        end = "\r" if self.stream.isatty() else "\n"
-        self.stream.write(f"{text:<100}{end}" if end == "\r" else f"{text}\n")
-        self.stream.flush()
+        self._put(f"{text:<100}\r" if self.terminal else f"{text}\n")
+
+    def _put(self, text: str) -> None:
+        try:
+            encoding = getattr(self.stream, "encoding", None) or "utf-8"
+            self.stream.write(text.encode(encoding, "replace").decode(encoding))
+            if hasattr(self.stream, "flush"):
+                self.stream.flush()
+        except Exception:
+            self.show = False
+
+
+def _is_terminal(stream: Any) -> bool:
+    try:
+        return bool(stream.isatty())
+    except Exception:
+        return False
