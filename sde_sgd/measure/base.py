@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from ..draws import Draws
-from ..landscapes.real_arrays import real_output
+from ..landscapes.real_arrays import as_float64, real_output
 from ..types import Alive, Positions
 
 
@@ -93,6 +93,15 @@ def evaluate(of: Callable | None, theta: Positions) -> Float[Array, "members *sh
     if of is None:
         return theta
     return jax.vmap(lambda x: real_output("of(θ)", of(x), x.dtype))(theta)
+
+
+def own_values(name: str, value: Any) -> np.ndarray:
+    """A float64 copy of a user's numbers, `ValueError` as `real_values`.
+
+    A copy: what is put on a CPU shares the memory of an aligned NumPy array, and would change
+    with it.
+    """
+    return np.array(as_float64(name, value))
 
 
 def check_schedule(name: str, burn_in: int, every: int, num_steps: int) -> None:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from ..landscapes.real_arrays import as_float64
 from ..types import Alive, Positions
-from .base import AbstractMeasure, check_schedule, due, evaluate, MeasureResult, Tick
+from .base import AbstractMeasure, check_schedule, due, evaluate, MeasureResult, own_values, Tick
 from .estimate import Estimate
 
 
@@ -182,7 +182,7 @@ class Histogram(AbstractMeasure):
 
 def check_edges(name: str, edges: Any) -> np.ndarray:
     """Increasing, finite edges (bins+1,), or `ValueError`."""
-    array = as_float64(f"{name}: edges", edges)
+    array = own_values(f"{name}: edges", edges)
     if array.ndim != 1 or array.size < 2 or not np.isfinite(array).all():
         raise ValueError(f"{name} needs at least two finite edges; got {array}.")
     if not (np.diff(array) > 0).all():

@@ -10,10 +10,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from ..landscapes.real_arrays import as_float64
 from ..types import Alive, Positions
 from .autocovariance import ratio
-from .base import AbstractMeasure, check_schedule, due, evaluate, MeasureResult, Tick
+from .base import AbstractMeasure, check_schedule, due, evaluate, MeasureResult, own_values, Tick
 from .estimate import Estimate
 
 
@@ -88,7 +87,7 @@ class TailRatios(AbstractMeasure):
         burn_in: int = 0,
         every: int = 1,
     ):
-        array = as_float64("levels", levels)
+        array = own_values("levels", levels)
         rising = array.ndim == 1 and array.size > 0 and bool((np.diff(array) > 0).all())
         if not rising or not np.isfinite(array).all() or array[0] <= 0:
             raise ValueError(f"TailRatios needs increasing, finite levels > 0; got {levels}.")
@@ -124,9 +123,9 @@ class TailRatios(AbstractMeasure):
         def add() -> TailCarry:
             size = jnp.abs(evaluate(self.of, after).reshape(after.shape[0], 1, 1))
             levels = self.levels.astype(size.dtype)
-            beyond = size > jnp.stack([levels, self.factor * levels])
-            undefined = carry.undefined + jnp.isnan(size[:, 0, 0])
-            return TailCarry(carry.count + 1, carry.beyond + beyond, undefined)
+            beyond = size > jnp.stack([levels, self.factor * levels])[None]
+            undefined = carry.undefined + jnp.isnan(size[:, 0, 0]).astype(jnp.int32)
+            return TailCarry(carry.count + 1, carry.beyond + beyond.astype(jnp.int32), undefined)
 
         return lax.cond(due(tick.iteration, self.burn_in, self.every), add, lambda: carry)
 
