@@ -94,7 +94,7 @@ class ArealVelocity(AbstractMeasure):
         area, compensation = add_compensated(
             carry.area, carry.compensation, jnp.where(counts, swept, 0)
         )
-        return ArealCarry(carry.steps + counts, area, compensation)
+        return ArealCarry(carry.steps + counts.astype(jnp.int32), area, compensation)
 
     def finished(self, carry: ArealCarry) -> None:
         return None

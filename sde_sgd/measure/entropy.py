@@ -148,7 +148,7 @@ class EntropyProduction(AbstractMeasure):
     def init(self, theta: Positions) -> EntropyCarry:
         members, dtype = theta.shape[0], theta.dtype
         count, zero = jnp.zeros(members, jnp.int32), jnp.zeros(members, dtype)
-        at = jnp.full((members, len(self.at)), jnp.nan, dtype)
+        at = jnp.zeros((members, len(self.at)), dtype)
         broken = jnp.zeros(members, bool)
         return EntropyCarry(count, zero, zero, count, count, broken, self._density(theta), at)
 
@@ -162,8 +162,8 @@ class EntropyProduction(AbstractMeasure):
         total, compensation = add_compensated(
             carry.total, carry.compensation, jnp.where(counts & finite, step, 0)
         )
-        irreversible = carry.irreversible + (counts & infinite)
-        impossible = carry.impossible + (counts & ~infinite & ~finite)
+        irreversible = carry.irreversible + (counts & infinite).astype(jnp.int32)
+        impossible = carry.impossible + (counts & ~infinite & ~finite).astype(jnp.int32)
         start, at = carry.start, carry.at
         if self.at:
             first = (carry.steps == 0) & counts
@@ -176,7 +176,7 @@ class EntropyProduction(AbstractMeasure):
             now = jnp.asarray(self.at, jnp.int32) == done
             at = jnp.where(now, sigma[:, None], at)
         return EntropyCarry(
-            carry.steps + counts,
+            carry.steps + counts.astype(jnp.int32),
             total,
             compensation,
             irreversible,
@@ -216,6 +216,8 @@ class EntropyProduction(AbstractMeasure):
             rate = Estimate(unknown, np.asarray(np.inf), rate.num_samples)
         at = np.asarray(self.at, dtype=int)
         sigma = np.asarray(carry.at, dtype=float)[kept]
+        reached = np.asarray(carry.steps)[kept][:, None] >= at * process.substeps
+        sigma = np.where(reached, sigma, np.nan)
         means = [_exponential_mean(column) for column in sigma.T]
         for k, (_, _, reason) in zip(self.at, means, strict=True):
             if reason:

@@ -243,9 +243,9 @@ class FirstPassage(AbstractMeasure):
             draws = tick.draws.at(substep=tick.substep)
             out = out | (draws.uniform((), Stream.MEASURE, after.dtype) < chance)
         left = out & ~carry.just_left & alive
-        passages = carry.passages + 3 * left
-        stayed = carry.stayed + (passages & 1 == 0)
-        waited = carry.waited + (passages == 0)
+        passages = carry.passages + 3 * left.astype(jnp.int32)
+        stayed = carry.stayed + (passages & 1 == 0).astype(jnp.int32)
+        waited = carry.waited + (passages == 0).astype(jnp.int32)
         started = carry.started
         if started is not None:
             ended = (passages & 1 == 1) & (started >= 0)

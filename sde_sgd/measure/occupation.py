@@ -167,16 +167,17 @@ class Occupation(AbstractMeasure):
             found = self._labels(after)
             beyond = ((found >= self.num_basins) | (found < -1)) & alive
             stray = jnp.where(beyond, found, carry.stray)
-            known = jnp.arange(self.num_basins)
+            known = jnp.arange(self.num_basins, dtype=jnp.int32)[None]
             here = found[:, None] == known
             old = carry.last[:, None] == known
-            moved = old[:, :, None] & here[:, None, :] & ~jnp.eye(self.num_basins, dtype=bool)
+            other = ~jnp.eye(self.num_basins, dtype=bool)[None]
+            moved = old[:, :, None] & here[:, None, :] & other
             last = jnp.where(found >= 0, found, carry.last)
             return OccupationCarry(
-                carry.inside + here,
-                carry.transitions + moved,
+                carry.inside + here.astype(jnp.int32),
+                carry.transitions + moved.astype(jnp.int32),
                 last,
-                carry.held + old,
+                carry.held + old.astype(jnp.int32),
                 carry.count + 1,
                 stray,
             )

@@ -39,7 +39,7 @@ def create(passage: Passage, theta: Array, identity: Identity, streams: Array):
     )
     begun = replicas.rung >= 0
     return replicas, _write(
-        rungs, replicas, _entry(passage, jnp.arange(len(begun)), replicas, begun)
+        rungs, replicas, _entry(passage, jnp.arange(len(begun), dtype=jnp.int32), replicas, begun)
     )
 
 
@@ -100,8 +100,9 @@ def branch(fixed: tuple, replicas: Replica, rungs: Rungs) -> tuple[Replica, Rung
     """
     passage, child, parent, below, identity = fixed
     height = passage.num_levels + 1
-    place = parent[:, None] * height + jnp.arange(height)
-    entered = (rungs.clock[place, 0] >= 0) & (jnp.arange(height) > below[:, None])
+    rows = jnp.arange(height, dtype=jnp.int32)[None]
+    place = parent[:, None] * height + rows
+    entered = (rungs.clock[place, 0] >= 0) & (rows > below[:, None])
     rung = jnp.argmax(entered, axis=1).astype(jnp.int32)
     source = parent * height + rung
     age, steps, outcome = jnp.moveaxis(rungs.clock[source], -1, 0)

@@ -133,7 +133,8 @@ def _stretch(
     """
 
     def move(k, members):
-        return iterate(process, measures, refill, streams, k, members)
+        # A Python integer where compilation is disabled.
+        return iterate(process, measures, refill, streams, jnp.asarray(k, jnp.uint32), members)
 
     if refill or at_rest(measures, members.carries) is None:
         return lax.fori_loop(first, last, move, members)
