@@ -1,5 +1,6 @@
 """Atomic checkpoints: one file that is either the old state or the new one."""
 
+import functools
 import json
 from importlib import metadata
 from pathlib import Path
@@ -45,9 +46,13 @@ def as_checkpoint(checkpoint: Any) -> Checkpoint | None:
 
 def versions() -> dict[str, str]:
     """Versions on which a bit-exact resume depends."""
+    return {**_installed(), "backend": jax.default_backend()}
+
+
+@functools.cache
+def _installed() -> dict[str, str]:
     packages = ("sde_sgd", "jax", "equinox", "diffrax", "numpy")
-    found = {name: metadata.version(name) for name in packages}
-    return {**found, "backend": jax.default_backend()}
+    return {name: metadata.version(name) for name in packages}
 
 
 def sign(fingerprint: dict[str, Any], checkpoint: Checkpoint) -> None:

@@ -81,14 +81,21 @@ def _setting_of_array(path: str, value: Any) -> dict[str, Any]:
 
 def schedules(process: AbstractProcess, num_steps: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Iterations and values of every learning-rate schedule of a process, by its field."""
+    steps = np.arange(0, num_steps, max(-(-num_steps // _MOST_RATES), 1))
     found = {}
-    for path, value in _fields("", process):
-        if isinstance(value, LearningRate) and value.schedule is not None:
-            every = -(-num_steps // _MOST_RATES)
-            steps = np.arange(0, num_steps, every)
-            rate = jax.vmap(lambda k, value=value: value.at(k, jnp.result_type(float)))
-            found[path.replace(".", "_")] = steps, np.asarray(rate(jnp.asarray(steps)))
+    for path, rate in _schedules("", process):
+        values = jax.vmap(lambda k, rate=rate: rate.at(k, jnp.result_type(float)))
+        found[path.replace(".", "_")] = steps, np.asarray(values(jnp.asarray(steps)))
     return found
+
+
+def _schedules(path: str, module: Any) -> Iterator[tuple[str, LearningRate]]:
+    for name, value in _fields(path, module):
+        if isinstance(value, LearningRate):
+            if value.schedule is not None:
+                yield name, value
+        elif isinstance(value, eqx.Module) and not isinstance(value, AbstractLandscape):
+            yield from _schedules(name, value)
 
 
 def plain_name(name: str) -> str:

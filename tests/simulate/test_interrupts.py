@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import jax.numpy as jnp
 import jax.random as jr
@@ -14,8 +15,17 @@ import pytest
 import sde_sgd as ss
 from sde_sgd.rare_events.wave import Wave
 from sde_sgd.simulate.driver import Engine
+from sde_sgd.simulate.warn import warn
 
 OPTIONS = dict(num_steps=40, ensemble_size=3, key=jr.key(0))
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_interrupts():
+    """Also where the tests run in the background of a shell, which ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def process():
@@ -158,6 +168,23 @@ def test_a_stderr_that_is_none_costs_no_run(show, tmp_path, monkeypatch):
         monkeypatch.setattr(sys, "stderr", stream)
         assert ss.simulate(process(), jnp.zeros(1), **OPTIONS, progress=show).complete
     assert ("SGD: 40/40 iterations in" in logger.text) == (show is True)
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_warning_that_cannot_be_shown_costs_no_run(closed, tmp_path, monkeypatch):
+    """A closed stderr gets none, one without Greek letters question marks."""
+    path = tmp_path / "log"
+    with open(path, "w", encoding="ascii", errors="strict") as stream, warnings.catch_warnings():
+        warnings.simplefilter("always")
+        if closed:
+            stream.close()
+
+        def show(message, category, *where, **more):
+            stream.write(f"{message}\n")
+
+        warnings.showwarning = show
+        warn("η is too large")
+    assert path.read_text() == ("" if closed else "? is too large\n")
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])

@@ -22,6 +22,14 @@ from sde_sgd.simulate.driver import Engine
 CASES = ("reshuffled_momentum", "modified_equation")
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_interrupts():
+    """Also where the tests run in the background of a shell, which ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def least_squares():
     inputs, noise = normal(1, 24, 3), normal(2, 24)
     return ss.LeastSquares(inputs, inputs @ np.array([1.0, -2.0, 0.5]) + 0.5 * noise)
@@ -83,7 +91,11 @@ def killed(tmp_path_factory):
             f"import test_resume; test_resume.run_for_ever({name!r}, {str(path)!r})"
         )
         children.append(
-            subprocess.Popen([sys.executable, "-c", call], cwd=Path(__file__).parent.resolve())
+            subprocess.Popen(
+                [sys.executable, "-c", call],
+                cwd=Path(__file__).parent.resolve(),
+                env=os.environ | {"PYTHONPATH": str(Path(ss.__file__).parent.parent)},
+            )
         )
     try:
         for child, path in zip(children, paths.values(), strict=True):
