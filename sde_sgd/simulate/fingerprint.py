@@ -17,6 +17,8 @@ from .references import file_digest, library, references
 # What `type` and decorators write into a class, which its own lines do not say.
 _GENERATED = {"__dict__", "__weakref__", "__doc__", "__module__", "__qualname__", "__slots__"}
 
+_TYPE_CHECKS = (["jaxtyping"], ["beartype"])
+
 
 def describe(value: Any) -> Any:
     """A JSON-able description: fields of objects, digests of arrays, code of functions.
@@ -48,6 +50,7 @@ class _Description:
 
     def __init__(self):
         self.known: dict[int, Any] = {}
+        self.arrays: dict[int, tuple[Any, dict[str, Any]]] = {}
 
     def of(self, value: Any, seen: frozenset[int]) -> Any:
         """The description of anything; `seen` are the objects around it."""
@@ -61,7 +64,10 @@ class _Description:
             data = _array(jax.random.key_data(value))
             return {"key": str(jax.random.key_impl(value)), "data": data}
         if isinstance(value, np.ndarray | np.generic | jax.Array) and value.dtype != object:
-            return _array(value)
+            # The data of a landscape are found in each function that names it, and hashed once.
+            if id(value) not in self.arrays:
+                self.arrays[id(value)] = value, _array(value)
+            return self.arrays[id(value)][1]
         if isinstance(value, complex | bytes | type(Ellipsis)):
             return repr(value)
         if id(value) in seen:
@@ -168,8 +174,9 @@ class _Description:
         return f"{kind.__module__}.{kind.__qualname__}"
 
     def _function(self, function: types.FunctionType, seen: frozenset[int]) -> dict[str, Any]:
-        package = library(function.__module__)
-        if package == "sde_sgd" and hasattr(function, "__wrapped__"):
+        # Not __module__, which a wrapper takes over from what it wraps.
+        package = library(function.__globals__.get("__name__"))
+        if hasattr(function, "__wrapped__") and (package or "").split()[:1] in _TYPE_CHECKS:
             # Type checks are no part of what is computed.
             return self.of(function.__wrapped__, seen)
         code = function.__code__

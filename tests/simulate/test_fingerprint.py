@@ -103,6 +103,20 @@ def inner(x): return x > VALUE
 def cached(x): return x > 1
 def made(x): return inner(x) + cached(x)
 """,
+    "transformed functions": """
+import jax, equinox as eqx
+mapped = jax.vmap(lambda x: x > VALUE)
+compiled = eqx.filter_jit(lambda x: x)
+made = lambda x: jax.grad(compiled)(mapped(x))
+""",
+    "the axes of a transformed function": """
+import jax
+made = jax.vmap(lambda x: x, in_axes=int(10 * VALUE))
+""",
+    "a compiled function of another kind": """
+import jax, equinox as eqx
+made = eqx.filter_jit(jax.grad(lambda x: VALUE * x))
+""",
     "an attribute of a function": "def made(x): return x\nmade.barrier = VALUE",
     "a dataclass": """
 import dataclasses
