@@ -67,6 +67,8 @@ def segment(fixed: tuple, replicas: Replica, rungs: Rungs) -> tuple[Replica, Run
     dropped, and the iterations done: fewer than `length` if all lanes have ended.
     """
     passage, streams, index, length = fixed
+    # NumPy's where compilation is disabled.
+    index = jnp.asarray(index)
     valid, once = index < len(replicas.age), jnp.minimum(length, 1)
     lanes = jax.tree.map(lambda x: x.at[index].get(mode="clip"), replicas)
 
@@ -98,7 +100,8 @@ def branch(fixed: tuple, replicas: Replica, rungs: Rungs) -> tuple[Replica, Rung
     `fixed` is (passage, child, parent, below, identity), children out of range do nothing.
     The child has a new identity, so that its future is its own.
     """
-    passage, child, parent, below, identity = fixed
+    passage, *numbers = fixed
+    child, parent, below, identity = map(jnp.asarray, numbers)
     height = passage.num_levels + 1
     rows = jnp.arange(height, dtype=jnp.int32)[None]
     place = parent[:, None] * height + rows
