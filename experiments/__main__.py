@@ -1,6 +1,7 @@
 """Command line: `python -m experiments [NAME --preset paper --seed 1 --out results]`."""
 
 import dataclasses
+import io
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +20,10 @@ from . import framework  # noqa: E402
 
 def main(arguments: list[str]) -> int:
     """Lists the experiments, or runs one; 0 if every verdict is as expected, else 1."""
+    for stream in (sys.stdout, sys.stderr):
+        # Not every terminal has Greek letters.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     console = Console()
     # A pipe has no width of its own; tables of 80 columns break every word.
     console.width = max(console.width, 120)

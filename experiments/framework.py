@@ -32,6 +32,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import sde_sgd as ss
+from sde_sgd.netcdf import write_dataset
 
 _SHARED = {"framework", "peers", "probe", "__main__"}
 
@@ -72,10 +73,7 @@ def run(
         seconds, device = time.monotonic() - started, _device()
         described = {"preset": preset, "seed": seed, "config": dataclasses.asdict(config)}
         _write(folder / "config.json", described)
-        # Under a new name first: an interrupted write must not spoil what is there.
-        fresh = folder / ".data.nc.tmp"
-        data.to_netcdf(fresh, engine="h5netcdf", invalid_netcdf=True)
-        fresh.replace(folder / "data.nc")
+        write_dataset(data, folder / "data.nc")
     predicted = module.predict(config)
     comparisons = module.check(config, data, predicted)
     verdict = {

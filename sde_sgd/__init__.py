@@ -1,5 +1,7 @@
 """SGD and the stochastic differential equation that is said to describe it, side by side."""
 
+from importlib.metadata import version as _version
+
 from . import theory as theory
 from .basins import (
     Basins as Basins,
@@ -89,6 +91,7 @@ from .measure import (
     hill_tail_index as hill_tail_index,
     Histogram as Histogram,
     Levels as Levels,
+    MeasureResult as MeasureResult,
     Moments as Moments,
     noise_statistics as noise_statistics,
     NoiseStatistics as NoiseStatistics,
@@ -151,3 +154,5 @@ from .validity import (
     validity_scan as validity_scan,
     ValidityScan as ValidityScan,
 )
+
+__version__ = _version("sde_sgd")

@@ -303,7 +303,7 @@ def label_by_nearest(centres: ArrayLike, radius: RealLike = np.inf) -> Callable:
     Cheap, and exact as a set of cores: with a radius below half the distance of two centres
     `Occupation` counts a transition only once the next core is reached.
     """
-    places = jnp.asarray(as_float64("centres", centres))
+    places = jnp.asarray(np.array(as_float64("centres", centres)))
     if places.ndim != 2:
         raise ValueError(f"centres must be (m, d), got shape {places.shape}.")
     reach = float(radius)

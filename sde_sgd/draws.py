@@ -163,8 +163,11 @@ class Draws(eqx.Module):
 
     def _rows(self, index: UInt32[Array, " size"], stream: int) -> tuple[Array, Array]:
         """(members, size) pairs of words, of the entries `index`."""
-        key = [jnp.expand_dims(word, -1) for word in self._key(stream)]
-        return threefry((key[0], key[1]), self.identity[..., None], index)
+        # All of one rank, as JAX's strict mode for ranks wants.
+        rank = self.identity.ndim
+        key = [_of_rank(jnp.expand_dims(word, -1), rank + 1) for word in self._key(stream)]
+        counter = _of_rank(index, rank + 1)
+        return threefry((key[0], key[1]), self.identity[..., None], counter)
 
     def _words(self, size: int, stream: int) -> tuple[Array, Array]:
         """(members, size) pairs of words."""
@@ -172,7 +175,8 @@ class Draws(eqx.Module):
         if size >= _FEW:
             return self._rows(index, stream)
         index = jnp.expand_dims(index, tuple(range(1, 1 + self.identity.ndim)))
-        high, low = threefry(self._key(stream), self.identity[None], index)
+        key = [_of_rank(word, self.identity.ndim + 1) for word in self._key(stream)]
+        high, low = threefry((key[0], key[1]), self.identity[None], index)
         return jnp.moveaxis(high, 0, -1), jnp.moveaxis(low, 0, -1)
 
     def _alone(self, make: Callable, shape: tuple[int, ...], stream: int, *rest: Any) -> Array:
@@ -242,14 +246,14 @@ class Draws(eqx.Module):
         # and then compile for minutes or hash once for every sign (CPU, jax 0.10).
         if size <= 64:
             high, low = self._words(1, stream)
-            place = lax.iota(jnp.uint32, size)
+            place = _of_rank(lax.iota(jnp.uint32, size), high.ndim)
             word = high if size <= 32 else jnp.where(place < 32, high, low)
             shifted = word << (place & jnp.uint32(31))
         else:
             index = lax.iota(jnp.uint32, 2 * -(-size // 64))
             high, low = self._rows(index // 2, stream)
-            word = jnp.where(index % 2 == 0, high, low)
-            shifted = word[..., None] << lax.iota(jnp.uint32, 32)
+            word = jnp.where(_of_rank(index % 2 == 0, high.ndim), high, low)
+            shifted = word[..., None] << _of_rank(lax.iota(jnp.uint32, 32), word.ndim + 1)
             shifted = shifted.reshape(*self.identity.shape, -1)[..., :size]
         sign = shifted & jnp.uint32(0x80000000)
         one = jnp.uint32(0x3F800000)
@@ -267,6 +271,11 @@ class Draws(eqx.Module):
 
     def _integers(self, shape: tuple[int, ...], stream: int, maximum: int) -> Int[Array, "..."]:
         return scale_to(self._bits(shape, stream), maximum)
+
+
+def _of_rank(array: Array, rank: int) -> Array:
+    """The same array with axes of length 1 in front; a number stays a number."""
+    return array.reshape((1,) * (rank - array.ndim) + array.shape) if array.ndim else array
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2), inline=True)

@@ -4,19 +4,19 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
-from typing import TextIO
+from typing import Any
 
 
 class StatusLine:
     """A line on stderr: rewritten in place on a terminal, a new one now and then in a log.
 
-    `show=None` shows it where stderr is a terminal.
+    `show=None` shows it where stderr is a terminal. What stderr cannot show is written as "?", and
+    a stderr that is missing, closed or broken costs the line, not the run.
     """
 
     def __init__(self, show: bool | None):
-        self.stream: TextIO = sys.stderr
-        self.in_place = self.stream.isatty()
+        self.stream: Any = sys.stderr
+        self.in_place = _is_terminal(self.stream)
         self.show = self.in_place if show is None else show
         self.pause = 0.2 if self.in_place else 10.0
         self.written = time.monotonic()
@@ -28,37 +28,78 @@ class StatusLine:
 
     def write(self, text: str) -> None:
         """Shows a text, if the line is shown at all."""
-        if not self.show:
-            return
-        self.written = time.monotonic()
-        self.stream.write(f"{text:<100}\r" if self.in_place else f"{text}\n")
-        self.stream.flush()
+        if self.show:
+            self.written = time.monotonic()
+            self._put(f"{text:<100}\r" if self.in_place else f"{text}\n")
 
     def close(self, text: str) -> None:
         """Shows the last text and ends the line."""
         self.write(text)
         if self.show and self.in_place:
-            self.stream.write("\n")
-            self.stream.flush()
+            self._put("\n")
+
+    def _put(self, text: str) -> None:
+        try:
+            encoding = getattr(self.stream, "encoding", None) or "utf-8"
+            self.stream.write(text.encode(encoding, "replace").decode(encoding))
+            if hasattr(self.stream, "flush"):
+                self.stream.flush()
+        except Exception:
+            self.show = False
+
+
+def _is_terminal(stream: Any) -> bool:
+    try:
+        return bool(stream.isatty())
+    except Exception:
+        return False
 
 
 class Interrupt:
-    """Turns the first Ctrl-C into a request to stop at a good place; the second is raised."""
+    """Turns the first Ctrl-C into a request to stop at a good place; the second is raised.
 
-    def __init__(self):
+    The rule: Ctrl-C is never swallowed. A run that has iterations left returns what it has, with
+    a warning; one that Ctrl-C found in its last stretch is complete, and a `KeyboardInterrupt`
+    that carries it is raised (`ended`), so that a loop of short runs ends.
+
+    With `saves` SIGTERM is a request too: the run saves itself, and then the signal does what it
+    would have done at once. A Ctrl-C that is ignored stays ignored; other threads than the main
+    one get no signals.
+    """
+
+    def __init__(self, saves: bool = False):
         self.requested = False
-        self._previous: Callable | int | None = None
+        self.terminated = False
+        self._signals = (signal.SIGINT, signal.SIGTERM) if saves else (signal.SIGINT,)
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupt":
         if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._handle)  # pyright: ignore
+            for number in self._signals:
+                # None: a handler that was not set in Python, and could not be put back.
+                if signal.getsignal(number) not in (None, signal.SIG_IGN):
+                    self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
+        for number, previous in self._previous.items():
+            signal.signal(number, previous)
+        if self.terminated:
+            signal.raise_signal(signal.SIGTERM)
 
-    def _handle(self, number, frame) -> None:
-        if self.requested:
+    def _handle(self, number: int, frame: Any) -> None:
+        if number == signal.SIGTERM:
+            self.terminated = True
+        elif self.requested:
             raise KeyboardInterrupt
         self.requested = True
+
+
+def ended(name: str, result: Any) -> KeyboardInterrupt:
+    """What to raise for a Ctrl-C that came when all was done; it carries the result."""
+    error = KeyboardInterrupt(
+        f"{name} was complete when Ctrl-C came: the whole result is this error's .result "
+        f"(sys.last_value.result in a session)."
+    )
+    error.result = result  # pyright: ignore[reportAttributeAccessIssue]
+    return error

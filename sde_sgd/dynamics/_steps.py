@@ -20,7 +20,12 @@ def over_substeps(substeps: int, body: Callable, loop: Any) -> Any:
     """`body(j, loop)` for every solver step j of one iteration."""
     if substeps == 1:
         return body(jnp.uint32(0), loop)
-    return lax.fori_loop(jnp.uint32(0), jnp.uint32(substeps), body, loop)
+
+    def step(j, loop):
+        # A Python integer where compilation is disabled.
+        return body(jnp.asarray(j, jnp.uint32), loop)
+
+    return lax.fori_loop(jnp.uint32(0), jnp.uint32(substeps), step, loop)
 
 
 def step_members(

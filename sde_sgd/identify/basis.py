@@ -46,7 +46,9 @@ class PolynomialBasis(AbstractBasis):
                 f"PolynomialBasis needs dimension ≥ 1 and degree ≥ 0; got {dimension}, {degree}."
             )
         self.dimension, self.degree = dimension, degree
-        self.centre = np.zeros(dimension) if centre is None else as_float64("centre", centre)
+        self.centre = (
+            np.zeros(dimension) if centre is None else np.array(as_float64("centre", centre))
+        )
         if self.centre.shape != (dimension,):
             raise ValueError(f"centre must have shape ({dimension},); got {self.centre.shape}.")
 

@@ -4,7 +4,11 @@ from .autocovariance import (
     Autocovariance as Autocovariance,
     AutocovarianceResult as AutocovarianceResult,
 )
-from .base import AbstractMeasure as AbstractMeasure, Tick as Tick
+from .base import (
+    AbstractMeasure as AbstractMeasure,
+    MeasureResult as MeasureResult,
+    Tick as Tick,
+)
 from .brownian_bridge import BrownianBridge as BrownianBridge
 from .conditional_increments import (
     ConditionalIncrements as ConditionalIncrements,

@@ -12,11 +12,20 @@ from jaxtyping import Array
 
 from ..landscapes.in_brief import in_brief
 from ..types import Alive, Positions
-from .base import AbstractMeasure, add_compensated, check_schedule, due, evaluate, Tick
+from .base import (
+    AbstractMeasure,
+    add_compensated,
+    check_schedule,
+    due,
+    evaluate,
+    MeasureResult,
+    Tick,
+)
 from .estimate import Estimate
 
 # Fewer than so many correlation times in all members together say nothing of themselves.
 _LEAST_TIMES = 50
+_MOST_LAGS = 10**6
 
 
 class AutocovarianceCarry(eqx.Module):
@@ -36,7 +45,7 @@ class AutocovarianceCarry(eqx.Module):
     compensation: tuple[Array, Array] | None
 
 
-class AutocovarianceResult(eqx.Module):
+class AutocovarianceResult(MeasureResult):
     """C(l) = Cov(f_k, f_{k+l}) entry by entry of f, averaged over time and members alive.
 
     - `lags` (n,) in iterations; `lag_times` (n,), the same in t from k = 0.
@@ -57,6 +66,7 @@ class AutocovarianceResult(eqx.Module):
     axes: ClassVar[dict[str, tuple[str, ...]]] = {
         name: ("lag",) for name in ("lags", "lag_times", "covariance", "correlation", "summed")
     }
+    coordinates: ClassVar[dict[str, str]] = {"lag": "lags", "lag_t": "lag_times"}
 
     def integrated_time(self, window: float = 5.0) -> Estimate:
         """τ = every·Σ_{j=−∞}^{∞} C(j·every)/C(0), in iterations: n are worth n/τ independent ones.
@@ -141,6 +151,12 @@ class Autocovariance(AbstractMeasure):
             raise ValueError("Autocovariance needs either max_lag or lags, and not both.")
         if lags is None:
             assert max_lag is not None
+            number = int(max_lag) // max(int(every), 1)
+            if number > _MOST_LAGS:
+                raise ValueError(
+                    f"Autocovariance: max_lag={max_lag} is {number} lags, more than {_MOST_LAGS}: "
+                    f"take every=..., or some lags=[0, ...] only."
+                )
             lags = range(0, int(max_lag) + 1, max(int(every), 1))
         chosen = tuple(int(lag) for lag in lags)
         rising = all(a < b for a, b in zip(chosen, chosen[1:], strict=False))

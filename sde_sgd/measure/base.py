@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ..draws import Draws, STREAM_KEYS
 from ..landscapes.in_brief import in_brief
-from ..landscapes.real_arrays import real_output
+from ..landscapes.real_arrays import as_float64, real_output
 from ..types import Alive, Positions
 
 
@@ -26,6 +26,21 @@ class Tick(eqx.Module):
     iteration: Array
     substep: Array
     draws: Draws
+
+
+class MeasureResult(eqx.Module):
+    """What a measure gives back. Members that diverged are in none of its numbers.
+
+    - `num_diverged`: how many those are: with any, every mean is one of survivors.
+    - `members`: which ones an axis called "member" runs over; None without such an axis.
+    - `axes`: names of the first axes of its arrays, by field; `coordinates`: the fields that say
+      where along an axis, by the coordinate's name.
+    """
+
+    num_diverged: int = eqx.field(static=True, kw_only=True, default=0)
+    members: np.ndarray | None = eqx.field(kw_only=True, default=None)
+    axes: ClassVar[dict[str, tuple[str, ...]]] = {}
+    coordinates: ClassVar[dict[str, str]] = {}
 
 
 class AbstractMeasure(eqx.Module):
@@ -166,6 +181,15 @@ def evaluate(of: Callable | None, theta: Positions) -> Float[Array, "members *sh
     if of is None:
         return theta
     return jax.vmap(lambda x: real_output("of(θ)", of(x), x.dtype))(theta)
+
+
+def own_values(name: str, value: Any) -> np.ndarray:
+    """A float64 copy of a user's numbers, `ValueError` as `real_values`.
+
+    A copy: what is put on a CPU shares the memory of an aligned NumPy array, and would change
+    with it.
+    """
+    return np.array(as_float64(name, value))
 
 
 def check_schedule(name: str, burn_in: int, every: int, num_steps: int) -> None:

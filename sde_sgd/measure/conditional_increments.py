@@ -12,12 +12,20 @@ from jaxtyping import Array, Float
 
 from ..types import Alive, Positions
 from .autocovariance import ratio
-from .base import AbstractMeasure, add_compensated, check_schedule, due, evaluate, Tick
+from .base import (
+    AbstractMeasure,
+    add_compensated,
+    check_schedule,
+    due,
+    evaluate,
+    MeasureResult,
+    Tick,
+)
 from .estimate import Estimate
 from .histogram import check_edges
 
 
-class ConditionalIncrementsResult(eqx.Module):
+class ConditionalIncrementsResult(MeasureResult):
     """Moments of f_{k+1} − f_k, given the bin of f_k; arrays (bins,) over members and time.
 
     - `edges` (bins+1,); `where`: mean of f_k in each bin.

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from ..landscapes.in_brief import in_brief
 from ..landscapes.real_arrays import as_real
 from ..types import Alive, Positions
-from .base import AbstractMeasure, add_compensated, check_schedule, evaluate, Tick
+from .base import AbstractMeasure, add_compensated, check_schedule, evaluate, MeasureResult, Tick
 from .estimate import Estimate
 
 
@@ -24,7 +24,7 @@ class ArealCarry(eqx.Module):
     compensation: Array
 
 
-class ArealVelocityResult(eqx.Module):
+class ArealVelocityResult(MeasureResult):
     """Mean area swept out, antisymmetric Estimates (p, p): entry ij is ½⟨x_i dx_j − x_j dx_i⟩.
 
     - `per_time`: per unit of the physical time t (= ηk).
@@ -95,7 +95,7 @@ class ArealVelocity(AbstractMeasure):
         area, compensation = add_compensated(
             carry.area, carry.compensation, jnp.where(counts, swept, 0)
         )
-        return ArealCarry(carry.steps + counts, area, compensation)
+        return ArealCarry(carry.steps + counts.astype(jnp.int32), area, compensation)
 
     def finished(self, carry: ArealCarry) -> None:
         return None

@@ -16,7 +16,7 @@ from ..dynamics.discrete import GaussianSGD
 from ..dynamics.terms import drift_correction
 from ..landscapes.real_arrays import real_output
 from ..types import Alive, Matrix, Positions, Scalar, Vector
-from .base import AbstractMeasure, add_compensated, check_schedule, Tick
+from .base import AbstractMeasure, add_compensated, check_schedule, MeasureResult, Tick
 from .currents import elapsed
 from .estimate import Estimate
 from .histogram import bounded
@@ -42,7 +42,7 @@ class EntropyCarry(eqx.Module):
     at: Array
 
 
-class EntropyProductionResult(eqx.Module):
+class EntropyProductionResult(MeasureResult):
     """Entropy production of the members alive.
 
     - `per_time`, `per_iteration`: Estimates of the mean rate, nats; +∞ with an infinite error
@@ -67,6 +67,7 @@ class EntropyProductionResult(eqx.Module):
     axes: ClassVar[dict[str, tuple[str, ...]]] = {
         name: ("duration",) for name in ("iterations", "times", "fluctuation", "effective_samples")
     }
+    coordinates: ClassVar[dict[str, str]] = {"duration": "iterations", "duration_t": "times"}
 
 
 class EntropyProduction(AbstractMeasure):
@@ -147,7 +148,7 @@ class EntropyProduction(AbstractMeasure):
     def init(self, theta: Positions) -> EntropyCarry:
         members, dtype = theta.shape[0], theta.dtype
         count, zero = jnp.zeros(members, jnp.int32), jnp.zeros(members, dtype)
-        at = jnp.full((members, len(self.at)), jnp.nan, dtype)
+        at = jnp.zeros((members, len(self.at)), dtype)
         broken = jnp.zeros(members, bool)
         return EntropyCarry(count, zero, zero, count, count, broken, self._density(theta), at)
 
@@ -161,8 +162,8 @@ class EntropyProduction(AbstractMeasure):
         total, compensation = add_compensated(
             carry.total, carry.compensation, jnp.where(counts & finite, step, 0)
         )
-        irreversible = carry.irreversible + (counts & infinite)
-        impossible = carry.impossible + (counts & ~infinite & ~finite)
+        irreversible = carry.irreversible + (counts & infinite).astype(jnp.int32)
+        impossible = carry.impossible + (counts & ~infinite & ~finite).astype(jnp.int32)
         start, at = carry.start, carry.at
         if self.at:
             first = (carry.steps == 0) & counts
@@ -175,7 +176,7 @@ class EntropyProduction(AbstractMeasure):
             now = jnp.asarray(self.at, jnp.int32) == done
             at = jnp.where(now, sigma[:, None], at)
         return EntropyCarry(
-            carry.steps + counts,
+            carry.steps + counts.astype(jnp.int32),
             total,
             compensation,
             irreversible,
@@ -215,6 +216,8 @@ class EntropyProduction(AbstractMeasure):
             rate = Estimate(unknown, np.asarray(np.inf), rate.num_samples)
         at = np.asarray(self.at, dtype=int)
         sigma = np.asarray(carry.at, dtype=float)[kept]
+        reached = np.asarray(carry.steps)[kept][:, None] >= at * process.substeps
+        sigma = np.where(reached, sigma, np.nan)
         means = [_exponential_mean(column) for column in sigma.T]
         for k, (_, _, reason) in zip(self.at, means, strict=True):
             if reason:

@@ -22,9 +22,9 @@ class Estimate(eqx.Module):
     - `num_samples`: how many independent samples `value` averages.
     """
 
-    value: Num[np.ndarray, "..."] = eqx.field(converter=np.asarray)
+    value: Num[np.ndarray, "..."] = eqx.field(converter=np.array)
     standard_error: Float[np.ndarray, "..."] = eqx.field(
-        converter=lambda x: as_float64("standard_error", x)
+        converter=lambda x: np.array(as_float64("standard_error", x))
     )
     num_samples: int
 

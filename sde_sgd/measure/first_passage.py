@@ -12,7 +12,7 @@ from scipy import special, stats
 
 from ..draws import Stream
 from ..types import Alive, Positions
-from .base import AbstractMeasure, Tick
+from .base import AbstractMeasure, MeasureResult, Tick
 from .brownian_bridge import BrownianBridge
 from .estimate import Estimate
 
@@ -55,7 +55,7 @@ class FirstPassageCarry(eqx.Module):
         return (self.exits > 0) * (self.waited + 1)
 
 
-class FirstPassageResult(eqx.Module):
+class FirstPassageResult(MeasureResult):
     """Exit statistics; times in iterations, of members alive or diverged only after their exit.
 
     - `rate`: Estimate of exits per iteration at risk, the maximum-likelihood rate of
@@ -243,9 +243,9 @@ class FirstPassage(AbstractMeasure):
             draws = tick.draws.at(substep=tick.substep)
             out = out | (draws.uniform((), Stream.MEASURE, after.dtype) < chance)
         left = out & ~carry.just_left & alive
-        passages = carry.passages + 3 * left
-        stayed = carry.stayed + (passages & 1 == 0)
-        waited = carry.waited + (passages == 0)
+        passages = carry.passages + 3 * left.astype(jnp.int32)
+        stayed = carry.stayed + (passages & 1 == 0).astype(jnp.int32)
+        waited = carry.waited + (passages == 0).astype(jnp.int32)
         started = carry.started
         if started is not None:
             ended = (passages & 1 == 1) & (started >= 0)
@@ -298,6 +298,7 @@ class FirstPassage(AbstractMeasure):
             renewal,
             None if unit is None or renewal is None else _scaled(renewal, unit),
             remark,
+            members=np.flatnonzero(kept),
         )
 
 

@@ -13,11 +13,11 @@ from jaxtyping import Array, Float, Int
 from ..landscapes.in_brief import in_brief
 from ..landscapes.real_arrays import as_float64
 from ..types import Alive, Positions
-from .base import AbstractMeasure, check_schedule, due, evaluate, Tick
+from .base import AbstractMeasure, check_schedule, due, evaluate, MeasureResult, own_values, Tick
 from .estimate import Estimate
 
 
-class HistogramResult(eqx.Module):
+class HistogramResult(MeasureResult):
     """Bin edges (bins+1,), density Estimate (bins,) per unit of f, mass of every bin (bins,).
 
     `below` and `above` are the probabilities outside the edges; density integrates to
@@ -67,7 +67,7 @@ class HistogramResult(eqx.Module):
         return Estimate(value, error * width / mass, self.cumulative.num_samples)
 
 
-class JointHistogramResult(eqx.Module):
+class JointHistogramResult(MeasureResult):
     """Edges of both coordinates, density and mass of each cell, Estimates (rows, columns).
 
     Row i holds x_edges[i] ≤ f₁ < x_edges[i+1], column j the same of f₂. `outside` is the
@@ -183,7 +183,7 @@ class Histogram(AbstractMeasure):
 
 def check_edges(name: str, edges: Any) -> np.ndarray:
     """Increasing, finite edges (bins+1,), or `ValueError`."""
-    array = as_float64(f"{name}: edges", edges)
+    array = own_values(f"{name}: edges", edges)
     if array.ndim != 1 or array.size < 2 or not np.isfinite(array).all():
         raise ValueError(f"{name} needs at least two finite edges; got {in_brief(array)}.")
     if not (np.diff(array) > 0).all():

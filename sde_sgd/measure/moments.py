@@ -11,7 +11,15 @@ from jax import lax
 from jaxtyping import Array
 
 from ..types import Alive, Positions
-from .base import AbstractMeasure, add_compensated, check_schedule, due, evaluate, Tick
+from .base import (
+    AbstractMeasure,
+    add_compensated,
+    check_schedule,
+    due,
+    evaluate,
+    MeasureResult,
+    Tick,
+)
 from .estimate import Estimate
 
 
@@ -26,7 +34,7 @@ class MomentsCarry(eqx.Module):
     second_compensation: Array | None
 
 
-class MomentsResult(eqx.Module):
+class MomentsResult(MeasureResult):
     """What `Moments` measured over all counted iterations of the members alive.
 
     - `mean`: Estimate of E f, shape of f.

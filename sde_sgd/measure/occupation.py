@@ -14,22 +14,24 @@ from scipy import special
 from ..landscapes.in_brief import in_brief
 from ..landscapes.real_arrays import as_float64
 from ..types import Alive, Positions
-from .base import AbstractMeasure, check_schedule, due, Tick
+from .base import AbstractMeasure, check_schedule, due, MeasureResult, Tick
 from .estimate import Estimate
 
 
 class OccupationCarry(eqx.Module):
     """Looks (members, m) in each basin, transitions (members, m, m), last basin (members,),
-    looks (members, m) begun with each as the last basin, looks in all (members,)."""
+    looks (members, m) begun with each as the last basin, looks in all (members,), and the last
+    label that was none, 0 without one."""
 
     inside: Array
     transitions: Array
     last: Array
     held: Array
     count: Array
+    stray: Array
 
 
-class OccupationResult(eqx.Module):
+class OccupationResult(MeasureResult):
     """Where members were, how they moved, and where they ended; over the members alive.
 
     - `weights`: Estimate (m,), the share of looks in each basin; `elsewhere`: Estimate (), the
@@ -162,31 +164,29 @@ class Occupation(AbstractMeasure):
             last,
             zero((members, m), jnp.int32),
             zero(members, jnp.int32),
+            zero(members, jnp.int32),
         )
 
     def update(
         self, carry: OccupationCarry, before: Positions, after: Positions, tick: Tick, alive: Alive
     ) -> OccupationCarry:
         def add() -> OccupationCarry:
-            # A label beyond the basins is an error; it must not be counted as another one.
             found = self._labels(after)
-            found = eqx.error_if(
-                found,
-                ((found >= self.num_basins) | (found < -1)) & alive,
-                f"label(θ) ≥ num_basins = {self.num_basins} or < -1: no such basin. Raise "
-                f"num_basins, or let the label be -1 there.",
-            )
-            known = jnp.arange(self.num_basins)
+            beyond = ((found >= self.num_basins) | (found < -1)) & alive
+            stray = jnp.where(beyond, found, carry.stray)
+            known = jnp.arange(self.num_basins, dtype=jnp.int32)[None]
             here = found[:, None] == known
             old = carry.last[:, None] == known
-            moved = old[:, :, None] & here[:, None, :] & ~jnp.eye(self.num_basins, dtype=bool)
+            other = ~jnp.eye(self.num_basins, dtype=bool)[None]
+            moved = old[:, :, None] & here[:, None, :] & other
             last = jnp.where(found >= 0, found, carry.last)
             return OccupationCarry(
-                carry.inside + here,
-                carry.transitions + moved,
+                carry.inside + here.astype(jnp.int32),
+                carry.transitions + moved.astype(jnp.int32),
                 last,
-                carry.held + old,
+                carry.held + old.astype(jnp.int32),
                 carry.count + 1,
+                stray,
             )
 
         if self.burn_in == 0 and self.every == 1:
@@ -201,14 +201,23 @@ class Occupation(AbstractMeasure):
         return eqx.tree_at(lambda c: c.last, carry, jnp.where(restarted, -1, carry.last))
 
     def result(self, carry: OccupationCarry, alive: np.ndarray, process: Any) -> OccupationResult:
+        stray = np.asarray(carry.stray)[alive]
+        if stray.any():
+            # Counted as any other basin it would be a wrong number.
+            raise ValueError(
+                f"label(θ) was {stray[stray != 0][0]}, in {int((stray != 0).sum())} members, and "
+                f"with num_basins={self.num_basins} it must be -1 … {self.num_basins - 1}: raise "
+                f"num_basins, or let the label be -1 there."
+            )
         inside = np.asarray(carry.inside)[alive]
         moves = np.asarray(carry.transitions)[alive]
         held = np.asarray(carry.held, dtype=float)[alive] * self.every
         last, count = np.asarray(carry.last)[alive], np.asarray(carry.count)[alive]
-        return _summary(inside, moves, held, last, count, self.num_basins)
+        members = np.flatnonzero(alive)
+        return _summary(members, inside, moves, held, last, count, self.num_basins)
 
 
-def _summary(inside, moves, held, last, count, m: int) -> OccupationResult:
+def _summary(members, inside, moves, held, last, count, m: int) -> OccupationResult:
     """All estimates from what each member counted."""
     num = len(last)
     shares = inside / np.maximum(count, 1)[:, None]
@@ -226,6 +235,7 @@ def _summary(inside, moves, held, last, count, m: int) -> OccupationResult:
         _rates(moves, held),
         last,
         int(count.max(initial=0)),
+        members=members,
     )
 
 

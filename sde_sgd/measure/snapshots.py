@@ -10,10 +10,17 @@ from jax import lax
 from jaxtyping import Array
 
 from ..types import Alive, Positions
-from .base import AbstractMeasure, evaluate, Tick
+from .base import AbstractMeasure, evaluate, MeasureResult, Tick
 
 
-class SnapshotsResult(eqx.Module):
+class SnapshotsCarry(eqx.Module):
+    """Values (members, n, ...) and how many of them are taken, (members,); zeros after them."""
+
+    values: Array
+    taken: Array
+
+
+class SnapshotsResult(MeasureResult):
     """Iterations k (n,), their physical times (n,), values (n, members alive, ...).
 
     Values of iterations that a partial run did not reach are NaN.
@@ -27,6 +34,7 @@ class SnapshotsResult(eqx.Module):
         "times": ("k",),
         "values": ("k", "member"),
     }
+    coordinates: ClassVar[dict[str, str]] = {"k": "iterations", "t": "times"}
 
 
 class Snapshots(AbstractMeasure):
@@ -56,26 +64,34 @@ class Snapshots(AbstractMeasure):
                 f"Snapshots asks for iteration {self.at[-1]}, and the run ends at {num_steps}."
             )
 
-    def init(self, theta: Positions) -> Array:
+    def init(self, theta: Positions) -> SnapshotsCarry:
         value = evaluate(self.of, theta)
-        buffer = jnp.full((value.shape[0], len(self.at), *value.shape[1:]), jnp.nan, value.dtype)
-        return buffer.at[:, 0].set(value) if self.at[0] == 0 else buffer
+        buffer = jnp.zeros((value.shape[0], len(self.at), *value.shape[1:]), value.dtype)
+        begun = self.at[0] == 0
+        taken = jnp.full(value.shape[0], int(begun), jnp.int32)
+        return SnapshotsCarry(buffer.at[:, 0].set(value) if begun else buffer, taken)
 
-    def update(self, carry, before: Positions, after: Positions, tick: Tick, alive: Alive):
+    def update(
+        self, carry: SnapshotsCarry, before: Positions, after: Positions, tick: Tick, alive: Alive
+    ) -> SnapshotsCarry:
         at = jnp.asarray(self.at, jnp.uint32)
         index = jnp.minimum(jnp.searchsorted(at, tick.iteration), len(self.at) - 1)
         # The slice is always written (in place); only the function is conditional.
-        old = lax.dynamic_index_in_dim(carry, index, axis=1, keepdims=False)
-        value = lax.cond(at[index] == tick.iteration, lambda: evaluate(self.of, after), lambda: old)
-        return lax.dynamic_update_index_in_dim(carry, value, index, axis=1)
+        old = lax.dynamic_index_in_dim(carry.values, index, axis=1, keepdims=False)
+        now = at[index] == tick.iteration
+        value = lax.cond(now, lambda: evaluate(self.of, after), lambda: old)
+        values = lax.dynamic_update_index_in_dim(carry.values, value, index, axis=1)
+        return SnapshotsCarry(values, carry.taken + now.astype(jnp.int32))
 
-    def finished(self, carry) -> None:
+    def finished(self, carry: SnapshotsCarry) -> None:
         return None
 
-    def restart(self, carry, restarted: Alive):
+    def restart(self, carry: SnapshotsCarry, restarted: Alive) -> SnapshotsCarry:
         return carry
 
-    def result(self, carry, alive: np.ndarray, process: Any) -> SnapshotsResult:
+    def result(self, carry: SnapshotsCarry, alive: np.ndarray, process: Any) -> SnapshotsResult:
         iterations = np.asarray(self.at)
-        values = np.moveaxis(np.asarray(carry)[alive], 0, 1)
-        return SnapshotsResult(iterations, process.time(iterations), values)
+        values = np.moveaxis(np.asarray(carry.values)[alive], 0, 1).copy()
+        values[int(np.max(carry.taken, initial=0)) :] = np.nan
+        times = process.time(iterations)
+        return SnapshotsResult(iterations, times, values, members=np.flatnonzero(alive))

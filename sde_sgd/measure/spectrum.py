@@ -12,7 +12,15 @@ from jaxtyping import Array, Float
 
 from ..landscapes.real_arrays import real_output
 from ..types import Alive, Positions, Vector
-from .base import AbstractMeasure, add_compensated, check_schedule, due, evaluate, Tick
+from .base import (
+    AbstractMeasure,
+    add_compensated,
+    check_schedule,
+    due,
+    evaluate,
+    MeasureResult,
+    Tick,
+)
 from .estimate import Estimate
 from .histogram import bounded, check_edges
 
@@ -113,7 +121,7 @@ class SpectrumCarry(eqx.Module):
     histogram: Array
 
 
-class SpectrumResult(eqx.Module):
+class SpectrumResult(MeasureResult):
     """What `Spectrum` measured over counted iterations of the members alive.
 
     Errors come from the spread between members.

@@ -13,7 +13,7 @@ from scipy import special
 from ..landscapes.in_brief import in_brief
 from ..types import Alive, Positions
 from .autocovariance import ratio
-from .base import AbstractMeasure, add_compensated, check_schedule, evaluate, Tick
+from .base import AbstractMeasure, add_compensated, check_schedule, evaluate, MeasureResult, Tick
 from .estimate import Estimate
 
 _BLOCKS = 32
@@ -33,7 +33,7 @@ class StationarityCarry(eqx.Module):
     compensation: Array
 
 
-class StationarityResult(eqx.Module):
+class StationarityResult(MeasureResult):
     """Whether the counted part of a run may be called stationary; arrays run over entries of f.
 
     - `stationary`: True only if no drift is seen, the sample could have shown one of
@@ -154,19 +154,28 @@ class Stationarity(AbstractMeasure):
         sums = np.asarray(carry.sums, dtype=float)[kept][:, : 2 * half]
         shift = np.asarray(carry.shift, dtype=float)[kept]
         if half < 2 or len(sums) < _LEAST_MEMBERS:
-            return self._unknown(len(sums), count, shift.shape[1])
+            short = max(_BLOCKS - count, 0)
+            reason = f"at least {_LEAST_MEMBERS} members and {_BLOCKS} iterations are needed"
+            return self._unknown(len(sums), count, shift.shape[1], short, reason)
+        undefined = int((~np.isfinite(sums).all(axis=(1, 2, 3))).sum())
+        if undefined:
+            reason = (
+                f"f was NaN or infinite in {undefined} of them, and longer runs do not mend that"
+            )
+            return self._unknown(len(sums), count, shift.shape[1], 0, reason)
         first = shift[:, None] + sums[:, :, 0] / length
         centre = first.mean(axis=(0, 1))
         offset = centre - shift[:, None]
         second = sums[:, :, 1] / length - 2 * offset * sums[:, :, 0] / length + offset**2
         return _judge(self, first, second, half, length)
 
-    def _unknown(self, members: int, count: int, size: int) -> StationarityResult:
+    def _unknown(
+        self, members: int, count: int, size: int, short: int, reason: str
+    ) -> StationarityResult:
         nothing = Estimate(np.full(size, np.nan), np.full(size, np.inf), members)
-        short = max(_BLOCKS - count, 0)
         verdict = (
-            f"unknown: {members} members over {count} iterations after burn_in={self.burn_in}; at "
-            f"least {_LEAST_MEMBERS} members and {_BLOCKS} iterations are needed"
+            f"unknown: {members} members over {count} iterations after burn_in={self.burn_in}; "
+            f"{reason}"
         )
         return StationarityResult(
             stationary=False,

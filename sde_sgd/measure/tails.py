@@ -11,10 +11,9 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from ..landscapes.in_brief import in_brief
-from ..landscapes.real_arrays import as_float64
 from ..types import Alive, Positions
 from .autocovariance import ratio
-from .base import AbstractMeasure, check_schedule, due, evaluate, Tick
+from .base import AbstractMeasure, check_schedule, due, evaluate, MeasureResult, own_values, Tick
 from .estimate import Estimate
 
 
@@ -29,7 +28,7 @@ class TailCarry(eqx.Module):
     undefined: Array
 
 
-class TailRatiosResult(eqx.Module):
+class TailRatiosResult(MeasureResult):
     """Tail ratios at each level u, Estimates (levels,); errors from the spread over members.
 
     - `levels`, `factor`.
@@ -61,6 +60,7 @@ class TailRatiosResult(eqx.Module):
             "members_beyond",
         )
     }
+    coordinates: ClassVar[dict[str, str]] = {"level": "levels"}
 
 
 class TailRatios(AbstractMeasure):
@@ -88,7 +88,7 @@ class TailRatios(AbstractMeasure):
         burn_in: int = 0,
         every: int = 1,
     ):
-        array = as_float64("levels", levels)
+        array = own_values("levels", levels)
         rising = array.ndim == 1 and array.size > 0 and bool((np.diff(array) > 0).all())
         if not rising or not np.isfinite(array).all() or array[0] <= 0:
             raise ValueError(
@@ -126,9 +126,9 @@ class TailRatios(AbstractMeasure):
         def add() -> TailCarry:
             size = jnp.abs(evaluate(self.of, after).reshape(after.shape[0], 1, 1))
             levels = self.levels.astype(size.dtype)
-            beyond = size > jnp.stack([levels, self.factor * levels])
-            undefined = carry.undefined + jnp.isnan(size[:, 0, 0])
-            return TailCarry(carry.count + 1, carry.beyond + beyond, undefined)
+            beyond = size > jnp.stack([levels, self.factor * levels])[None]
+            undefined = carry.undefined + jnp.isnan(size[:, 0, 0]).astype(jnp.int32)
+            return TailCarry(carry.count + 1, carry.beyond + beyond.astype(jnp.int32), undefined)
 
         return lax.cond(due(tick.iteration, self.burn_in, self.every), add, lambda: carry)
 

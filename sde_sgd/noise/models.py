@@ -287,7 +287,7 @@ class HessianNoise(AbstractGradientNoise):
         scale = self.scale.astype(theta.dtype)
         if self.times_loss:
             scale = scale * 2 * jnp.clip(landscape.loss(theta), 0)
-        return (vectors * jnp.sqrt(scale * jnp.clip(values, 0))) @ vectors.T
+        return (vectors * jnp.sqrt(scale * jnp.clip(values, 0))[None]) @ vectors.T
 
     def covariance(self, theta: Vector, landscape: AbstractLandscape) -> Matrix:
         root = self._root(theta, landscape)

@@ -193,11 +193,12 @@ def _permutation(draws: Draws, num: int, stream: Stream) -> Int[Array, "members 
     """
     index = jnp.arange(num, dtype=jnp.uint32)
     bits = draws.bits((num,), stream)
+    index = jnp.broadcast_to(index, bits.shape)
     if num <= 4096:
         width = max(num - 1, 1).bit_length()
         packed = ((bits >> width) << width) | index
         return (jnp.sort(packed, axis=-1) & jnp.uint32((1 << width) - 1)).astype(jnp.int32)
-    order = lax.sort((bits, jnp.broadcast_to(index, bits.shape)), dimension=-1, num_keys=1)[1]
+    order = lax.sort((bits, index), dimension=-1, num_keys=1)[1]
     return order.astype(jnp.int32)
 
 
@@ -207,7 +208,8 @@ def _floyd(draws: Draws, num: int, batch: int) -> Int[Array, "members batch"]:
     The members are the last axis while it runs, the one that XLA vectorises.
     """
     last = jnp.arange(num - batch, num, dtype=jnp.int32)
-    candidates = scale_to(draws.bits((batch,), Stream.SUBSET), last + 1).T
+    words = draws.bits((batch,), Stream.SUBSET)
+    candidates = scale_to(words, jnp.expand_dims(last + 1, range(words.ndim - 1))).T
 
     def body(j, chosen):
         candidate = lax.dynamic_index_in_dim(candidates, j, axis=0)

@@ -36,6 +36,8 @@ class Campaign:
                 "key": np.asarray(streams),
                 "theta0": starts(0, settings.num_replicas),
                 "settings": [settings.num_replicas, settings.killed, settings.stride],
+                # Of repetitions that are over no path can be had.
+                "num_paths": settings.num_paths,
             }
         )
         self.done: list[Finished] = []
@@ -51,12 +53,17 @@ class Campaign:
         """Repetitions in finished waves."""
         return sum(len(part.probability) for part in self.done)
 
-    def go(self, total: int, budget: float | None, checkpoint: ckpt.Checkpoint | None) -> None:
-        """Runs until `total` repetitions are finished, the budget is used or Ctrl-C is pressed."""
+    def go(self, total: int, budget: float | None, checkpoint: ckpt.Checkpoint | None) -> bool:
+        """Runs until `total` repetitions are finished, the budget is used or Ctrl-C is pressed.
+
+        Returns whether Ctrl-C came when all were finished.
+        """
         self.requested = max(total, self.requested)
+        if checkpoint is not None:
+            ckpt.sign(self.fingerprint, checkpoint)
         started = saved = time.monotonic()
         before, stop = self.seconds, ""
-        with Interrupt() as interrupt:
+        with Interrupt(saves=checkpoint is not None) as interrupt:
             while not stop and (self.wave is not None or self.num_done < self.requested):
                 if self.wave is None:
                     # Waves of one size share their executables.
@@ -80,12 +87,14 @@ class Campaign:
                 if checkpoint is not None and (due or stop or over):
                     self._try_to_save(checkpoint.path)
                     saved = time.monotonic()
-        if stop and (self.wave is not None or self.num_done < self.requested):
+        whole = self.wave is None and self.num_done >= self.requested
+        if stop and not whole:
             done = self.num_done + (self.wave.prefix() if self.wave else 0)
             warn(
                 f"splitting stopped after {done} of {self.requested} repetitions: {stop}. The "
                 f"result is partial; continue with result.resume()."
             )
+        return whole and interrupt.requested
 
     def _adapt(self, spent: float, ended: float) -> None:
         """Segments in which a fair share of the lanes ends: longer ones idle, shorter ones wait."""
@@ -137,8 +146,10 @@ class Campaign:
         header["num_leaves"] = len(arrays)
         ckpt.save(path, header, arrays)
 
-    def restore(self, path: Path) -> None:
+    def restore(self, checkpoint: ckpt.Checkpoint) -> None:
         """Continues from what `save` wrote."""
+        ckpt.sign(self.fingerprint, checkpoint)
+        path = checkpoint.path
         header, arrays = ckpt.load(path, self.fingerprint)
         width = len(Finished.__dataclass_fields__)
         for _ in range(header["parts"]):

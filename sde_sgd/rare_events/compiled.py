@@ -39,7 +39,7 @@ def create(passage: Passage, theta: Array, identity: Identity, streams: Array):
     )
     begun = replicas.rung >= 0
     return replicas, _write(
-        rungs, replicas, _entry(passage, jnp.arange(len(begun)), replicas, begun)
+        rungs, replicas, _entry(passage, jnp.arange(len(begun), dtype=jnp.int32), replicas, begun)
     )
 
 
@@ -67,6 +67,8 @@ def segment(fixed: tuple, replicas: Replica, rungs: Rungs) -> tuple[Replica, Run
     dropped, and the iterations done: fewer than `length` if all lanes have ended.
     """
     passage, streams, index, length = fixed
+    # NumPy's where compilation is disabled.
+    index = jnp.asarray(index)
     valid, once = index < len(replicas.age), jnp.minimum(length, 1)
     lanes = jax.tree.map(lambda x: x.at[index].get(mode="clip"), replicas)
 
@@ -98,10 +100,12 @@ def branch(fixed: tuple, replicas: Replica, rungs: Rungs) -> tuple[Replica, Rung
     `fixed` is (passage, child, parent, below, identity), children out of range do nothing.
     The child has a new identity, so that its future is its own.
     """
-    passage, child, parent, below, identity = fixed
+    passage, *numbers = fixed
+    child, parent, below, identity = map(jnp.asarray, numbers)
     height = passage.num_levels + 1
-    place = parent[:, None] * height + jnp.arange(height)
-    entered = (rungs.clock[place, 0] >= 0) & (jnp.arange(height) > below[:, None])
+    rows = jnp.arange(height, dtype=jnp.int32)[None]
+    place = parent[:, None] * height + rows
+    entered = (rungs.clock[place, 0] >= 0) & (rows > below[:, None])
     rung = jnp.argmax(entered, axis=1).astype(jnp.int32)
     source = parent * height + rung
     age, steps, outcome = jnp.moveaxis(rungs.clock[source], -1, 0)

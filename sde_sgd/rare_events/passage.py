@@ -150,8 +150,8 @@ class Passage(eqx.Module):
         level = self.level(theta)
         running = (walk.outcome == RUNNING) & ~walk.resting
         crosses = running & ~walk.outside & (level >= self.base)
-        crossings = walk.crossings + crosses
-        steps = walk.steps + running
+        crossings = walk.crossings + crosses.astype(jnp.int32)
+        steps = walk.steps + running.astype(jnp.int32)
         begins = crosses & (crossings == self.last_crossing)
         cycle = jnp.where(begins, steps, walk.cycle)
         steps = jnp.where(begins | (crosses & (crossings == self.first_crossing)), 0, steps)

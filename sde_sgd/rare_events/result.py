@@ -1,14 +1,16 @@
 """What splitting gives back."""
 
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
 
 from ..measure.estimate import Estimate
 from ..simulate.checkpoint import as_checkpoint, Checkpoint
+from ..simulate.run import can_be_pickled
 from ..simulate.validate import check_count
+from ..terminal import ended
 from .campaign import Campaign
 from .wave import SplittingError
 
@@ -31,14 +33,17 @@ class Splitting:
       them never reached B and count as 0; `num_iterations` simulated, by all replicas together;
       `seconds`.
 
-    Repetitions are the unit of replication: every error comes from their spread.
+    Repetitions are the unit of replication: every error comes from their spread. A copy that went
+    through `pickle` has everything that was found, and cannot be extended; its `process` is None
+    where that holds functions that cannot be pickled.
     """
 
     def __init__(self, campaign: Campaign):
-        self._campaign = campaign
+        self._campaign: Campaign | None = campaign
         found = campaign.finished()
         process = campaign.passage.process
-        self.process = process
+        self.process: Any = process
+        self._name = type(process).__name__
         self.requested_repetitions: int = campaign.requested
         self.seconds: float = campaign.seconds
         self.num_iterations: int = campaign.iterations
@@ -80,6 +85,11 @@ class Splitting:
         return self._continue(self.requested_repetitions, budget, checkpoint)
 
     def _continue(self, total: int, budget: float | None, checkpoint: Saved) -> "Splitting":
+        if self._campaign is None:
+            raise ValueError(
+                "This result is a copy, which holds what was found and not what goes on: continue "
+                "the original, or give splitting a checkpoint and resume from that."
+            )
         if self._campaign.requested != self.requested_repetitions:
             raise ValueError(
                 f"This result was extended to {self._campaign.requested} repetitions since: "
@@ -87,11 +97,15 @@ class Splitting:
             )
         return run(self._campaign, total, budget, as_checkpoint(checkpoint))
 
+    def __getstate__(self) -> dict[str, Any]:
+        state = vars(self) | {"_campaign": None}
+        return state if can_be_pickled(self.process) else state | {"process": None}
+
     def __repr__(self) -> str:
         state = "complete" if self.complete else f"of {self.requested_repetitions} requested"
         rate = "" if self.rate is None else f", rate={self.rate} per iteration"
         return (
-            f"Splitting({type(self.process).__name__}, probability={self.probability}{rate}, "
+            f"Splitting({self._name}, probability={self.probability}{rate}, "
             f"{self.num_repetitions} repetitions {state}, {self.extinct} extinct, "
             f"{self.seconds:.1f} s)"
         )
@@ -102,7 +116,7 @@ def run(
 ) -> Splitting:
     """Runs the campaign; an error carries what was finished, and so does total extinction."""
     try:
-        campaign.go(total, budget, checkpoint)
+        late = campaign.go(total, budget, checkpoint)
     except SplittingError as error:
         error.result = Splitting(campaign)
         raise
@@ -121,6 +135,8 @@ def run(
         )
         error.result = result
         raise error
+    if late:
+        raise ended("splitting", result)
     return result
 
 

@@ -156,7 +156,7 @@ def splitting(
     settings = _plan(passage, num_replicas, num_repetitions, killed, longest, num_paths, memory)
     campaign = Campaign(passage, streams, start, settings)
     if saved is not None and saved.path.exists():
-        campaign.restore(saved.path)
+        campaign.restore(saved)
     return run(campaign, num_repetitions, budget, saved)
 
 

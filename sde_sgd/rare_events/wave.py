@@ -27,7 +27,7 @@ class SplittingError(RuntimeError):
 
 
 class Settings(eqx.Module):
-    """Numbers that say how a campaign is run; only the first four change its result."""
+    """Numbers that say how a campaign is run; lanes and reps_at_once change no result."""
 
     num_replicas: int
     killed: int

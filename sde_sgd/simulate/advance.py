@@ -74,8 +74,10 @@ def iterate(
 
     def observe(carries, before, after, substep):
         tick = Tick(iteration + 1, substep, draws)
+        # What is not a number is nowhere: no exit, and no step.
+        there = alive & jnp.all(jnp.isfinite(after), axis=-1)
         return {
-            name: m.update(carries[name], before, after, tick, alive) for name, m in inner.items()
+            name: m.update(carries[name], before, after, tick, there) for name, m in inner.items()
         }
 
     before = process.position(members.state)
@@ -133,7 +135,8 @@ def _stretch(
     """
 
     def move(k, members):
-        return iterate(process, measures, refill, streams, k, members)
+        # A Python integer where compilation is disabled.
+        return iterate(process, measures, refill, streams, jnp.asarray(k, jnp.uint32), members)
 
     if refill or at_rest(measures, members.carries) is None:
         return lax.fori_loop(first, last, move, members)

@@ -1,8 +1,8 @@
 """Atomic checkpoints: one file that is either the old state or the new one."""
 
-import glob
+import functools
 import json
-import os
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,8 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from ..netcdf import remove_leftovers, replace_file
+from .fingerprint import unseen
 from .warn import warn
 
 
@@ -17,11 +19,17 @@ class Checkpoint(eqx.Module):
     """Where and how often a run saves itself.
 
     **Arguments:** `path` of one file; `every_seconds` between saves (a run also saves
-    itself when it ends, is interrupted or runs out of budget).
+    itself when it ends, is interrupted, gets SIGTERM or runs out of budget); `version`, a text of
+    your own: a checkpoint of another version is refused.
+
+    A checkpoint resumes the configuration that wrote it: all numbers, the code of your functions
+    and of what they call or read, in your own modules, as far as Python can see it. What it cannot
+    see is refused by name, unless `version` is given, which then is yours to change.
     """
 
     path: Path = eqx.field(static=True, converter=Path)
     every_seconds: float = eqx.field(static=True, default=30.0)
+    version: str | None = eqx.field(static=True, default=None)
 
 
 def as_checkpoint(checkpoint: Any) -> Checkpoint | None:
@@ -38,22 +46,32 @@ def as_checkpoint(checkpoint: Any) -> Checkpoint | None:
 
 def versions() -> dict[str, str]:
     """Versions on which a bit-exact resume depends."""
-    return {"jax": jax.__version__, "backend": jax.default_backend()}
+    return {**_installed(), "backend": jax.default_backend()}
+
+
+@functools.cache
+def _installed() -> dict[str, str]:
+    packages = ("sde_sgd", "jax", "equinox", "diffrax", "numpy")
+    return {name: metadata.version(name) for name in packages}
+
+
+def sign(fingerprint: dict[str, Any], checkpoint: Checkpoint) -> None:
+    """Puts the user's version into a fingerprint; refuses what it could not look into."""
+    fingerprint["version"] = checkpoint.version
+    hidden = unseen(fingerprint)
+    if hidden and checkpoint.version is None:
+        raise ValueError(
+            f"checkpoint={str(checkpoint.path)!r}: whether a later run is this one cannot be told, "
+            f"because {'; '.join(hidden[:3])} cannot be looked into. Pass it as numbers or as a "
+            f"function, or give Checkpoint(path, version=...) a text that you change with it."
+        )
 
 
 def save(path: Path, header: dict[str, Any], arrays: list[np.ndarray]) -> None:
-    """Writes header and arrays to a temporary file beside `path`, then renames it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Puts header and arrays in place of the old file, or leaves that as it is."""
     named: dict[str, Any] = {f"leaf{i}": array for i, array in enumerate(arrays)}
     named["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
-    try:
-        with open(temporary, "wb") as file:
-            np.savez(file, **named)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    replace_file(path, lambda file: np.savez(file, **named))
 
 
 def load(path: Path, fingerprint: Any) -> tuple[dict[str, Any], list[np.ndarray]]:
@@ -79,8 +97,7 @@ def load(path: Path, fingerprint: Any) -> tuple[dict[str, Any], list[np.ndarray]
             f"The checkpoint was written with {header['versions']}, now {versions()}: the resumed "
             f"run is valid, but may differ in the last bits."
         )
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        leftover.unlink(missing_ok=True)  # of a run that was killed while it wrote
+    remove_leftovers(path)
     return header, arrays
 
 

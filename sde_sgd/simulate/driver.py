@@ -13,7 +13,7 @@ import numpy as np
 from ..draws import stream_keys
 from ..dynamics.base import AbstractProcess
 from ..measure.base import AbstractMeasure
-from ..terminal import Interrupt
+from ..terminal import ended, Interrupt
 from ..types import Key
 from . import checkpoint as ckpt
 from .advance import advance, at_rest, create, Members
@@ -52,6 +52,7 @@ class Engine:
         self.process, self.measures = process, measures
         self.plan, self.record_every, self.refill = plan, record_every, refill
         self.memory = memory
+        self.key = np.asarray(key if key.dtype == jnp.uint32 else jax.random.key_data(key))
         self.streams = stream_keys(key)
         self.fingerprint = describe(
             {
@@ -174,8 +175,10 @@ class Engine:
     ) -> Run:
         """Advances to iteration `total`; every way out leaves consistent members behind."""
         self.on_divergence = on_divergence = check_outcome(on_divergence, budget)
-        if checkpoint is not None and resume and checkpoint.path.exists():
-            self._restore(checkpoint.path, total)
+        if checkpoint is not None:
+            ckpt.sign(self.fingerprint, checkpoint)
+            if resume and checkpoint.path.exists():
+                self._restore(checkpoint.path, total)
         self.requested = total
         name = type(self.process).__name__
         report = Progress(name, self.plan.ensemble_size, self.done, total, progress)
@@ -183,7 +186,7 @@ class Engine:
         before = self.seconds
         stop = self._diverged()
         try:
-            with Interrupt() as interrupt:
+            with Interrupt(saves=checkpoint is not None) as interrupt:
                 while self.done < total and not stop:
                     self._segment(total)
                     now = time.monotonic()
@@ -206,9 +209,10 @@ class Engine:
                 f"{name} stopped at iteration {self.done} of {total}: {stop}. The result is "
                 f"partial; continue with run.extend({total - self.done}).{where}"
             )
-        for measure, result in run.results.items():
-            if getattr(result, "remark", None):
-                warn(f"measures[{measure!r}]: {result.remark}")
+        for remark in run.remarks():
+            warn(remark)
+        if interrupt.requested and not stop:
+            raise ended(name, run)
         return run
 
     def _diverged(self) -> str:

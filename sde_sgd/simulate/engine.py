@@ -29,6 +29,7 @@ from .validate import (
     check_refill,
     check_state,
     starts,
+    warn_of_long_iterations,
 )
 
 
@@ -67,7 +68,9 @@ def simulate(
     - `refill`: members that a measure has finished with start again from their start.
     - `progress`: a line on stderr; None shows it on a terminal.
     - `checkpoint`: a file. If it exists the run resumes from it, bit for bit.
-    - `budget`: seconds after which the run stops with what it has; extend it later.
+    - `budget`: seconds after which the run stops with what it has; extend it later. Ctrl-C does
+      the same; where it finds all iterations done, the `KeyboardInterrupt` carries the run as
+      `.result`. With a checkpoint SIGTERM saves the run before it ends the process.
     - `memory`: bytes the run may hold (default: 80 % of what is free).
     - `chunk_size`: members advanced together (default: from the memory of a step; one on a CPU
       where a network convolves).
@@ -82,6 +85,7 @@ def simulate(
     """
     check_outcome(on_divergence, budget)
     saved = ckpt.as_checkpoint(checkpoint)
+    warn_of_long_iterations(process, budget)
     engine = prepare(
         process,
         theta0,

@@ -8,7 +8,8 @@ from ..terminal import StatusLine
 class Progress:
     """Writes «name 1200/2000 iterations, 3.1e+06 member-iterations/s, 12 s left» to stderr.
 
-    `show=None` shows it where stderr is a terminal.
+    `show=None` shows it where stderr is a terminal. What stderr cannot show is written as "?", and
+    a stderr that is missing, closed or broken costs the line, not the run.
     """
 
     def __init__(self, name: str, members: int, first: int, last: int, show: bool | None):

@@ -1,6 +1,8 @@
 """What a simulation gives back."""
 
 import dataclasses
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TYPE_CHECKING
 
@@ -9,7 +11,10 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Bool, Float, Int
 
-from ..measure.estimate import Estimate
+from ..measure.base import MeasureResult
+from ..netcdf import write_dataset
+from .labels import Labels, plain_name, schedules, settings, versions
+from .warn import warn
 
 if TYPE_CHECKING:
     from .driver import Engine
@@ -18,7 +23,8 @@ if TYPE_CHECKING:
 class Run:
     """A finished, interrupted or extended simulation.
 
-    - `run["name"]`: result of a measure, over the members alive.
+    - `run["name"]`: result of a measure, over the members alive; `results` of all, by name. A
+      measure whose result could not be made is in `failures`, and `run["name"]` raises that error.
     - `starts`, `positions` (members, d): θ at the first and the last iteration (of a member at
       rest, where it left); `alive` (members,).
     - `num_steps`: iterations done; `requested_steps`; `complete`: whether they are equal;
@@ -28,12 +34,17 @@ class Run:
     - `seconds`: wall time so far, compilation included; `forecast`: what was foreseen.
     - `member_steps`: iterations computed, all members together: fewer than their number times
       `num_steps` where members at rest were taken out.
+    - `settings`: the numbers of the process, the key and versions, as `save` stores them.
+
+    A copy that went through `pickle` has everything that was found, and cannot be extended. Its
+    `process` is None where that holds functions that cannot be pickled.
     """
 
     def __init__(self, engine: "Engine"):
-        self._engine = engine
+        self._engine: Engine | None = engine
+        self._told: dict[str, Any] | None = None
         members = engine.gather()
-        self.process = engine.process
+        self.process: Any = engine.process
         self.num_steps: int = engine.done
         self.requested_steps: int = engine.requested
         self.stopped: str = engine.stopped
@@ -42,19 +53,62 @@ class Run:
         self.starts: Float[np.ndarray, "members d"] = np.asarray(members.start)
         self.diverged_at: Int[np.ndarray, " members"] = np.asarray(members.diverged_at)
         self.alive: Bool[np.ndarray, " members"] = self.diverged_at < 0
-        self.records = engine.records()
         self.seconds: float = engine.seconds
         self.forecast = engine.forecast
         self.member_steps: int = engine.member_steps
-        self.results: dict[str, Any] = {
-            name: measure.result(members.carries[name], self.alive, engine.process)
-            for name, measure in engine.measures.items()
+        self.settings: dict[str, Any] = {
+            **settings(engine.process),
+            "key": engine.key,
+            "on_divergence": engine.on_divergence,
+            "refill": int(engine.refill),
+            **versions(),
         }
+        self.results: dict[str, Any] = {}
+        self.failures: dict[str, Exception] = {}
+        # At the end of a long run an error costs one result, and not all.
+        self._records, self._unjoined = _attempt(engine.records)
+        dead = int((~self.alive).sum())
+        for name, measure in engine.measures.items():
+            carry = members.carries[name]
+            found, error = _attempt(measure.result, carry, self.alive, engine.process)
+            if error is None:
+                self.results[name] = _told_of_the_dead(found, dead)
+            else:
+                self.failures[name] = error
 
     def __getitem__(self, name: str) -> Any:
+        if name in self.failures:
+            raise self.failures[name]
         if name not in self.results:
             raise KeyError(f"No measure {name!r} in this run; it has {sorted(self.results)}.")
         return self.results[name]
+
+    @property
+    def records(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Iterations (n,) and positions (n, members, d), None without `record_every`.
+
+        **Raises:** `MemoryError` where they could not be joined.
+        """
+        if self._unjoined is not None:
+            raise self._unjoined
+        return self._records
+
+    def remarks(self) -> list[str]:
+        """What a reader of the results must know; a run warns of it."""
+        found = [f"measures[{name!r}] has no result: {e}" for name, e in self.failures.items()]
+        if self._unjoined is not None:
+            found.append(f"The records could not be joined ({self._unjoined}); the rest is there.")
+        dead = int((~self.alive).sum())
+        if dead:
+            found.append(
+                f"{dead} of {self.ensemble_size} members of {self.settings['process']} diverged. "
+                f"Every mean, at earlier iterations too, is one of the survivors, which is not "
+                f"that of all: a smaller learning rate loses none."
+            )
+        for name, result in self.results.items():
+            if getattr(result, "remark", None):
+                found.append(f"measures[{name!r}]: {result.remark}")
+        return found
 
     @property
     def complete(self) -> bool:
@@ -64,7 +118,23 @@ class Run:
     @property
     def time(self) -> float:
         """Physical time t of the last iteration."""
-        return float(self.process.time(np.asarray(self.num_steps)))
+        return self._clock["time"]
+
+    @property
+    def _clock(self) -> dict[str, Any]:
+        """What the process's clock tells, which a pickled run takes with it."""
+        if self._told is not None:
+            return self._told
+        steps = np.zeros(0, int) if self._records is None else self._records[0]
+        return {
+            "time": float(self.process.time(np.asarray(self.num_steps))),
+            "records": self.process.time(steps),
+            "schedules": schedules(self.process, self.num_steps),
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = vars(self) | {"_engine": None, "_told": self._clock}
+        return state if can_be_pickled(self.process) else state | {"process": None}
 
     @property
     def diverged(self) -> dict[int, int]:
@@ -87,8 +157,13 @@ class Run:
         (None: as before) mean what they mean in `simulate`. The continuation belongs to the
         engine, so only the newest `Run` of a chain can be extended.
 
-        **Raises:** `ValueError` for a run that has been extended already.
+        **Raises:** `ValueError` for a run that has been extended already, and for a copy.
         """
+        if self._engine is None:
+            raise ValueError(
+                "This run is a copy, which holds what was found and not what goes on: extend the "
+                "original, or give simulate a checkpoint and resume from that."
+            )
         if self._engine.done != self.num_steps:
             raise ValueError(
                 f"This run ended at iteration {self.num_steps} and has been extended to "
@@ -100,45 +175,68 @@ class Run:
         state = "complete" if self.complete else f"stopped short of {self.requested_steps}"
         dead = int((~self.alive).sum())
         return (
-            f"Run({type(self.process).__name__}, {self.ensemble_size} members, "
+            f"Run({self.settings['process']}, {self.ensemble_size} members, "
             f"{self.num_steps} iterations, t={self.time:.6g}, {state}, {dead} diverged, "
             f"measures={sorted(self.results)})"
         )
 
     def to_xarray(self) -> xr.Dataset:
-        """Final positions, records and measures as labelled arrays, in k and in t.
+        """All that was found as labelled arrays, with the numbers of the run as attributes.
 
-        A measure's axes carry its name: those of snapshots under "late" are `late_k`,
-        `late_member`, and so on, its iterations and times the variables `late_iterations`,
-        `late_times`.
+        - `position`, `start`, `trajectory` (over k and t), `alive`, `diverged_at` of the run.
+        - Of a measure "late": its fields, as `late_values`, along axes of its own, as `late_k`
+          with the times `late_t`. `member` is one axis: members that a measure left out are NaN
+          (−1 among integers). Names are letters, digits and underscores: "loss/train" is
+          `loss_train`; the attribute `measure` of a variable is the name as it was given.
+        - A learning-rate schedule is the variable `learning_rate` over `learning_rate_k`.
+        - Attributes: the fields of the process ("sampling.batch_size"), the size of the landscape,
+          key and versions.
+
+        A warning names what no array can hold, such as an object that a user's measure returned.
         """
-        arrays: dict[str, Any] = {
+        labels = Labels(self.ensemble_size)
+        clock = self._clock
+        labels.variables |= {
             "position": (("member", "parameter"), self.positions),
+            "start": (("member", "parameter"), self.starts),
             "alive": ("member", self.alive),
             "diverged_at": ("member", self.diverged_at),
         }
-        coordinates: dict[str, Any] = {"member": np.arange(self.ensemble_size)}
-        if self.records is not None:
-            steps, positions = self.records
-            arrays["trajectory"] = (("k", "member", "parameter"), positions)
-            coordinates["k"] = steps
-            coordinates["t"] = ("k", self.process.time(steps))
-        for name, result in self.results.items():
-            for path, value, axes in _flatten(name, result, ()):
-                left = range(len(axes), value.ndim)
-                own = [f"{name}_{axis}" for axis in axes] + [f"{path}_dim{i}" for i in left]
-                arrays[path] = (tuple(own), value)
-        attributes = {
-            "process": type(self.process).__name__,
+        if self._records is not None:
+            steps, positions = self._records
+            labels.variables["trajectory"] = (("k", "member", "parameter"), positions)
+            labels.coordinates |= {"k": steps, "t": ("k", clock["records"])}
+        for name, (steps, rates) in clock["schedules"].items():
+            labels.coordinates[f"{name}_k"] = steps
+            labels.variables[name] = (f"{name}_k", rates)
+        labels.attributes |= self.settings
+        labels.attributes |= {
+            "ensemble_size": self.ensemble_size,
             "num_steps": self.num_steps,
+            "requested_steps": self.requested_steps,
+            "num_diverged": int((~self.alive).sum()),
             "time": self.time,
             "seconds": self.seconds,
+            "member_steps": self.member_steps,
         }
-        return xr.Dataset(arrays, coordinates, attributes)
+        for name, result in self.results.items():
+            labels.add(name, result)
+        for name, error in self.failures.items():
+            labels.attributes[f"{plain_name(name)}_error"] = str(error)
+        if self._unjoined is not None:
+            labels.attributes["trajectory_error"] = str(self._unjoined)
+        if labels.left_out:
+            warn(
+                f"No array can hold {', '.join(labels.left_out)}: left out of the labelled arrays."
+            )
+        return xr.Dataset(labels.variables, labels.coordinates, labels.attributes)
 
     def save(self, path: str | Path) -> None:
-        """Writes `to_xarray()` as netCDF (HDF5), readable by xarray, Python or ncdump."""
-        self.to_xarray().to_netcdf(path, engine="h5netcdf")
+        """Writes `to_xarray()` as netCDF (HDF5), readable by xarray, Python or ncdump.
+
+        **Raises:** `OSError` where it cannot be written; the old file is then as it was.
+        """
+        write_dataset(self.to_xarray(), path)
 
 
 def load(path: str | Path) -> xr.Dataset:
@@ -153,21 +251,28 @@ def load(path: str | Path) -> xr.Dataset:
         ) from error
 
 
-def _flatten(path: str, value: Any, axes: tuple[str, ...]):
-    """Arrays of a result, with the names of their first axes where its class knows them."""
-    if isinstance(value, Estimate):
-        yield path, value.value, axes
-        yield f"{path}_standard_error", value.standard_error, axes
-        yield f"{path}_num_samples", np.asarray(value.num_samples), ()
-    elif isinstance(value, eqx.Module):
-        known = getattr(type(value), "axes", {})
-        for field in dataclasses.fields(value):
-            inner = getattr(value, field.name)
-            yield from _flatten(f"{path}_{field.name}", inner, known.get(field.name, ()))
-    elif value is not None:
-        array = np.asarray(value)
-        if array.dtype.kind in "bifu":
-            yield path, array, axes
+def can_be_pickled(process: Any) -> bool:
+    """Whether it holds no function that `pickle` cannot find; its arrays are not looked at."""
+    return _attempt(pickle.dumps, eqx.partition(process, eqx.is_array)[1])[1] is None
+
+
+def _attempt(find: Callable, *arguments: Any) -> tuple[Any, Exception | None]:
+    try:
+        return find(*arguments), None
+    except Exception as error:
+        return None, error.with_traceback(None)
+
+
+def _told_of_the_dead(result: Any, number: int) -> Any:
+    if not number or not isinstance(result, MeasureResult):
+        return result
+    fields = {f.name: getattr(result, f.name) for f in dataclasses.fields(result)}
+    inner = {
+        name: _told_of_the_dead(value, number)
+        for name, value in fields.items()
+        if isinstance(value, MeasureResult)
+    }
+    return dataclasses.replace(result, num_diverged=number, **inner)
 
 
 class DivergenceError(RuntimeError):
@@ -187,7 +292,10 @@ class DivergenceError(RuntimeError):
             else "no member is left to go on with: lower the learning rate."
         )
         super().__init__(
-            f"{len(named)} of {run.ensemble_size} members of {type(run.process).__name__} "
+            f"{len(named)} of {run.ensemble_size} members of {run.settings['process']} "
             f"diverged: {first}{more}. The error's .run holds the partial results (members "
             f"alive only); {advice}"
         )
+
+    def __reduce__(self):
+        return type(self), (self.run,)

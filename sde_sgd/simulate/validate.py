@@ -13,6 +13,11 @@ from ..dynamics.base import AbstractProcess
 from ..landscapes.real_arrays import as_real, real_values
 from ..measure.base import AbstractMeasure, check_carry
 from ..memory import available_memory
+from .labels import plain_name
+from .warn import warn
+
+# No compiled loop turns faster.
+_LEAST_STEP_SECONDS = 2e-7
 
 
 def check_count(name: str, value: Any, most: int | None = None) -> int:
@@ -44,7 +49,16 @@ def check_measures(measures: Any, process: AbstractProcess, num_steps: int) -> d
             f"measures must be a dictionary of names and measures, such as "
             f'{{"moments": ss.Moments()}}; got {type(measures).__name__}.'
         )
+    plain: dict[str, str] = {}
     for name, measure in measures.items():
+        if not isinstance(name, str):
+            raise ValueError(f"The names of measures must be text; got {name!r}.")
+        twin = plain.setdefault(plain_name(name), name)
+        if twin != name:
+            raise ValueError(
+                f"measures {twin!r} and {name!r} would both be {plain_name(name)!r} in a file: "
+                f"rename one of them."
+            )
         if not isinstance(measure, AbstractMeasure):
             raise ValueError(
                 f"measures[{name!r}] is {measure!r}, which is no measure: use ss.Moments, "
@@ -99,6 +113,18 @@ def check_outcome(on_divergence: Any, budget: Any) -> str:
     if budget is not None and not budget > 0:
         raise ValueError(f"budget must be a number of seconds > 0; got {budget!r}.")
     return on_divergence
+
+
+def warn_of_long_iterations(process: Any, budget: float | None) -> None:
+    """Says that one iteration alone outlasts the budget, or ten seconds, at best."""
+    substeps = getattr(process, "substeps", 1)
+    least = substeps * _LEAST_STEP_SECONDS
+    if least > (10.0 if budget is None else max(budget, 1.0)):
+        warn(
+            f"One iteration of this {type(process).__name__} is substeps={substeps} solver steps, "
+            f"{least:.3g} s at the very least, and cannot be cut: budget, checkpoints and Ctrl-C "
+            f"wait for its end. Take fewer substeps."
+        )
 
 
 def starts(process: AbstractProcess, theta0: Any, ensemble_size: int, key) -> jax.Array:

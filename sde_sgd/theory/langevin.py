@@ -31,11 +31,18 @@ from sde_sgd.types import RealLike
 _MOST_TRANSITIONS = 3_000_000
 
 
-class Gaussian(NamedTuple):
-    """A normal law: `mean` (d,), `covariance` (d, d)."""
-
+class _Gaussian(NamedTuple):
     mean: Float[np.ndarray, " d"]
     covariance: Float[np.ndarray, "d d"]
+
+
+class Gaussian(_Gaussian):
+    """A normal law: `mean` (d,), `covariance` (d, d), copies of what is given."""
+
+    __slots__ = ()
+
+    def __new__(cls, mean: Float[np.ndarray, " d"], covariance: Float[np.ndarray, "d d"]):
+        return super().__new__(cls, np.array(mean), np.array(covariance))
 
 
 class LangevinEpochs(NamedTuple):

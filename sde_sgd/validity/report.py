@@ -1,9 +1,9 @@
 """Lines on the terminal while a verdict is made: which stage, how far, how long."""
 
-import sys
 import threading
 import time
-from typing import TextIO
+
+from ..terminal import StatusLine
 
 
 class Report:
@@ -15,19 +15,15 @@ class Report:
     """
 
     def __init__(self, name: str, stages: int, show: bool | None):
-        self.stream: TextIO = sys.stderr
-        terminal = self.stream.isatty()
-        self.show = terminal if show is None else show
+        self.line = StatusLine(show)
         self.name, self.stages, self.number = name, stages, 0
-        self.terminal, self.pause = terminal, 0.5 if terminal else 10.0
         self.started = time.monotonic()
         self.seconds: dict[str, float] = {}
         self._expected: float | None = None
         self._what, self._unit, self._done, self._total = "", "", 0, 0
         self._since = self.started
         self._lock, self._over = threading.Lock(), threading.Event()
-        self._written = 0.0
-        if self.show:
+        if self.line.show:
             threading.Thread(target=self._beat, daemon=True).start()
 
     def __enter__(self) -> "Report":
@@ -35,13 +31,13 @@ class Report:
 
     def __exit__(self, kind, *_) -> None:
         self._over.set()
-        if self.show:
+        if self.line.show:
             how = "done in" if kind is None else "stopped after"
             self._write(f"{self.name}: {how} {time.monotonic() - self.started:.1f} s", True)
 
     def note(self, text: str) -> None:
         """A line of its own."""
-        if self.show:
+        if self.line.show:
             self._write(f"{self.name}: {text}", True)
 
     def expect(self, seconds: float, text: str) -> None:
@@ -54,13 +50,13 @@ class Report:
         self._end_stage()
         self.number += 1
         self._what, self._unit, self._done, self._total = what, unit, 0, total
-        if self.show:
+        if self.line.show:
             self._write(self._line())
 
     def tick(self, count: int = 1) -> None:
         """So many more units of the stage are done."""
         self._done += count
-        if self.show and time.monotonic() - self._written > self.pause:
+        if self.line.due:
             self._write(self._line())
 
     def elapsed(self) -> dict[str, float]:
@@ -74,8 +70,8 @@ class Report:
         self._since = now
 
     def _beat(self) -> None:
-        while not self._over.wait(min(self.pause, 0.25)):
-            if self._what and time.monotonic() - self._written > self.pause:
+        while not self._over.wait(min(self.line.pause, 0.25)):
+            if self._what and self.line.due:
                 self._write(self._line())
 
     def _line(self) -> str:
@@ -92,9 +88,4 @@ class Report:
         with self._lock:
             if self._over.is_set() and not lasting:
                 return
-            self._written = time.monotonic()
-            if self.terminal:
-                self.stream.write(f"\r{text:<100}" + ("\n" if lasting else ""))
-            else:
-                self.stream.write(f"{text}\n")
-            self.stream.flush()
+            (self.line.close if lasting else self.line.write)(text)

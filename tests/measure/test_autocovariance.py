@@ -194,6 +194,7 @@ def test_an_unfinished_sum_is_refused():
         (dict(), "either max_lag or lags"),
         (dict(max_lag=3, lags=(0, 1)), "either max_lag or lags"),
         (dict(lags=(1, 2)), "increasing lags from 0"),
+        (dict(max_lag=10**9), "is 1000000000 lags, more than 1000000: take every="),
         (dict(max_lag=0), "increasing lags from 0"),
         (dict(lags=(0, 3), every=2), "multiples of every=2"),
     ],

@@ -70,6 +70,10 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(tmp_path):
     assert again.num_iterations == restored.num_iterations
     with pytest.raises(ValueError, match="belongs to another configuration"):
         split(checkpoint=file, target=9.0)
+    # Of repetitions that are over no other paths can be had.
+    for other in (0, 31):
+        with pytest.raises(ValueError, match=f"num_paths was 30 and is {other}"):
+            split(checkpoint=file, num_paths=other)
     with pytest.raises(ValueError, match="continue the newest"):
         newer = resumed.extend(1)
         assert newer.num_repetitions == REPETITIONS + 1

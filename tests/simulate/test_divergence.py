@@ -90,9 +90,11 @@ def test_nothing_that_is_not_finite_leaks():
     assert np.isfinite(run.positions[run.alive]).all()
     assert not np.isfinite(run.positions[~run.alive]).any()
     data = run.to_xarray()
+    living = data.isel(member=data["alive"].values)
     for name in data:
         if name.startswith(("moments", "histogram", "snapshots")):
-            assert np.isfinite(data[name].values).all()
+            assert np.isfinite(living[name].values).all()
+    assert np.isnan(data["snapshots_values"].isel(member=~data["alive"].values)).all()
 
 
 def test_the_dead_would_spoil_the_averages():
