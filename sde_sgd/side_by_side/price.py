@@ -1,14 +1,14 @@
 """What a comparison will cost, foreseen from a few iterations of each of its processes."""
 
 import math
-import sys
 from typing import Any
 
 from ..dynamics.base import AbstractProcess
 from ..dynamics.batches import example_gradients
-from ..simulate.driver import Forecast
 from ..simulate.engine import forecast
+from ..simulate.forecast import duration, Forecast
 from ..simulate.price import Price
+from ..terminal import StatusLine
 from ..types import Key
 from .case import Case, make_case
 from .ensembles import starts_of
@@ -90,7 +90,8 @@ def announce(case: Case, progress: bool | None) -> None:
     SGD alone is tried first, and the rest foreseen from gradients: where that is less than a
     minute, or more than a tenth of the iterations would be spent on trying, no more is run.
     """
-    if not (sys.stderr.isatty() if progress is None else progress):
+    line = StatusLine(progress)
+    if not line.show:
         return
     price = _by_gradients(case)
     if price.seconds < _WORTH_SAYING:
@@ -98,8 +99,7 @@ def announce(case: Case, progress: bool | None) -> None:
     if math.isnan(price.seconds) or case.num_steps >= _MANY:
         price = price_of(case)
     if price.seconds >= _WORTH_SAYING:
-        sys.stderr.write(price_line(case, price) + "\n")
-        sys.stderr.flush()
+        line.close(price_line(case, price))
 
 
 def _by_gradients(case: Case) -> Price:
@@ -125,10 +125,3 @@ def price_line(case: Case, price: Price) -> str:
     if math.isfinite(ratio):
         text += f"; an iteration of the SDE takes {ratio:.4g} times the gradients of one of SGD"
     return text + "."
-
-
-def duration(seconds: float) -> str:
-    """Seconds, minutes or hours."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -18,7 +18,7 @@ from ..types import Key
 from . import checkpoint as ckpt
 from .advance import advance, at_rest, create, Members
 from .fingerprint import describe
-from .forecast import Forecast
+from .forecast import Forecast, foreseen
 from .plan import Plan
 from .progress import Progress
 from .rest import cut, halved, in_halves, next_look
@@ -81,6 +81,7 @@ class Engine:
         self._per_iteration: float | None = None
         self._longest = 1
         self._halved = False
+        self._report: Progress | None = None
 
     def _scatter(self, theta: jax.Array) -> list[Members]:
         # On the host, and put on the device: slices there, and jnp.asarray, compile for each shape.
@@ -181,7 +182,7 @@ class Engine:
                 self._restore(checkpoint.path, total)
         self.requested = total
         name = type(self.process).__name__
-        report = Progress(name, self.plan.ensemble_size, self.done, total, progress)
+        report = self._report = Progress(name, self.plan.ensemble_size, self.done, total, progress)
         started = saved = time.monotonic()
         before = self.seconds
         stop = self._diverged()
@@ -266,14 +267,16 @@ class Engine:
         first = self.forecast is None and known is None
         if first:
             # The first call compiles; its time says nothing of the rate.
-            self.forecast = Forecast(spent, self.plan.bytes, float("nan"))
+            self.forecast = foreseen(self, spent, float("nan"), total)
         else:
             self._per_iteration = max(spent, 1e-9) / (length * blocks)
             self._longest = max(self._longest, length * blocks)
             if self.forecast is not None and np.isnan(self.forecast.seconds_per_iteration):
                 ahead = self._per_iteration * (total - self.done)
                 seconds = self.forecast.seconds + spent + ahead
-                self.forecast = Forecast(seconds, self.plan.bytes, self._per_iteration)
+                self.forecast = foreseen(self, seconds, self._per_iteration, total)
+                if self._report is not None:
+                    self._report.announce(self.forecast)
         if self.done >= self._look:
             self._take_out()
 
@@ -312,6 +315,8 @@ class Engine:
             )
             moved.append(members)
             recorded.append(np.moveaxis(np.asarray(buffer)[:, :blocks], 1, 0))
+            if self._report is not None:
+                self._report.part(len(moved), len(self.chunks))
         for members in self.resting:
             still = np.asarray(self.process.position(members.state))
             shown = blocks if self.plan.capacity else 0

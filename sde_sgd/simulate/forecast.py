@@ -1,20 +1,48 @@
 """What a run will take, from a few of its iterations."""
 
+import math
 import time
 from typing import TYPE_CHECKING
 
 import equinox as eqx
+
+from ..dynamics.batches import example_gradients, sampling_of
 
 if TYPE_CHECKING:
     from .driver import Engine
 
 
 class Forecast(eqx.Module):
-    """What a run will take: seconds (compilation included) and bytes."""
+    """What a run will take.
+
+    - `seconds`: wall time, compilation included; `seconds_per_iteration`: of all members.
+    - `bytes`: memory that the run holds.
+    - `example_gradients`: gradients of single examples, NaN where their number is not known.
+    - `ratio_to_sgd`: these over the gradients of SGD with the same batches: about substeps·N/B for
+      an SDE with exact minibatch noise.
+    """
 
     seconds: float
     bytes: int
     seconds_per_iteration: float
+    example_gradients: float = math.nan
+    ratio_to_sgd: float = math.nan
+
+
+def foreseen(engine: "Engine", seconds: float, per_iteration: float, num_steps: int) -> Forecast:
+    """The forecast of a run whose times are known."""
+    process, members = engine.process, engine.plan.ensemble_size
+    each, sampling = example_gradients(process), sampling_of(process)
+    ratio = math.nan if sampling is None else each / sampling.batch_size
+    total = each * members * num_steps
+    return Forecast(seconds, engine.plan.bytes, per_iteration, total, ratio)
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def rehearse(engine: "Engine", num_steps: int) -> Forecast:
@@ -34,4 +62,4 @@ def rehearse(engine: "Engine", num_steps: int) -> Forecast:
             break
         length = min(4 * length, num_steps)
     engine.chunks = kept
-    return Forecast(first + per_iteration * num_steps, engine.plan.bytes, per_iteration)
+    return foreseen(engine, first + per_iteration * num_steps, per_iteration, num_steps)

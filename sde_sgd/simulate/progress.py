@@ -1,8 +1,13 @@
 """One line on the terminal: how far, how fast, how long."""
 
+import math
 import time
 
 from ..terminal import StatusLine
+from .forecast import duration, Forecast
+
+# Seconds from which on a run says beforehand what it will take.
+_LONG = 60
 
 
 class Progress:
@@ -30,6 +35,23 @@ class Progress:
                 f"{self.name}: {done}/{self.last} iterations, "
                 f"{rate * self.members:.2g} member-iterations/s, {left:.0f} s left{note}"
             )
+
+    def part(self, groups: int, all_groups: int) -> None:
+        """Reports that some of the groups of members that move in turn are further."""
+        if groups < all_groups and self.line.due:
+            self.line.write(
+                f"{self.name}: {self.done}/{self.last} iterations, then {groups}/{all_groups} "
+                f"groups of members"
+            )
+
+    def announce(self, forecast: Forecast) -> None:
+        """Says in a line of its own what a long run will take."""
+        if not self.line.show or forecast.seconds < _LONG:
+            return
+        text = f"{self.name}: about {duration(forecast.seconds)} and {forecast.bytes / 1e9:.2g} GB"
+        if math.isfinite(forecast.ratio_to_sgd):
+            text += f", {forecast.ratio_to_sgd:.3g} times the gradients of SGD with these batches"
+        self.line.close(text)
 
     def close(self) -> None:
         """Ends the line."""

@@ -145,7 +145,7 @@ def announced(request: Request, report: Report, times: int = 1, looks: int = LOO
         report.note(remark)
     report.stage("timing a gradient and some iterations")
     examples = Examples.of(request.landscape, request.sample, request.keys[0])
-    if report.show:
+    if report.line.show:
         found = price(request, examples, rates(request, examples), times, looks)
         report.expect(
             found.seconds,

@@ -275,3 +275,31 @@ def test_records_hold_their_own_memory_only():
     for rows in run._engine._rows:
         base = rows if rows.base is None else rows.base
         assert base.nbytes <= 2 * rows.nbytes
+
+
+def test_a_forecast_counts_gradients():
+    """substeps·N of an SDE and B of SGD, for each of 7 iterations of 3 members."""
+    landscape = ss.LeastSquares(np.eye(5)[:, :2] + 0.5, np.arange(5.0))
+    sampling = ss.WithReplacement(2)
+    sgd = ss.SGD(landscape, learning_rate=0.1, sampling=sampling)
+    sde = ss.ModifiedEquation(
+        landscape, learning_rate=0.1, noise=ss.MinibatchNoise(sampling), substeps=4
+    )
+    common = dict(num_steps=7, ensemble_size=3, key=jr.key(0))
+    prices = [ss.forecast(process, np.zeros(2), **common) for process in (sgd, sde)]
+    assert [p.example_gradients for p in prices] == [7 * 3 * 2, 7 * 3 * 4 * 5]
+    assert [p.ratio_to_sgd for p in prices] == [1, 4 * 5 / 2]
+
+
+def test_a_long_run_says_so_first(capsys):
+    """More than a minute is announced with bytes and the price beside SGD; less is not."""
+    from sde_sgd.simulate.progress import Progress
+
+    report = Progress("SDE", 3, 0, 100, True)
+    report.announce(ss.Forecast(59.0, 10**9, 0.6, 1.0, 2.0))
+    report.announce(ss.Forecast(3600.0, 2 * 10**9, 36.0, 1.0, 312.5))
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and "compiling" in lines[0]
+    assert lines[1] == (
+        "SDE: about 60 min and 2 GB, 312 times the gradients of SGD with these batches"
+    )
