@@ -120,7 +120,8 @@ def test_progress(capsys):
     """
     simulate(progress=True)
     out, err = capsys.readouterr()
-    first, last = err.splitlines()
+    looking, first, last = err.splitlines()
+    assert looking == "SGD: looking at its steps …"
     assert (
         out == "" and first == "SGD: compiling …" and last.startswith("SGD: 30/30 iterations in ")
     )
