@@ -1,6 +1,7 @@
 """float64, run-time shape and type checks on the whole package, four virtual CPU devices."""
 
 import os
+import signal
 from pathlib import Path
 
 os.environ.setdefault("JAX_ENABLE_X64", "1")
@@ -19,6 +20,14 @@ import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook("sde_sgd", "beartype.beartype")
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_interrupts():
+    """Also where the tests run in the background of a shell, which ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -154,7 +154,13 @@ def check_carry(name: str, measure: AbstractMeasure, process: Any) -> None:
             f"{told}: finished must give one boolean a member, or None; of {members} members it "
             f"gives shape {ends.shape} and dtype {ends.dtype}."
         )
-    _check_same(f"{told}: restart", carry, eqx.filter_eval_shape(measure.restart, carry, alive))
+
+
+def check_restart(name: str, measure: AbstractMeasure, carry: Any, members: int) -> None:
+    """Raises `ValueError` for a measure whose carry changes its shapes where members restart."""
+    alive = jax.ShapeDtypeStruct((members,), bool)
+    after = eqx.filter_eval_shape(measure.restart, carry, alive)
+    _check_same(f"measures[{name!r}], a {type(measure).__name__}: restart", carry, after)
 
 
 def _check_same(told: str, carry: PyTree[Any], other: PyTree[Any]) -> None:

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from ..draws import STREAM_KEYS
 from ..dynamics.base import AbstractProcess
 from ..measure.base import AbstractMeasure
-from ..terminal import StatusLine
 from ..types import Key
 from . import checkpoint as ckpt
 from .advance import create, step_cost

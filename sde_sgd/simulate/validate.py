@@ -11,7 +11,7 @@ import numpy as np
 from ..draws import Stream, stream_keys, threefry
 from ..dynamics.base import AbstractProcess
 from ..landscapes.real_arrays import as_real, real_values
-from ..measure.base import AbstractMeasure, check_carry
+from ..measure.base import AbstractMeasure, check_carry, check_restart
 from ..memory import available_memory
 from .labels import plain_name
 from .warn import warn
@@ -93,6 +93,8 @@ def check_refill(process: AbstractProcess, measures: dict[str, AbstractMeasure],
             "refill=True restarts the members that a measure has finished with, and no measure of "
             "this run ever finishes: add ss.FirstPassage, or leave refill out."
         )
+    for name, measure in measures.items():
+        check_restart(name, measure, carries[name], 1)
 
 
 def check_state(members: Any) -> None:

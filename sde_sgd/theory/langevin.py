@@ -41,7 +41,7 @@ class Gaussian(_Gaussian):
 
     __slots__ = ()
 
-    def __new__(cls, mean: Float[np.ndarray, " d"], covariance: Float[np.ndarray, "d d"]):
+    def __new__(cls, mean: ArrayLike, covariance: ArrayLike):
         return super().__new__(cls, np.array(mean), np.array(covariance))
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ..dynamics.discrete import SGD
+from ..landscapes import compiled
 from ..simulate.engine import simulate
 from ..simulate.run import DivergenceError
 from ..types import Key, Vector

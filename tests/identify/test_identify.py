@@ -263,7 +263,7 @@ def test_runs_as_they_come():
     run.process = ss.SGD(landscape(), lambda k: 0.1 / (1.0 + k), ss.WithReplacement(2))
     with pytest.raises(ValueError, match="equally spaced"):
         ss.identify_linear(run)
-    run.records = None
+    run._records = None
     with pytest.raises(ValueError, match="record_every=1"):
         ss.identify_linear(run)
 

@@ -204,7 +204,7 @@ def test_random_labels_keep_the_counts_or_are_uniform():
 
 KEY = jr.key(0)
 BAD = {
-    "class": (lambda: digits((0, 12)), r"different digits 0…9.*\(0, 12\)"),
+    "class": (lambda: digits((0, 12)), r"different digits 0…9.*\[0, 12\]"),
     "repeated_class": (lambda: digits((1, 1)), "different digits"),
     "scaling": (lambda: digits(scaling="maximum"), '"standard" or "unit".*maximum'),
     "layout": (lambda: digits(layout="square"), '"flat" or "images".*square'),

@@ -22,14 +22,6 @@ from sde_sgd.simulate.driver import Engine
 CASES = ("reshuffled_momentum", "modified_equation")
 
 
-@pytest.fixture(autouse=True)
-def ctrl_c_interrupts():
-    """Also where the tests run in the background of a shell, which ignores SIGINT."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 def least_squares():
     inputs, noise = normal(1, 24, 3), normal(2, 24)
     return ss.LeastSquares(inputs, inputs @ np.array([1.0, -2.0, 0.5]) + 0.5 * noise)
