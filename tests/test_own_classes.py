@@ -133,6 +133,8 @@ class Broken(ss.AbstractMeasure):
         return carry["sum"] if self.fault == "form" else carry
 
     def finished(self, carry):
+        if self.fault == "restart":
+            return carry["sum"] > 0
         return carry["sum"].sum() > 0 if self.fault == "finished" else None
 
     def restart(self, carry, restarted):
@@ -158,5 +160,5 @@ def test_a_measure_that_cannot_run_is_refused(fault, message):
     """Before the run, in one line that names the measure, the array and the way out."""
     process = ss.GradientFlow(QUADRATIC, 0.1, substeps=1)
     with pytest.raises(ValueError, match=rf"measures\['mine'\], a Broken: {message}") as raised:
-        end(process, START, measures={"mine": Broken(fault)})
+        end(process, START, measures={"mine": Broken(fault)}, refill=fault == "restart")
     assert "\n" not in str(raised.value)

@@ -24,13 +24,14 @@ def gradient_noise(process: AbstractProcess) -> AbstractGradientNoise | None:
     noise = getattr(own, "noise", None)
     while isinstance(noise, ThermalNoise):
         noise = noise.noise
-    return noise
+    return noise if isinstance(noise, AbstractGradientNoise) else None
 
 
 def sampling_of(process: AbstractProcess) -> AbstractSampling | None:
     """The law of the batches that a process draws, or that its noise is a model of; else None."""
     modelled = getattr(gradient_noise(process), "sampling", None)
-    return getattr(process, "sampling", modelled)
+    sampling = getattr(process, "sampling", modelled)
+    return sampling if isinstance(sampling, AbstractSampling) else None
 
 
 def noise_factor(process: AbstractProcess) -> float | None:

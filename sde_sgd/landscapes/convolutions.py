@@ -85,7 +85,7 @@ def _rewritten(jaxpr: Jaxpr) -> Jaxpr:
 def _replacement(equation: Any) -> list[Any]:
     """Equations that stand for a convolution, between its own variables."""
     shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in equation.invars]
-    traced = jax.make_jaxpr(lambda *operands: _convolve(*operands, equation.params))(*shapes).jaxpr
+    traced = jax.make_jaxpr(lambda x, y: _convolve(x, y, equation.params))(*shapes).jaxpr
     own = dict(zip(traced.invars, equation.invars, strict=True))
     own[traced.outvars[0]] = equation.outvars[0]
 

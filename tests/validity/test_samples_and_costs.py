@@ -105,7 +105,7 @@ def test_progress_names_every_stage(capsys):
 def test_a_long_stage_is_not_silent(capsys):
     """A stage that ticks nothing still writes lines, with the time left."""
     with Report("work", 1, True) as report:
-        report.pause = 0.05
+        report.line.pause = 0.05
         report.expect(100.0, "about 100 s")
         report.stage("one long call")
         time.sleep(0.5)
