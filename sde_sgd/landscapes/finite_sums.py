@@ -20,6 +20,7 @@ from .validate import (
     check_labels,
     check_non_negative,
     check_one_dtype,
+    check_tokens,
     refuse_stateful,
 )
 
@@ -238,7 +239,9 @@ class EmpiricalRisk(AbstractFiniteSum):
         self.example_loss = example_loss
         self.noise_form = ExampleWeights()
         example = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), self.data)
-        value = jax.eval_shape(lambda x, y: example_loss(self.model(self.initial)(x), y), *example)
+        check_tokens(model, inputs)
+        prediction = _prediction(self.model, self.initial, example[0])
+        value = jax.eval_shape(example_loss, prediction, example[1])
         if value.shape != () or value.dtype != self.dtype:
             raise ValueError(
                 f"example_loss must give one {self.dtype} scalar an example; got shape "
@@ -282,6 +285,19 @@ class EmpiricalRisk(AbstractFiniteSum):
 
         penalty = 0.5 * self.l2 * jnp.dot(theta, theta)
         return jax.vmap(one)(inputs, targets) + penalty
+
+
+def _prediction(model: Callable, initial: Vector, example: Any) -> Any:
+    """Shape and dtype of what the model makes of one input."""
+    try:
+        return jax.eval_shape(lambda theta, x: model(theta)(x), initial, example)
+    except TypeError as error:
+        told = str(error).strip().split("\n")[0].rstrip(".")
+        raise ValueError(
+            f"The model cannot be called on one input, of shape {example.shape} and dtype "
+            f"{example.dtype}: {told}. Give the inputs the shape and the kind of number that it "
+            f"takes (an eqx.nn.Embedding takes integers)."
+        ) from error
 
 
 def _check_losses(risk: EmpiricalRisk) -> None:

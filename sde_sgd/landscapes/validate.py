@@ -1,5 +1,6 @@
 """Checks that every landscape makes on what a user hands it."""
 
+import warnings
 from typing import Any
 
 import equinox as eqx
@@ -103,6 +104,11 @@ def check_positive(name: str, value, dtype=None) -> Array:
 
 def refuse_stateful(model) -> None:
     """Models whose loss is not a sum over examples, refused with the reason."""
+    if not callable(model):
+        raise ValueError(
+            f"The model must be an Equinox module that is called on one input; got "
+            f"{in_brief(model)}. Its parameters are read from it."
+        )
 
     def stateful(node):
         # A Sequential is a StatefulLayer too, whether or not one of its layers has state.
@@ -162,3 +168,23 @@ def check_covariance(name: str, value) -> tuple[Array, np.ndarray]:
     basis = basis[:, kept]
     largest = np.take_along_axis(basis, np.abs(basis).argmax(axis=0, keepdims=True), axis=0)
     return matrix, basis * np.sign(largest) * np.sqrt(eigenvalues[kept])
+
+
+def check_tokens(model: Any, inputs: Any) -> None:
+    """Warns of integer inputs that no `Embedding` of the model has a row for: JAX clamps them."""
+
+    def is_embedding(node):
+        return isinstance(node, eqx.nn.Embedding)
+
+    found = [x for x in jax.tree.leaves(model, is_leaf=is_embedding) if is_embedding(x)]
+    if not found or not jnp.issubdtype(inputs.dtype, jnp.integer):
+        return
+    most = max(embedding.num_embeddings for embedding in found)
+    low, high = int(inputs.min()), int(inputs.max())
+    if low < 0 or high >= most:
+        # A warning: the integers may be pixels, and the embedding one of places.
+        warnings.warn(
+            f"inputs hold integers {low}…{high}, and the model's largest Embedding has rows "
+            f"0…{most - 1}: tokens outside would get the row at the end, without an error.",
+            stacklevel=3,
+        )

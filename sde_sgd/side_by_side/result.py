@@ -49,6 +49,10 @@ class SideBySide(eqx.Module):
     stopped: str
     settings: dict[str, Any]
 
+    def __repr__(self) -> str:
+        how = "" if self.complete else f" (stopped: {self.stopped})"
+        return f"SideBySide of {self.title}{how}\n{self.table}"
+
     @property
     def complete(self) -> bool:
         """Whether all runs came to their end."""

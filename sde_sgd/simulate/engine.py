@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from ..draws import STREAM_KEYS
 from ..dynamics.base import AbstractProcess
 from ..measure.base import AbstractMeasure
+from ..terminal import StatusLine
 from ..types import Key
 from . import checkpoint as ckpt
 from .advance import create, step_cost
@@ -86,6 +87,7 @@ def simulate(
     check_outcome(on_divergence, budget)
     saved = ckpt.as_checkpoint(checkpoint)
     warn_of_long_iterations(process, budget)
+    StatusLine(progress).write(f"{type(process).__name__}: looking at its steps …")
     engine = prepare(
         process,
         theta0,
@@ -112,7 +114,11 @@ def forecast(
     key: Key,
     **options,
 ) -> Forecast:
-    """Seconds and bytes of a run, from a few of its iterations. Options as in `simulate`."""
+    """Seconds (compilation included), bytes and gradients of a run, from a few of its iterations.
+
+    At least two iterations of one chunk of members are run. Options as in `simulate`.
+    """
+    StatusLine(None).write(f"{type(process).__name__}: trying some iterations …")
     engine = prepare(
         process, theta0, num_steps=num_steps, ensemble_size=ensemble_size, key=key, **options
     )

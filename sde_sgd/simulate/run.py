@@ -240,7 +240,15 @@ class Run:
 
 
 def load(path: str | Path) -> xr.Dataset:
-    """The labelled arrays that `Run.save` wrote."""
+    """The labelled arrays that `Run.save` wrote.
+
+    A measure "loss" with a result of several fields has a variable for each, as `loss_values` and
+    `loss_standard_error`; settings and versions are attributes.
+
+    **Raises:** `FileNotFoundError`; `ValueError` for a file of another kind.
+    """
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{str(path)!r} does not exist.")
     try:
         with xr.open_dataset(path, engine="h5netcdf") as data:
             return data.load()

@@ -112,7 +112,8 @@ def check_outcome(on_divergence: Any, budget: Any) -> str:
     """What to do with diverged members, "raise" or "mask"; a budget of some seconds."""
     if on_divergence not in ("raise", "mask"):
         raise ValueError(f'on_divergence must be "raise" or "mask"; got {on_divergence!r}.')
-    if budget is not None and not budget > 0:
+    number = isinstance(budget, int | float | np.number) and not isinstance(budget, bool)
+    if budget is not None and not (number and budget > 0):
         raise ValueError(f"budget must be a number of seconds > 0; got {budget!r}.")
     return on_divergence
 

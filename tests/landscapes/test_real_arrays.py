@@ -1,6 +1,7 @@
 """Numbers that enter the library stay what they are, or are refused by name."""
 
 import itertools
+import warnings
 
 import equinox as eqx
 import jax
@@ -303,3 +304,31 @@ def test_complex_values_of_a_function_are_refused(of):
             key=jr.key(0),
             measures={"m": measures[of]()},
         )
+
+
+class Reader(eqx.Module):
+    """A model of one token."""
+
+    table: eqx.nn.Embedding
+
+    def __call__(self, token):
+        return self.table(token).sum()
+
+
+def test_tokens_without_a_row_are_warned_of_and_floats_are_refused():
+    """An Embedding of 4 rows: 0…3 pass, 4 and −1 warn, 1.0 and what is no model are refused."""
+    model, targets = Reader(eqx.nn.Embedding(4, 2, key=jr.key(0))), np.zeros(3)
+
+    def make(tokens, model=model):
+        return ss.EmpiricalRisk(model, np.asarray(tokens), targets, ss.squared_error)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make([0, 1, 3])
+    for tokens, told in (([0, 1, 4], r"integers 0…4.*rows 0…3"), ([-1, 0, 1], "integers -1…1")):
+        with pytest.warns(UserWarning, match=told):
+            make(tokens)
+    with pytest.raises(ValueError, match="cannot be called on one input.*dtype float64.*integers"):
+        make([0.0, 1.0, 2.0])
+    with pytest.raises(ValueError, match="must be an Equinox module that is called on one input"):
+        make([0, 1, 2], model=np.zeros(3))
