@@ -212,7 +212,7 @@ class EmpiricalRisk(AbstractFiniteSum):
 
     def __init__(
         self,
-        model: eqx.Module,
+        model: Any,
         inputs,
         targets,
         example_loss: Callable,

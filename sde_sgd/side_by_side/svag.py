@@ -78,6 +78,10 @@ class SvagLimit(eqx.Module):
             parts = [f"{label} {mean[-1]!r}" for label, mean in self.means[name].items()]
             lines.append(f"mean {name} at the end: {', '.join(parts)}, {self.label} {limit[-1]!r}")
         for row in self.comparisons:
+            lines.append(
+                f"{row.name}: a difference of {float(row.smallest_visible):.2g} would have been "
+                f"seen"
+            )
             if row.verdict == "inconclusive":
                 lines.append(f"{row.name}: inconclusive, {row.reason}")
         alone, step = self.gradients["SGD"], self.gradients[_STEP]

@@ -112,6 +112,15 @@ def test_svag_limit_measures_what_the_equation_has():
     )
     (row,) = found.comparisons
     assert row.verdict == "disagrees" and row.bias > remainder
+    # What the last l removed: (2 m₄ − m₂) − (2 m₄ − m₂ without m₂ = m₄) = m₄ − m₂.
+    two, four = means["SVAG(2)"], means["SVAG(4)"]
+    spread = np.hypot(two.standard_error, four.standard_error)
+    assert row.bias == pytest.approx(abs(float(four.value - two.value)) + 2 * float(spread))
+    assert f"a difference of {float(row.smallest_visible):.2g} would have been seen" in found.table
+    # Independent ensembles: 4.5 standard errors of a correlation.
+    ends = np.stack([run.positions[:, 0] for run in found.runs.values()])
+    correlations = np.corrcoef(ends)[np.triu_indices(len(ends), 1)]
+    assert np.abs(correlations).max() < 4.5 / np.sqrt(8000)
     assert "SVAG(2, 4) extrapolated, not the SDE" in row.process and row.process in found.table
     # 2lB gradients an iteration: 4 and 8, twelve times SGD.
     assert found.gradients["SVAG(4)"] == 8 and "(12 times SGD)" in found.table
