@@ -31,6 +31,8 @@ class Tick(eqx.Module):
 class MeasureResult(eqx.Module):
     """What a measure gives back. Members that diverged are in none of its numbers.
 
+    (A member that left before it diverged has a first passage, and is counted in both.)
+
     - `num_diverged`: how many those are: with any, every mean is one of survivors.
     - `members`: which ones an axis called "member" runs over; None without such an axis.
     - `axes`: names of the first axes of its arrays, by field; `coordinates`: the fields that say
