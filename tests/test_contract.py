@@ -1,5 +1,6 @@
 """The names a user types, as written in the design."""
 
+import jax
 import jax.random as jr
 import numpy as np
 import pytest
