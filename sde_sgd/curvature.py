@@ -81,7 +81,7 @@ def hessian_eigenvalues(
         raise ValueError(f'which must be "largest" or "smallest"; got {which!r}.')
     point = _point(landscape, theta)
     return _extreme(
-        lambda v: _hvp(landscape, point, v),
+        lambda v: compiled.hessian_vector_product(landscape, point, v),
         landscape,
         count,
         which == "largest",
@@ -206,7 +206,7 @@ def curvature_along(
         point = _point(landscape, row)
 
         def product(v, point=point):
-            return _hvp(landscape, point, v)
+            return compiled.hessian_vector_product(landscape, point, v)
 
         top = _extreme(product, landscape, 1, True, tolerance, before)
         before = top.vectors[:, 0]
@@ -278,7 +278,6 @@ def _probes(num: int) -> int:
 
 
 # Compiled once for each kind of landscape, not once for each call.
-_hvp = eqx.filter_jit(lambda landscape, theta, v: landscape.hessian_vector_product(theta, v))
 
 
 @eqx.filter_jit

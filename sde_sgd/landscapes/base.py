@@ -77,6 +77,14 @@ class AbstractLandscape(eqx.Module):
     def gradient_covariance(self, theta: Vector) -> Matrix:
         """Σ(θ), (d, d): the covariance of one example's gradient. Costs O(N d²)."""
 
+    def gradient_variance(self, theta: Vector) -> Vector:
+        """Σ_jj(θ), (d,): the variance of each coordinate of one example's gradient.
+
+        No d×d matrix is formed. A finite sum of N examples forms their gradients one by one, some
+        at a time, which costs far more than ∇L.
+        """
+        return jnp.sum(self.covariance_root(theta) ** 2, axis=1)
+
     @abc.abstractmethod
     def noisy_gradient(self, theta: Vector, z: Float[Array, " k"], amplitude) -> Vector:
         """∇L(θ) + amplitude·Σ^{1/2}(θ) z, z of `noise_dimension` entries."""
@@ -292,6 +300,9 @@ class AbstractFiniteSum(AbstractLandscape):
 
     def covariance_root(self, theta: Vector) -> Float[Array, "d k"]:
         return self.noise_form.root(self, theta)
+
+    def gradient_variance(self, theta: Vector) -> Vector:
+        return self.noise_form.variance(self, theta)
 
     def draw_examples(self, draws: Draws, batch_size: int) -> PyTree[Array]:
         return draws.integers((batch_size,), self.num_examples, Stream.BATCH)

@@ -33,3 +33,9 @@ def gradient(landscape: AbstractLandscape, theta: Vector) -> Vector:
 def hessian(landscape: AbstractLandscape, theta: Vector) -> Matrix:
     """∇²L(θ) at one θ (d,), (d, d)."""
     return landscape.hessian(theta)
+
+
+@eqx.filter_jit
+def hessian_vector_product(landscape: AbstractLandscape, theta: Vector, vector: Vector) -> Vector:
+    """∇²L(θ) v at one θ (d,), (d,)."""
+    return landscape.hessian_vector_product(theta, vector)

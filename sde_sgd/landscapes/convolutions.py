@@ -29,10 +29,9 @@ def channels_last(function: Callable) -> Callable:
     def rewritten(*arguments: Any) -> Any:
         if jax.default_backend() != "cpu":
             return function(*arguments)
+        # The program that was traced is what runs, with convolutions or without, so that nothing is
+        # traced twice.
         traced, shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
-        if not convolves(traced.jaxpr):
-            # Differentiated and compiled as it stands, and traced once only in most programs.
-            return function(*arguments)
         changed = ClosedJaxpr(_rewritten(traced.jaxpr), traced.consts)
         results = jaxpr_as_fun(changed)(*jax.tree.leaves(arguments))
         return jax.tree.unflatten(jax.tree.structure(shape), results)

@@ -159,7 +159,9 @@ class _Search:
     def product(self, theta: np.ndarray, v: np.ndarray) -> np.ndarray:
         """∇²L(θ) v, (d,)."""
         self.look()
-        return np.asarray(_product(self.landscape, self.put(theta), self.put(v.ravel())), float)
+        point, vector = self.put(theta), self.put(v.ravel())
+        product = compiled.hessian_vector_product(self.landscape, point, vector)
+        return np.asarray(product, float)
 
     def step(self, *_: Any, count: int = 1) -> None:
         """Some iterations are over; ends the search if it is done."""
@@ -376,7 +378,6 @@ def _positive(name: str, value: Any) -> float:
 
 # Compiled once for each kind of landscape, not once for each call.
 _value = eqx.filter_jit(lambda landscape, theta: (landscape.loss(theta), landscape.gradient(theta)))
-_product = eqx.filter_jit(lambda landscape, theta, v: landscape.hessian_vector_product(theta, v))
 
 
 @eqx.filter_jit

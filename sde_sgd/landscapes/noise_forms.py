@@ -11,9 +11,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
-from ..types import Matrix, Vector
+from ..types import Matrix, Vector, Weights
+from .blocks import fitting_block, sum_blocks
 
 if TYPE_CHECKING:
     from .base import AbstractFiniteSum
@@ -40,6 +41,10 @@ class AbstractNoiseForm(eqx.Module):
     ) -> Vector:
         """∇L(θ) + amplitude·R(θ) z."""
 
+    def variance(self, landscape: "AbstractFiniteSum", theta: Vector) -> Vector:
+        """Σ_jj(θ), (d,): here the squares of the rows of R, which has few columns."""
+        return jnp.sum(self.root(landscape, theta) ** 2, axis=1)
+
 
 class ExampleWeights(AbstractNoiseForm):
     """Jᵀ(1/N + amplitude·(z − z̄)/√N): one VJP, N normal numbers, for any landscape."""
@@ -60,6 +65,23 @@ class ExampleWeights(AbstractNoiseForm):
         num = jnp.asarray(landscape.num_examples, theta.dtype)
         scale = jnp.asarray(amplitude, theta.dtype) / jnp.sqrt(num)
         return landscape.weighted_gradient(theta, 1 / num + scale * (z - jnp.mean(z)))
+
+    def variance(self, landscape: "AbstractFiniteSum", theta: Vector) -> Vector:
+        """(1/N) Σ_i (∂_jℓ_i − ∂_jL)², centred before it is squared, so that a variance that is
+        small beside the mean keeps its digits; as many examples at a time as fit into memory."""
+        num, mean = landscape.num_examples, self.gradient(landscape, theta)
+
+        def squares(theta: Vector, some: PyTree[Array], weights: Weights) -> Vector:
+            return weights @ (landscape.gradients_of(theta, some) - mean) ** 2
+
+        point = jax.ShapeDtypeStruct(theta.shape, theta.dtype)
+        fits = fitting_block(squares, point, landscape.data)
+        return sum_blocks(
+            lambda some, weights: squares(theta, some, weights),
+            landscape.data,
+            jnp.full((num,), 1 / num, theta.dtype),
+            min(fits, landscape.example_block),
+        )
 
 
 class ConstantRoot(AbstractNoiseForm):

@@ -49,7 +49,8 @@ class Estimate(eqx.Module):
 
         **Arguments:** `samples`, (members, ...), one row for each independent member.
         """
-        rows = as_float64("samples", samples)
+        # The order of a sum, and so its rounding, follows the memory: equal samples, equal bits.
+        rows = np.ascontiguousarray(as_float64("samples", samples))
         num = rows.shape[0]
         if num == 0:
             nan = np.full(rows.shape[1:], np.nan)

@@ -17,7 +17,6 @@ from ..landscapes.base import AbstractLandscape
 from ..landscapes.real_arrays import as_real
 from ..landscapes.validate import check_symmetric
 from ..types import Matrix, Scalar, Vector
-from ._variance import example_variance
 from .sampling import AbstractSampling, RandomReshuffling
 
 
@@ -122,7 +121,7 @@ class MinibatchNoise(AbstractGradientNoise):
 
     def variance(self, theta: Vector, landscape: AbstractLandscape) -> Vector:
         """c Σ_jj(θ), (d,), at the price of a gradient of each of the N examples."""
-        return self.factor(landscape) * example_variance(theta, landscape)
+        return self.factor(landscape) * landscape.gradient_variance(theta)
 
     def diffusion(self, theta: Vector, landscape: AbstractLandscape) -> lx.AbstractLinearOperator:
         root = float(np.sqrt(self.factor(landscape))) * landscape.covariance_root(theta)
@@ -207,7 +206,7 @@ class IsotropicNoise(AbstractGradientNoise):
     def scale(self, theta: Vector, landscape: AbstractLandscape) -> Scalar:
         """√(c tr Σ(θ)/d)."""
         factor = self.sampling.noise_factor(landscape.num_examples)
-        return jnp.sqrt(factor * jnp.mean(example_variance(theta, landscape)))
+        return jnp.sqrt(factor * jnp.mean(landscape.gradient_variance(theta)))
 
     def covariance(self, theta: Vector, landscape: AbstractLandscape) -> Matrix:
         return jnp.diag(self.variance(theta, landscape))
@@ -248,7 +247,7 @@ class DiagonalNoise(AbstractGradientNoise):
 
     def variance(self, theta: Vector, landscape: AbstractLandscape) -> Vector:
         factor = self.sampling.noise_factor(landscape.num_examples)
-        return factor * example_variance(theta, landscape)
+        return factor * landscape.gradient_variance(theta)
 
     def diffusion(self, theta: Vector, landscape: AbstractLandscape) -> lx.AbstractLinearOperator:
         return lx.DiagonalLinearOperator(self.scale(theta, landscape))

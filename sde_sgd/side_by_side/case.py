@@ -2,21 +2,19 @@
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
-import platform
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.random as jr
 import numpy as np
-import xarray as xr
 
 from ..dynamics.base import AbstractProcess
 from ..dynamics.batches import gradient_noise, sampling_of
 from ..measure.base import AbstractMeasure
 from ..simulate.fingerprint import describe
+from ..simulate.labels import versions
 from ..simulate.validate import check_count, check_key, check_outcome, starts as checked_starts
 from ..types import Key
 from .options import (
@@ -151,11 +149,7 @@ def settings_of(case: Case, substeps: int, allow_deaths: bool) -> dict[str, Any]
         "resolution": json.dumps(case.resolution),
         "allow_deaths": int(allow_deaths),
         "configuration": _configuration(case),
-        "sde_sgd_version": _version(),
-        "jax_version": jax.__version__,
-        "numpy_version": np.__version__,
-        "xarray_version": xr.__version__,
-        "python_version": platform.python_version(),
+        **versions(),
     }
     return {name: value for name, value in found.items() if value is not None}
 
@@ -166,10 +160,3 @@ def _configuration(case: Case) -> str:
     if len(text) <= 20_000:
         return text
     return f"sha256 {hashlib.sha256(text.encode()).hexdigest()} of {len(text)} characters"
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("sde_sgd")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown (not installed)"

@@ -86,7 +86,6 @@ def simulate(
     """
     check_outcome(on_divergence, budget)
     saved = ckpt.as_checkpoint(checkpoint)
-    warn_of_long_iterations(process, budget)
     StatusLine(progress).write(f"{type(process).__name__}: looking at its steps …")
     engine = prepare(
         process,
@@ -102,6 +101,7 @@ def simulate(
         devices=devices,
         check_stability=check_stability,
     )
+    warn_of_long_iterations(process, budget)
     return engine.go(num_steps, progress, saved, budget, on_divergence)
 
 

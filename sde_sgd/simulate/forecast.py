@@ -18,7 +18,7 @@ class Forecast(eqx.Module):
     - `seconds`: wall time, compilation included; `seconds_per_iteration`: of all members.
     - `bytes`: memory that the run holds.
     - `example_gradients`: gradients of single examples, NaN where their number is not known.
-    - `ratio_to_sgd`: these over the gradients of SGD with the same batches: about substeps·N/B for
+    - `gradients_over_sgd`: these over the gradients of SGD with the same batches: substeps·N/B for
       an SDE with exact minibatch noise.
     """
 
@@ -26,7 +26,7 @@ class Forecast(eqx.Module):
     bytes: int
     seconds_per_iteration: float
     example_gradients: float = math.nan
-    ratio_to_sgd: float = math.nan
+    gradients_over_sgd: float = math.nan
 
 
 def foreseen(engine: "Engine", seconds: float, per_iteration: float, num_steps: int) -> Forecast:

@@ -5,6 +5,7 @@ import platform
 import re
 import unicodedata
 from collections.abc import Iterator
+from importlib import metadata
 from typing import Any
 
 import equinox as eqx
@@ -26,7 +27,8 @@ _FEW = 16
 
 def versions() -> dict[str, str]:
     """Versions of what a result was computed with."""
-    found = checkpoint.versions() | {"python": platform.python_version()}
+    others = {name: metadata.version(name) for name in ("scipy", "xarray")}
+    found = checkpoint.versions() | {"python": platform.python_version()} | others
     return {f"version.{name}": version for name, version in found.items()}
 
 

@@ -49,8 +49,10 @@ class Progress:
         if not self.line.show or forecast.seconds < _LONG:
             return
         text = f"{self.name}: about {duration(forecast.seconds)} and {forecast.bytes / 1e9:.2g} GB"
-        if math.isfinite(forecast.ratio_to_sgd):
-            text += f", {forecast.ratio_to_sgd:.3g} times the gradients of SGD with these batches"
+        if math.isfinite(forecast.gradients_over_sgd):
+            text += (
+                f", {forecast.gradients_over_sgd:.3g} times the gradients of SGD with these batches"
+            )
         self.line.close(text)
 
     def close(self) -> None:

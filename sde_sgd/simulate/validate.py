@@ -120,7 +120,7 @@ def check_outcome(on_divergence: Any, budget: Any) -> str:
 
 def warn_of_long_iterations(process: Any, budget: float | None) -> None:
     """Says that one iteration alone outlasts the budget, or ten seconds, at best."""
-    substeps = getattr(process, "substeps", 1)
+    substeps = process.substeps
     least = substeps * _LEAST_STEP_SECONDS
     if least > (10.0 if budget is None else max(budget, 1.0)):
         warn(

@@ -1,12 +1,12 @@
 """A verdict as labelled arrays, and back."""
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
 
 from ..measure.estimate import Estimate
+from ..simulate.labels import versions
 from .cumulants import Shape
 from .lines import Line
 from .local_model import Settings
@@ -21,7 +21,6 @@ _LINES = {
     "by_batch_size": "batch_size",
     "scaling": "kappa",
 }
-_LIBRARIES = ("sde-sgd", "jax", "equinox", "numpy", "scipy")
 _NUMBERS = ("sharpness", "growth", "diverged")
 
 
@@ -39,7 +38,7 @@ def about(found: Any) -> dict[str, Any]:
         "num_looked_at": found.num_looked_at,
         "dimension": found.dimension,
         "tolerance": found.tolerance,
-    } | {f"version_{name.replace('-', '_')}": _version(name) for name in _LIBRARIES}
+    } | versions()
 
 
 def as_dataset(found: "Validity") -> xr.Dataset:
@@ -170,10 +169,3 @@ def _stacked(gaps: dict[int, Estimate]) -> Estimate:
     rows = list(gaps.values())
     values = np.array([float(g.value) for g in rows])
     return Estimate(values, np.array([float(g.standard_error) for g in rows]), rows[0].num_samples)
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "unknown"

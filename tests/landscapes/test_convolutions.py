@@ -98,14 +98,19 @@ def test_every_convolution_of_a_step_is_channels_last(risk):
 
 
 def test_a_program_without_convolutions_is_left_alone():
-    """The function itself is called: what it does beside computing happens twice at most."""
+    """The same program, equation by equation, from one trace of the function."""
+
+    traces = []
 
     def product(x):
+        traces.append(x)
         return jnp.sin(x) @ x
 
     x = jnp.arange(3.0)
-    assert not convolves(jax.make_jaxpr(product)(x).jaxpr)
-    assert str(jax.make_jaxpr(channels_last(product))(x)) == str(jax.make_jaxpr(product)(x))
+    rewritten = jax.make_jaxpr(channels_last(product))(x)
+    assert len(traces) == 1
+    assert not convolves(rewritten.jaxpr)
+    assert str(rewritten) == str(jax.make_jaxpr(product)(x))
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="a rule for a CPU")

@@ -289,7 +289,7 @@ def test_a_forecast_counts_gradients():
     common = dict(num_steps=7, ensemble_size=3, key=jr.key(0))
     prices = [ss.forecast(process, np.zeros(2), **common) for process in (sgd, sde)]
     assert [p.example_gradients for p in prices] == [7 * 3 * 2, 7 * 3 * 4 * 5]
-    assert [p.ratio_to_sgd for p in prices] == [1, 4 * 5 / 2]
+    assert [p.gradients_over_sgd for p in prices] == [1, 4 * 5 / 2]
 
 
 def test_a_long_run_says_so_first(capsys):

@@ -162,7 +162,7 @@ def test_saved_verdict_is_the_same(tmp_path):
     data = ss.load(path)
     assert data.attrs["verdict"] == found.verdict and data.attrs["learning_rate"] == 0.05
     assert data.attrs["num_examples"] == 64 and data.attrs["dimension"] == 1
-    assert "version_jax" in data.attrs
+    assert "version.jax" in data.attrs
     write_dataset(xr.Dataset({"x": ("n", [1.0])}), path)
     with pytest.raises(ValueError, match="not the arrays of a Validity"):
         ss.Validity.load(path)
