@@ -104,12 +104,6 @@ def check_positive(name: str, value, dtype=None) -> Array:
 
 def refuse_stateful(model) -> None:
     """Models whose loss is not a sum over examples, refused with the reason."""
-    if not callable(model):
-        raise ValueError(
-            f"The model must be an Equinox module that is called on one input; got "
-            f"{in_brief(model)}. Its parameters are read from it."
-        )
-
     def stateful(node):
         # A Sequential is a StatefulLayer too, whether or not one of its layers has state.
         layer = isinstance(node, eqx.nn.StatefulLayer) and not isinstance(node, eqx.nn.Sequential)
@@ -130,6 +124,11 @@ def refuse_stateful(model) -> None:
                 "The model has active dropout, which is noise of its own beside the minibatch's: "
                 "switch it off with eqx.nn.inference_mode(model)."
             )
+    if not callable(model):
+        raise ValueError(
+            f"The model must be an Equinox module that is called on one input; got "
+            f"{in_brief(model)}. Its parameters are read from it."
+        )
     if not jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array)):
         raise ValueError("The model has no floating-point arrays, so there is nothing to train.")
 
