@@ -104,6 +104,7 @@ def check_positive(name: str, value, dtype=None) -> Array:
 
 def refuse_stateful(model) -> None:
     """Models whose loss is not a sum over examples, refused with the reason."""
+
     def stateful(node):
         # A Sequential is a StatefulLayer too, whether or not one of its layers has state.
         layer = isinstance(node, eqx.nn.StatefulLayer) and not isinstance(node, eqx.nn.Sequential)
