@@ -11,17 +11,16 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
 
+from ._checks import as_float64, check_number, in_brief
 from .landscapes import compiled
 from .landscapes.base import AbstractLandscape
 from .landscapes.gradient_flow import Ending, FlowEnd, follow, follow_all, TOLERANCE
-from .landscapes.in_brief import in_brief
 from .landscapes.modes import (
     flat_directions,
     least_curvature,
     MOST_MODES,
     refuse_many_dimensions,
 )
-from .landscapes.real_arrays import as_float64
 from .theory.eyring_kramers import stationary_point, StationaryPoint
 from .types import RealLike
 
@@ -127,7 +126,7 @@ def flow_ends(
     **Raises:** `ValueError` for starts of another shape, or not finite.
     """
     theta = _positions(landscape, starts)
-    return follow_all(landscape, theta, _positive("tolerance", tolerance))
+    return follow_all(landscape, theta, check_number("tolerance", tolerance, above=0))
 
 
 def find_basins(
@@ -156,7 +155,10 @@ def find_basins(
     """
     refuse_many_dimensions("find_basins", landscape.dimension)
     theta = _positions(landscape, starts)
-    rough, width = _positive("tolerance", tolerance), _positive("merge", merge)
+    rough, width = (
+        check_number("tolerance", tolerance, above=0),
+        check_number("merge", merge, above=0),
+    )
     ends = follow_all(landscape, theta, rough)
     lost = ends.ending != Ending.MINIMUM
     if lost.any():
@@ -279,13 +281,6 @@ def _saddle(basins: Basins, guess: np.ndarray) -> Saddle | None:
 
 def _near(a: np.ndarray, b: np.ndarray, width: float) -> bool:
     return bool(np.linalg.norm(a - b) <= width * max(1.0, float(np.linalg.norm(b))))
-
-
-def _positive(name: str, value: RealLike) -> float:
-    number = float(value)
-    if not (np.isfinite(number) and number > 0):
-        raise ValueError(f"{name} must be a finite number > 0, got {in_brief(value)}.")
-    return number
 
 
 def _positions(landscape: AbstractLandscape, points: ArrayLike) -> Float[np.ndarray, "n d"]:

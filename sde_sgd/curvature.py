@@ -18,9 +18,9 @@ from numpy.typing import ArrayLike
 from scipy.linalg import eigh_tridiagonal
 from scipy.sparse.linalg import ArpackNoConvergence, eigsh, LinearOperator
 
+from ._checks import as_float64, as_real, real_values
 from .landscapes import compiled
 from .landscapes.base import AbstractFiniteSum, AbstractLandscape
-from .landscapes.real_arrays import as_float64, as_real, real_values
 from .measure.estimate import Estimate
 from .types import Key, RealLike
 

@@ -8,7 +8,7 @@ import pytest
 from scipy.integrate import solve_ivp
 
 import sde_sgd as ss
-from sde_sgd.landscapes.in_brief import in_brief
+from sde_sgd._checks import in_brief
 
 GRID = np.stack(np.meshgrid(np.linspace(-1.2, 1.1, 6), np.linspace(-0.3, 1.8, 6)), -1).reshape(
     -1, 2

@@ -7,9 +7,10 @@ import numpy as np
 from jaxtyping import Array
 from scipy import stats
 
-from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.measure.histogram import check_edges
 from sde_sgd.theory.grid_density import GridDensity
+
+from .._checks import as_float64
 
 # A cdf, an object that has one, or an array of cell masses.
 Distribution: TypeAlias = Any

@@ -10,8 +10,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, UInt32
 
-from sde_sgd.landscapes.real_arrays import as_real, real_output
-
+from .._checks import as_real, real_output
 from ..measure.base import AbstractMeasure, Tick
 from ..types import Alive, Positions, Vector
 

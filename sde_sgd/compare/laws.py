@@ -32,9 +32,10 @@ from sde_sgd.compare._law_tools import (
 from sde_sgd.compare._resample import as_ensemble, at_least, generators, Key
 from sde_sgd.compare._text import number, text_table, with_error
 from sde_sgd.compare.verdict import compare, Comparison, Verdict
-from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.measure.estimate import Estimate
 from sde_sgd.measure.histogram import HistogramResult, JointHistogramResult
+
+from .._checks import as_float64
 
 _DEFAULT_BINS, _LEAST_IN_BIN = 50, 10
 _VERDICTS: tuple[Verdict, ...] = ("agrees", "inconclusive", "disagrees")

@@ -12,13 +12,12 @@ import numpy as np
 from sde_sgd.compare._noise_control import controlled, noise_control
 from sde_sgd.dynamics.base import AbstractProcess
 from sde_sgd.dynamics.clocks import check_clocks
-from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.measure.estimate import Estimate
 from sde_sgd.simulate.engine import simulate
 from sde_sgd.theory.orders import fit_order, OrderFit
 from sde_sgd.types import Key
 
-from ..landscapes.in_brief import in_brief
+from .._checks import as_float64, in_brief
 
 
 class WeakError(eqx.Module):

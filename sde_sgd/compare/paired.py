@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from sde_sgd.compare._resample import as_ensemble, Ensemble
-from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.measure.estimate import Estimate
+
+from .._checks import as_float64
 
 
 def paired_difference(x: Ensemble, y: Ensemble, of: Callable[[Any], Any] | None = None) -> Estimate:

@@ -9,9 +9,10 @@ from scipy.interpolate import CubicHermiteSpline
 
 from sde_sgd.compare._law_distances import LawDistance
 from sde_sgd.compare._resample import as_ensemble, at_least, generators, Key
-from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.measure.estimate import Estimate
 from sde_sgd.theory.wasserstein import normal_levels, quantile_function
+
+from .._checks import as_float64
 
 _REACH, _NODES = 6.0, 20_001
 

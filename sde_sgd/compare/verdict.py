@@ -9,10 +9,9 @@ from jaxtyping import ArrayLike, Bool, Float, Int
 from scipy import special
 
 from sde_sgd.compare._text import number, score, text_table, with_error
-from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.measure.estimate import Estimate
 
-from ..landscapes.in_brief import in_brief
+from .._checks import as_float64, in_brief
 
 Verdict: TypeAlias = Literal["agrees", "disagrees", "inconclusive"]
 Values: TypeAlias = ArrayLike | Sequence[Any]

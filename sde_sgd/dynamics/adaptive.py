@@ -9,12 +9,12 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PyTree
 
+from .._checks import check_fraction, check_non_negative
 from ..landscapes.base import AbstractLandscape
-from ..landscapes.validate import check_non_negative
 from ..noise.models import AbstractGradientNoise
 from ..types import Matrix, Scalar, Vector
 from ._signs import joint_signs, sign_moments
-from .base import check_fraction, LearningRate
+from .base import LearningRate
 
 # With more, the covariance of signs and its eigenvectors, at every step, are no longer a matter of
 # seconds.

@@ -7,14 +7,14 @@ import jax
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from .._checks import check_part, check_whole, in_brief
 from ..draws import Draws
 from ..landscapes.base import AbstractLandscape
-from ..landscapes.in_brief import in_brief
 from ..noise.models import AbstractGradientNoise
 from ..types import Positions
 from ._steps import standard_normal, step_members
 from .adaptive import AbstractAdaptive
-from .base import AbstractProcess, check_part, check_whole, Observe
+from .base import AbstractProcess, Observe
 
 
 class AdaptiveState(eqx.Module):

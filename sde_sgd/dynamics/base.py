@@ -10,11 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from .._checks import as_real, in_brief
 from ..draws import Draws
 from ..landscapes.base import AbstractLandscape
-from ..landscapes.in_brief import in_brief
-from ..landscapes.real_arrays import as_real
-from ..types import Positions, Scalar, Vector
+from ..types import Positions, Vector
 
 # (carry, positions before, positions after, substep) -> carry: called once a solver step.
 Observe: TypeAlias = Callable[[Any, Positions, Positions, Any], Any]
@@ -133,27 +132,6 @@ class AbstractProcess(eqx.Module):
             f"{type(self).__name__} cannot be run at two solver steps on one Brownian path: it has "
             f"no solver step, or a solver whose increments do not add up (Lévy areas)."
         )
-
-
-def check_part(name: str, value: Any, kind: type, example: str) -> None:
-    """Raises unless `value` is of the kind of module that belongs there."""
-    if not isinstance(value, kind):
-        raise ValueError(f"{name} must be {example}; got {in_brief(value)}.")
-
-
-def check_whole(name: str, value: Any) -> int:
-    """An integer ≥ 1."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"{name} must be an integer ≥ 1; got {in_brief(value)}.")
-    return int(value)
-
-
-def check_fraction(name: str, value: Any) -> Scalar:
-    """A number in [0, 1), as an array."""
-    number = as_real(name, value, jnp.result_type(float))
-    if number.shape != () or not 0 <= float(number) < 1:
-        raise ValueError(f"{name} must be a number in [0, 1); got {in_brief(value)}.")
-    return number
 
 
 class LearningRate(eqx.Module):

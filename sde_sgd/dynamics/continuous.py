@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from .._checks import check_part, check_whole
 from ..draws import Draws
 from ..landscapes.base import AbstractLandscape
 from ..noise.models import AbstractGradientNoise
@@ -15,7 +16,7 @@ from ..noise.paths import Increments, IterationNoise
 from ..noise.thermal import ThermalNoise
 from ..types import Key, Positions, Vector
 from ._steps import step_members
-from .base import AbstractProcess, check_part, check_whole, LearningRate, Observe
+from .base import AbstractProcess, LearningRate, Observe
 from .terms import FusedTerm, separate_terms
 
 # Solvers that converge to the Itô solution for any σ(θ).

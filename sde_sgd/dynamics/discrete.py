@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from .._checks import check_fraction, check_part
 from ..draws import Draws, Stream
 from ..landscapes.base import AbstractLandscape
 from ..noise.models import AbstractGradientNoise
 from ..noise.sampling import AbstractSampling, RandomReshuffling
 from ..types import Positions, RealLike, Vector
-from .base import AbstractProcess, check_fraction, check_part, LearningRate, Observe
+from .base import AbstractProcess, LearningRate, Observe
 
 
 class SGDState(eqx.Module):

@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from .._checks import check_part, check_whole
 from ..draws import Draws
 from ..landscapes.base import AbstractLandscape
 from ..noise.driving import AbstractDriving
 from ..noise.models import AbstractGradientNoise
 from ..types import Positions
 from ._steps import step_members
-from .base import AbstractProcess, check_part, check_whole, LearningRate, Observe
+from .base import AbstractProcess, LearningRate, Observe
 
 
 class DrivenState(eqx.Module):

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from .._checks import check_non_negative, check_part
 from ..draws import Draws, Stream
 from ..landscapes.base import AbstractLandscape
 from ..landscapes.control_variate import ControlVariate
 from ..landscapes.potentials import Potential
-from ..landscapes.validate import check_non_negative
 from ..noise.sampling import AbstractSampling
 from ..types import Positions, RealLike
-from .base import AbstractProcess, check_part, LearningRate, Observe
+from .base import AbstractProcess, LearningRate, Observe
 
 
 class SGLDState(eqx.Module):

@@ -10,13 +10,14 @@ import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
+from .._checks import check_part
 from ..draws import Draws, STREAM_KEYS
 from ..landscapes.base import AbstractLandscape
 from ..noise.sampling import AbstractSampling
 from ..types import Identity, Positions
 from ._state_keys import follow, Followed, StateKeys
 from .adaptive import AbstractAdaptive
-from .base import AbstractProcess, check_part, LearningRate, Observe
+from .base import AbstractProcess, LearningRate, Observe
 
 
 class OptaxState(eqx.Module):

@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._checks import check_part, check_whole
 from ..draws import Draws
 from ..landscapes.base import AbstractLandscape
 from ..noise.models import AbstractGradientNoise
 from ..theory.scores import AbstractScore
 from ..types import Positions, RealLike, Scalar, Vector
 from ._steps import step_members
-from .base import AbstractProcess, check_part, check_whole, LearningRate, Observe
+from .base import AbstractProcess, LearningRate, Observe
 from .continuous import check_ordinary, FlowState, solver_step
 from .terms import drift_correction
 

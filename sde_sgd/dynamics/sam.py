@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from .._checks import check_non_negative, check_part, check_whole
 from ..draws import Draws
 from ..landscapes.base import AbstractFiniteSum, AbstractLandscape
-from ..landscapes.validate import check_non_negative
 from ..noise.models import MinibatchNoise
 from ..noise.sampling import AbstractSampling
 from ..types import Positions, RealLike, Scalar, Vector, Weights
 from ._steps import standard_normal, step_members
-from .base import AbstractProcess, check_part, check_whole, LearningRate, Observe
+from .base import AbstractProcess, LearningRate, Observe
 from .continuous import FlowState
 
 

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..landscapes.in_brief import in_brief
+from .._checks import in_brief
 from ..types import RealLike
 from .adaptive import AbstractAdaptive
 

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from .._checks import in_brief
 from ..draws import Draws
 from ..landscapes.base import AbstractLandscape
-from ..landscapes.in_brief import in_brief
 from ..types import Positions
 from .base import AbstractProcess, Observe
 

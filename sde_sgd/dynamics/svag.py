@@ -6,12 +6,13 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from .._checks import check_part, check_whole
 from ..draws import Draws
 from ..landscapes.base import AbstractLandscape
 from ..noise.sampling import AbstractSampling, RandomReshuffling
 from ..types import Positions
 from ._steps import over_substeps
-from .base import AbstractProcess, check_part, check_whole, LearningRate, Observe
+from .base import AbstractProcess, LearningRate, Observe
 from .continuous import FlowState
 
 

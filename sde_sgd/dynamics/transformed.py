@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._checks import check_part
 from ..draws import Draws
 from ..landscapes.base import AbstractLandscape
 from ..noise.paths import Increments
 from ..types import Positions, Vector
 from ._steps import brownian_increment, step_members
-from .base import AbstractProcess, check_part, Observe
+from .base import AbstractProcess, Observe
 from .continuous import ModifiedEquation
 from .terms import drift_correction
 

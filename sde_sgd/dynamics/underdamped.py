@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from .._checks import check_fraction, check_part, check_whole
 from ..draws import Draws
 from ..landscapes import compiled
 from ..landscapes.base import AbstractLandscape
 from ..noise.models import AbstractGradientNoise
 from ..types import Positions, RealLike, Vector
 from ._steps import standard_normal, step_members
-from .base import AbstractProcess, check_fraction, check_part, check_whole, LearningRate, Observe
+from .base import AbstractProcess, LearningRate, Observe
 from .continuous import ModifiedEquation
 
 # A dense Hessian at the start is looked at up to this dimension.

@@ -5,8 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from ..landscapes.in_brief import in_brief
-from ..landscapes.real_arrays import as_float64
+from .._checks import as_float64, in_brief
 from ..simulate.run import Run
 from ..theory.identification import extrapolation_weights
 

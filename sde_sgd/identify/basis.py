@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..landscapes.real_arrays import as_float64, real_output
+from .._checks import as_float64, real_output
 from ..types import Vector
 
 

@@ -6,7 +6,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
-from ..landscapes.real_arrays import as_float64
+from .._checks import as_float64
 from ..measure.estimate import Estimate
 from ._regression import covariance
 from .basis import AbstractBasis, values

@@ -6,8 +6,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
-from ..landscapes.in_brief import in_brief
-from ..landscapes.real_arrays import as_float64
+from .._checks import as_float64, in_brief
 from ..measure.estimate import Estimate
 from ._data import increments, relaxation_time, trajectories
 from ._regression import covariance, expected_squares, normal_equations, Undetermined

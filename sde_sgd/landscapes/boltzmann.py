@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from .._checks import check_covariance, check_positive
 from ..draws import Draws, Stream
 from ..types import Matrix, RealLike, Scalar, Vector
 from .base import AbstractLandscape
 from .matrix_populations import symmetric_gaussian
-from .validate import check_covariance, check_positive
 
 
 def scalar_field_kernel(size: int, mass: RealLike) -> Float[Array, "n n"]:

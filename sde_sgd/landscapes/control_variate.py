@@ -6,11 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from .._checks import as_real, check_finite
 from ..types import Vector, Weights
 from .base import AbstractFiniteSum
 from .noise_forms import AbstractNoiseForm, ExampleWeights
-from .real_arrays import as_real
-from .validate import check_finite
 
 
 class ControlVariate(AbstractFiniteSum):

@@ -14,10 +14,8 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
+from .._checks import as_real, check_covariance, check_non_negative, in_brief
 from ..types import Key, RealLike
-from .in_brief import in_brief
-from .real_arrays import as_real
-from .validate import check_covariance, check_non_negative
 
 
 class Dataset(NamedTuple):

@@ -10,19 +10,12 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree, Shaped
 
+from .._checks import as_real, check_non_negative, real_array, real_values
 from ..types import RealLike, Vector, Weights
 from .base import AbstractFiniteSum
 from .blocks import check_block, fitting_block, map_blocks
 from .noise_forms import AbstractNoiseForm, ExampleWeights, ResidualMoments
-from .real_arrays import as_real, real_array, real_values
-from .validate import (
-    check_examples,
-    check_labels,
-    check_non_negative,
-    check_one_dtype,
-    check_tokens,
-    refuse_stateful,
-)
+from .validate import check_examples, check_labels, check_one_dtype, check_tokens, refuse_stateful
 
 # Up to here a d×d Cholesky factor of Σ(θ) costs less than N normal numbers.
 _FEW_DIMENSIONS = 8

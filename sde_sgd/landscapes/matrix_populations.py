@@ -10,11 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from .._checks import as_real, check_covariance, check_finite, check_non_negative
 from ..draws import Draws, Stream
 from ..types import Matrix, RealLike, Scalar, Vector
 from .base import AbstractLandscape, AbstractPopulation
-from .real_arrays import as_real
-from .validate import check_covariance, check_finite, check_non_negative
 
 
 def symmetric_gaussian(z: Float[Array, " entries"], size: int) -> Float[Array, "size size"]:

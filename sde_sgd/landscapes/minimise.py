@@ -14,14 +14,13 @@ from jaxtyping import Array, Float
 from scipy.optimize import minimize
 from scipy.sparse.linalg import cg, LinearOperator
 
+from .._checks import as_real, check_number, in_brief
 from ..terminal import Interrupt, StatusLine
 from ..types import RealLike, Vector
 from . import compiled
 from .base import AbstractLandscape
 from .gradient_flow import begin_flow, Ending, follow_some, RUNNING, TOLERANCE
-from .in_brief import in_brief
 from .modes import curvature_rounding, MOST_MODES, Surroundings, surroundings
-from .real_arrays import as_real
 
 METHODS = ("lbfgs", "newton-cg", "gradient-flow")
 # Draws of the gradient noise from which the size of one example's gradient is estimated.
@@ -73,8 +72,8 @@ def minimise(
         raise ValueError(f"method must be one of {names}; got {in_brief(method)}.")
     if isinstance(max_steps, bool) or not isinstance(max_steps, int | np.integer) or max_steps < 1:
         raise ValueError(f"max_steps must be an integer ≥ 1; got {in_brief(max_steps)}.")
-    share = _positive("tolerance", tolerance)
-    seconds = math.inf if budget is None else _positive("budget", budget)
+    share = check_number("tolerance", tolerance, above=0)
+    seconds = math.inf if budget is None else check_number("budget", budget, above=0)
     start = _start(landscape, theta)
     with Interrupt() as interrupt:
         search = _Search(landscape, share, int(max_steps), seconds, interrupt, progress)
@@ -368,12 +367,6 @@ def _start(landscape: AbstractLandscape, theta: Any) -> Float[np.ndarray, " d"]:
     if point.shape != (landscape.dimension,):
         raise ValueError(f"theta must have shape ({landscape.dimension},), got {point.shape}.")
     return np.asarray(point, float)
-
-
-def _positive(name: str, value: Any) -> float:
-    if np.ndim(value) or not 0 < float(value) < math.inf:
-        raise ValueError(f"{name} must be a finite number > 0; got {in_brief(value)}.")
-    return float(value)
 
 
 # Compiled once for each kind of landscape, not once for each call.

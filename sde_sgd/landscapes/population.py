@@ -3,11 +3,10 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._checks import as_real, check_covariance, check_finite, check_non_negative
 from ..draws import Draws, Stream
 from ..types import Matrix, RealLike, Scalar, Vector
 from .base import AbstractPopulation
-from .real_arrays import as_real
-from .validate import check_covariance, check_finite, check_non_negative
 
 
 class PopulationLeastSquares(AbstractPopulation):

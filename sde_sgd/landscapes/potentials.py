@@ -12,12 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from .._checks import (
+    as_real,
+    check_covariance,
+    check_finite,
+    check_positive,
+    check_symmetric,
+    in_brief,
+)
 from ..types import Matrix, RealLike, Scalar, Vector, Weights
 from .base import AbstractFiniteSum
-from .in_brief import in_brief
 from .noise_forms import ConstantRoot
-from .real_arrays import as_real
-from .validate import check_covariance, check_finite, check_positive, check_symmetric
 
 
 class Potential(AbstractFiniteSum):

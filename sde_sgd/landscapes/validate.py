@@ -9,11 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from .in_brief import in_brief
-from .real_arrays import as_real, real_values
-
-# Relative asymmetry and negative eigenvalues that pass as rounding of a float32 computation.
-_ROUNDING = 1e-6
+from .._checks import check_finite, in_brief, real_values
 
 
 def check_examples(inputs: Array, targets: Array) -> None:
@@ -75,33 +71,6 @@ def _listed(numbers: list[int]) -> str:
     return ", ".join(map(str, shown))
 
 
-def check_finite(name: str, array: Array | np.ndarray) -> None:
-    """Raises with the place of the first entry that is NaN or infinite."""
-    bad = ~np.isfinite(np.asarray(array))
-    if bad.any():
-        where = tuple(int(i) for i in np.argwhere(bad)[0])
-        raise ValueError(
-            f"{name} has {int(bad.sum())} entries that are NaN or infinite, the first at {where}: "
-            f"remove or impute them."
-        )
-
-
-def check_non_negative(name: str, value, dtype) -> Array:
-    """A finite scalar ≥ 0 in the landscape's dtype."""
-    array = as_real(name, value, dtype)
-    if array.shape != () or not 0 <= float(array) < np.inf:
-        raise ValueError(f"{name} must be a finite number ≥ 0; got {in_brief(value)}.")
-    return array
-
-
-def check_positive(name: str, value, dtype=None) -> Array:
-    """A finite scalar > 0."""
-    array = as_real(name, value, dtype)
-    if array.shape != () or not 0 < float(array) < np.inf:
-        raise ValueError(f"{name} must be a finite number > 0; got {in_brief(value)}.")
-    return array
-
-
 def refuse_stateful(model) -> None:
     """Models whose loss is not a sum over examples, refused with the reason."""
 
@@ -132,42 +101,6 @@ def refuse_stateful(model) -> None:
         )
     if not jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array)):
         raise ValueError("The model has no floating-point arrays, so there is nothing to train.")
-
-
-def check_symmetric(name: str, value) -> Array:
-    """A finite symmetric (d, d) matrix, symmetrised exactly."""
-    matrix = as_real(name, value)
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.shape[0] == 0:
-        raise ValueError(f"{name} must be a (d, d) matrix; got shape {matrix.shape}.")
-    check_finite(name, matrix)
-    values = np.asarray(matrix)
-    asymmetry = float(np.max(np.abs(values - values.T)))
-    if asymmetry > _ROUNDING * float(np.max(np.abs(values))):
-        raise ValueError(
-            f"{name} must be symmetric; it differs from its transpose by {asymmetry:g}. Pass "
-            f"(A + A.T)/2 if that is rounding."
-        )
-    return jax.device_put((values + values.T) / 2)
-
-
-def check_covariance(name: str, value) -> tuple[Array, np.ndarray]:
-    """A covariance A, (d, d), and a float64 root R, (d, rank), with R Rᵀ = A.
-
-    The root is the symmetric one at full rank, so that it depends continuously on A and not on
-    the machine's choice of eigenvectors.
-    """
-    matrix = check_symmetric(name, value)
-    eigenvalues, basis = np.linalg.eigh(np.asarray(matrix, np.float64))
-    if eigenvalues[0] < -_ROUNDING * max(eigenvalues[-1], 0.0):
-        raise ValueError(
-            f"{name} must be positive semidefinite; its smallest eigenvalue is {eigenvalues[0]:g}."
-        )
-    kept = eigenvalues > len(eigenvalues) * jnp.finfo(matrix.dtype).eps * eigenvalues[-1]
-    if kept.all():
-        return matrix, (basis * np.sqrt(eigenvalues)) @ basis.T
-    basis = basis[:, kept]
-    largest = np.take_along_axis(basis, np.abs(basis).argmax(axis=0, keepdims=True), axis=0)
-    return matrix, basis * np.sign(largest) * np.sqrt(eigenvalues[kept])
 
 
 def check_tokens(model: Any, inputs: Any) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array
 
-from ..landscapes.in_brief import in_brief
+from .._checks import in_brief
 from ..types import Alive, Positions
 from .base import (
     AbstractMeasure,

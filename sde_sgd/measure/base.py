@@ -10,9 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from .._checks import as_float64, in_brief, real_output
 from ..draws import Draws, STREAM_KEYS
-from ..landscapes.in_brief import in_brief
-from ..landscapes.real_arrays import as_float64, real_output
 from ..types import Alive, Positions
 
 

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..landscapes.in_brief import in_brief
-from ..landscapes.real_arrays import as_real
+from .._checks import as_real, in_brief
 from ..types import Alive, Positions
 from .base import AbstractMeasure, add_compensated, check_schedule, evaluate, MeasureResult, Tick
 from .estimate import Estimate

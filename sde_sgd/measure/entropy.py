@@ -10,11 +10,11 @@ import numpy as np
 from diffrax import Euler
 from jaxtyping import Array
 
+from .._checks import real_output
 from ..dynamics.base import AbstractProcess
 from ..dynamics.continuous import ModifiedEquation
 from ..dynamics.discrete import GaussianSGD
 from ..dynamics.terms import drift_correction
-from ..landscapes.real_arrays import real_output
 from ..types import Alive, Matrix, Positions, Scalar, Vector
 from .base import AbstractMeasure, add_compensated, check_schedule, MeasureResult, Tick
 from .currents import elapsed

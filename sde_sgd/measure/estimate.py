@@ -5,7 +5,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Num
 
-from ..landscapes.real_arrays import as_float64
+from .._checks import as_float64
 
 
 class Estimate(eqx.Module):

@@ -10,8 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from ..landscapes.in_brief import in_brief
-from ..landscapes.real_arrays import as_float64
+from .._checks import as_float64, in_brief
 from ..types import Alive, Positions
 from .base import AbstractMeasure, check_schedule, due, evaluate, MeasureResult, own_values, Tick
 from .estimate import Estimate

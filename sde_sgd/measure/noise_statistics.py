@@ -10,10 +10,9 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy.special import log_ndtr
 
+from .._checks import as_float64, as_real, in_brief
 from ..draws import Draws
 from ..landscapes.base import AbstractLandscape
-from ..landscapes.in_brief import in_brief
-from ..landscapes.real_arrays import as_float64, as_real
 from ..noise.sampling import AbstractSampling
 from ..types import Key
 from .estimate import Estimate

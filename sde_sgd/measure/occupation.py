@@ -11,8 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 from scipy import special
 
-from ..landscapes.in_brief import in_brief
-from ..landscapes.real_arrays import as_float64
+from .._checks import as_float64, in_brief
 from ..types import Alive, Positions
 from .base import AbstractMeasure, check_schedule, due, MeasureResult, Tick
 from .estimate import Estimate

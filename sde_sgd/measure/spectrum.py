@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from ..landscapes.real_arrays import real_output
+from .._checks import real_output
 from ..types import Alive, Positions, Vector
 from .base import (
     AbstractMeasure,

@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array
 from scipy import special
 
-from ..landscapes.in_brief import in_brief
+from .._checks import in_brief
 from ..types import Alive, Positions
 from .autocovariance import ratio
 from .base import AbstractMeasure, add_compensated, check_schedule, evaluate, MeasureResult, Tick

@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from ..landscapes.in_brief import in_brief
+from .._checks import in_brief
 from ..types import Alive, Positions
 from .autocovariance import ratio
 from .base import AbstractMeasure, check_schedule, due, evaluate, MeasureResult, own_values, Tick

@@ -13,9 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 from scipy.special import gamma
 
+from .._checks import as_float64, in_brief
 from ..draws import Draws, Stream
-from ..landscapes.in_brief import in_brief
-from ..landscapes.real_arrays import as_float64
 
 
 class AbstractDriving(eqx.Module):

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float
 
+from .._checks import in_brief
 from ..landscapes.base import AbstractLandscape
-from ..landscapes.in_brief import in_brief
 from ..types import Matrix, Vector
 from .models import AbstractGradientNoise
 

@@ -13,9 +13,8 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Float
 
+from .._checks import as_real, check_symmetric
 from ..landscapes.base import AbstractLandscape
-from ..landscapes.real_arrays import as_real
-from ..landscapes.validate import check_symmetric
 from ..types import Matrix, Scalar, Vector
 from .sampling import AbstractSampling, RandomReshuffling
 

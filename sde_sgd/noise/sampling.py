@@ -1,6 +1,7 @@
 """How batches are made: with replacement, fresh subsets, shuffled epochs."""
 
 import abc
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -8,9 +9,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Int, PyTree
 
+from .._checks import check_whole
 from ..draws import Draws, scale_to, Stream
 from ..landscapes.base import AbstractLandscape
-from ..landscapes.in_brief import in_brief
 
 # Floyd's algorithm compares each new index with all others, B² in all; beyond B² = 128 N
 # sorting N random keys is cheaper (measured on a CPU: .13 ns a comparison, 25 ns a key).
@@ -75,10 +76,7 @@ class AbstractSampling(eqx.Module):
 class WithReplacement(AbstractSampling):
     """B independent examples each step: c = 1/B. On a population, B fresh examples."""
 
-    batch_size: int = eqx.field(static=True)
-
-    def __check_init__(self):
-        _check_batch_size(self.batch_size)
+    batch_size: int = eqx.field(static=True, converter=partial(check_whole, "batch_size"))
 
     def noise_factor(self, num_examples: int | None) -> float:
         return 1 / self.batch_size
@@ -103,10 +101,7 @@ class WithoutReplacement(AbstractSampling):
     B smallest of N random keys.
     """
 
-    batch_size: int = eqx.field(static=True)
-
-    def __check_init__(self):
-        _check_batch_size(self.batch_size)
+    batch_size: int = eqx.field(static=True, converter=partial(check_whole, "batch_size"))
 
     def noise_factor(self, num_examples: int | None) -> float:
         return _subset_factor(num_examples, self.batch_size)
@@ -149,10 +144,7 @@ class RandomReshuffling(AbstractSampling):
     has that.
     """
 
-    batch_size: int = eqx.field(static=True)
-
-    def __check_init__(self):
-        _check_batch_size(self.batch_size)
+    batch_size: int = eqx.field(static=True, converter=partial(check_whole, "batch_size"))
 
     def noise_factor(self, num_examples: int | None) -> float:
         return _subset_factor(num_examples, self.batch_size)
@@ -241,11 +233,6 @@ def _subset_third_factor(num_examples: int | None, batch: int) -> float:
     if num_examples <= 2:
         return 0.0  # the two deviations are opposite: no third central moment
     return ratio * (num_examples - 2 * batch) / (batch * (num_examples - 2))
-
-
-def _check_batch_size(batch: int) -> None:
-    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
-        raise ValueError(f"batch_size must be an integer ≥ 1; got {in_brief(batch)}.")
 
 
 def _check_subset(sampling: AbstractSampling, landscape: AbstractLandscape) -> None:

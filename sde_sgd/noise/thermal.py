@@ -6,9 +6,8 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float
 
+from .._checks import check_non_negative, check_positive, in_brief
 from ..landscapes.base import AbstractLandscape
-from ..landscapes.in_brief import in_brief
-from ..landscapes.validate import check_non_negative, check_positive
 from ..types import Matrix, RealLike, Vector
 from .models import AbstractGradientNoise
 

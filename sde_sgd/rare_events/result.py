@@ -6,10 +6,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
+from .._checks import check_whole
 from ..measure.estimate import Estimate
 from ..simulate.checkpoint import as_checkpoint, Checkpoint
 from ..simulate.run import can_be_pickled
-from ..simulate.validate import check_count
 from ..terminal import ended
 from .campaign import Campaign
 from .wave import SplittingError
@@ -77,7 +77,7 @@ class Splitting:
 
     def extend(self, num_repetitions: int, budget: float | None = None, checkpoint: Saved = None):
         """This result with `num_repetitions` more, as if they had been asked for at once."""
-        more = check_count("num_repetitions", num_repetitions)
+        more = check_whole("num_repetitions", num_repetitions)
         return self._continue(self.requested_repetitions + more, budget, checkpoint)
 
     def resume(self, budget: float | None = None, checkpoint: Saved = None) -> "Splitting":

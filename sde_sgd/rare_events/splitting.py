@@ -9,22 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._checks import check_key, check_whole, in_brief
 from ..draws import STREAM_KEYS, stream_keys
 from ..dynamics.base import AbstractProcess
 from ..dynamics.continuous import GradientFlow
-from ..landscapes.in_brief import in_brief
 from ..memory import available_memory, working_bytes
 from ..simulate.advance import step_cost
 from ..simulate.checkpoint import as_checkpoint, Checkpoint
 from ..simulate.stability import judge_stability
-from ..simulate.validate import (
-    check_count,
-    check_key,
-    check_memory,
-    check_outcome,
-    check_state,
-    starts,
-)
+from ..simulate.validate import check_memory, check_outcome, check_state, starts
 from ..types import Key, RealLike
 from .campaign import Campaign
 from .compiled import create
@@ -102,17 +95,17 @@ def splitting(
     """
     _check_process(process)
     check_outcome("raise", budget)
-    num_replicas = check_count("num_replicas", num_replicas, 2**24)
-    num_repetitions = check_count("num_repetitions", num_repetitions)
-    num_levels = check_count("num_levels", num_levels, 2**16)
-    num_loops = check_count("num_loops", num_loops)
-    burn_in_loops = check_count("burn_in_loops", burn_in_loops)
-    longest = check_count("longest", longest, (2**31 - 1) // (2 * process.substeps))
+    num_replicas = check_whole("num_replicas", num_replicas, most=2**24)
+    num_repetitions = check_whole("num_repetitions", num_repetitions)
+    num_levels = check_whole("num_levels", num_levels, most=2**16)
+    num_loops = check_whole("num_loops", num_loops)
+    burn_in_loops = check_whole("burn_in_loops", burn_in_loops)
+    longest = check_whole("longest", longest, most=(2**31 - 1) // (2 * process.substeps))
     key = check_key(key)
     if num_replicas < 2:
         raise ValueError("num_replicas must be at least 2: one must survive to be cloned.")
     if num_paths:
-        num_paths = check_count("num_paths", num_paths)
+        num_paths = check_whole("num_paths", num_paths)
     if not 0 < kill_fraction < 1:
         raise ValueError(
             f"kill_fraction must lie strictly in (0, 1); got {in_brief(kill_fraction)}."

@@ -10,12 +10,13 @@ import jax
 import jax.random as jr
 import numpy as np
 
+from .._checks import check_key, check_whole
 from ..dynamics.base import AbstractProcess
 from ..dynamics.batches import gradient_noise, sampling_of
 from ..measure.base import AbstractMeasure
 from ..simulate.fingerprint import describe
 from ..simulate.labels import versions
-from ..simulate.validate import check_count, check_key, check_outcome, starts as checked_starts
+from ..simulate.validate import check_outcome, starts as checked_starts
 from ..types import Key
 from .options import (
     at_step,
@@ -87,12 +88,12 @@ def make_case(
     if unknown:
         raise TypeError(f"a comparison has no option {unknown[0]!r}.")
     key = check_key(key)
-    num_steps = check_count("num_steps", num_steps)
+    num_steps = check_whole("num_steps", num_steps)
     check_members(ensemble_size)
     check_outcome(on_divergence, budget)
     check_sides(sgd, sde, num_steps, allow_different)
     fraction = check_step_check(step_check)
-    if check_count("num_bootstrap", num_bootstrap) < 2:
+    if check_whole("num_bootstrap", num_bootstrap) < 2:
         raise ValueError(f"num_bootstrap must be at least 2; got {num_bootstrap}.")
     distances = check_distances(distances)
     named = check_observables(sgd, observables, distances)

@@ -6,12 +6,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from .._checks import check_whole, real_output
 from ..compare.distances import DISTANCES
 from ..dynamics.base import AbstractProcess
 from ..dynamics.continuous import ModifiedEquation
-from ..landscapes.real_arrays import real_output
 from ..measure.snapshots import Snapshots
-from ..simulate.validate import check_count
 from ..simulate.warn import warn
 
 # What a saved comparison calls the numbers of an observable and of a distance.
@@ -93,7 +92,7 @@ def check_resolution(resolution: Any, observables: Mapping[str, Any]) -> dict[st
 def check_snapshots(snapshots: Any, num_steps: int) -> list[int]:
     """Iterations at which the laws are compared: the start and the end among them."""
     if isinstance(snapshots, int | np.integer) or not isinstance(snapshots, Sequence | np.ndarray):
-        count = check_count("snapshots", snapshots)
+        count = check_whole("snapshots", snapshots)
         # Even in √k: closer together at the start, where the laws change fastest.
         spread = num_steps * (np.arange(count + 1) / count) ** 2
         return sorted({round(k) for k in spread.tolist()})
@@ -153,4 +152,4 @@ def at_step(sde: AbstractProcess, substeps: Any, step_check: float) -> AbstractP
         return sde
     if isinstance(substeps, str):
         raise ValueError(f'substeps must be an integer ≥ 1 or "auto"; got {substeps!r}.')
-    return sde.refined(check_count("substeps", substeps))
+    return sde.refined(check_whole("substeps", substeps))

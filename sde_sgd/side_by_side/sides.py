@@ -6,12 +6,12 @@ from typing import Any
 import equinox as eqx
 import numpy as np
 
+from .._checks import check_whole
 from ..compare import sidak_threshold
 from ..dynamics.base import AbstractProcess
 from ..dynamics.batches import noise_factor, temperature
 from ..dynamics.clocks import check_clocks
 from ..landscapes.base import AbstractLandscape
-from ..simulate.validate import check_count
 from ..simulate.warn import warn
 from .rules import different_rules
 
@@ -83,7 +83,7 @@ def _equal(one: Any, other: Any) -> bool:
 
 def check_members(ensemble_size: int) -> None:
     """Raises for less than two members; warns where no number of standard errors would do."""
-    if check_count("ensemble_size", ensemble_size) < 2:
+    if check_whole("ensemble_size", ensemble_size) < 2:
         raise ValueError(f"A comparison needs ensemble_size ≥ 2; got {ensemble_size}.")
     threshold = sidak_threshold(1, degrees_of_freedom=2 * (ensemble_size - 1))
     if threshold > 2 * sidak_threshold(1):

@@ -16,9 +16,9 @@ import jax.random as jr
 import numpy as np
 import xarray as xr
 
+from .._checks import check_whole
 from ..compare import compare, Comparison, verdict_table
 from ..compare._text import number
-from ..dynamics.base import check_whole
 from ..dynamics.batches import example_gradients
 from ..dynamics.discrete import SGD
 from ..dynamics.svag import SVAG

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._checks import check_whole
 from ..draws import stream_keys
 from ..dynamics.base import AbstractProcess
 from ..measure.base import AbstractMeasure
@@ -23,7 +24,7 @@ from .plan import Plan
 from .progress import Progress
 from .rest import cut, halved, in_halves, next_look
 from .run import DivergenceError, Run
-from .validate import check_count, check_length, check_memory, check_outcome
+from .validate import check_length, check_memory, check_outcome
 from .warn import warn
 
 # Iterations are 32-bit, and measures store them signed.
@@ -153,7 +154,7 @@ class Engine:
         on_divergence: Literal["raise", "mask"] | None = None,
     ) -> Run:
         """Continues by `num_steps` iterations."""
-        total = self.done + check_count("num_steps", num_steps, MOST_STEPS - self.done)
+        total = self.done + check_whole("num_steps", num_steps, most=MOST_STEPS - self.done)
         check_length(self.process, total)
         for measure in self.measures.values():
             measure.check(self.process, max(total, self.requested))

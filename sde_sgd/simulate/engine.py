@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._checks import check_key, check_whole
 from ..draws import STREAM_KEYS
 from ..dynamics.base import AbstractProcess
 from ..measure.base import AbstractMeasure
@@ -21,8 +22,6 @@ from .plan import make_mesh, make_plan
 from .run import Run
 from .stability import judge_stability
 from .validate import (
-    check_count,
-    check_key,
     check_length,
     check_measures,
     check_memory,
@@ -143,16 +142,16 @@ def prepare(
     """An engine at k = 0, everything checked. Arguments as in `simulate`."""
     if not isinstance(process, AbstractProcess):
         raise ValueError(f"simulate needs a process such as ss.SGD; got {process!r}.")
-    num_steps = check_count("num_steps", num_steps, MOST_STEPS)
-    ensemble_size = check_count("ensemble_size", ensemble_size, 2**32 - 1)
+    num_steps = check_whole("num_steps", num_steps, most=MOST_STEPS)
+    ensemble_size = check_whole("ensemble_size", ensemble_size, most=2**32 - 1)
     key = check_key(key)
     process.check()
     check_length(process, num_steps)
     named = check_measures(measures, process, num_steps)
     if record_every is not None:
-        record_every = check_count("record_every", record_every)
+        record_every = check_whole("record_every", record_every)
     if chunk_size is not None:
-        chunk_size = check_count("chunk_size", chunk_size)
+        chunk_size = check_whole("chunk_size", chunk_size)
     landscape = process.landscape
     probe = jax.ShapeDtypeStruct((1, landscape.dimension), landscape.dtype)
     identity = jax.ShapeDtypeStruct((1,), jnp.uint32)

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
+from .._checks import as_real, real_values
 from ..draws import Stream, stream_keys, threefry
 from ..dynamics.base import AbstractProcess
-from ..landscapes.real_arrays import as_real, real_values
 from ..measure.base import AbstractMeasure, check_carry, check_restart
 from ..memory import available_memory
 from .labels import plain_name
@@ -18,26 +18,6 @@ from .warn import warn
 
 # No compiled loop turns faster.
 _LEAST_STEP_SECONDS = 2e-7
-
-
-def check_count(name: str, value: Any, most: int | None = None) -> int:
-    """An integer ≥ 1."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"{name} must be an integer ≥ 1; got {value!r}.")
-    if most is not None and value > most:
-        raise ValueError(f"{name} must be at most {most}; got {value}.")
-    return int(value)
-
-
-def check_key(key: Any) -> jax.Array:
-    """A JAX key, as `jax.random.key(0)` gives (or `PRNGKey`)."""
-    is_key = isinstance(key, jax.Array) and (
-        (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ())
-        or (key.dtype == jnp.uint32 and key.shape == (2,))
-    )
-    if not is_key:
-        raise ValueError(f"key must be one JAX key, such as jax.random.key(0); got {key!r}.")
-    return key
 
 
 def check_measures(measures: Any, process: AbstractProcess, num_steps: int) -> dict:

@@ -5,8 +5,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from sde_sgd.landscapes.in_brief import in_brief
-from sde_sgd.landscapes.real_arrays import as_float64
+from .._checks import as_float64, in_brief
 
 
 def real_array(name: str, value: Any, num_axes: int) -> Float[np.ndarray, "..."]:

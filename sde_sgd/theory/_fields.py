@@ -15,8 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from sde_sgd.landscapes.in_brief import in_brief
-from sde_sgd.landscapes.real_arrays import as_float64, real_values
+from .._checks import as_float64, in_brief, real_values
 
 _BLOCK = 1024
 

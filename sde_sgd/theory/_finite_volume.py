@@ -27,10 +27,10 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import sparse
 
-from sde_sgd.landscapes.in_brief import in_brief
-from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.theory._fields import check_finite, Field
 from sde_sgd.theory._walls import wall_fit
+
+from .._checks import as_float64, in_brief
 
 SIDES = ("reflecting", "wall", "absorbing")
 _PAIRS = ((0, 1), (1, 2), (2, 0))

@@ -18,11 +18,12 @@ from scipy import sparse
 from scipy.interpolate import RegularGridInterpolator
 from scipy.sparse.linalg import splu
 
-from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.theory import _checks, _fields
 from sde_sgd.theory._finite_volume import Grid
 from sde_sgd.theory.fokker_planck import FokkerPlanck
 from sde_sgd.theory.grid_density import check_lost
+
+from .._checks import as_float64
 
 _BISECTIONS = 30
 _INVERSE_ITERATIONS = 8

@@ -18,11 +18,11 @@ import numpy as np
 from jaxtyping import Float
 from scipy import special
 
-from sde_sgd.landscapes.in_brief import in_brief
-from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.theory import _checks, _fields
 from sde_sgd.theory.spectra import rice_mean, Values
 from sde_sgd.types import RealLike
+
+from .._checks import as_float64, in_brief
 
 
 def dyson_drift(

@@ -14,7 +14,6 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 from sde_sgd.landscapes.base import AbstractLandscape
-from sde_sgd.landscapes.in_brief import in_brief
 from sde_sgd.noise.models import AbstractGradientNoise
 from sde_sgd.theory import _checks
 from sde_sgd.theory._fields import Field
@@ -22,6 +21,8 @@ from sde_sgd.theory._finite_volume import Grid, make_grid
 from sde_sgd.theory.fokker_planck import FokkerPlanck
 from sde_sgd.theory.grid_density import GridDensity, start_masses
 from sde_sgd.types import Matrix, RealLike, Vector
+
+from .._checks import in_brief
 
 _BLOCK = 1024
 # The outermost knots in normal scores: half a per cent of the points lies beyond either.

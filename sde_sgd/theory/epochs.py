@@ -19,9 +19,10 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from sde_sgd.landscapes.real_arrays import real_values
 from sde_sgd.theory import _checks
 from sde_sgd.types import RealLike
+
+from .._checks import real_values
 
 
 class EpochCovariance(NamedTuple):

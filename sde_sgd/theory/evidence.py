@@ -18,9 +18,10 @@ from scipy.linalg import cho_solve, cholesky
 
 from sde_sgd.landscapes import compiled
 from sde_sgd.landscapes.base import AbstractFiniteSum, AbstractLandscape
-from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.theory import _checks
 from sde_sgd.types import RealLike
+
+from .._checks import as_float64
 
 _MOST_NEWTON_STEPS = 200
 _REACH = 12.0

@@ -17,12 +17,12 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from sde_sgd.landscapes.base import AbstractLandscape
-from sde_sgd.landscapes.in_brief import in_brief
-from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.noise.models import AbstractGradientNoise
 from sde_sgd.theory import _checks, _panels, kernel_equation as kernel
 from sde_sgd.theory._panels import Panels
 from sde_sgd.types import RealLike
+
+from .._checks import as_float64, in_brief
 
 Exits = float | int | tuple[float | int, float | int]
 

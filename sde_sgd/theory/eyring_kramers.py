@@ -13,12 +13,12 @@ from scipy.optimize import root
 from sde_sgd.landscapes import compiled
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.landscapes.gradient_flow import Ending, follow_all
-from sde_sgd.landscapes.in_brief import in_brief
 from sde_sgd.landscapes.modes import flat_directions, refuse_many_dimensions
-from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.noise.models import AbstractGradientNoise
 from sde_sgd.theory import _checks
 from sde_sgd.types import RealLike
+
+from .._checks import as_float64, in_brief
 
 # Relative spread of the eigenvalues of D, and of D between points, that passes as isotropic.
 _SAME = 1e-6

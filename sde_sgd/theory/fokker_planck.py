@@ -10,7 +10,6 @@ from numpy.typing import ArrayLike
 from scipy import sparse
 
 from sde_sgd.landscapes.base import AbstractLandscape
-from sde_sgd.landscapes.in_brief import in_brief
 from sde_sgd.noise.models import AbstractGradientNoise
 from sde_sgd.theory import _checks, _fields
 from sde_sgd.theory._fields import Field
@@ -19,6 +18,8 @@ from sde_sgd.theory._markov_chain import propagate, stationary_masses
 from sde_sgd.theory._walls import wall_powers
 from sde_sgd.theory.grid_density import check_lost, GridDensity, start_masses
 from sde_sgd.types import RealLike
+
+from .._checks import in_brief
 
 
 class FokkerPlanck(eqx.Module):

@@ -8,10 +8,11 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy.interpolate import PchipInterpolator, RegularGridInterpolator
 
-from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.theory import _checks, _fields
 from sde_sgd.theory._finite_volume import Grid
 from sde_sgd.types import RealLike
+
+from .._checks import as_float64
 
 
 class GridDensity(eqx.Module):

@@ -20,10 +20,11 @@ from numpy.polynomial import legendre
 from numpy.typing import ArrayLike
 
 from sde_sgd.landscapes.base import AbstractLandscape
-from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.noise.models import AbstractGradientNoise
 from sde_sgd.theory import _adaptive as adaptive, _checks, _fields
 from sde_sgd.types import RealLike
+
+from .._checks import as_float64
 
 Function = Callable[[np.ndarray], ArrayLike]
 _REACH = 230.0  # |x| up to 1e100, and down to 1e-100 above an end at 0

@@ -24,9 +24,10 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy.linalg import cho_factor, cho_solve, LinAlgError
 
-from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.theory import _checks, _second_moments as moments, least_squares
 from sde_sgd.types import RealLike
+
+from .._checks import as_float64
 
 _MOST_TRANSITIONS = 3_000_000
 

@@ -22,11 +22,12 @@ from numpy.polynomial import legendre
 from scipy.optimize import brentq
 
 from sde_sgd.landscapes.base import AbstractLandscape
-from sde_sgd.landscapes.in_brief import in_brief
 from sde_sgd.noise.models import AbstractGradientNoise
 from sde_sgd.noise.sampling import AbstractSampling
 from sde_sgd.theory import _batch_cumulants as cumulants
 from sde_sgd.types import RealLike
+
+from .._checks import in_brief
 
 _SCAN = 2001
 _NODES = 96

@@ -11,13 +11,13 @@ from scipy import sparse
 from scipy.linalg import lu_factor, lu_solve
 from scipy.special import ndtr
 
-from sde_sgd.landscapes.in_brief import in_brief
-from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.theory import _checks
 from sde_sgd.theory._markov_chain import stationary_masses
 from sde_sgd.theory.gradient_laws import AbstractGradientLaw, BatchGradients, GaussianGradient
 from sde_sgd.theory.scalar_law import GaussianMixture, ScalarLaw
 from sde_sgd.types import RealLike
+
+from .._checks import as_float64, in_brief
 
 _MAX_ATOMS = 200_000
 # Quadrature error of a row of the kernel: 1e-10 is reached when spacing is about the width.

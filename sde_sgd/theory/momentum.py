@@ -6,10 +6,11 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy.linalg import expm, solve_continuous_lyapunov, solve_discrete_lyapunov
 
-from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.theory import _checks
 from sde_sgd.theory.lyapunov import TransientMoments
 from sde_sgd.types import RealLike
+
+from .._checks import as_float64
 
 _KINDS = ("heavy_ball", "nesterov", "underdamped", "overdamped")
 

@@ -16,14 +16,14 @@ from numpy.typing import ArrayLike
 from scipy.linalg import expm
 
 from sde_sgd.landscapes.base import AbstractFiniteSum, AbstractLandscape
-from sde_sgd.landscapes.in_brief import in_brief
-from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.noise.models import MinibatchNoise
 from sde_sgd.noise.sampling import AbstractSampling
 from sde_sgd.theory import _checks
 from sde_sgd.theory.gradient_laws import _batches as enumerate_batches
 from sde_sgd.theory.least_squares import transient_moments_least_squares
 from sde_sgd.types import RealLike
+
+from .._checks import as_float64, in_brief
 
 # An error of which the two degrees differ by more than this part of it is not resolved.
 _RESOLVED = 1e-3

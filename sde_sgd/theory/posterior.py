@@ -7,10 +7,11 @@ from numpy.typing import ArrayLike
 from sde_sgd.landscapes import compiled
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.landscapes.gradient_flow import Ending, follow_all
-from sde_sgd.landscapes.in_brief import in_brief
 from sde_sgd.theory import _checks
 from sde_sgd.theory.langevin import Gaussian
 from sde_sgd.types import RealLike
+
+from .._checks import in_brief
 
 _REACH = 8.0
 _MOST_NODES = 2_000_000

@@ -8,9 +8,10 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy.special import ndtr
 
-from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.theory._fields import evaluate
 from sde_sgd.types import RealLike
+
+from .._checks import as_float64
 
 
 class GaussianMixture(eqx.Module):

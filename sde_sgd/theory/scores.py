@@ -11,11 +11,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 from numpy.typing import ArrayLike
 
-from sde_sgd.landscapes.in_brief import in_brief
-from sde_sgd.landscapes.real_arrays import real_output
 from sde_sgd.theory import _checks
 from sde_sgd.theory.langevin import Gaussian
 from sde_sgd.types import Matrix, Positions, RealLike, Scalar, Vector
+
+from .._checks import in_brief, real_output
 
 
 class AbstractScore(eqx.Module):

@@ -9,12 +9,13 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy.special import logsumexp
 
-from sde_sgd.landscapes.real_arrays import as_float64, real_values
 from sde_sgd.theory import _checks, _fields
 from sde_sgd.theory.backward_equation import committor_on_grid, GridFunction
 from sde_sgd.theory.fokker_planck import FokkerPlanck
 from sde_sgd.theory.grid_density import GridDensity
 from sde_sgd.types import RealLike
+
+from .._checks import as_float64, real_values
 
 
 def boltzmann_weights(

@@ -11,9 +11,10 @@ import numpy as np
 from jaxtyping import ArrayLike, Float
 from scipy import optimize, special
 
-from sde_sgd.landscapes.real_arrays import as_float64
 from sde_sgd.theory import _checks
 from sde_sgd.types import RealLike
+
+from .._checks import as_float64
 
 Values: TypeAlias = ArrayLike | Sequence[Any]
 

@@ -27,6 +27,7 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 
+from sde_sgd._checks import check_whole
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.landscapes.population import PopulationLeastSquares
 from sde_sgd.theory import _checks
@@ -124,7 +125,7 @@ class OnlineRisk:
         η/`substeps` and to SVAG(`substeps`); `homogenised` noise 2L(θ)A/B to the SDE above. Costs
         O(d) a step.
         """
-        wanted, steps = self._whole(iterations), _whole_number("substeps", substeps)
+        wanted, steps = self._whole(iterations), check_whole("substeps", substeps)
         second, batch = self.start.copy(), self.batch_size
 
         def advance(eta: float) -> None:
@@ -149,7 +150,7 @@ class OnlineRisk:
         Product trapezoid rule: Ψ is linear on every step h = η/`substeps`, and K, a sum of
         exponentials, is integrated against it exactly. Error O(h²), O(d) operations a step.
         """
-        wanted, steps = self._whole(iterations), _whole_number("substeps", substeps)
+        wanted, steps = self._whole(iterations), check_whole("substeps", substeps)
         rates, kernel = 2 * self.spectrum, self.spectrum**2 / self.batch_size
         floor = 0.5 * self.label_noise**2
         decayed = 0.5 * self.spectrum * self.start  # the terms of F(t)
@@ -269,7 +270,7 @@ class OnlineRisk:
 
     def _resistance(self, substeps: int | None, homogenised: bool) -> float:
         """r in G = 2 − rηλ."""
-        step = 0.0 if substeps is None else 1 / _whole_number("substeps", substeps)
+        step = 0.0 if substeps is None else 1 / check_whole("substeps", substeps)
         return step + (0.0 if homogenised else 1 / self.batch_size)
 
     def _feedback(self, eta: float, resisted: float) -> float:
@@ -325,9 +326,3 @@ def _product_weights(rates: np.ndarray, h: float) -> tuple[np.ndarray, np.ndarra
 def _finite(value: float) -> float:
     """NaN, which only ∞ − ∞ and 0·∞ make here, is ∞."""
     return float("inf") if np.isnan(value) else value
-
-
-def _whole_number(name: str, value: Any) -> int:
-    if isinstance(value, bool) or value != int(value) or value < 1:
-        raise ValueError(f"{name} must be an integer >= 1; got {value!r}.")
-    return int(value)

@@ -8,11 +8,10 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Float
 
+from .._checks import as_float64, as_real, check_key, check_number, check_whole
 from ..dynamics.discrete import SGD
 from ..dynamics.optax_sgd import OptaxSGD
 from ..landscapes.base import AbstractFiniteSum, AbstractLandscape
-from ..landscapes.real_arrays import as_float64, as_real
-from ..simulate.validate import check_key
 from ..types import Key, Vector
 from .examples import default_sample
 from .local_model import Settings
@@ -94,7 +93,7 @@ def check_request(
     num_probes: Any = 32,
 ) -> Request:
     """Arguments and errors as `validity`."""
-    point, limit = check_run(landscape, sgd, theta), _positive("tolerance", tolerance)
+    point, limit = check_run(landscape, sgd, theta), check_number("tolerance", tolerance, above=0)
     for name, least, value in (
         ("num_steps", 1, num_steps),
         ("count", 1, count),
@@ -103,14 +102,14 @@ def check_request(
         ("svag_steps", 1, svag_steps),
         ("num_probes", 2, num_probes),
     ):
-        _whole(name, value, least)
+        check_whole(name, value, least)
     for level in svag or ():
-        _whole("svag", level, 2)
+        check_whole("svag", level, 2)
     key = check_key(key)
     explored = min(num_steps, 500) if explore_steps is None else explore_steps
-    _whole("explore_steps", explored, 1)
+    check_whole("explore_steps", explored, 1)
     size = default_sample(landscape) if sample is None else sample
-    _whole("sample", size, 16)
+    check_whole("sample", size, 16)
     momentum = float(sgd.momentum)
     factor = sgd.sampling.noise_factor(landscape.num_examples)
     request = Request(
@@ -220,18 +219,3 @@ def _extra(directions: Any, landscape) -> np.ndarray | None:
     if not np.isfinite(rows).all() or not (np.abs(rows).max(axis=0) > 0).all():
         raise ValueError("directions must be finite, and none of them zero.")
     return rows
-
-
-def _positive(name: str, value: Any) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = np.nan
-    if not 0 < number < np.inf:
-        raise ValueError(f"{name} must be a finite number > 0; got {value!r}.")
-    return number
-
-
-def _whole(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{name} must be an integer ≥ {least}; got {value!r}.")

@@ -9,11 +9,11 @@ import xarray as xr
 from jaxtyping import ArrayLike, Float, Int
 from matplotlib.figure import Figure
 
+from .._checks import as_float64
 from ..compare._text import text_table
 from ..dynamics.base import AbstractProcess
 from ..dynamics.discrete import SGD
 from ..landscapes.base import AbstractLandscape
-from ..landscapes.real_arrays import as_float64
 from ..netcdf import write_dataset
 from ..plots.validity_scan import figure as draw_figure
 from ..types import Key

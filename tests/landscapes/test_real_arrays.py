@@ -13,10 +13,8 @@ from tools import normal
 
 import sde_sgd as ss
 from sde_sgd import theory
-from sde_sgd.dynamics.base import check_fraction
+from sde_sgd._checks import as_float64, as_real, check_fraction, check_non_negative, real_array
 from sde_sgd.identify import PolynomialBasis
-from sde_sgd.landscapes.real_arrays import as_float64, as_real, real_array
-from sde_sgd.landscapes.validate import check_non_negative
 from sde_sgd.theory import _checks
 
 NUM = 6

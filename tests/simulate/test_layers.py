@@ -9,6 +9,7 @@ import sde_sgd
 ROOT = Path(sde_sgd.__file__).parent
 ORDER = (
     "types",
+    "_checks",
     "memory",
     "terminal",
     "normal_quantile",
@@ -30,7 +31,7 @@ ORDER = (
     "validity",
 )
 # Predictions never simulate, and never draw.
-ONLY = {"theory": {"types", "landscapes", "noise"}}
+ONLY = {"theory": {"types", "_checks", "landscapes", "noise"}}
 
 
 def layer(path):
