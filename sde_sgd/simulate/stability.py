@@ -8,7 +8,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
 
 from ..dynamics.base import AbstractProcess, LearningRate
 from ..dynamics.batches import gradient_noise, noise_factor
@@ -162,34 +161,28 @@ def _top_eigenvalue(
     """|λ_max| of the Hessian by 20 power iterations: a lower bound, close enough to warn."""
     own = (id(landscape), theta.tobytes(), looked_at)
     if own not in _KNOWN:
-        point = jax.device_put(theta)
-        if looked_at is None:
-            found = _power_iteration(landscape, None, point)
-        else:
+        rows = None
+        if looked_at is not None:
             assert isinstance(landscape, AbstractFiniteSum)
-            rows = np.linspace(0, landscape.num_examples - 1, looked_at).astype(int)
-            some = jax.tree.map(lambda leaf: leaf[rows], landscape.data)
-            found = _power_iteration(landscape, some, point)
-        _KNOWN[own] = float(found)
+            rows = np.linspace(0, landscape.num_examples - 1, looked_at).astype(np.int32)
+        _KNOWN[own] = float(_power_iteration(landscape, rows, jax.device_put(theta)))
         # The identity of a landscape may be another's once it is gone.
         weakref.finalize(landscape, _KNOWN.pop, own, None)
     return _KNOWN[own]
 
 
 @eqx.filter_jit
-def _power_iteration(landscape: Any, data: PyTree[Array] | None, theta: Vector) -> Scalar:
+def _power_iteration(landscape: Any, rows: np.ndarray | None, theta: Vector) -> Scalar:
     def gradient(x):
-        if data is None:
+        if rows is None:
             return landscape.gradient(x)
-        return jax.grad(lambda y: jnp.mean(landscape.losses(y, data)))(x)
+        return landscape.minibatch_gradient(x, jnp.asarray(rows))
 
-    def product(v):
-        return jax.jvp(gradient, (theta,), (v,))[1]
-
-    def body(_, v):
-        w = product(v)
-        return w / jnp.maximum(jnp.linalg.norm(w), jnp.finfo(w.dtype).tiny)
+    def body(_, carry):
+        v, _ = carry
+        w = jax.jvp(gradient, (theta,), (v,))[1]
+        return w / jnp.maximum(jnp.linalg.norm(w), jnp.finfo(w.dtype).tiny), jnp.vdot(v, w)
 
     start = jnp.cos(jnp.arange(theta.shape[0], dtype=theta.dtype) * 1.7 + 0.3)
-    v = jax.lax.fori_loop(0, _ITERATIONS, body, start / jnp.linalg.norm(start))
-    return jnp.abs(jnp.vdot(v, product(v)))
+    start = (start / jnp.linalg.norm(start), jnp.zeros((), theta.dtype))
+    return jnp.abs(jax.lax.fori_loop(0, _ITERATIONS + 1, body, start)[1])
