@@ -89,13 +89,14 @@ class Comparison(eqx.Module):
         }
 
     def __str__(self) -> str:
-        name, process, predicted, measured, z, verdict, _ = _cells(self)
+        name, process, predicted, measured, difference, z, verdict, _ = _cells(self)
         of = f" of {process}" if process else ""
         outcome = "as expected" if self.as_expected else f"expected to {self.expected}"
         because = f": {self.reason}" if self.reason else ""
         return (
             f"{name or 'value'}{of} {verdict} ({outcome}): measured {measured}, predicted "
-            f"{predicted}, z = {z}, threshold {self.threshold:.3g}{because}"
+            f"{predicted}, difference {difference}, z = {z}, threshold {self.threshold:.3g}"
+            f"{because}"
         )
 
 
@@ -238,7 +239,8 @@ def verdict_table(comparisons: Sequence[Comparison]) -> str:
 
     A trailing `!` marks a verdict that is not as expected.
     """
-    header = ("name", "process", "predicted", "measured ± error", "z", "verdict", "expected")
+    header = ("name", "process", "predicted", "measured", "difference ± error", "z", "verdict")
+    header += ("expected",)
     rows = []
     for comparison in comparisons:
         *cells, expected = _cells(comparison)
@@ -250,11 +252,13 @@ def _cells(comparison: Comparison) -> list[str]:
     index, z = comparison.worst
     label = f"[{', '.join(map(str, index))}]" if index else ""
     error = float(comparison.standard_error[index])
+    predicted, measured = float(comparison.predicted[index]), float(comparison.measured[index])
     return [
         comparison.name + label,
         comparison.process,
-        number(float(comparison.predicted[index])),
-        with_error(float(comparison.measured[index]), error),
+        number(predicted),
+        number(measured),
+        with_error(measured - predicted, error),
         score(z, error),
         comparison.verdict,
         comparison.expected,

@@ -136,14 +136,14 @@ class Moments(AbstractMeasure):
         )
         if carry.second is None:
             return MomentsResult(shaped, None, None, steps)
-        second = (np.asarray(carry.second, dtype=float)[kept].T / count).T
+        second = np.asarray(carry.second)
         centre = member_mean - mean.value
         if self.covariance == "diagonal":
+            second = (second[kept].T.astype(float) / count).T
             variance = Estimate.of_variance(second - offset**2, centre**2)
             covariance = None
         else:
-            within = second - offset[:, :, None] * offset[:, None, :]
-            covariance = Estimate.of_variance(within, centre[:, :, None] * centre[:, None, :])
+            covariance = _covariance(second, kept, count, offset, centre)
             index = np.arange(centre.shape[1])
             variance = covariance[index, index]
         variance = Estimate(
@@ -152,3 +152,18 @@ class Moments(AbstractMeasure):
             variance.num_samples,
         )
         return MomentsResult(shaped, covariance, variance, steps)
+
+
+def _covariance(
+    second: np.ndarray, kept: np.ndarray, count: np.ndarray, offset: np.ndarray, centre: np.ndarray
+) -> Estimate:
+    """The covariance row by row: float64 copies of all its rows at once would outweigh the run.
+
+    `second`: sums of products (members, d, d), of the members `kept` and others.
+    """
+    rows = []
+    for i in range(centre.shape[1]):
+        within = second[kept, i].astype(float) / count[:, None] - offset[:, i, None] * offset
+        rows.append(Estimate.of_variance(within, centre[:, i, None] * centre))
+    value = np.stack([row.value for row in rows])
+    return Estimate(value, np.stack([row.standard_error for row in rows]), len(centre))

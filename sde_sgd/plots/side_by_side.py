@@ -101,8 +101,8 @@ def _histograms(axis: Axes, last: dict[str, np.ndarray]) -> None:
         error = np.sqrt(counts * (1 - counts / number)) / (number * width)
         axis.stairs(density, edges, color=COLOURS[label], label=label)
         middle = 0.5 * (edges[1:] + edges[:-1])
-        axis.errorbar(middle, density, error, fmt="none", color=COLOURS[label], linewidth=0.8)
-    axis.set_ylabel("probability density (± 1 s.e.)")
+        axis.errorbar(middle, density, 2 * error, fmt="none", color=COLOURS[label], linewidth=0.8)
+    axis.set_ylabel("probability density (± 2 s.e.)")
 
 
 def _distance(axis: Axes, result: "SideBySide", name: str) -> None:
@@ -113,8 +113,11 @@ def _distance(axis: Axes, result: "SideBySide", name: str) -> None:
         axis.axhspan(float(low[0]), float(high[0]), label="floor: SGD–SGD (± 2 s.e.)", **fill)
     else:
         axis.fill_between(times, low, high, label="floor: SGD–SGD (± 2 s.e.)", **fill)
-    points(axis, times, rows.distance, "SGD–SDE (± 1 s.e.)", color=COLOURS["SDE"], fmt="o-")
+    shown = {"color": COLOURS["SDE"], "fmt": "o-", "errors": 2}
+    points(axis, times, rows.distance, "SGD–SDE (± 2 s.e.)", **shown)
     axis.axhline(0, color=COLOURS["prediction"], linewidth=0.6)
     axis.set_xlabel("time t = ηk")
-    axis.set_ylabel(f"{name} distance of the laws of θ")
+    # The U-statistic's mean is 0 where the laws are equal, so that half of its values are below.
+    below = "\n(unbiased: may fall below 0)" if name == "energy" else ""
+    axis.set_ylabel(f"{name} distance of the laws of θ{below}")
     _legend(axis)

@@ -29,11 +29,15 @@ def new_figure(rows: int, columns: int, *, width: float | int = 4.2, height: flo
     return figure, axes
 
 
-def points(axis: Axes, x: Any, estimate: Estimate, label: str, **style: Any) -> None:
-    """Measured values with bars of ± one standard error."""
+def points(
+    axis: Axes, x: Any, estimate: Estimate, label: str, errors: int = 1, **style: Any
+) -> None:
+    """Measured values with bars of ± `errors` standard errors."""
     options = {"fmt": "o", "markersize": 4, "capsize": 2, "linewidth": 1, "color": colour(label)}
     error = np.where(np.isfinite(estimate.standard_error), estimate.standard_error, 0)
-    axis.errorbar(np.asarray(x), estimate.value, yerr=error, label=label, **(options | style))
+    axis.errorbar(
+        np.asarray(x), estimate.value, yerr=errors * error, label=label, **(options | style)
+    )
 
 
 def band(axis: Axes, x: Any, estimate: Estimate, label: str, **style: Any) -> None:

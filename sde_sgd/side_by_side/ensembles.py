@@ -12,7 +12,7 @@ from ..measure.base import AbstractMeasure
 from ..simulate.checkpoint import Checkpoint
 from ..simulate.engine import simulate
 from ..simulate.run import DivergenceError, Run
-from ..terminal import Interrupt
+from ..terminal import Interrupt, StatusLine
 from ..types import Key
 
 
@@ -72,6 +72,7 @@ class Ensembles:
             raise Stopped("interrupted")
         if left is not None and left <= 0:
             raise Stopped(self._used_up())
+        StatusLine(self.progress).close(f"{label}, {members} members:")
         try:
             made = simulate(
                 process,

@@ -23,9 +23,11 @@ def load_side_by_side(path: str | Path) -> SideBySide:
         with xr.open_dataset(path, engine="h5netcdf") as data:
             saved = data.load()
         return _read(saved)
-    except (OSError, KeyError) as error:
+    except OSError as error:
+        raise ValueError(f"{str(path)!r} cannot be read as a netCDF file: {error}.") from error
+    except KeyError as error:
         raise ValueError(
-            f"{str(path)!r} cannot be read as what SideBySide.save writes ({error})."
+            f"{str(path)!r} was not written by SideBySide.save: it has no {error.args[0]!r}."
         ) from error
 
 
