@@ -146,9 +146,10 @@ def compare(
     more than twice its normal value, an entry that does not disagree is *inconclusive*.
 
     `bias` b bounds what the difference may owe to something else than sampling, such as the step
-    of a solver. An entry then disagrees only if |measured − predicted| > c·s + b; without
+    of a solver. An entry then disagrees only if |measured − predicted| > c·s + b. Without
     `resolution` it is *inconclusive*, not in agreement, where b exceeds c·s, since the bias could
-    hide a difference that the sample would show.
+    hide a difference that the sample would show, and where the difference is between c·s and
+    c·s + b: more than sampling explains, and no more than the bias could.
 
     With `resolution` r, the smallest difference that matters, the interval
     measured − predicted ± (c·s + b) decides (all entries hold at once, at `failure_rate`):
@@ -210,14 +211,14 @@ def compare(
     half = np.where(combined > 0, threshold * combined, 0.0)
     beyond = np.abs(difference) > half + offset
     if width is None:
-        hidden = (few & (combined > 0)) | (offset > half)
+        hidden = (few & (combined > 0)) | (offset > half) | (np.abs(difference) > half)
         severity[judged] = np.where(beyond, 2, np.where(hidden, 1, 0))[judged]
     else:
         within = np.abs(difference) + half + offset <= width
         severity[judged] = np.where(within, 0, np.where(beyond, 2, 1))[judged]
 
     verdict = _VERDICTS[int(severity.max())]
-    reason = _reason(verdict, severity, judged, half, offset, width)
+    reason = _reason(verdict, severity, judged, difference, half, offset, width)
     return Comparison(
         name=name,
         process=process,
@@ -351,6 +352,7 @@ def _reason(
     verdict: Verdict,
     severity: Int[np.ndarray, "..."],
     judged: Bool[np.ndarray, "..."],
+    difference: Float[np.ndarray, "..."],
     half: Float[np.ndarray, "..."],
     bias: Float[np.ndarray, "..."],
     width: Float[np.ndarray, "..."] | None,
@@ -366,6 +368,15 @@ def _reason(
             f"{int((~judged).sum())} of {judged.size} entries without finite value and error "
             "from at least 2 samples; add members or leave those entries out"
         )
+    if width is None:
+        explained = deciding & (np.abs(difference) > half) & (bias <= half)
+        if explained.any():
+            return (
+                f"{int(explained.sum())} of {severity.size} entries with a difference of up to "
+                f"{float(np.max(np.abs(difference)[explained])):.2g}, more than sampling explains "
+                f"({float(np.min(half[explained])):.2g}) and no more than a bias of up to "
+                f"{float(np.max(np.broadcast_to(bias, severity.shape)[explained])):.2g} adds"
+            )
     room = half if width is None else width
     hidden = np.broadcast_to(bias > room, severity.shape) & deciding
     if hidden.any():

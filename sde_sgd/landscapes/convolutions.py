@@ -48,6 +48,25 @@ def convolves(jaxpr: Jaxpr) -> bool:
     )
 
 
+def patch_bytes(jaxpr: Jaxpr) -> int:
+    """Bytes of the patches that a CPU's convolutions of a program are computed from.
+
+    A convolution without holes in its input is one product of matrices: the kernel times the
+    patches under it, outputs × (window · channels) numbers, which XLA holds beside the program's
+    own values. All are counted: independent convolutions run at once, and the allocator keeps
+    what was freed.
+    """
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive is _CONVOLUTION and max(equation.params["lhs_dilation"]) == 1:
+            kernel, out = equation.invars[1].aval, equation.outvars[0].aval
+            channels = kernel.shape[equation.params["dimension_numbers"].rhs_spec[0]]
+            total += out.size * kernel.size // channels**2 * out.dtype.itemsize
+        for value in equation.params.values():
+            total += sum(map(patch_bytes, _programs(value)))
+    return total
+
+
 def _convolve(lhs: Array, rhs: Array, params: dict[str, Any]) -> Array:
     """The convolution of `params`, its operands and result transposed to channels last."""
     numbers, last = params["dimension_numbers"], lhs.ndim - 1

@@ -97,7 +97,11 @@ def unresolved(
     **Arguments:** `everyone`: whether all members are in the check of the step.
     """
     hidden = [row for row in rows if row.verdict == "inconclusive" and row.bias > 0]
-    hidden = [row for row in hidden if row.bias > row.threshold * row.standard_error]
+    hidden = [
+        row
+        for row in hidden
+        if max(row.bias, abs(row.measured - row.predicted)) > row.threshold * row.standard_error
+    ]
     if not hidden:
         return ""
     needed = substeps_needed(errors, visible, substeps)
@@ -109,6 +113,6 @@ def unresolved(
     elif needed > MOST_SUBSTEPS:
         way += f' (more than the {MOST_SUBSTEPS} that "auto" tries: lower the learning rate)'
     return (
-        f"The SDE is not resolved at substeps={substeps}: its discretisation error could hide what "
-        f"these members would see ({', '.join(row.name for row in hidden)}); {way}."
+        f"The SDE is not resolved at substeps={substeps}: its discretisation error could make, or "
+        f"hide, what these members would see ({', '.join(row.name for row in hidden)}); {way}."
     )

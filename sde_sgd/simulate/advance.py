@@ -13,7 +13,7 @@ from jaxtyping import Array, PyTree
 
 from ..draws import Draws, STREAM_KEYS
 from ..dynamics.base import AbstractProcess
-from ..landscapes.convolutions import convolves
+from ..landscapes.convolutions import convolves, patch_bytes
 from ..measure.base import AbstractMeasure, Tick
 from ..memory import peak_of
 from ..types import Alive, Identity, Positions
@@ -263,5 +263,6 @@ def step_cost(
     start = jax.ShapeDtypeStruct((1, process.landscape.dimension), dtype)
     identity = jax.ShapeDtypeStruct((1,), jnp.uint32)
     program = jax.make_jaxpr(one)(start, identity, STREAM_KEYS).jaxpr
-    on_cpu = jax.default_backend() == "cpu"
-    return StepCost(peak_of(program), on_cpu and convolves(program))
+    if jax.default_backend() != "cpu" or not convolves(program):
+        return StepCost(peak_of(program), False)
+    return StepCost(peak_of(program) + patch_bytes(program), True)

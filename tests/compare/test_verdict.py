@@ -179,7 +179,8 @@ def test_few_samples_cannot_agree_but_can_disagree():
     ("difference", "bias", "resolution", "verdict"),
     [
         (5.0, 0.0, None, "disagrees"),  # beyond c·s = 4.27
-        (5.0, 1.0, None, "agrees"),  # within c·s + b = 5.27, and b could hide nothing
+        (4.0, 1.0, None, "agrees"),  # within c·s, and b could hide nothing
+        (5.0, 1.0, None, "inconclusive"),  # beyond c·s, and b could make it
         (6.0, 1.0, None, "disagrees"),
         (0.0, 5.0, None, "inconclusive"),  # b could hide what the sample would show
         (9.0, 5.0, None, "inconclusive"),
@@ -199,6 +200,8 @@ def test_a_bias_widens_the_interval(difference, bias, resolution, verdict):
 def test_a_hiding_bias_is_the_reason():
     """The reason names the bias and what could be seen without it; bad bounds are refused."""
     assert "bias of up to 5, more than the 4.3" in compare(known(0.0, 1.0), 0.0, bias=5.0).reason
+    made = compare(known(5.0, 1.0), 0.0, bias=1.0).reason
+    assert "difference of up to 5, more than sampling explains (4.3)" in made
     with pytest.raises(ValueError, match="finite bound"):
         compare(known(0.0, 1.0), 0.0, bias=-1.0)
     with pytest.raises(ValueError, match="bias"):

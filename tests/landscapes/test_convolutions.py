@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 import sde_sgd as ss
-from sde_sgd.landscapes.convolutions import channels_last, convolves
+from sde_sgd.landscapes.convolutions import channels_last, convolves, patch_bytes
 
 
 class Network(eqx.Module):
@@ -122,3 +122,25 @@ def test_members_of_a_convolutional_network_move_one_by_one(risk):
     assert alone._engine.plan.chunk_size == 1
     together = ss.simulate(sgd, risk.initial, chunk_size=3, **common)
     np.testing.assert_allclose(alone.positions, together.positions, rtol=0, atol=1e-13)
+
+
+def test_patches_of_a_convolution():
+    """2 images × 4·4 places × (3·3 window × 1 channel) × 4 bytes, whatever the outputs; in a loop.
+
+    An input with holes (a transposed convolution) has no such patches.
+    """
+    image, kernel = jnp.ones((2, 1, 6, 6), jnp.float32), jnp.ones((5, 1, 3, 3), jnp.float32)
+
+    def looped(x):
+        return lax.fori_loop(
+            0,
+            3,
+            lambda _, y: y + lax.conv(x, kernel, (1, 1), "VALID"),
+            0.0 * jnp.ones((2, 5, 4, 4), jnp.float32),
+        )
+
+    def transposed(x):
+        return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", lhs_dilation=(2, 2))
+
+    assert patch_bytes(jax.make_jaxpr(looped)(image).jaxpr) == 2 * 16 * 9 * 4
+    assert patch_bytes(jax.make_jaxpr(transposed)(image).jaxpr) == 0
