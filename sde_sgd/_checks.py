@@ -75,6 +75,21 @@ def check_number(
     return float(number)
 
 
+def check_at_least(name: str, value: Any, least: RealLike = 0.0) -> float:
+    """A finite number ≥ `least`, as a float of the host."""
+    number = check_number(name, value)
+    if number < least:
+        raise ValueError(f"{name} must be a finite number ≥ {least:g}; got {in_brief(value)}.")
+    return number
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """True or False, of Python or of NumPy: anything else would count as true unasked."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name} must be True or False; got {in_brief(value)}.")
+    return bool(value)
+
+
 def check_callable(name: str, value: Any, example: str) -> Callable:
     """A function of the user's; `example` shows one."""
     if not callable(value):

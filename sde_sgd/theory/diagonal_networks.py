@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from sde_sgd.theory import _checks
+from sde_sgd.theory import _arguments
 from sde_sgd.types import RealLike
 
 from .._checks import as_float64, in_brief
@@ -44,7 +44,7 @@ def hyperbolic_entropy(beta: ArrayLike, scale: RealLike | ArrayLike) -> float:
     **Source:** Woodworth et al. 2020 (2002.09277); Pesme, Pillaud-Vivien, Flammarion 2021
     (2106.09524).
     """
-    b = _checks.real_array("beta", beta, 1)
+    b = _arguments.array("beta", beta, 1)
     twice = 2 * _scales(scale, len(b)) ** 2
     return float((b * np.arcsinh(b / twice) - np.hypot(b, twice) + twice).sum() / 2)
 
@@ -71,7 +71,7 @@ def diagonal_network_limit(
 
     **Source:** as `hyperbolic_entropy`, Proposition 1 of Pesme et al.
     """
-    x, y = _checks.real_array("inputs", inputs, 2), _checks.real_array("targets", targets, 1)
+    x, y = _arguments.array("inputs", inputs, 2), _arguments.array("targets", targets, 1)
     if len(x) != len(y):
         raise ValueError(f"inputs {x.shape} and targets {y.shape} must be equally many.")
     least = np.linalg.lstsq(x, y, rcond=None)[0]
@@ -84,7 +84,7 @@ def diagonal_network_limit(
     twice = 2 * _scales(scale, x.shape[1]) ** 2
     shift = np.zeros(x.shape[1])
     if start is not None:
-        shift = np.arcsinh(_checks.real_array("start", start, 1) / twice)
+        shift = np.arcsinh(_arguments.vector("start", start, x.shape[1]) / twice)
     # Dependent rows say nothing new: solve in an orthonormal basis of the row space.
     left, singular, rows = np.linalg.svd(x, full_matrices=False)
     kept = singular > 1e-12 * singular[0]

@@ -7,11 +7,11 @@ from numpy.typing import ArrayLike
 from sde_sgd.landscapes import compiled
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.landscapes.gradient_flow import Ending, follow_all
-from sde_sgd.theory import _checks
+from sde_sgd.theory import _arguments
 from sde_sgd.theory.langevin import Gaussian
 from sde_sgd.types import RealLike
 
-from .._checks import in_brief
+from .._checks import check_number, in_brief
 
 _REACH = 8.0
 _MOST_NODES = 2_000_000
@@ -36,16 +36,15 @@ def posterior_by_quadrature(
     **Raises:** `ValueError` for d > 3, a mode without positive curvature, an integral that does
     not converge (no prior, separate modes).
     """
+    _arguments.landscape(landscape)
     dim = landscape.dimension
     if dim > 3:
         raise ValueError(
             f"posterior_by_quadrature integrates over 1 to 3 parameters, the landscape has d={dim}."
         )
-    bath = _checks.number("temperature", temperature)
-    accuracy = _checks.number("tolerance", tolerance)
-    guess = np.zeros(dim) if start is None else _checks.real_array("start", start, 1)
-    if guess.shape != (dim,):
-        raise ValueError(f"start must have shape ({dim},), got {guess.shape}.")
+    bath = check_number("temperature", temperature, above=0)
+    accuracy = check_number("tolerance", tolerance, above=0, below=1)
+    guess = np.zeros(dim) if start is None else _arguments.vector("start", start, dim)
     mode, root = _mode(landscape, guess, bath)
     lowest = _losses(landscape, mode[None])[0]
 
