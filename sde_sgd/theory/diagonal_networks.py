@@ -110,26 +110,28 @@ def _newton(rows, wanted, twice, shift, dual, tolerance):
     """The minimum over ν of Σ 2α² cosh(Rᵀν + s) − ν·z, with halved steps."""
 
     def objective(nu: np.ndarray) -> float:
-        with np.errstate(over="ignore"):
-            return float((twice * np.cosh(rows.T @ nu + shift)).sum() - wanted @ nu)
+        return float((twice * np.cosh(rows.T @ nu + shift)).sum() - wanted @ nu)
 
-    value = objective(dual)
-    for _ in range(_MOST_STEPS):
-        inner = rows.T @ dual + shift
-        miss = rows @ (twice * np.sinh(inner)) - wanted
-        if np.abs(miss).max() <= tolerance:
-            break
-        move = np.linalg.solve((rows * (twice * np.cosh(inner))) @ rows.T, miss)
-        share, slope = 1.0, float(miss @ move)
-        while share > 1e-12 and not objective(dual - share * move) <= value - 1e-4 * share * slope:
-            share /= 2
-        if share <= 1e-12:
-            # Rounding hides what is left of the descent; one full step refines the gradient.
-            trial = dual - move
-            again = rows @ (twice * np.sinh(rows.T @ trial + shift)) - wanted
-            return trial if np.abs(again).max() < np.abs(miss).max() else dual
-        dual = dual - share * move
-        value = objective(dual)
+    def slope(nu: np.ndarray) -> np.ndarray:
+        return rows @ (twice * np.sinh(rows.T @ nu + shift)) - wanted
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        for _ in range(_MOST_STEPS):
+            miss = slope(dual)
+            if np.abs(miss).max() <= tolerance:
+                break
+            curvature = (rows * (twice * np.cosh(rows.T @ dual + shift))) @ rows.T
+            move = np.linalg.solve(curvature, miss)
+            # Near the minimum rounding hides the descent, but not that the slope gets smaller.
+            if np.abs(slope(dual - move)).max() <= np.abs(miss).max() / 2:
+                dual = dual - move
+                continue
+            share, value, fall = 1.0, objective(dual), float(miss @ move)
+            while not objective(dual - share * move) <= value - 1e-4 * share * fall:
+                share /= 2
+                if share <= 1e-12:
+                    return dual
+            dual = dual - share * move
     return dual
 
 

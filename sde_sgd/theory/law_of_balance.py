@@ -123,6 +123,8 @@ def law_of_balance_equation(
     t = check_number("temperature", temperature, above=0)
     a1, a2, a3, b1, b2 = _numbers(moments)
     v = _arguments.finite("value", value)
+    if (v < 0).any():
+        raise ValueError(f"value is v = u² = w² >= 0 in the balanced state; got {in_brief(v)}.")
     strength = 4 * (a1 * v**2 - 2 * a2 * v + a3)
     drift = -4 * v * (b1 * v - b2) + t * v * strength
     return np.asarray(drift), np.asarray(2 * t * v**2 * strength)
