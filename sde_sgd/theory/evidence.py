@@ -19,6 +19,7 @@ from scipy.linalg import cho_solve, cholesky
 from sde_sgd.landscapes import compiled
 from sde_sgd.landscapes.base import AbstractFiniteSum, AbstractLandscape
 from sde_sgd.theory import _arguments
+from sde_sgd.theory.posterior import loss_rounding
 from sde_sgd.types import RealLike
 
 from .._checks import as_float64, check_number, check_whole, in_brief
@@ -94,6 +95,7 @@ def evidence_by_quadrature(
 
     The rule runs in the coordinates that make H the identity, over a box that is doubled until
     what lies outside no longer matters; it converges faster than any power of the spacing.
+    `tolerance` is not below ten times the rounding of C (1e-10 is out of reach in float32).
     Arguments otherwise as `laplace_evidence`. `occam` is E + N ln n − C(ω₀).
 
     **Raises:** `ValueError` for more than two parameters, a prior that is not positive definite,
@@ -109,6 +111,9 @@ def evidence_by_quadrature(
     mode, hessian = problem.mode(start)
     inverse_root = np.linalg.inv(cholesky(hessian, lower=True).T)
     cost = problem.cost(mode)
+    beside = mode + np.concatenate([inverse_root.T, -inverse_root.T])
+    unsure = landscape.num_examples * loss_rounding(landscape, beside)
+    accuracy = max(accuracy, 10 * unsure)
     log_volume = float(np.linalg.slogdet(inverse_root)[1])
     constant = log_volume + problem.log_det_prior / 2 - len(mode) / 2 * np.log(2 * np.pi)
 
