@@ -179,7 +179,13 @@ def real_values(name: str, value: Any) -> np.ndarray | Array:
             f"{name} has {masked} masked entries, and the numbers under a mask would be used: "
             f"leave them out, or fill them with .filled(value)."
         )
-    array = value if isinstance(value, Array) else np.asarray(value)
+    try:
+        array = value if isinstance(value, Array) else np.asarray(value)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{name} must be real numbers, in rows of one length if there are rows; got "
+            f"{in_brief(value)}."
+        ) from None
     _refuse_unreal(name, array.dtype)
     return array
 

@@ -243,7 +243,11 @@ def _are_numbers(value: Any) -> bool:
 
 
 def _check_arguments(name: str, value: Callable, number: int) -> None:
-    """Refuses a function that cannot be called with so many arguments, where Python knows."""
+    """Refuses a class, and a function of another number of arguments, where Python knows it."""
+    if isinstance(value, type):
+        raise ValueError(
+            f"{name} must be a function; got the class {value.__name__}: pass an instance of it."
+        )
     try:
         signature = inspect.signature(value)
     except (TypeError, ValueError):

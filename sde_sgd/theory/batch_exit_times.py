@@ -113,8 +113,8 @@ def batch_committor(
     region = _reach(gradients, eta, points, low, high)
     if not (region.exit_low or region.exit_high):
         raise ValueError(
-            f"No sequence of batches leads from start={start} to {low:g} or {high:g}: there is no "
-            f"committor. Raise the learning rate or move the ends."
+            f"No sequence of batches leads from start={in_brief(start)} to lower={low:g} or "
+            f"upper={high:g}: there is no committor. Raise the learning_rate or move the ends."
         )
     coarse = _Collocation(gradients, probabilities, eta, region, cells).reaches_upper(points)
     fine = _Collocation(gradients, probabilities, eta, region, 2 * cells).reaches_upper(points)

@@ -255,7 +255,7 @@ def interval(start: ArrayLike | RealLike, exits: Exits):
     if bad.any():
         raise ValueError(
             f"start={points[bad][0]:g} is already outside: every start must lie strictly inside "
-            f"the region that exits={exits} bound, all on one side of a single exit."
+            f"the region that exits={in_brief(exits)} bound, all on one side of a single exit."
         )
     return points, lower, upper
 
@@ -267,7 +267,14 @@ def between(
     low, high = check_number("lower", lower), check_number("upper", upper)
     if not low < high:
         raise ValueError(f"lower={low:g} must be below upper={high:g}.")
-    return interval(start, (low, high))[0], low, high
+    points = _arguments.array("start", np.atleast_1d(as_float64("start", start)), 1)
+    outside = (points <= low) | (points >= high)
+    if outside.any():
+        raise ValueError(
+            f"start={points[outside][0]:g} is not strictly between lower={low:g} and "
+            f"upper={high:g}."
+        )
+    return points, low, high
 
 
 def _check_wall(
