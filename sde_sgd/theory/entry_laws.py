@@ -155,7 +155,7 @@ def fit_entries(
     over).
     """
     points = _arguments.array("positions", positions, 2)
-    if not isinstance(rates, tuple | list | np.ndarray) or len(rates) != 2:
+    if not isinstance(rates, tuple | list) or len(rates) != 2:
         raise ValueError(f"rates must be a pair (drift, diffusion); got {in_brief(rates)}.")
     drift, diffusion = (_arguments.array("rates", rate, 2) for rate in rates)
     members = check_groups(groups, points.shape[1])
@@ -260,9 +260,10 @@ def advance(
 
 def check_groups(groups: Sequence[ArrayLike], dimension: int) -> list[Int[np.ndarray, " n"]]:
     """Disjoint sets of indices of θ, or `ValueError`."""
-    if not isinstance(groups, Sequence | np.ndarray) or isinstance(groups, str | bytes):
+    rows = list(groups) if isinstance(groups, np.ndarray) and groups.ndim else groups
+    if not isinstance(rows, Sequence) or isinstance(rows, str | bytes):
         raise ValueError(f"groups must be lists of indices of θ; got {in_brief(groups)}.")
-    found = [np.atleast_1d(np.asarray(real_values("groups", g))) for g in groups]
+    found = [np.atleast_1d(np.asarray(real_values("groups", g))) for g in rows]
     flat = np.concatenate([g.ravel() for g in found]) if found else np.zeros(0, int)
     right = flat.dtype.kind in "iu" and all(g.ndim == 1 and g.size for g in found)
     if not right or not flat.size or flat.min() < 0 or flat.max() >= dimension:

@@ -101,7 +101,7 @@ def mori_escape_rate(
     high = check_number("saddle_loss", saddle_loss, above=0)
     if high <= low:
         raise ValueError(f"saddle_loss={high:g} must exceed minimum_loss={low:g}.")
-    check_whole("dimension", dimension)
+    check_whole("dimension", dimension, 1, 10**8)
     phi = mori_stationary_exponent(
         minimum_curvature=minimum_curvature, learning_rate=learning_rate, batch_size=batch_size
     )
