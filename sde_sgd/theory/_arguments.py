@@ -87,6 +87,11 @@ def noise_factor(value: Any) -> float:
     return scalar
 
 
+def batch_size(value: Any, least: int = 1) -> int:
+    """`value` as B, up to a billion examples."""
+    return check_whole("batch_size", value, least, 10**9)
+
+
 def order(value: Any) -> int:
     """`value` as the order of a modified equation, 1 or 2."""
     return check_whole("order", value, 1, 2)

@@ -19,7 +19,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import as_float64, check_callable, check_number, in_brief, real_output, real_values
+from .._checks import (
+    as_float64,
+    as_real,
+    check_callable,
+    check_number,
+    in_brief,
+    real_output,
+    real_values,
+)
 
 _BLOCK = 1024
 
@@ -178,7 +186,11 @@ def _field(name, value, dimension: int, shape, canonical: Callable, wanted: str)
             f"{name} must map one θ of shape ({dimension},) to {wanted}, or be such a value; got "
             f"shape {found.shape}."
         )
-    given = traced(name, value) if callable(value) else lambda theta: jnp.asarray(value)
+    if callable(value):
+        given = traced(name, value)
+    else:
+        constant = as_real(name, value, jnp.result_type(float))
+        given = lambda theta: constant  # noqa: E731
 
     def function(theta):
         return canonical(given(theta))

@@ -159,7 +159,7 @@ class _Problem:
                 f"The landscape has l2={own:g}, which would count the prior twice: make it with "
                 f"l2=0 and give prior={own * landscape.num_examples:g} (l2 times N)."
             )
-        num_classes = check_whole("num_classes", num_classes, 2)
+        num_classes = check_whole("num_classes", num_classes, 2, 10**9)
         known = getattr(landscape, "num_classes", num_classes)
         if known != num_classes:
             raise ValueError(

@@ -85,7 +85,7 @@ def stationary_point(
     _arguments.landscape(landscape)
     refuse_many_dimensions("stationary_point", landscape.dimension)
     guess = _arguments.vector("start", start, landscape.dimension)
-    index = None if index is None else check_whole("index", index, 0)
+    index = None if index is None else check_whole("index", index, 0, landscape.dimension)
     reach = np.inf if within is None else check_number("within", within, above=0)
     gradient, hessian = _numpy(compiled.gradient, landscape), _numpy(compiled.hessian, landscape)
     precision = float(jnp.finfo(landscape.dtype).eps)

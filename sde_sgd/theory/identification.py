@@ -239,7 +239,7 @@ def finite_lag_bias(
         field = _fields.scalar(name, function, 1)
 
         def value(x):
-            return field(x[None])
+            return field(x[None]).astype(x.dtype)  # integers have no derivative
 
         slope = jax.grad(value)
         rows = (value, slope, jax.grad(slope))

@@ -28,6 +28,7 @@ from .._checks import as_float64, check_at_least, check_choice, check_number, ch
 
 Function = Callable[[np.ndarray], ArrayLike]
 _REACH = 230.0  # |x| up to 1e100, and down to 1e-100 above an end at 0
+_MOST_ORDER = 10_000
 _POWERS = {"ito": 1.0, "stratonovich": 0.5}
 
 
@@ -115,7 +116,7 @@ class StationaryDensity:
 
         **Raises:** `ValueError` for an order at which the tails have no moment.
         """
-        return self._power(float(check_whole("order", order, 0)), signed=True)
+        return self._power(float(check_whole("order", order, 0, _MOST_ORDER)), signed=True)
 
     def absolute_moment(self, order: RealLike) -> float:
         """E|x|ᵠ for a real q ≥ 0, infinite from the tail index on."""

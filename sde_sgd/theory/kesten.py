@@ -34,6 +34,8 @@ from sde_sgd.types import RealLike
 from .._checks import check_at_least, check_flag, check_number, check_whole, in_brief
 
 MAX_BATCHES = 1_000_000
+# Beyond, binomial coefficients leave the range of float64.
+_MOST_ORDER = 500
 # Tanh–sinh quadrature on (−1, 1).
 _STEPS = np.linspace(-3.5, 3.5, 281)
 _NODES = np.tanh(np.pi / 2 * np.sinh(_STEPS))
@@ -63,7 +65,7 @@ def tail_index_online_least_squares(
     **Raises:** `ValueError` for bad numbers, and where E log|1 − ηX̂| ≥ 0: no stationary law.
     """
     eta = check_number("learning_rate", learning_rate, above=0)
-    batch = check_whole("batch_size", batch_size)
+    batch = _arguments.batch_size(batch_size)
     a = check_number("feature_variance", feature_variance, above=0)
     if time_step is None:
         log_moment = _chi_square_log_moment(eta * a / batch, batch)
@@ -81,7 +83,7 @@ def tail_index_published(
     """2B/(ηa) − B: a published tail index of SGD, inexact; for comparison."""
     eta = check_number("learning_rate", learning_rate, above=0)
     a = check_number("feature_variance", feature_variance, above=0)
-    batch = check_whole("batch_size", batch_size)
+    batch = _arguments.batch_size(batch_size)
     return 2 * batch / (eta * a) - batch
 
 
@@ -140,7 +142,7 @@ def batch_means(
     **Raises:** `ValueError` for more than 10⁶ batches, or B > N without replacement.
     """
     value = _arguments.array("values", values, 1)
-    num, size = len(value), check_whole("batch_size", batch_size)
+    num, size = len(value), _arguments.batch_size(batch_size)
     check_flag("replacement", replacement)
     if not replacement and size > num:
         raise ValueError(f"batch_size={size} exceeds the {num} examples, without replacement.")
@@ -183,13 +185,13 @@ def moment_online_least_squares(
 
     **Raises:** `ValueError` for n at or above the tail index: that moment is infinite.
     """
-    if check_whole("order", order, 0) % 2:
+    if check_whole("order", order, 0, _MOST_ORDER) % 2:
         raise ValueError(f"order must be even (odd moments are 0), got {order}.")
     if time_step is not None and check_at_least("time_step", time_step) != 0:
         raise ValueError(f"time_step must be None (SGD) or 0 (SDE), got {in_brief(time_step)}.")
     eta, batch = (
         check_number("learning_rate", learning_rate, above=0),
-        check_whole("batch_size", batch_size),
+        _arguments.batch_size(batch_size),
     )
     a = check_number("feature_variance", feature_variance, above=0)
     sigma = check_at_least("label_noise", label_noise)

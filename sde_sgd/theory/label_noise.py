@@ -61,7 +61,7 @@ def label_noise_flow(
     theta = _arguments.vector("start", start, landscape.dimension)
     eta = check_number("learning_rate", learning_rate, above=0)
     sigma = check_at_least("label_noise", label_noise)
-    size = check_whole("batch_size", batch_size)
+    size = _arguments.batch_size(batch_size)
     clock = _arguments.times(times)
     if (np.diff(clock) <= 0).any():
         raise ValueError(f"times must increase, got {clock.tolist()}.")
@@ -127,7 +127,7 @@ def label_noise_balance(
     """
     eta = check_number("learning_rate", learning_rate, above=0)
     variance = check_at_least("label_noise", label_noise) ** 2
-    variance /= check_whole("batch_size", batch_size)
+    variance /= _arguments.batch_size(batch_size)
     steps = check_whole("num_steps", num_steps, 0, _MOST_STEPS)
     one, other = check_number("u", u), check_number("w", w)
     first, product = one**2 - other**2, one * other

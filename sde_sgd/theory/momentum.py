@@ -61,7 +61,7 @@ class MomentumLaw(eqx.Module):
         eta = check_number("learning_rate", learning_rate, above=0)
         mu = _arguments.momentum(momentum)
         if substeps is not None:
-            substeps = check_whole("substeps", substeps)
+            substeps = check_whole("substeps", substeps, 1, 10**9)
             if process in _KINDS[:2]:
                 raise ValueError(
                     f"substeps={substeps} is for the schemes of the two SDEs; {process!r} has none."

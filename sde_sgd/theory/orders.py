@@ -18,8 +18,7 @@ from scipy.linalg import expm
 from sde_sgd.landscapes.base import AbstractFiniteSum, AbstractLandscape
 from sde_sgd.noise.models import MinibatchNoise
 from sde_sgd.noise.sampling import AbstractSampling
-from sde_sgd.theory import _arguments
-from sde_sgd.theory._fields import traced
+from sde_sgd.theory import _arguments, _fields
 from sde_sgd.theory.gradient_laws import _batches as enumerate_batches
 from sde_sgd.theory.least_squares import transient_moments_least_squares
 from sde_sgd.types import RealLike
@@ -203,7 +202,7 @@ def weak_errors_scalar(
     _arguments.landscape(landscape)
     _arguments.sampling(sampling)
     check_callable("of", of, "lambda theta: theta[0] ** 2")
-    of = traced("of", of)
+    _fields.scalar("of", of, 1)
     if equation is not None:
         check_callable("equation", equation, "lambda eta, g, bent, c: (-g, eta / 2 * c)")
     if landscape.dimension != 1 or not isinstance(landscape, AbstractFiniteSum):

@@ -51,7 +51,7 @@ def product_points(
     if any(density.grid.dimension != 1 for density in densities):
         raise ValueError("densities must be of one dimension: take `marginal(axis)` of each first.")
     check_whole("num_points", num_points, 4, _MOST_POINTS)
-    check_whole("shift", shift, 0)
+    check_whole("shift", shift, 0, 10**9)
     if len(members) != len(densities):
         raise ValueError(f"{len(densities)} densities for {len(members)} groups.")
     power = int(num_points).bit_length() - 1

@@ -159,7 +159,7 @@ class _Closure(NamedTuple):
             check_at_least("learning_rate", learning_rate),
             check_number("l2", l2, above=0),
         )
-        size = check_whole("batch_size", batch_size)
+        size = _arguments.batch_size(batch_size)
         if not check_flag("replacement", replacement) and size > len(x):
             raise ValueError(
                 f"batch_size must be between 1 and N={len(x)} (above N only with replacement), "

@@ -17,7 +17,7 @@ from scipy import special
 from sde_sgd.theory.spectra import rice_mean
 from sde_sgd.types import RealLike
 
-from .._checks import check_number, check_whole
+from .._checks import check_number
 
 
 class TeacherStudentSpacing(eqx.Module):
@@ -71,7 +71,7 @@ def teacher_student_spacing(
         check_number("label_noise", label_noise, above=0),
         check_number("level", level, above=0),
     )
-    batch = check_whole("batch_size", batch_size, 2)
+    batch = _arguments.batch_size(batch_size, 2)
     if time_step is None:
         steps = _sgd_steps(eta, batch, sigma)
     else:

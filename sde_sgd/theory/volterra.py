@@ -273,7 +273,7 @@ class OnlineRisk:
 
     def _resistance(self, substeps: int | None, homogenised: bool) -> float:
         """r in G = 2 − rηλ."""
-        step = 0.0 if substeps is None else 1 / check_whole("substeps", substeps)
+        step = 0.0 if substeps is None else 1 / check_whole("substeps", substeps, 1, _MOST_STEPS)
         return step + (0.0 if check_flag("homogenised", homogenised) else 1 / self.batch_size)
 
     def _feedback(self, eta: float, resisted: float) -> float:
