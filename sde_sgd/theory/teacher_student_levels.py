@@ -14,6 +14,7 @@ import equinox as eqx
 import numpy as np
 from scipy import special
 
+from sde_sgd.theory import _arguments
 from sde_sgd.theory.spectra import rice_mean
 from sde_sgd.types import RealLike
 
