@@ -142,9 +142,9 @@ def of_points(name: str, value: Any) -> Callable[[np.ndarray], np.ndarray]:
             given = value(x)
         except (TypeError, ValueError) as error:
             raise ValueError(
-                f"{name} cannot be called with an array of points of shape {x.shape}: {error} "
-                f"Write it for arrays: numpy.where for `if`, & and | for `and` and `or`, NumPy's "
-                f"functions for those of math."
+                f"{name} cannot be called with an array of points of shape {x.shape}: "
+                f"{str(error).rstrip('.')}. Write it for arrays: numpy.where for `if`, & and | for "
+                f"`and` and `or`, NumPy's functions for those of math."
             ) from error
         found = np.asarray(real_values(name, given))
         if found.shape not in ((), x.shape):

@@ -112,9 +112,18 @@ _VARIANCES = eqx.filter_jit(
 
 
 def _gradient(landscape: AbstractLandscape) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda x: np.asarray(
-        _GRADIENTS(landscape, jnp.asarray(x, landscape.dtype)[:, None]), np.float64
-    )
+    def gradient(x: np.ndarray) -> np.ndarray:
+        found = np.asarray(
+            _GRADIENTS(landscape, jnp.asarray(x, landscape.dtype)[:, None]), np.float64
+        )
+        if not np.isfinite(found).all():
+            raise ValueError(
+                f"The landscape's gradient is not finite at x = {x[~np.isfinite(found)][0]:.6g}, "
+                f"between start and end: choose others."
+            )
+        return found
+
+    return gradient
 
 
 def _uphill(gradient, first: float, last: float, sign: float) -> np.ndarray:

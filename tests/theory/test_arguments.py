@@ -270,3 +270,17 @@ def test_the_dual_of_a_diagonal_network_converges():
     for start in ([0.0, 0.1], [0.0, 1.0]):
         found = theory.diagonal_network_limit(x, y, scale=0.5, start=start)
         np.testing.assert_allclose(x @ found.beta, y, rtol=1e-12)
+
+
+def test_a_quasi_potential_needs_a_gradient_all_the_way():
+    """W = ∫ 2V'/C over V' > 0, which NaN is not."""
+    landscape = ss.Potential(lambda x: jnp.sum(jnp.where(x > 0.5, jnp.nan, x**2)), np.eye(1))
+    noise = ss.ConstantNoise(np.eye(1))
+    refused("gradient", lambda: theory.quasi_potential(landscape, noise, start=0.0, end=1.0))
+
+
+def test_constants_may_be_integers():
+    """b = −1 has the bias of b = −1.0: (τ/2)𝓛b = 0, τb²."""
+    for drift in (-1, -1.0, np.int64(-1)):
+        first, second = theory.finite_lag_bias(drift, 2, [0.5], lag=0.1)
+        np.testing.assert_allclose([first[0], second[0]], [0.0, 0.1], atol=1e-7)
