@@ -88,7 +88,7 @@ def batch_exit_time(
     variance = second - mean**2
     return BatchExitTime(
         (eta * mean).reshape(shape),
-        (eta**2 * variance).reshape(shape),
+        (eta * (eta * variance)).reshape(shape),
         (eta * error).reshape(shape),
     )
 

@@ -19,7 +19,7 @@ from sde_sgd.theory._walls import wall_powers
 from sde_sgd.theory.grid_density import check_lost, GridDensity, start_masses
 from sde_sgd.types import RealLike
 
-from .._checks import check_number, check_whole
+from .._checks import check_number, check_part, check_whole
 
 
 class FokkerPlanck(eqx.Module):
@@ -138,7 +138,7 @@ class FokkerPlanck(eqx.Module):
 
     def refined(self, factor: int = 2) -> "FokkerPlanck":
         """The same problem on `factor` times as many cells an axis, to see the grid error."""
-        cells = tuple(check_whole("factor", factor) * n for n in self.grid.shape)
+        cells = tuple(check_whole("factor", factor, 1, 1000) * n for n in self.grid.shape)
         return FokkerPlanck(
             self.drift,
             self.diffusion,
@@ -209,6 +209,7 @@ class FokkerPlanck(eqx.Module):
         ∫J dθ = d⟨θ⟩/dt holds exactly (no absorption), and so does the areal velocity
         ½⟨x₁dx₂ − x₂dx₁⟩/dt = ½∫(x₁J₂ − x₂J₁)dθ of the jump chain.
         """
+        check_part("density", density, GridDensity, "a GridDensity")
         masses = start_masses(self.grid, density)
         flow = sparse.coo_array(sparse.diags_array(masses) @ self.generator)
         row, column = flow.coords

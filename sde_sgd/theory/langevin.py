@@ -133,7 +133,7 @@ def stationary_covariance_langevin(
         problem = dataclasses.replace(problem, star=star)
     resistance = moments.resistance(problem.hessian, eta, h, 0.0)
     try:
-        factor = cho_factor(np.diag(resistance) - c * problem.feedback)
+        factor = cho_factor(moments.check_held(np.diag(resistance) - c * problem.feedback))
     except LinAlgError:
         raise ValueError(least_squares._unstable(problem, eta, c, h, 0.0, 1)) from None
     heat = moments.half(2 * bath / eta * np.eye(len(problem.minimum)))

@@ -71,7 +71,7 @@ def balance_moments_gaussian(
 ) -> BalanceMoments:
     """The moments of x ~ N(0, a), y = slope·x + σ·N(0, 1)."""
     a = check_number("feature_variance", feature_variance, above=0)
-    k, sigma = check_number("slope", slope), check_at_least("label_noise", label_noise)
+    k, sigma = check_number("slope", slope, -1e70, 1e70), check_at_least("label_noise", label_noise)
     return BalanceMoments(
         2 * a**2, 2 * k * a**2, 2 * (k * a) ** 2 + a * sigma**2, a, k * a
     )  # Isserlis

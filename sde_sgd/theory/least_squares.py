@@ -102,7 +102,7 @@ def stationary_covariance_least_squares(
     _refuse_flat(problem)
     resistance = moments.resistance(moments.drift(problem, eta, order), eta, h, mu)
     try:
-        factor = cho_factor(np.diag(resistance) - c * problem.feedback)
+        factor = cho_factor(moments.check_held(np.diag(resistance) - c * problem.feedback))
     except LinAlgError:
         raise ValueError(_unstable(problem, eta, c, h, mu, order)) from None
     second = cho_solve(factor, c * problem.star)

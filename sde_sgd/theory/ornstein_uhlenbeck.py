@@ -46,7 +46,8 @@ class EntropyProduction:
 
     def __call__(self, before: Any, after: Any) -> Any:
         """σ(x, x') of pairs (..., d), θ measured from the minimum; arrays of numpy or of JAX."""
-        return self.potential(before) - self.potential(after) + self.area(before, after)
+        x, y = self._positions("before", before), self._positions("after", after)
+        return self.potential(x) - self.potential(y) + self.area(x, y)
 
     def potential(self, position: Any) -> Any:
         """½xᵀAx of positions (..., d)."""
