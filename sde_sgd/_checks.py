@@ -52,8 +52,8 @@ def check_whole(name: str, value: Any, least: int = 1, most: int | None = None) 
     """An integer from `least` to `most`, of Python or of NumPy."""
     integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not integer or value < least or (most is not None and value > most):
-        bound = f"≥ {least}" if most is None else f"from {least} to {most}"
-        bound = bound if most is None or most > least else f"equal to {least}"
+        told = most is not None and integer and value >= least
+        bound = f"from {least} to {most}" if told else f"≥ {least}"
         raise ValueError(f"{name} must be an integer {bound}; got {in_brief(value)}.")
     return int(value)
 
@@ -333,7 +333,8 @@ def check_point(name: str, value: Any, landscape: Any) -> Array:
     point = as_real(name, value, landscape.dtype)
     if point.shape != (landscape.dimension,):
         raise ValueError(f"{name} must have shape ({landscape.dimension},); got {point.shape}.")
-    check_finite(name, point)
+    if not np.isfinite(np.asarray(point)).all():
+        raise ValueError(f"{name} has entries that are not finite; got {in_brief(value)}.")
     return point
 
 
