@@ -4,7 +4,6 @@ Checks of numbers, functions and keys that any part of the package may ask for a
 `sde_sgd/_checks.py`.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,15 @@ from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.noise.models import AbstractGradientNoise
 from sde_sgd.noise.sampling import AbstractSampling
 
-from .._checks import as_float64, check_at_least, check_part, check_whole, in_brief
+from .._checks import (
+    as_float64,
+    check_at_least,
+    check_landscape,
+    check_list,
+    check_part,
+    check_whole,
+    in_brief,
+)
 
 # Every integer up to this is a float64.
 _MOST_STEPS = 2.0**53
@@ -186,19 +193,17 @@ def iterations(name: str, value: Any, most: int) -> Int[np.ndarray, " T"]:
     return found.astype(np.int64)
 
 
-def members(name: str, value: Any, kind: type, example: str) -> list[Any]:
+def members(name: str, value: Any, kind: Any, example: str) -> list[Any]:
     """`value` as a list whose entries are all of one kind."""
-    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
-        raise ValueError(f"{name} must be a list of {example}; got {in_brief(value)}.")
-    for i, entry in enumerate(value):
-        if not isinstance(entry, kind):
-            raise ValueError(f"{name}[{i}] must be {example}; got {in_brief(entry)}.")
-    return list(value)
+    entries = check_list(name, value, f"[{example}, …]")
+    for i, entry in enumerate(entries):
+        check_part(f"{name}[{i}]", entry, kind, example)
+    return entries
 
 
 def landscape(value: Any) -> None:
     """Refuse what is no landscape."""
-    check_part("landscape", value, AbstractLandscape, "a landscape, such as LeastSquares(x, y)")
+    check_landscape(value, AbstractLandscape)
 
 
 def sampling(value: Any) -> None:

@@ -231,27 +231,9 @@ def traced(name: str, value: Callable, num_arguments: int = 1) -> Callable[..., 
         except Exception as error:
             error.add_note(f"Raised by the function given as {name}.")
             raise
-        if not _are_numbers(found):
-            raise ValueError(
-                f"{name} must return real numbers or an array of them; it returns "
-                f"{in_brief(found)}."
-            )
         return real_output(name, found)
 
     return called
-
-
-def _are_numbers(value: Any) -> bool:
-    """Whether JAX can make an array of what a function returned: numbers, lists of equal shapes."""
-    if isinstance(value, list | tuple):
-        return (
-            bool(value)
-            and all(map(_are_numbers, value))
-            and len({np.shape(entry) for entry in value}) == 1
-        )
-    if isinstance(value, np.ndarray | np.generic):
-        return value.dtype.kind in "biufc"
-    return isinstance(value, Array | bool | int | float | complex)
 
 
 def _check_arguments(name: str, value: Callable, number: int) -> None:
