@@ -11,8 +11,6 @@ from jaxtyping import Float
 from sde_sgd.landscapes.base import AbstractFiniteSum, AbstractLandscape
 from sde_sgd.noise.sampling import AbstractSampling, RandomReshuffling, WithReplacement
 
-from .._checks import check_landscape
-
 # Compiled once for each kind of landscape, not once for each call.
 _EXAMPLES = eqx.filter_jit(lambda landscape, x: jax.vmap(landscape.example_gradients)(x)[:, :, 0].T)
 

@@ -22,7 +22,7 @@ from sde_sgd.theory.fokker_planck import FokkerPlanck
 from sde_sgd.theory.grid_density import GridDensity, start_masses
 from sde_sgd.types import Matrix, RealLike, Vector
 
-from .._checks import check_number, check_whole, in_brief, real_values
+from .._checks import check_list, check_number, check_whole, in_brief, real_values
 
 _BLOCK = 1024
 # The outermost knots in normal scores: half a per cent of the points lies beyond either.
@@ -242,7 +242,7 @@ def entry_densities(starts: Sequence[Any], box: Any, cells: int) -> list[GridDen
     grid: Grid = make_grid(box, cells, "reflecting")
     if grid.dimension != 1:
         raise ValueError(f"the law of one entry lives on one axis; got box={in_brief(box)}.")
-    starts = _arguments.members("starts", starts, object, "starts of FokkerPlanck.propagate")
+    starts = check_list("starts", starts, "[0.0, 1.0]")
     zero = np.zeros((1, 2))
     return [
         GridDensity(grid, start_masses(grid, start) / grid.volume, 0.0, zero, 0.0)
@@ -260,9 +260,7 @@ def advance(
 
 def check_groups(groups: Sequence[ArrayLike], dimension: int) -> list[Int[np.ndarray, " n"]]:
     """Disjoint sets of indices of θ, or `ValueError`."""
-    rows = list(groups) if isinstance(groups, np.ndarray) and groups.ndim else groups
-    if not isinstance(rows, Sequence) or isinstance(rows, str | bytes):
-        raise ValueError(f"groups must be lists of indices of θ; got {in_brief(groups)}.")
+    rows = check_list("groups", groups, "[[0, 1], [2]]")
     found = [np.atleast_1d(np.asarray(real_values("groups", g))) for g in rows]
     flat = np.concatenate([g.ravel() for g in found]) if found else np.zeros(0, int)
     right = flat.dtype.kind in "iu" and all(g.ndim == 1 and g.size for g in found)

@@ -20,7 +20,7 @@ from sde_sgd.theory.entry_laws import (
 from sde_sgd.theory.grid_density import GridDensity
 from sde_sgd.types import RealLike
 
-from .._checks import check_number, check_whole
+from .._checks import check_number, check_whole, in_brief
 
 _MOST_POINTS = 2**22
 _MOST_STEPS = 10_000
@@ -45,8 +45,12 @@ def product_points(
 
     **Raises:** `ValueError` for groups that leave an entry out, other n.
     """
-    dimension = sum(np.size(g) for g in groups) if isinstance(groups, Sequence) else 0
-    members = check_groups(groups, dimension)
+    members = check_groups(groups, qmc.Sobol.MAXDIM)
+    dimension = sum(map(len, members))
+    if max(int(index.max()) for index in members) != dimension - 1:
+        raise ValueError(
+            f"groups must together hold every entry of θ, from 0 on; got {in_brief(groups)}."
+        )
     densities = _arguments.members("densities", densities, GridDensity, "GridDensity")
     if any(density.grid.dimension != 1 for density in densities):
         raise ValueError("densities must be of one dimension: take `marginal(axis)` of each first.")
