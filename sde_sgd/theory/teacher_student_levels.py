@@ -138,8 +138,14 @@ def _hermite(num: int):
 
 
 def _chi_square(freedom: int):
-    nodes, weights = special.roots_genlaguerre(6, freedom / 2 - 1)
-    return 2 * nodes, weights / weights.sum()
+    """Golub and Welsch's rule: with α = freedom/2 − 1 and orders k, 2k + α + 1 and √(k(k + α)).
+
+    Weights through Γ(α + 1), as SciPy has them, leave float64 at a freedom of 343.
+    """
+    alpha, order = freedom / 2 - 1, np.arange(6.0)
+    beside = np.sqrt(order[1:] * (order[1:] + alpha))
+    nodes, vectors = np.linalg.eigh(np.diag(2 * order + alpha + 1) + np.diag(beside, -1))
+    return 2 * nodes, vectors[0] ** 2
 
 
 def _moments(steps: list[tuple]) -> tuple[np.ndarray, np.ndarray]:

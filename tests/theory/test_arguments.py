@@ -278,3 +278,12 @@ def test_constants_may_be_integers():
     for drift in (-1, -1.0, np.int64(-1)):
         first, second = theory.finite_lag_bias(drift, 2, [0.5], lag=0.1)
         np.testing.assert_allclose([first[0], second[0]], [0.0, 0.1], atol=1e-7)
+
+
+@pytest.mark.parametrize("batch", [2, 8, 1000, 10**6])
+def test_levels_of_a_large_batch(batch):
+    """v (2η − η²(B + 3)/B) = η²σ²/B, as E S² = (1 + 3/B) I."""
+    found = theory.teacher_student_spacing(learning_rate=0.1, batch_size=batch, label_noise=0.5)
+    exact = 0.1**2 * 0.25 / batch / (0.2 - 0.01 * (1 + 3 / batch))
+    np.testing.assert_allclose(found.variance, exact, rtol=1e-9)
+    assert np.isfinite(found.ratio)
