@@ -152,7 +152,7 @@ class InjectedNoiseLevels(eqx.Module):
 
     def spacing_density(self, spacing: Values) -> Float[np.ndarray, "..."]:
         """p(s) = s/(4u) e^{−s²/(8u)} of W."""
-        s = np.maximum(_arguments.known("spacing", spacing), 0.0)
+        s = np.maximum(_arguments.finite("spacing", spacing), 0.0)
         return np.asarray(s / (4 * self.variance) * np.exp(-(s**2) / (8 * self.variance)))
 
     def gap_transition(

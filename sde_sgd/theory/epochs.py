@@ -108,9 +108,10 @@ def epoch_noise_autocovariance(
 
     **Arguments:** `batches_per_epoch`: M ≥ 2; `lags`: integers, any shape.
     """
-    count, lag = _batches(batches_per_epoch), np.abs(np.asarray(real_values("lags", lags)))
-    if lag.dtype.kind not in "iu":
-        raise ValueError(f"lags must be integers, got dtype {lag.dtype}.")
+    count, given = _batches(batches_per_epoch), np.asarray(real_values("lags", lags))
+    if given.dtype.kind not in "iu":
+        raise ValueError(f"lags must be integers, got dtype {given.dtype}.")
+    lag = np.abs(given.astype(np.float64))  # differences of unsigned integers wrap round
     shared = -np.clip(count - lag, 0, None) / (count * (count - 1))
     return np.where(lag == 0, 1.0, shared)
 

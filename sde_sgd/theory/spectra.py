@@ -32,7 +32,7 @@ def wigner_surmise(spacing: Values) -> Float[np.ndarray, "..."]:
 
     **Source:** Wigner 1957; Mehta, Random Matrices, chapter 1.
     """
-    s = np.maximum(_arguments.known("spacing", spacing), 0.0)
+    s = np.maximum(_arguments.finite("spacing", spacing), 0.0)
     return np.asarray(np.pi / 2 * s * np.exp(-np.pi * s**2 / 4))
 
 

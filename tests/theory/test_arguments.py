@@ -287,3 +287,10 @@ def test_levels_of_a_large_batch(batch):
     exact = 0.1**2 * 0.25 / batch / (0.2 - 0.01 * (1 + 3 / batch))
     np.testing.assert_allclose(found.variance, exact, rtol=1e-9)
     assert np.isfinite(found.ratio)
+
+
+def test_lags_may_be_unsigned():
+    """R(k) = 0 for |k| ≥ M: 4 − 5 is −1 and not 255."""
+    for dtype in (np.int8, np.uint8, np.uint64):
+        found = theory.epoch_noise_autocovariance(4, np.array([0, 1, 5], dtype))
+        np.testing.assert_allclose(found, [1.0, -0.25, 0.0])
