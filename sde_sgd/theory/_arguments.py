@@ -16,6 +16,7 @@ from sde_sgd.noise.sampling import AbstractSampling
 from .._checks import (
     as_float64,
     check_at_least,
+    check_choice,
     check_landscape,
     check_list,
     check_part,
@@ -101,7 +102,7 @@ def batch_size(value: Any, least: int = 1) -> int:
 
 def order(value: Any) -> int:
     """`value` as the order of a modified equation, 1 or 2."""
-    return check_whole("order", value, 1, 2)
+    return check_choice("order", value, (1, 2))
 
 
 def symmetric(name: str, value: Any, size: int | None = None) -> Float[np.ndarray, "d d"]:

@@ -38,7 +38,7 @@ def dyson_drift(
     x = _arguments.finite("levels", levels)
     g2 = check_at_least("strength", strength)
     if x.ndim < 1 or x.shape[-1] < 2:
-        raise ValueError(f"levels must be (..., n), n >= 2; got shape {x.shape}.")
+        raise ValueError(f"levels must hold at least two levels, (..., n); got shape {x.shape}.")
     difference = x[..., :, None] - x[..., None, :]
     other = ~np.eye(x.shape[-1], dtype=bool)
     if (difference[..., other] == 0).any():
