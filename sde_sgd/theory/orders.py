@@ -264,7 +264,13 @@ def _coefficients(equation: Callable, *given) -> tuple[np.ndarray, np.ndarray]:
     found = equation(*given)
     if not isinstance(found, tuple | list) or len(found) != 2:
         raise ValueError(f"equation must return the pair (b, D); it returns {in_brief(found)}.")
-    b, d = (np.broadcast_to(_arguments.finite("equation", x), size) for x in found)
+    values = [_arguments.finite("equation", x) for x in found]
+    if any(x.shape not in ((), size) for x in values):
+        raise ValueError(
+            f"equation must return b and D of the shape {size} of its arguments; got "
+            f"{values[0].shape} and {values[1].shape}."
+        )
+    b, d = (np.broadcast_to(x, size) for x in values)
     return b, d
 
 
