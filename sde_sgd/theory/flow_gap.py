@@ -114,16 +114,13 @@ def gaussian_flow_gap(
         a, residual, lipschitz = flow(t)
         return np.append((a @ q + q @ a.T).ravel(), lipschitz * y[-1] + residual)
 
-    order = np.argsort(clock, kind="stable")
+    unique, where = np.unique(clock, return_inverse=True)
     initial = np.append(score.law(begin).covariance.ravel(), 0.0)
     end = max(float(clock.max()), begin + 1e-12)
-    found = solve_ivp(
-        slope, (begin, end), initial, "DOP853", t_eval=clock[order], rtol=1e-11, atol=1e-14
-    )
+    found = solve_ivp(slope, (begin, end), initial, "DOP853", t_eval=unique, rtol=1e-11, atol=1e-14)
     if not found.success:
         raise ValueError(f"The flow could not be integrated: {found.message}")
-    states = np.empty((len(clock), len(initial)))
-    states[order] = found.y.T
+    states = found.y.T[where]
     laws = [
         Gaussian(score.law(t).mean, (q + q.T) / 2)
         for t, q in zip(clock, states[:, :-1].reshape(-1, size, size), strict=True)

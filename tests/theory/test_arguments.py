@@ -294,3 +294,9 @@ def test_lags_may_be_unsigned():
     for dtype in (np.int8, np.uint8, np.uint64):
         found = theory.epoch_noise_autocovariance(4, np.array([0, 1, 5], dtype))
         np.testing.assert_allclose(found, [1.0, -0.25, 0.0])
+
+
+def test_times_may_come_twice():
+    """The gap at t is the gap at t."""
+    found = theory.gaussian_flow_gap(SCORE, 0.1, [1.0, 0.5, 1.0]).gap
+    assert found[0] == found[2] != found[1]
