@@ -9,7 +9,7 @@ import pytest
 import sde_sgd as ss
 from sde_sgd import theory
 from sde_sgd._checks import check_at_least, check_flag, check_number
-from sde_sgd.theory import _arguments, _fields, identification, scores
+from sde_sgd.theory import _arguments, _fields, flow_gap, identification, scores
 
 NAN = float("nan")
 HESSIAN, NOISE = np.diag([1.0, 0.5]), np.eye(2)
@@ -112,7 +112,12 @@ def test_numbers_that_would_go_on_for_ever_are_refused(most):
             theta0=[0.0],
         ),
     )
-    refused("relative_error", lambda: theory.gaussian_flow_gap(SCORE, float(most), [0.0, 1.0]))
+
+
+def test_a_flow_that_needs_too_many_steps_is_refused(monkeypatch):
+    """Q' = AQ + QAᵀ with A of the size of δ takes δ steps per unit t."""
+    monkeypatch.setattr(flow_gap, "_MOST_CALLS", 100)
+    refused("relative_error", lambda: theory.gaussian_flow_gap(SCORE, 1e9, [0.0, 1.0]))
 
 
 def test_a_time_shorter_than_a_step_is_no_step():
