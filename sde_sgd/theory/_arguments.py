@@ -19,6 +19,7 @@ from .._checks import (
     check_choice,
     check_landscape,
     check_list,
+    check_number,
     check_part,
     check_whole,
     in_brief,
@@ -26,6 +27,8 @@ from .._checks import (
 
 # Every integer up to this is a float64.
 _MOST_STEPS = 2.0**53
+# Powers of larger numbers leave float64.
+LARGE = 1e70
 
 
 def array(name: str, value: Any, num_axes: int) -> Float[np.ndarray, "..."]:
@@ -98,6 +101,12 @@ def noise_factor(value: Any) -> float:
 def batch_size(value: Any, least: int = 1) -> int:
     """`value` as B, up to a billion examples."""
     return check_whole("batch_size", value, least, 10**9)
+
+
+def label_noise(value: Any) -> float:
+    """`value` as σ ≥ 0, of which the variance σ² is taken."""
+    check_number("label_noise", value, below=LARGE)
+    return check_at_least("label_noise", value)
 
 
 def order(value: Any) -> int:

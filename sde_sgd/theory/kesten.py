@@ -66,7 +66,7 @@ def tail_index_online_least_squares(
     """
     eta = check_number("learning_rate", learning_rate, above=0)
     batch = _arguments.batch_size(batch_size)
-    a = check_number("feature_variance", feature_variance, above=0)
+    a = check_number("feature_variance", feature_variance, 0, _arguments.LARGE)
     if time_step is None:
         log_moment = _chi_square_log_moment(eta * a / batch, batch)
     else:
@@ -82,7 +82,7 @@ def tail_index_published(
 ) -> float:
     """2B/(ηa) − B: a published tail index of SGD, inexact; for comparison."""
     eta = check_number("learning_rate", learning_rate, above=0)
-    a = check_number("feature_variance", feature_variance, above=0)
+    a = check_number("feature_variance", feature_variance, 0, _arguments.LARGE)
     batch = _arguments.batch_size(batch_size)
     return 2 * batch / (eta * a) - batch
 
@@ -193,8 +193,8 @@ def moment_online_least_squares(
         check_number("learning_rate", learning_rate, above=0),
         _arguments.batch_size(batch_size),
     )
-    a = check_number("feature_variance", feature_variance, above=0)
-    sigma = check_at_least("label_noise", label_noise)
+    a = check_number("feature_variance", feature_variance, 0, _arguments.LARGE)
+    sigma = _arguments.label_noise(label_noise)
     beta = tail_index_online_least_squares(
         learning_rate=eta, batch_size=batch, feature_variance=a, time_step=time_step
     )

@@ -24,15 +24,13 @@ from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.theory import _arguments
 from sde_sgd.types import RealLike
 
-from .._checks import check_at_least, check_number, check_whole
+from .._checks import check_number, check_whole
 
 # Eigenvalues below this share of the largest belong to the tangent space.
 _FLAT = 1e-6
 _ON_MANIFOLD = 1e-8
 _MOST_STEPS = 10**7
-# Squares of larger numbers leave float64.
-_LARGE = 1e100
-_MOST_CALLS = 20_000
+_MOST_CALLS = 10_000
 
 
 def label_noise_flow(
@@ -62,7 +60,7 @@ def label_noise_flow(
     _arguments.landscape(landscape)
     theta = _arguments.vector("start", start, landscape.dimension)
     eta = check_number("learning_rate", learning_rate, above=0)
-    sigma = _deviation(label_noise)
+    sigma = _arguments.label_noise(label_noise)
     size = _arguments.batch_size(batch_size)
     clock = _arguments.times(times)
     if (np.diff(clock) <= 0).any():
@@ -128,10 +126,13 @@ def label_noise_balance(
     **Raises:** `ValueError` at η(u² + w²) ≥ 2, where the minimum is unstable.
     """
     eta = check_number("learning_rate", learning_rate, above=0)
-    variance = _deviation(label_noise) ** 2
+    variance = _arguments.label_noise(label_noise) ** 2
     variance /= _arguments.batch_size(batch_size)
     steps = check_whole("num_steps", num_steps, 0, _MOST_STEPS)
-    one, other = (check_number(name, x, -_LARGE, _LARGE) for name, x in (("u", u), ("w", w)))
+    one, other = (
+        check_number(name, x, -_arguments.LARGE, _arguments.LARGE)
+        for name, x in (("u", u), ("w", w))
+    )
     first, product = one**2 - other**2, one * other
     sharpness = float(np.hypot(first, 2 * product))
     if eta * sharpness >= 2:
@@ -144,11 +145,6 @@ def label_noise_balance(
         sharpness = np.hypot(ratio * first, 2 * product)
         ratio *= 1 - eta**2 * 2 * variance / (2 - eta * sharpness)
     return float(ratio)
-
-
-def _deviation(label_noise: RealLike) -> float:
-    check_number("label_noise", label_noise, below=_LARGE)
-    return check_at_least("label_noise", label_noise)
 
 
 def _derivatives(landscape: AbstractLandscape):

@@ -188,7 +188,7 @@ def langevin_epochs(
     maps = np.stack([_lifted(curvature[b].mean(0), slope[b].mean(0), eta, bath) for b in batches])
     masks = np.array([_mask(b) for b in batches])
     after = _phases(maps, masks, num, size)
-    whole = after[-1]
+    whole = moments.check_held(after[-1])
     growth = float(np.abs(np.linalg.eigvals(whole[1:, 1:])).max())
     if not growth < 1:
         raise ValueError(

@@ -28,7 +28,7 @@ from sde_sgd.theory import _arguments
 from sde_sgd.theory.ito import density_of_logarithm, StationaryDensity
 from sde_sgd.types import RealLike
 
-from .._checks import check_at_least, check_number, check_part, in_brief
+from .._checks import check_number, check_part, in_brief
 
 
 class BalanceMoments(NamedTuple):
@@ -70,8 +70,11 @@ def balance_moments_gaussian(
     *, feature_variance: RealLike = 1.0, slope: RealLike = 1.0, label_noise: RealLike = 1.0
 ) -> BalanceMoments:
     """The moments of x ~ N(0, a), y = slope·x + σ·N(0, 1)."""
-    a = check_number("feature_variance", feature_variance, above=0)
-    k, sigma = check_number("slope", slope, -1e70, 1e70), check_at_least("label_noise", label_noise)
+    a = check_number("feature_variance", feature_variance, 0, _arguments.LARGE)
+    k, sigma = (
+        check_number("slope", slope, -_arguments.LARGE, _arguments.LARGE),
+        _arguments.label_noise(label_noise),
+    )
     return BalanceMoments(
         2 * a**2, 2 * k * a**2, 2 * (k * a) ** 2 + a * sigma**2, a, k * a
     )  # Isserlis

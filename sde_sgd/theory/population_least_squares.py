@@ -50,7 +50,7 @@ def stationary_covariance_population_least_squares(
     """
     features = _arguments.covariance("feature_covariance", feature_covariance)
     _arguments.positive_eigenvalues("feature_covariance", features)
-    sigma = check_at_least("label_noise", label_noise)
+    sigma = _arguments.label_noise(label_noise)
     eta = check_number("learning_rate", learning_rate, above=0)
     batch = check_at_least("batch_size", batch_size, 1)
     mu = _arguments.momentum(momentum)

@@ -85,7 +85,7 @@ class OnlineRisk:
                 raise ValueError(f"{name} must be >= 0, the smallest entry is {array.min():g}.")
         if not values.any():
             raise ValueError("spectrum is zero: the loss is flat. Give the eigenvalues of A.")
-        noise = check_at_least("label_noise", label_noise)
+        noise = _arguments.label_noise(label_noise)
         batch = check_at_least("batch_size", batch_size, 1)
         object.__setattr__(self, "spectrum", values)
         object.__setattr__(self, "start", second)
