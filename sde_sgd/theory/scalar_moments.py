@@ -156,8 +156,8 @@ class _Closure(NamedTuple):
         if x.shape != y.shape:
             raise ValueError(f"inputs and targets must be equally many, got {x.shape}, {y.shape}.")
         eta, decay = (
-            check_at_least("learning_rate", learning_rate),
-            check_number("l2", l2, above=0),
+            check_number("learning_rate", learning_rate, above=0),
+            check_at_least("l2", l2),
         )
         size = _arguments.batch_size(batch_size)
         if not check_flag("replacement", replacement) and size > len(x):
