@@ -4,8 +4,12 @@ A function of one θ (d,) is called with ONE θ, whatever it does with it (a sum
 matrix product), and JAX runs it over the points: it is never given an array of points. In one
 dimension there are also functions of an array of points, (n,) ↦ (n,), in NumPy: those must treat
 each point by itself, which is checked.
+
+A function that cannot be traced by JAX, takes other arguments or returns no numbers is refused in
+the name of its argument; what else it raises is its own error, with a note of that name.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +19,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import as_float64, in_brief, real_values
+from .._checks import (
+    as_float64,
+    as_real,
+    check_callable,
+    check_number,
+    in_brief,
+    real_output,
+    real_values,
+)
 
 _BLOCK = 1024
 
@@ -81,22 +93,26 @@ def tensor(name: str, value: Any, dimension: int) -> Field:
 
 def condition(name: str, value: Callable, dimension: int) -> Callable[[np.ndarray], np.ndarray]:
     """A boolean function of one θ as one of points (n, d), (n,)."""
+    check_callable(name, value, "lambda theta: theta[0] > 0")
     found = _value_of(name, value, dimension)
     if found.shape != () or found.dtype != bool:
         raise ValueError(
             f"{name}(θ) must give one boolean for θ of shape ({dimension},), such as θ[0] > 0; it "
             f"gives shape {found.shape} and dtype {found.dtype}."
         )
-    compiled = jax.jit(jax.vmap(lambda theta: jnp.asarray(value(theta))))
+    compiled = jax.jit(jax.vmap(traced(name, value)))
     return lambda points: _in_blocks(compiled, points)
 
 
-def evaluate(function: Callable, points: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n ..."]:
+def evaluate(
+    name: str, function: Callable, points: Float[np.ndarray, "n d"]
+) -> Float[np.ndarray, "n ..."]:
     """A function of one θ with a value of any shape at many points, in float64."""
     if isinstance(function, Field):
         return function.at(points)
-    compiled = jax.jit(jax.vmap(lambda theta: jnp.asarray(function(theta))))
-    return as_float64("A function of θ", _in_blocks(compiled, points))
+    check_callable(name, function, "lambda theta: theta[0] ** 2")
+    compiled = jax.jit(jax.vmap(traced(name, function)))
+    return as_float64(f"{name}(θ)", _in_blocks(compiled, points))
 
 
 def check_finite(name: str, values: np.ndarray, points: np.ndarray) -> None:
@@ -116,14 +132,21 @@ def of_points(name: str, value: Any) -> Callable[[np.ndarray], np.ndarray]:
     that mixes the points, as one of θ (d,) does that sums over coordinates.
     """
     if not callable(value):
-        number = np.asarray(value)
-        if number.shape != ():
-            raise ValueError(f"{name} must be a number or a function; got shape {number.shape}.")
+        number = check_number(name, value)
         return lambda x: np.broadcast_to(number, x.shape)
+    _check_arguments(name, value, 1)
     known_to_be_local = False
 
     def called(x: np.ndarray) -> np.ndarray:
-        found = np.asarray(real_values(name, value(x)))
+        try:
+            given = value(x)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{name} cannot be called with an array of points of shape {x.shape}: "
+                f"{str(error).rstrip('.')}. Write it for arrays: numpy.where for `if`, & and | for "
+                f"`and` and `or`, NumPy's functions for those of math."
+            ) from error
+        found = np.asarray(real_values(name, given))
         if found.shape not in ((), x.shape):
             raise ValueError(
                 f"{name} must map an array of points of shape {x.shape} to values of that shape; "
@@ -163,10 +186,14 @@ def _field(name, value, dimension: int, shape, canonical: Callable, wanted: str)
             f"{name} must map one θ of shape ({dimension},) to {wanted}, or be such a value; got "
             f"shape {found.shape}."
         )
-    given = value if callable(value) else lambda theta: value
+    if callable(value):
+        given = traced(name, value)
+    else:
+        constant = as_real(name, value, jnp.result_type(float))
+        given = lambda theta: constant  # noqa: E731
 
     def function(theta):
-        return canonical(jnp.asarray(given(theta)))
+        return canonical(given(theta))
 
     return Field(function, jax.jit(jax.vmap(function)), dimension, shape)
 
@@ -174,14 +201,58 @@ def _field(name, value, dimension: int, shape, canonical: Callable, wanted: str)
 def _value_of(name: str, value: Any, dimension: int) -> jax.ShapeDtypeStruct:
     """Shape and dtype of a constant, or of what a function of one θ gives."""
     if not callable(value):
-        array = np.asarray(value)
+        array = np.asarray(real_values(name, value))
         if array.dtype.kind not in "iuf" or not np.isfinite(array).all():
             raise ValueError(
                 f"{name} must be finite real numbers or a function of θ; got {in_brief(value)}."
             )
         return jax.ShapeDtypeStruct(array.shape, array.dtype)
     probe = jax.ShapeDtypeStruct((dimension,), jnp.result_type(float))
-    return jax.eval_shape(lambda theta: jnp.asarray(value(theta)), probe)
+    return jax.eval_shape(traced(name, value), probe)
+
+
+def traced(name: str, value: Callable, num_arguments: int = 1) -> Callable[..., Array]:
+    """A user's function for JAX to trace, as one that returns an array.
+
+    **Raises:** `ValueError` for a function of other arguments; when it is called also for one that
+    Python, NumPy or math must evaluate, and for values that are no real numbers.
+    """
+    _check_arguments(name, value, num_arguments)
+
+    def called(*given):
+        try:
+            found = value(*given)
+        except (jax.errors.JAXTypeError, jax.errors.JAXIndexError) as error:
+            raise ValueError(
+                f"{name} needs the numbers in its argument, but JAX traces it with none: write "
+                f"jnp.where for `if`, & and | for `and` and `or`, and jnp's functions for those of "
+                f"NumPy and math."
+            ) from error
+        except Exception as error:
+            error.add_note(f"Raised by the function given as {name}.")
+            raise
+        return real_output(name, found)
+
+    return called
+
+
+def _check_arguments(name: str, value: Callable, number: int) -> None:
+    """Refuses a class, and a function of another number of arguments, where Python knows it."""
+    if isinstance(value, type):
+        raise ValueError(
+            f"{name} must be a function; got the class {value.__name__}: pass an instance of it."
+        )
+    try:
+        signature = inspect.signature(value)
+    except (TypeError, ValueError):
+        return  # of some functions written in C
+    try:
+        signature.bind(*[None] * number)
+    except TypeError as error:
+        wanted = "one argument" if number == 1 else f"{number} arguments"
+        raise ValueError(
+            f"{name} is called with {wanted}, which {in_brief(value)} does not take: {error}."
+        ) from None
 
 
 def _reshaped(x: Array, shape: tuple[int, ...]) -> Array | None:

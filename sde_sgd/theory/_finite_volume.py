@@ -19,6 +19,7 @@ are fitted to the power laws beside it (`_walls.py`).
 monotone schemes Bonnans and Zidani 2003, Mirebeau 2014.
 """
 
+import math
 from itertools import product
 from typing import Any
 
@@ -30,11 +31,12 @@ from scipy import sparse
 from sde_sgd.theory._fields import check_finite, Field
 from sde_sgd.theory._walls import wall_fit
 
-from .._checks import as_float64, in_brief
+from .._checks import as_float64, in_brief, real_values
 
 SIDES = ("reflecting", "wall", "absorbing")
 _PAIRS = ((0, 1), (1, 2), (2, 0))
 _MAX_REDUCTIONS = 30
+_MOST_CELLS = 4_000_000
 
 
 class Grid(eqx.Module):
@@ -101,21 +103,31 @@ def make_grid(box: Any, cells: Any, sides: Any) -> Grid:
     if not (array[:, 0] < array[:, 1]).all():
         raise ValueError(f"box must have low < high along every axis; got {in_brief(box)}.")
     dim = len(array)
-    counts = np.asarray(cells)
+    counts = np.asarray(real_values("cells", cells))
     if counts.shape not in ((), (dim,)) or counts.dtype.kind not in "iu" or counts.min() < 4:
         raise ValueError(f"cells must be integers >= 4, one for each axis; got {in_brief(cells)}.")
     shape = tuple(int(c) for c in np.broadcast_to(counts, (dim,)))
+    if math.prod(shape) > _MOST_CELLS:
+        raise ValueError(
+            f"cells={in_brief(cells)} are {math.prod(shape):.3g} in all, at most {_MOST_CELLS:g} "
+            f"are solved for: take fewer on an axis."
+        )
     return Grid(array, shape, _sides(sides, dim))
 
 
 def _sides(sides: Any, dim: int) -> tuple[tuple[str, str], ...]:
+    pairs: Any = ()
     if isinstance(sides, str):
         pairs = ((sides, sides),) * dim
-    elif dim == 1 and len(sides) == 2 and all(isinstance(s, str) for s in sides):
-        pairs = (tuple(sides),)
-    else:
-        pairs = tuple((s, s) if isinstance(s, str) else tuple(s) for s in sides)
-    if len(pairs) != dim or any(len(p) != 2 or not set(p) <= set(SIDES) for p in pairs):
+    elif isinstance(sides, tuple | list):
+        alone = dim == 1 and len(sides) == 2 and all(isinstance(s, str) for s in sides)
+        rows = (sides,) if alone else sides
+        pairs = tuple((s, s) if isinstance(s, str) else s for s in rows)
+    right = all(isinstance(p, tuple | list) and len(p) == 2 for p in pairs)
+    pairs = tuple(tuple(p) for p in pairs) if right else ()
+    if len(pairs) != dim or not all(
+        isinstance(s, str) and s in SIDES for pair in pairs for s in pair
+    ):
         raise ValueError(
             f"sides must be one of {SIDES}, or such a pair (low, high) for each axis; got "
             f"{in_brief(sides)}."

@@ -13,6 +13,7 @@ from scipy.sparse.linalg import splu
 # this many non-zeros in all, factorise instead.
 _MAX_WORK = 1e9
 _CALL = 20_000
+_LONGEST = 1e20
 _TOLERANCE = 1e-11
 
 
@@ -127,6 +128,12 @@ def propagate(
     total = state.sum()
     rate = float(np.abs(operator.diagonal()).max())
     most_negative = 0.0
+    if rate * duration > _LONGEST:
+        raise ValueError(
+            f"times are too far apart: {duration:.3g} is {rate * duration:.2g} times the shortest "
+            f"time of the grid, at most {_LONGEST:g} can be told from for ever. Ask for "
+            f"`stationary()`, or for earlier times."
+        )
     if rate * duration * (operator.nnz + _CALL) <= _MAX_WORK:
         state = _uniformise(operator, state, rate, duration)
     else:

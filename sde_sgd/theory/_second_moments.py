@@ -158,7 +158,18 @@ def _homogeneous(rate: np.ndarray, h: float) -> np.ndarray:
     return half(-(row + column) if h == 0 else (1 - h * row) * (1 - h * column), scaled=False)
 
 
+def check_held(matrix: np.ndarray) -> np.ndarray:
+    """Refuses a matrix whose numbers have left float64."""
+    if not np.isfinite(matrix).all():
+        raise ValueError(
+            "The second-moment equations overflow: inputs, learning_rate, time_step or l2 are too "
+            "large for float64. Rescale the data."
+        )
+    return matrix
+
+
 def _top(matrix: np.ndarray) -> float:
+    check_held(matrix)
     last = len(matrix) - 1
     return float(eigh(matrix, eigvals_only=True, subset_by_index=[last, last])[0])
 

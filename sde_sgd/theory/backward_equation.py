@@ -18,12 +18,12 @@ from scipy import sparse
 from scipy.interpolate import RegularGridInterpolator
 from scipy.sparse.linalg import splu
 
-from sde_sgd.theory import _checks, _fields
+from sde_sgd.theory import _arguments, _fields
 from sde_sgd.theory._finite_volume import Grid
 from sde_sgd.theory.fokker_planck import FokkerPlanck
 from sde_sgd.theory.grid_density import check_lost
 
-from .._checks import as_float64
+from .._checks import check_part
 
 _BISECTIONS = 30
 _INVERSE_ITERATIONS = 8
@@ -42,7 +42,7 @@ class GridFunction(eqx.Module):
     inside: Bool[np.ndarray, "..."]
 
     def __call__(self, theta: ArrayLike) -> Float[np.ndarray, "..."]:
-        points = np.atleast_1d(as_float64("theta", theta))
+        points = np.atleast_1d(_arguments.finite("theta", theta))
         box = self.grid.box
         if points.shape[-1] != self.grid.dimension or points.ndim > 2:
             raise ValueError(
@@ -71,6 +71,7 @@ def mean_exit_time_on_grid(equation: FokkerPlanck, exited: Callable | None = Non
     exit, and for times so long that double precision cannot hold them (D/cell² times T above
     1e13): there Eyring–Kramers serves.
     """
+    check_part("equation", equation, FokkerPlanck, "a FokkerPlanck equation")
     out = np.zeros(equation.grid.num_cells, bool)
     sets = []
     if exited is not None:
@@ -107,6 +108,7 @@ def committor_on_grid(equation: FokkerPlanck, lower: Callable, upper: Callable) 
 
     **Raises:** `ValueError` for sets that overlap, or that no cell centre lies in.
     """
+    check_part("equation", equation, FokkerPlanck, "a FokkerPlanck equation")
     centres = equation.grid.centres
     within_a = _fields.condition("lower", lower, equation.grid.dimension)
     within_b = _fields.condition("upper", upper, equation.grid.dimension)
@@ -195,5 +197,5 @@ def _check_box(equation: FokkerPlanck, inside: np.ndarray, factor) -> None:
 
 
 def _function(grid: Grid, values: np.ndarray, inside: np.ndarray) -> GridFunction:
-    _checks.real_array("values", values, 1)
+    _arguments.array("values", values, 1)
     return GridFunction(grid, values.reshape(grid.shape), inside.reshape(grid.shape))

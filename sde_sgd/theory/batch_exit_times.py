@@ -18,13 +18,16 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy.sparse.linalg import splu
 
-from sde_sgd.theory import _checks, _panels
-from sde_sgd.theory.exit_times import Exits, interval
+from sde_sgd.theory import _panels
+from sde_sgd.theory.exit_times import between, Exits, interval
 from sde_sgd.theory.gradient_laws import AbstractGradientLaw, BatchGradients
 from sde_sgd.types import RealLike
 
+from .._checks import check_number, check_whole, in_brief
+
 _LARGEST_ERROR = 0.01
 _MOST_GROWTH = 1e3
+_MOST_CELLS = 1_000_000
 _MOST_SWEEPS = 50_000
 # Compiled once for each law, not once for each call.
 _VALUES = eqx.filter_jit(lambda law, x: jax.vmap(law.gradients)(x).T)
@@ -70,7 +73,8 @@ def batch_exit_time(
     drive the chain to infinity, a grid error above 1 %.
     """
     points, lower, upper = interval(start, exits)
-    eta = _checks.number("learning_rate", learning_rate)
+    cells = check_whole("cells", cells, 3, _MOST_CELLS)
+    eta = check_number("learning_rate", learning_rate, above=0)
     gradients, probabilities = _transposed(law)
     region = _reach(gradients, eta, points, lower, upper)
     shape = np.shape(start)
@@ -84,7 +88,7 @@ def batch_exit_time(
     variance = second - mean**2
     return BatchExitTime(
         (eta * mean).reshape(shape),
-        (eta**2 * variance).reshape(shape),
+        (eta * (eta * variance)).reshape(shape),
         (eta * error).reshape(shape),
     )
 
@@ -102,15 +106,15 @@ def batch_committor(
 
     **Raises:** `ValueError` likewise, and where neither end is ever reached.
     """
-    points, low, high = interval(start, (float(lower), float(upper)))
-    assert low is not None and high is not None
-    eta = _checks.number("learning_rate", learning_rate)
+    points, low, high = between(start, lower, upper)
+    cells = check_whole("cells", cells, 3, _MOST_CELLS)
+    eta = check_number("learning_rate", learning_rate, above=0)
     gradients, probabilities = _transposed(law)
     region = _reach(gradients, eta, points, low, high)
     if not (region.exit_low or region.exit_high):
         raise ValueError(
-            f"No sequence of batches leads from start={start} to {low:g} or {high:g}: there is no "
-            f"committor. Raise the learning rate or move the ends."
+            f"No sequence of batches leads from start={in_brief(start)} to lower={low:g} or "
+            f"upper={high:g}: there is no committor. Raise the learning_rate or move the ends."
         )
     coarse = _Collocation(gradients, probabilities, eta, region, cells).reaches_upper(points)
     fine = _Collocation(gradients, probabilities, eta, region, 2 * cells).reaches_upper(points)
@@ -124,7 +128,7 @@ def _transposed(
     """ĝ_b at points (n,), (batches, n), and p_b."""
     if not isinstance(law, BatchGradients):
         raise ValueError(
-            f"law must be BatchGradients, got {type(law).__name__}; for Gaussian gradients use "
+            f"law must be BatchGradients, got {in_brief(law)}; for Gaussian gradients use "
             f"mean_exit_time(..., time_step=learning_rate)."
         )
     values = _panels.padded(lambda x: _VALUES(law, jnp.asarray(x)[:, None]))

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from sde_sgd.theory import _checks
+from sde_sgd.theory import _arguments
 from sde_sgd.types import RealLike
 
 from .._checks import as_float64, in_brief
@@ -44,7 +44,7 @@ def hyperbolic_entropy(beta: ArrayLike, scale: RealLike | ArrayLike) -> float:
     **Source:** Woodworth et al. 2020 (2002.09277); Pesme, Pillaud-Vivien, Flammarion 2021
     (2106.09524).
     """
-    b = _checks.real_array("beta", beta, 1)
+    b = _arguments.array("beta", beta, 1)
     twice = 2 * _scales(scale, len(b)) ** 2
     return float((b * np.arcsinh(b / twice) - np.hypot(b, twice) + twice).sum() / 2)
 
@@ -71,7 +71,7 @@ def diagonal_network_limit(
 
     **Source:** as `hyperbolic_entropy`, Proposition 1 of Pesme et al.
     """
-    x, y = _checks.real_array("inputs", inputs, 2), _checks.real_array("targets", targets, 1)
+    x, y = _arguments.array("inputs", inputs, 2), _arguments.array("targets", targets, 1)
     if len(x) != len(y):
         raise ValueError(f"inputs {x.shape} and targets {y.shape} must be equally many.")
     least = np.linalg.lstsq(x, y, rcond=None)[0]
@@ -84,7 +84,7 @@ def diagonal_network_limit(
     twice = 2 * _scales(scale, x.shape[1]) ** 2
     shift = np.zeros(x.shape[1])
     if start is not None:
-        shift = np.arcsinh(_checks.real_array("start", start, 1) / twice)
+        shift = np.arcsinh(_arguments.vector("start", start, x.shape[1]) / twice)
     # Dependent rows say nothing new: solve in an orthonormal basis of the row space.
     left, singular, rows = np.linalg.svd(x, full_matrices=False)
     kept = singular > 1e-12 * singular[0]
@@ -110,26 +110,28 @@ def _newton(rows, wanted, twice, shift, dual, tolerance):
     """The minimum over ν of Σ 2α² cosh(Rᵀν + s) − ν·z, with halved steps."""
 
     def objective(nu: np.ndarray) -> float:
-        with np.errstate(over="ignore"):
-            return float((twice * np.cosh(rows.T @ nu + shift)).sum() - wanted @ nu)
+        return float((twice * np.cosh(rows.T @ nu + shift)).sum() - wanted @ nu)
 
-    value = objective(dual)
-    for _ in range(_MOST_STEPS):
-        inner = rows.T @ dual + shift
-        miss = rows @ (twice * np.sinh(inner)) - wanted
-        if np.abs(miss).max() <= tolerance:
-            break
-        move = np.linalg.solve((rows * (twice * np.cosh(inner))) @ rows.T, miss)
-        share, slope = 1.0, float(miss @ move)
-        while share > 1e-12 and not objective(dual - share * move) <= value - 1e-4 * share * slope:
-            share /= 2
-        if share <= 1e-12:
-            # Rounding hides what is left of the descent; one full step refines the gradient.
-            trial = dual - move
-            again = rows @ (twice * np.sinh(rows.T @ trial + shift)) - wanted
-            return trial if np.abs(again).max() < np.abs(miss).max() else dual
-        dual = dual - share * move
-        value = objective(dual)
+    def slope(nu: np.ndarray) -> np.ndarray:
+        return rows @ (twice * np.sinh(rows.T @ nu + shift)) - wanted
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        for _ in range(_MOST_STEPS):
+            miss = slope(dual)
+            if np.abs(miss).max() <= tolerance:
+                break
+            curvature = (rows * (twice * np.cosh(rows.T @ dual + shift))) @ rows.T
+            move = np.linalg.solve(curvature, miss)
+            # Near the minimum rounding hides the descent, but not that the slope gets smaller.
+            if np.abs(slope(dual - move)).max() <= np.abs(miss).max() / 2:
+                dual = dual - move
+                continue
+            share, value, fall = 1.0, objective(dual), float(miss @ move)
+            while not objective(dual - share * move) <= value - 1e-4 * share * fall:
+                share /= 2
+                if share <= 1e-12:
+                    return dual
+            dual = dual - share * move
     return dual
 
 

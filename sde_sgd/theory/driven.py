@@ -12,8 +12,10 @@ from numpy.typing import ArrayLike
 from scipy.special import gamma
 
 from sde_sgd.noise.driving import AbstractDriving, ColouredNoise, StableNoise, WhiteNoise
-from sde_sgd.theory import _checks
+from sde_sgd.theory import _arguments
 from sde_sgd.types import RealLike
+
+from .._checks import check_at_least, check_number, check_part, in_brief
 
 
 def stationary_covariance_driven(
@@ -35,16 +37,17 @@ def stationary_covariance_driven(
 
     **Raises:** `ValueError` for noise without a variance, bad shapes, ηhλ_max ≥ 2.
     """
-    hess = _checks.symmetric("hessian", hessian)
-    _checks.positive_eigenvalues("hessian", hess)
-    noise = _checks.covariance("gradient_noise", gradient_noise, len(hess))
-    eta = _checks.number("learning_rate", learning_rate)
-    step = _checks.number("time_step", time_step, strict=False)
+    hess = _arguments.symmetric("hessian", hessian)
+    _arguments.positive_eigenvalues("hessian", hess)
+    noise = _arguments.covariance("gradient_noise", gradient_noise, len(hess))
+    eta = check_number("learning_rate", learning_rate, above=0)
+    step = check_at_least("time_step", time_step)
     if isinstance(driving, WhiteNoise):
         driving = ColouredNoise([1.0], [0.0], 1.0)
     if not isinstance(driving, ColouredNoise):
         raise ValueError(
-            f"{type(driving).__name__} has no covariance to predict; for α-stable noise see "
+            f"driving={in_brief(driving)} has no covariance to predict, which WhiteNoise and "
+            f"ColouredNoise have; for α-stable noise see "
             f"stationary_scale_stable."
         )
     curvature, basis = np.linalg.eigh(hess)
@@ -87,11 +90,9 @@ def fractional_ornstein_uhlenbeck_variance(
 
     **Source:** Cheridito, Kawaguchi, Maejima 2003, remark 2.4.
     """
-    slope = _checks.number("rate", rate)
-    sigma = _checks.number("amplitude", amplitude)
-    index = _checks.number("hurst", hurst)
-    if index >= 1:
-        raise ValueError(f"hurst must lie strictly between 0 and 1, got {index!r}.")
+    slope = check_number("rate", rate, above=0)
+    sigma = check_number("amplitude", amplitude, above=0)
+    index = check_number("hurst", hurst, above=0, below=1)
     return float(sigma**2 * gamma(2 * index + 1) / (2 * slope ** (2 * index)))
 
 
@@ -108,9 +109,10 @@ def stationary_scale_stable(
 
     **Raises:** `ValueError` for λh ≥ 2.
     """
-    slope = _checks.number("rate", rate)
-    size = _checks.number("amplitude", amplitude) * driving.scale
-    step = _checks.number("time_step", time_step, strict=False)
+    check_part("driving", driving, StableNoise, "a StableNoise(index, scale)")
+    slope = check_number("rate", rate, above=0)
+    size = check_number("amplitude", amplitude, above=0) * driving.scale
+    step = check_at_least("time_step", time_step)
     if slope * step >= 2:
         raise ValueError(f"rate * time_step = {slope * step:g} must be < 2: the step is unstable.")
     alpha = driving.index

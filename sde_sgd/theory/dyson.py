@@ -18,11 +18,11 @@ import numpy as np
 from jaxtyping import Float
 from scipy import special
 
-from sde_sgd.theory import _checks, _fields
+from sde_sgd.theory import _arguments, _fields
 from sde_sgd.theory.spectra import rice_mean, Values
 from sde_sgd.types import RealLike
 
-from .._checks import as_float64, in_brief
+from .._checks import check_at_least, check_number, in_brief
 
 
 def dyson_drift(
@@ -35,10 +35,10 @@ def dyson_drift(
     **Raises:** `ValueError` for fewer than two levels, and for two equal ones, where the
     repulsion is infinite.
     """
-    x = as_float64("levels", levels)
-    g2 = _checks.number("strength", strength, strict=False)
+    x = _arguments.finite("levels", levels)
+    g2 = check_at_least("strength", strength)
     if x.ndim < 1 or x.shape[-1] < 2:
-        raise ValueError(f"dyson_drift needs at least two levels; got shape {x.shape}.")
+        raise ValueError(f"levels must hold at least two levels, (..., n); got shape {x.shape}.")
     difference = x[..., :, None] - x[..., None, :]
     other = ~np.eye(x.shape[-1], dtype=bool)
     if (difference[..., other] == 0).any():
@@ -56,8 +56,10 @@ def coulomb_gas_log_density(
 
     **Arguments:** `strength` g² > 0; `potential` V, a function of an array of levels.
     """
-    x = as_float64("levels", levels)
-    g2 = _checks.number("strength", strength)
+    x = _arguments.finite("levels", levels)
+    g2 = check_number("strength", strength, above=0)
+    if x.ndim < 1 or x.shape[-1] < 1:
+        raise ValueError(f"levels must be (..., n), n >= 1; got shape {x.shape}.")
     row, column = np.triu_indices(x.shape[-1], 1)
     with np.errstate(divide="ignore"):
         repulsion = np.log(np.abs(x[..., row] - x[..., column])).sum(axis=-1)
@@ -103,19 +105,19 @@ class InjectedNoiseLevels(eqx.Module):
         level: RealLike = 0.0,
         time_step: RealLike | None = None,
     ):
-        self.learning_rate = _checks.number("learning_rate", learning_rate)
-        self.batch_size = _checks.number("batch_size", batch_size, minimum=1.0, strict=False)
-        self.noise = _checks.number("noise", noise)
-        self.level = float(level)
+        self.learning_rate = check_number("learning_rate", learning_rate, above=0)
+        self.batch_size = check_at_least("batch_size", batch_size, 1)
+        self.noise = check_number("noise", noise, above=0)
+        self.level = check_number("level", level)
         step = self.learning_rate if time_step is None else time_step
-        self.time_step = _checks.number("time_step", step, strict=False)
+        self.time_step = check_at_least("time_step", step)
         if self.time_step >= 2:
             raise ValueError(
                 f"No stationary law at time_step={self.time_step:g}: the curvature is 1, so take "
                 f"less than 2."
             )
         if self.time_step:
-            _checks.whole_steps(np.array([self.learning_rate]), self.time_step)
+            _arguments.whole_steps(np.array([self.learning_rate]), self.time_step)
 
     @property
     def strength(self) -> float:
@@ -150,7 +152,7 @@ class InjectedNoiseLevels(eqx.Module):
 
     def spacing_density(self, spacing: Values) -> Float[np.ndarray, "..."]:
         """p(s) = s/(4u) e^{−s²/(8u)} of W."""
-        s = np.maximum(as_float64("spacing", spacing), 0.0)
+        s = np.maximum(_arguments.finite("spacing", spacing), 0.0)
         return np.asarray(s / (4 * self.variance) * np.exp(-(s**2) / (8 * self.variance)))
 
     def gap_transition(
@@ -161,7 +163,9 @@ class InjectedNoiseLevels(eqx.Module):
         The vector (W₁₁ − W₂₂, 2W₁₂) shrinks by a and gets Gaussian noise, so that its length has
         Rice's law. As η → 0 the change per unit of t becomes Dyson's −s + 2g²/s, its variance 4g².
         """
-        s = as_float64("spacing", spacing)
+        s = _arguments.finite("spacing", spacing)
+        if (s < 0).any():
+            raise ValueError(f"spacing must be >= 0, the smallest is {s.min():g}.")
         h = self.time_step
         shrink = (1 - h) ** round(self.learning_rate / h) if h else np.exp(-self.learning_rate)
         spread = 4 * self.variance * (1 - shrink**2)
@@ -173,9 +177,9 @@ class InjectedNoiseLevels(eqx.Module):
 
         Averages over the stationary law within [e_j, e_{j+1}), by quadrature.
         """
-        edge = as_float64("edges", edges)
+        edge = _arguments.finite("edges", edges)
         if edge.ndim != 1 or edge.size < 2 or not (np.diff(edge) > 0).all() or edge[0] < 0:
-            raise ValueError(f"increments needs increasing edges ≥ 0; got {in_brief(edge)}.")
+            raise ValueError(f"edges must increase from 0 or above; got {in_brief(edge)}.")
         nodes, weights = np.polynomial.legendre.leggauss(40)
         half = np.diff(edge)[:, None] / 2
         s = edge[:-1, None] + half * (nodes + 1)
@@ -217,11 +221,11 @@ def boltzmann_machine_spacing(
     **Source:** the scaling is Aarts, Lucini, Park 2024 (2407.16427); the prefactor by the algebra
     above.
     """
-    kappa = as_float64("kernel_level", kernel_level)
-    mu = _checks.number("mass", mass)
-    eta = _checks.number("learning_rate", learning_rate)
-    batch = _checks.number("batch_size", batch_size, minimum=1.0, strict=False)
-    h = eta if time_step is None else _checks.number("time_step", time_step, strict=False)
+    kappa = _arguments.finite("kernel_level", kernel_level)
+    mu = check_number("mass", mass, above=0)
+    eta = check_number("learning_rate", learning_rate, above=0)
+    batch = check_at_least("batch_size", batch_size, 1)
+    h = eta if time_step is None else check_at_least("time_step", time_step)
     if (kappa <= 0).any() or (kappa >= mu**2).any():
         raise ValueError(
             f"kernel_level must lie between 0 and mass² = {mu**2:g}, got "

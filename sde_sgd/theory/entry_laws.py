@@ -15,18 +15,23 @@ from scipy import special
 
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.noise.models import AbstractGradientNoise
-from sde_sgd.theory import _checks
+from sde_sgd.theory import _arguments
 from sde_sgd.theory._fields import Field
 from sde_sgd.theory._finite_volume import Grid, make_grid
 from sde_sgd.theory.fokker_planck import FokkerPlanck
 from sde_sgd.theory.grid_density import GridDensity, start_masses
 from sde_sgd.types import Matrix, RealLike, Vector
 
-from .._checks import in_brief
+from .._checks import check_list, check_number, check_whole, in_brief, real_values
 
 _BLOCK = 1024
 # The outermost knots in normal scores: half a per cent of the points lies beyond either.
 _REACH = 2.6
+
+
+def _table_of(name: str) -> Any:
+    """A field with one row of numbers for each group."""
+    return eqx.field(converter=lambda value: _arguments.array(name, value, 2))
 
 
 class EntryCoefficients(eqx.Module):
@@ -36,13 +41,13 @@ class EntryCoefficients(eqx.Module):
     there. Between and beyond the knots D is set to 0 where the line falls below.
     """
 
-    knots: Float[np.ndarray, "groups knots"]
-    drift: Float[np.ndarray, "groups knots"]
-    diffusion: Float[np.ndarray, "groups knots"]
+    knots: Float[np.ndarray, "groups knots"] = _table_of("knots")
+    drift: Float[np.ndarray, "groups knots"] = _table_of("drift")
+    diffusion: Float[np.ndarray, "groups knots"] = _table_of("diffusion")
 
     def __check_init__(self):
         shapes = {self.knots.shape, self.drift.shape, self.diffusion.shape}
-        if len(shapes) != 1 or self.knots.ndim != 2 or self.knots.shape[1] < 2:
+        if len(shapes) != 1 or self.knots.shape[1] < 2:
             raise ValueError(
                 f"knots, drift and diffusion must have one shape (groups, K >= 2); got "
                 f"{self.knots.shape}, {self.drift.shape} and {self.diffusion.shape}."
@@ -52,6 +57,7 @@ class EntryCoefficients(eqx.Module):
 
     def equation(self, group: int, box: Any, cells: int, **options: Any) -> FokkerPlanck:
         """∂p/∂t = −∂(b_g p) + ∂²(D_g p) of one group; other arguments as `FokkerPlanck`."""
+        check_whole("group", group, 0, len(self.knots) - 1)
         arrays = [jnp.asarray(x[group]) for x in (self.knots, self.drift, self.diffusion)]
         drift = _table(_drift, _drifts, arrays[0], arrays[1], (1,))
         diffusion = _table(_diffusion, _diffusions, arrays[0], arrays[2], (1, 1))
@@ -112,13 +118,13 @@ def entry_rates(
 
     **Raises:** `ValueError` for positions of another dimension, η ≤ 0.
     """
-    points = _checks.real_array("positions", positions, 2)
-    eta = _checks.number("learning_rate", learning_rate)
+    _arguments.problem(landscape, noise)
+    points = _arguments.array("positions", positions, 2)
+    eta = check_number("learning_rate", learning_rate, above=0)
     if points.shape[1] != landscape.dimension:
         raise ValueError(
             f"positions must be (n, {landscape.dimension}) for this landscape; got {points.shape}."
         )
-    noise.check(landscape)
     slope, variance = _evaluate(landscape, noise, jnp.asarray(points, landscape.dtype))
     return -np.asarray(slope, float), eta / 2 * np.asarray(variance, float)
 
@@ -148,20 +154,21 @@ def fit_entries(
     entries with too few different values for K knots (a start at one point has no law to average
     over).
     """
-    points = _checks.real_array("positions", positions, 2)
-    drift, diffusion = (_checks.real_array("rates", rate, 2) for rate in rates)
+    points = _arguments.array("positions", positions, 2)
+    if not isinstance(rates, tuple | list) or len(rates) != 2:
+        raise ValueError(f"rates must be a pair (drift, diffusion); got {in_brief(rates)}.")
+    drift, diffusion = (_arguments.array("rates", rate, 2) for rate in rates)
     members = check_groups(groups, points.shape[1])
     if drift.shape != points.shape or diffusion.shape != points.shape:
         raise ValueError(
             f"rates must have the shape {points.shape} of the positions; got {drift.shape} and "
             f"{diffusion.shape}."
         )
-    if num_knots < 2 or len(points) < 10 * num_knots:
+    if check_whole("num_knots", num_knots, 2) * 10 > len(points):
         raise ValueError(
-            f"num_knots must be at least 2 and at most a tenth of the {len(points)} positions; got "
-            f"{num_knots}."
+            f"num_knots must be at most a tenth of the {len(points)} positions; got {num_knots}."
         )
-    share = np.ones(len(points)) if weights is None else _checks.real_array("weights", weights, 1)
+    share = np.ones(len(points)) if weights is None else _arguments.array("weights", weights, 1)
     if share.shape != (len(points),) or (share < 0).any() or share.sum() == 0:
         raise ValueError(f"weights must be ({len(points)},), >= 0 and not all 0.")
     knots, fits = [], []
@@ -209,7 +216,10 @@ def evolve_entries(
     **Raises:** `ValueError` for lengths that differ, times that do not increase, and as
     `FokkerPlanck`.
     """
-    clock = _checks.real_array("times", times, 1)
+    coefficients = _arguments.members(
+        "coefficients", coefficients, EntryCoefficients, "EntryCoefficients"
+    )
+    clock = _arguments.array("times", times, 1)
     if len(clock) != len(coefficients) or not (np.diff(clock) > 0).all():
         raise ValueError(
             f"times must increase, one for each of the {len(coefficients)} coefficients; got "
@@ -232,6 +242,7 @@ def entry_densities(starts: Sequence[Any], box: Any, cells: int) -> list[GridDen
     grid: Grid = make_grid(box, cells, "reflecting")
     if grid.dimension != 1:
         raise ValueError(f"the law of one entry lives on one axis; got box={in_brief(box)}.")
+    starts = check_list("starts", starts, "[0.0, 1.0]")
     zero = np.zeros((1, 2))
     return [
         GridDensity(grid, start_masses(grid, start) / grid.volume, 0.0, zero, 0.0)
@@ -249,7 +260,8 @@ def advance(
 
 def check_groups(groups: Sequence[ArrayLike], dimension: int) -> list[Int[np.ndarray, " n"]]:
     """Disjoint sets of indices of θ, or `ValueError`."""
-    found = [np.atleast_1d(np.asarray(g)) for g in groups]
+    rows = check_list("groups", groups, "[[0, 1], [2]]")
+    found = [np.atleast_1d(np.asarray(real_values("groups", g))) for g in rows]
     flat = np.concatenate([g.ravel() for g in found]) if found else np.zeros(0, int)
     right = flat.dtype.kind in "iu" and all(g.ndim == 1 and g.size for g in found)
     if not right or not flat.size or flat.min() < 0 or flat.max() >= dimension:

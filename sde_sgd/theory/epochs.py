@@ -19,10 +19,13 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from sde_sgd.theory import _checks
+from sde_sgd.theory import _arguments
 from sde_sgd.types import RealLike
 
-from .._checks import real_values
+from .._checks import check_number, check_whole, real_values
+
+# The covariance at every phase costs a sum over the epoch.
+_MOST_BATCHES = 100_000
 
 
 class EpochCovariance(NamedTuple):
@@ -71,10 +74,10 @@ def stationary_covariance_epochs(
     **Raises:** `ValueError` for bad shapes and numbers, a Hessian with a negative eigenvalue, and
     η λ_max ≥ 2(1 + μ).
     """
-    hess = _checks.symmetric("hessian", hessian)
-    noise = _checks.covariance("gradient_noise", gradient_noise, len(hess))
-    eta = _checks.number("learning_rate", learning_rate)
-    mu = _checks.momentum_number(momentum)
+    hess = _arguments.symmetric("hessian", hessian)
+    noise = _arguments.covariance("gradient_noise", gradient_noise, len(hess))
+    eta = check_number("learning_rate", learning_rate, above=0)
+    mu = _arguments.momentum(momentum)
     count = _batches(batches_per_epoch)
     curvature, basis = np.linalg.eigh(hess)
     rounding = len(hess) * np.finfo(float).eps * np.abs(curvature).max()
@@ -105,20 +108,17 @@ def epoch_noise_autocovariance(
 
     **Arguments:** `batches_per_epoch`: M ≥ 2; `lags`: integers, any shape.
     """
-    count, lag = _batches(batches_per_epoch), np.abs(np.asarray(real_values("lags", lags)))
-    if lag.dtype.kind not in "iu":
-        raise ValueError(f"lags must be integers, got dtype {lag.dtype}.")
+    count, given = _batches(batches_per_epoch), np.asarray(real_values("lags", lags))
+    if given.dtype.kind not in "iu":
+        raise ValueError(f"lags must be integers, got dtype {given.dtype}.")
+    lag = np.abs(given.astype(np.float64))  # differences of unsigned integers wrap round
     shared = -np.clip(count - lag, 0, None) / (count * (count - 1))
     return np.where(lag == 0, 1.0, shared)
 
 
 def _batches(value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 2:
-        raise ValueError(
-            f"batches_per_epoch must be an integer >= 2 (N/B; one batch has no noise), got "
-            f"{value!r}."
-        )
-    return int(value)
+    # N/B; one batch has no noise.
+    return check_whole("batches_per_epoch", value, 2, _MOST_BATCHES)
 
 
 def _phases(curvature, noise, eta: float, mu: float, count: int) -> Float[np.ndarray, "M d d"]:

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from sde_sgd.theory import _checks
 from sde_sgd.types import RealLike
+
+from .._checks import check_number, check_whole
 
 # −ζ(1/2)/√(2π): the mean overshoot of a random walk with steps N(0, 1) over a far barrier.
 _OVERSHOOT = 0.5825971579390107
@@ -20,8 +21,8 @@ def watched_barrier_shift(diffusion: RealLike, time_step: RealLike) -> float:
 
     **Source:** Siegmund 1979; Broadie, Glasserman, Kou 1997, Mathematical Finance 7, 325.
     """
-    d = _checks.number("diffusion", diffusion)
-    h = _checks.number("time_step", time_step)
+    d = check_number("diffusion", diffusion, above=0)
+    h = check_number("time_step", time_step, above=0)
     return float(_OVERSHOOT * np.sqrt(2 * d * h))
 
 
@@ -50,14 +51,12 @@ def xie_escape_time(
 
     **Source:** Xie, Sato, Sugiyama 2021 (2002.03495), theorem 3.2.
     """
-    h_a = _checks.number("minimum_curvature", minimum_curvature)
-    h_b = _negative("saddle_curvature", saddle_curvature)
-    height = _checks.number("barrier", barrier)
-    eta = _checks.number("learning_rate", learning_rate)
-    size = _checks.number("batch_size", batch_size)
-    s = _checks.number("path_fraction", path_fraction)
-    if s >= 1:
-        raise ValueError(f"path_fraction must lie in (0, 1), got {s!r}.")
+    h_a = check_number("minimum_curvature", minimum_curvature, above=0)
+    h_b = -check_number("saddle_curvature", saddle_curvature, below=0)
+    height = check_number("barrier", barrier, above=0)
+    eta = check_number("learning_rate", learning_rate, above=0)
+    size = check_number("batch_size", batch_size, above=0)
+    s = check_number("path_fraction", path_fraction, above=0, below=1)
     exponent = 2 * size * height / eta * (s / h_a + (1 - s) / h_b)
     return float(2 * np.pi / h_b * np.exp(exponent))
 
@@ -69,9 +68,9 @@ def mori_stationary_exponent(
 
     **Source:** Mori, Ziyin, Liu, Ueda 2022 (2105.09557).
     """
-    h = _checks.number("minimum_curvature", minimum_curvature)
-    eta = _checks.number("learning_rate", learning_rate)
-    return 1 + _checks.number("batch_size", batch_size) / (eta * h)
+    h = check_number("minimum_curvature", minimum_curvature, above=0)
+    eta = check_number("learning_rate", learning_rate, above=0)
+    return 1 + check_number("batch_size", batch_size, above=0) / (eta * h)
 
 
 def mori_escape_rate(
@@ -98,22 +97,13 @@ def mori_escape_rate(
 
     **Source:** Mori, Ziyin, Liu, Ueda 2022 (2105.09557).
     """
-    low = _checks.number("minimum_loss", minimum_loss)
-    high = _checks.number("saddle_loss", saddle_loss)
+    low = check_number("minimum_loss", minimum_loss, above=0)
+    high = check_number("saddle_loss", saddle_loss, above=0)
     if high <= low:
         raise ValueError(f"saddle_loss={high:g} must exceed minimum_loss={low:g}.")
-    if dimension < 1:
-        raise ValueError(f"dimension must be an integer >= 1, got {dimension}.")
+    check_whole("dimension", dimension, 1, 10**8)
     phi = mori_stationary_exponent(
         minimum_curvature=minimum_curvature, learning_rate=learning_rate, batch_size=batch_size
     )
-    scale = _checks.number("prefactor", prefactor)
+    scale = check_number("prefactor", prefactor, above=0)
     return float(scale * np.exp(-(phi - dimension / 2) * np.log(high / low)))
-
-
-def _negative(name: str, value: RealLike) -> float:
-    """|value| of a curvature that must be negative."""
-    curvature = float(value)
-    if not np.isfinite(curvature) or curvature >= 0:
-        raise ValueError(f"{name} must be negative, the unstable direction's, got {curvature!r}.")
-    return -curvature

@@ -18,10 +18,11 @@ from scipy.linalg import cho_solve, cholesky
 
 from sde_sgd.landscapes import compiled
 from sde_sgd.landscapes.base import AbstractFiniteSum, AbstractLandscape
-from sde_sgd.theory import _checks
+from sde_sgd.theory import _arguments
+from sde_sgd.theory.posterior import loss_rounding
 from sde_sgd.types import RealLike
 
-from .._checks import as_float64
+from .._checks import as_float64, check_number, check_whole, in_brief
 
 _MOST_NEWTON_STEPS = 200
 _REACH = 12.0
@@ -94,6 +95,7 @@ def evidence_by_quadrature(
 
     The rule runs in the coordinates that make H the identity, over a box that is doubled until
     what lies outside no longer matters; it converges faster than any power of the spacing.
+    `tolerance` is not below ten times the rounding of C (1e-10 is out of reach in float32).
     Arguments otherwise as `laplace_evidence`. `occam` is E + N ln n − C(ω₀).
 
     **Raises:** `ValueError` for more than two parameters, a prior that is not positive definite,
@@ -105,10 +107,13 @@ def evidence_by_quadrature(
             f"evidence_by_quadrature integrates over 1 or 2 parameters; the landscape has "
             f"d={landscape.dimension}. Use laplace_evidence."
         )
-    accuracy = _checks.number("tolerance", tolerance)
+    accuracy = check_number("tolerance", tolerance, above=0, below=1)
     mode, hessian = problem.mode(start)
     inverse_root = np.linalg.inv(cholesky(hessian, lower=True).T)
     cost = problem.cost(mode)
+    beside = mode + np.concatenate([inverse_root.T, -inverse_root.T])
+    unsure = landscape.num_examples * loss_rounding(landscape, beside)
+    accuracy = max(accuracy, 10 * unsure)
     log_volume = float(np.linalg.slogdet(inverse_root)[1])
     constant = log_volume + problem.log_det_prior / 2 - len(mode) / 2 * np.log(2 * np.pi)
 
@@ -145,8 +150,8 @@ class _Problem:
     def __init__(self, landscape: AbstractLandscape, prior: Any, num_classes: int):
         if not isinstance(landscape, AbstractFiniteSum):
             raise ValueError(
-                f"The evidence needs a likelihood of N examples, a finite sum; got "
-                f"{type(landscape).__name__}."
+                f"landscape must be a finite sum, the likelihood of N examples; got "
+                f"{in_brief(landscape)}."
             )
         own = float(getattr(landscape, "l2", 0.0))
         if own != 0:
@@ -154,8 +159,7 @@ class _Problem:
                 f"The landscape has l2={own:g}, which would count the prior twice: make it with "
                 f"l2=0 and give prior={own * landscape.num_examples:g} (l2 times N)."
             )
-        if isinstance(num_classes, bool) or int(num_classes) != num_classes or num_classes < 2:
-            raise ValueError(f"num_classes must be an integer >= 2, got {num_classes!r}.")
+        num_classes = check_whole("num_classes", num_classes, 2, 10**9)
         known = getattr(landscape, "num_classes", num_classes)
         if known != num_classes:
             raise ValueError(
@@ -179,9 +183,7 @@ class _Problem:
     def mode(self, start: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
         """ω₀ and ∇²C there, by Newton's method, steps halved, with |H| where H is indefinite."""
         size, num = self.landscape.dimension, self.landscape.num_examples
-        omega = np.zeros(size) if start is None else _checks.real_array("start", start, 1)
-        if omega.shape != (size,):
-            raise ValueError(f"start must have shape ({size},), got {omega.shape}.")
+        omega = np.zeros(size) if start is None else _arguments.vector("start", start, size)
         now, precision = self.cost(omega), float(jnp.finfo(self.landscape.dtype).eps)
         for _ in range(_MOST_NEWTON_STEPS):
             theta = jnp.asarray(omega, self.landscape.dtype)
@@ -231,7 +233,7 @@ def _precision(prior: Any, size: int) -> np.ndarray:
     matrix = (
         value * np.eye(size) if value.ndim == 0 else np.diag(value) if value.ndim == 1 else value
     )
-    matrix = _checks.symmetric("prior", matrix, size)
+    matrix = _arguments.symmetric("prior", matrix, size)
     smallest = float(np.linalg.eigvalsh(matrix)[0])
     if not smallest > 0:
         raise ValueError(

@@ -18,11 +18,11 @@ from numpy.typing import ArrayLike
 
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.noise.models import AbstractGradientNoise
-from sde_sgd.theory import _checks, _panels, kernel_equation as kernel
+from sde_sgd.theory import _arguments, _panels, kernel_equation as kernel
 from sde_sgd.theory._panels import Panels
 from sde_sgd.types import RealLike
 
-from .._checks import as_float64, in_brief
+from .._checks import as_float64, check_at_least, check_number, in_brief
 
 Exits = float | int | tuple[float | int, float | int]
 
@@ -95,8 +95,8 @@ def exit_time(
     time has variance mean².
     """
     points, lower, upper = interval(start, exits)
-    h = _checks.number("time_step", time_step, strict=False)
-    limit = None if wall is None else float(wall)
+    h = check_at_least("time_step", time_step)
+    limit = None if wall is None else check_number("wall", wall)
     _check_wall(limit, points, lower, upper, h)
     b, d = _panels.function("drift", drift), _panels.function("diffusion", diffusion)
     if upper is None:
@@ -131,9 +131,8 @@ def committor(
 
     **Raises:** `ValueError` unless lower < start < upper.
     """
-    points, low, high = interval(start, (float(lower), float(upper)))
-    assert low is not None and high is not None
-    h = _checks.number("time_step", time_step, strict=False)
+    points, low, high = between(start, lower, upper)
+    h = check_at_least("time_step", time_step)
     b, d = _panels.function("drift", drift), _panels.function("diffusion", diffusion)
     if h > 0:
         chain = kernel.gaussian_chain(b, d, h, points, low, high)
@@ -159,15 +158,14 @@ def drift_and_diffusion(
 
     **Raises:** `ValueError` for landscapes of more than one dimension.
     """
-    eta = _checks.number("learning_rate", learning_rate)
-    if order not in (1, 2):
-        raise ValueError(f"order must be 1 or 2, got {in_brief(order)}.")
+    _arguments.problem(landscape, noise)
+    eta = check_number("learning_rate", learning_rate, above=0)
+    order = _arguments.order(order)
     if landscape.dimension != 1:
         raise ValueError(
             f"exit times by quadrature need d = 1; the landscape has d={landscape.dimension}. On a "
             f"grid (mean_exit_time_on_grid) d = 2 is possible."
         )
-    noise.check(landscape)
 
     def points(x: np.ndarray):
         return jnp.asarray(x, landscape.dtype)[:, None]
@@ -238,9 +236,10 @@ def _mirrored(function: _panels.Function, sign: float) -> _panels.Function:
 
 def interval(start: ArrayLike | RealLike, exits: Exits):
     """Starts (S,), lower and upper exit, one of which may be None."""
-    points = np.atleast_1d(as_float64("start", start))
-    points = _checks.real_array("start", points, 1)
-    ends = _checks.real_array("exits", np.atleast_1d(as_float64("exits", exits)), 1)
+    points = _arguments.array("start", np.atleast_1d(as_float64("start", start)), 1)
+    ends = _arguments.array("exits", np.atleast_1d(as_float64("exits", exits)), 1)
+    if len(ends) > 2:
+        raise ValueError(f"exits must be one point or a pair; got {in_brief(exits)}.")
     if len(ends) == 2:
         lower, upper = float(ends[0]), float(ends[1])
         if not lower < upper:
@@ -256,9 +255,26 @@ def interval(start: ArrayLike | RealLike, exits: Exits):
     if bad.any():
         raise ValueError(
             f"start={points[bad][0]:g} is already outside: every start must lie strictly inside "
-            f"the region that exits={exits} bound, all on one side of a single exit."
+            f"the region that exits={in_brief(exits)} bound, all on one side of a single exit."
         )
     return points, lower, upper
+
+
+def between(
+    start: ArrayLike | RealLike, lower: RealLike, upper: RealLike
+) -> tuple[Float[np.ndarray, " S"], float, float]:
+    """Starts (S,) between two exits."""
+    low, high = check_number("lower", lower), check_number("upper", upper)
+    if not low < high:
+        raise ValueError(f"lower={low:g} must be below upper={high:g}.")
+    points = _arguments.array("start", np.atleast_1d(as_float64("start", start)), 1)
+    outside = (points <= low) | (points >= high)
+    if outside.any():
+        raise ValueError(
+            f"start={points[outside][0]:g} is not strictly between lower={low:g} and "
+            f"upper={high:g}."
+        )
+    return points, low, high
 
 
 def _check_wall(

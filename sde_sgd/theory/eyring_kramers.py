@@ -15,10 +15,10 @@ from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.landscapes.gradient_flow import Ending, follow_all
 from sde_sgd.landscapes.modes import flat_directions, refuse_many_dimensions
 from sde_sgd.noise.models import AbstractGradientNoise
-from sde_sgd.theory import _checks
+from sde_sgd.theory import _arguments
 from sde_sgd.types import RealLike
 
-from .._checks import as_float64, in_brief
+from .._checks import as_float64, check_number, check_whole, in_brief
 
 # Relative spread of the eigenvalues of D, and of D between points, that passes as isotropic.
 _SAME = 1e-6
@@ -82,10 +82,11 @@ def stationary_point(
     **Raises:** `ValueError` when it does not converge, at a flat direction (an eigenvalue that is
     zero to rounding), for another index, beyond `within`, and for d > 4 096.
     """
+    _arguments.landscape(landscape)
     refuse_many_dimensions("stationary_point", landscape.dimension)
-    guess = _checks.real_array("start", start, 1)
-    if guess.shape != (landscape.dimension,):
-        raise ValueError(f"start must have shape ({landscape.dimension},), got {guess.shape}.")
+    guess = _arguments.vector("start", start, landscape.dimension)
+    index = None if index is None else check_whole("index", index, 0, landscape.dimension)
+    reach = np.inf if within is None else check_number("within", within, above=0)
     gradient, hessian = _numpy(compiled.gradient, landscape), _numpy(compiled.hessian, landscape)
     precision = float(jnp.finfo(landscape.dtype).eps)
     solution: Any = root(gradient, guess, jac=hessian, method="hybr", tol=10 * precision)
@@ -111,10 +112,10 @@ def stationary_point(
         )
     moved = float(np.linalg.norm(theta - guess))
     found = int(np.sum(values < 0))
-    if within is not None and moved > float(within):
+    if moved > reach:
         raise ValueError(
             f"The search from {in_brief(guess)} converged elsewhere, to {in_brief(theta)} of index "
-            f"{found} at distance {moved:.3g}, more than within={float(within):g}. Start nearer."
+            f"{found} at distance {moved:.3g}, more than within={reach:g}. Start nearer."
         )
     if index is not None and found != index:
         raise ValueError(
@@ -154,12 +155,9 @@ def eyring_kramers(
 
     **Source:** Eyring 1935, Kramers 1940; Bovier, Eckhoff, Gayrard, Klein 2004.
     """
-    first, second = (
-        _checks.real_array("minimum", minimum, 1),
-        _checks.real_array("saddle", saddle, 1),
-    )
-    if first.shape != second.shape:
-        raise ValueError(f"minimum {first.shape} and saddle {second.shape} differ in shape.")
+    _arguments.landscape(landscape)
+    first = _arguments.vector("minimum", minimum, landscape.dimension)
+    second = _arguments.vector("saddle", saddle, landscape.dimension)
     half = float(np.linalg.norm(first - second)) / 2
     if half == 0:
         raise ValueError(f"minimum and saddle are the same guess {in_brief(first)}.")
@@ -193,7 +191,7 @@ def _isotropic(landscape, diffusion, learning_rate, low, high) -> float:
     if isinstance(diffusion, AbstractGradientNoise):
         if learning_rate is None:
             raise ValueError("With a noise model, learning_rate is needed: D = ηC/2.")
-        eta = _checks.number("learning_rate", learning_rate)
+        eta = check_number("learning_rate", learning_rate, above=0)
         diffusion.check(landscape)
         covariance = _numpy(_COVARIANCE, landscape, diffusion)
         along = [low + s * (high - low) for s in np.linspace(0, 1, 5)]

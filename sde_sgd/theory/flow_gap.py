@@ -28,6 +28,7 @@ Source: for the bound, the coupling argument of Deveney et al. 2023 (2311.15996)
 and its own flow; the first-order law follows from ∂_x v = −d/dt log p_t(X_t) along a quantile.
 """
 
+import itertools
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -38,7 +39,7 @@ from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 from scipy.integrate import solve_ivp
 
-from sde_sgd.theory import _checks
+from sde_sgd.theory import _arguments
 from sde_sgd.theory._fields import Field
 from sde_sgd.theory.fokker_planck import FokkerPlanck
 from sde_sgd.theory.grid_density import GridDensity
@@ -46,6 +47,11 @@ from sde_sgd.theory.langevin import Gaussian
 from sde_sgd.theory.scores import AbstractScore, GaussianScore
 from sde_sgd.theory.wasserstein import normal_levels, wasserstein2
 from sde_sgd.types import RealLike, Scalar
+
+from .._checks import check_at_least, check_number, check_part, check_whole
+
+_MOST_NODES = 100_000
+_MOST_CALLS = 20_000
 
 
 class FlowGap(NamedTuple):
@@ -80,43 +86,47 @@ def gaussian_flow_gap(
 
     **Raises:** `ValueError` for a start where the law is a point, times before it.
     """
-    delta, begin = float(relative_error), float(start_time)
-    clock = _checks.real_times(times)
+    check_part("score", score, GaussianScore, "a GaussianScore")
+    delta = check_number("relative_error", relative_error)
+    begin = check_at_least("start_time", start_time)
+    clock = _arguments.times(times)
     if (clock < begin).any():
         raise ValueError(f"times must be >= start_time={begin:g}; got {clock.min():g}.")
     score.check(begin)
     hess, diffusion, size = score.hessian, score.diffusion, score.dimension
 
-    def matrix(t):
+    def flow(t):
+        """A, ε and L̂ at t."""
         inverse = np.linalg.inv(score.law(t).covariance)
-        return -hess + (1 + delta) * diffusion @ inverse, inverse
-
-    def rates(t):
-        a, inverse = matrix(t)
+        a = -hess + (1 + delta) * diffusion @ inverse
         lipschitz = np.linalg.eigvalsh((a + a.T) / 2)[-1]
-        return abs(delta) * np.sqrt(np.trace(diffusion @ inverse @ diffusion)), lipschitz
+        return a, abs(delta) * np.sqrt(np.trace(diffusion @ inverse @ diffusion)), lipschitz
+
+    calls = itertools.count(1)
 
     def slope(t, y):
-        q, a = y[:-1].reshape(size, size), matrix(t)[0]
-        residual, lipschitz = rates(t)
+        if next(calls) > _MOST_CALLS:
+            raise ValueError(
+                f"times up to {clock.max():g} need more than {_MOST_CALLS} evaluations of the flow "
+                f"with relative_error={delta:g}: ask for earlier times, or a smaller error."
+            )
+        q = y[:-1].reshape(size, size)
+        a, residual, lipschitz = flow(t)
         return np.append((a @ q + q @ a.T).ravel(), lipschitz * y[-1] + residual)
 
-    order = np.argsort(clock, kind="stable")
+    unique, where = np.unique(clock, return_inverse=True)
     initial = np.append(score.law(begin).covariance.ravel(), 0.0)
     end = max(float(clock.max()), begin + 1e-12)
-    found = solve_ivp(
-        slope, (begin, end), initial, "DOP853", t_eval=clock[order], rtol=1e-11, atol=1e-14
-    )
+    found = solve_ivp(slope, (begin, end), initial, "DOP853", t_eval=unique, rtol=1e-11, atol=1e-14)
     if not found.success:
         raise ValueError(f"The flow could not be integrated: {found.message}")
-    states = np.empty((len(clock), len(initial)))
-    states[order] = found.y.T
+    states = found.y.T[where]
     laws = [
         Gaussian(score.law(t).mean, (q + q.T) / 2)
         for t, q in zip(clock, states[:, :-1].reshape(-1, size, size), strict=True)
     ]
     gaps = [wasserstein2(law, score.law(t)) for law, t in zip(laws, clock, strict=True)]
-    residual, lipschitz = np.array([rates(t) for t in clock]).T
+    residual, lipschitz = np.array([flow(t)[1:] for t in clock]).T
     return FlowGap(clock, np.array(gaps), residual, lipschitz, states[:, -1], laws)
 
 
@@ -147,15 +157,19 @@ def grid_flow_gap(
     **Raises:** `ValueError` for another dimension, times that do not begin at 0, a score that is
     not finite where the members are.
     """
+    check_part("equation", equation, FokkerPlanck, "a FokkerPlanck equation")
+    check_part("exact", exact, AbstractScore, "a score, such as GridScore(equation, start)")
+    check_part("approximate", approximate, AbstractScore, "a score, such as FunctionScore(f, 1)")
+    nodes = check_whole("nodes", nodes, 3, _MOST_NODES)
     if equation.grid.dimension != 1 or exact.dimension != 1 or approximate.dimension != 1:
         raise ValueError("grid_flow_gap needs an equation and scores in one dimension.")
-    clock = _checks.real_times(times)
+    clock = _arguments.times(times)
     if len(clock) < 2 or clock[0] != 0 or (np.diff(clock) <= 0).any():
         raise ValueError(f"times must increase from 0; got {clock.tolist()[:8]}.")
     for score in (exact, approximate):
         score.check(float(clock[0]))
         score.check(float(clock[-1]))
-    levels, weights = normal_levels(nodes, _checks.number("reach", reach))
+    levels, weights = normal_levels(nodes, check_number("reach", reach, above=0, below=8))
     shift, currents, residuals, slopes, gaps = np.zeros(nodes), [], [], [], []
     for k, (t, density) in enumerate(zip(clock, equation.propagate(start, clock), strict=True)):
         places = density.quantile(levels)

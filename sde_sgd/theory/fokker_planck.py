@@ -11,7 +11,7 @@ from scipy import sparse
 
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.noise.models import AbstractGradientNoise
-from sde_sgd.theory import _checks, _fields
+from sde_sgd.theory import _arguments, _fields
 from sde_sgd.theory._fields import Field
 from sde_sgd.theory._finite_volume import generator, Grid, make_grid
 from sde_sgd.theory._markov_chain import propagate, stationary_masses
@@ -19,7 +19,7 @@ from sde_sgd.theory._walls import wall_powers
 from sde_sgd.theory.grid_density import check_lost, GridDensity, start_masses
 from sde_sgd.types import RealLike
 
-from .._checks import in_brief
+from .._checks import check_number, check_part, check_whole
 
 
 class FokkerPlanck(eqx.Module):
@@ -88,7 +88,7 @@ class FokkerPlanck(eqx.Module):
         self.grid = make_grid(box, cells, sides)
         self.drift = _fields.vector("drift", drift, self.grid.dimension)
         self.diffusion = _fields.tensor("diffusion", diffusion, self.grid.dimension)
-        self.mass_tolerance = float(mass_tolerance)
+        self.mass_tolerance = _arguments.tolerance("mass_tolerance", mass_tolerance)
         self.wall_powers = wall_powers(self.grid, self.drift, self.diffusion)
         self.generator, self.absorption, self.added_diffusion = generator(
             self.grid, self.drift, self.diffusion, self.wall_powers
@@ -114,16 +114,15 @@ class FokkerPlanck(eqx.Module):
 
         **Raises:** `ValueError` for landscapes of more than two dimensions.
         """
-        eta = _checks.number("learning_rate", learning_rate)
-        if order not in (1, 2):
-            raise ValueError(f"order must be 1 or 2; got {in_brief(order)}.")
+        _arguments.problem(landscape, noise)
+        eta = check_number("learning_rate", learning_rate, above=0)
+        order = _arguments.order(order)
         grid = make_grid(box, cells, sides)
         if landscape.dimension != grid.dimension:
             raise ValueError(
                 f"the landscape has d={landscape.dimension} and the box {grid.dimension} axes; "
                 f"densities on a grid need d = 1 or 2 (project, or simulate)."
             )
-        noise.check(landscape)
 
         def drift(theta):
             theta = theta.astype(landscape.dtype)
@@ -139,7 +138,7 @@ class FokkerPlanck(eqx.Module):
 
     def refined(self, factor: int = 2) -> "FokkerPlanck":
         """The same problem on `factor` times as many cells an axis, to see the grid error."""
-        cells = tuple(factor * n for n in self.grid.shape)
+        cells = tuple(check_whole("factor", factor, 1, 1000) * n for n in self.grid.shape)
         return FokkerPlanck(
             self.drift,
             self.diffusion,
@@ -190,7 +189,7 @@ class FokkerPlanck(eqx.Module):
         **Raises:** `ValueError` for a start that has no mass 1 in the box, a box that loses
         mass, negative times.
         """
-        clock = _checks.real_times(times)
+        clock = _arguments.times(times)
         begin = start_masses(self.grid, start)
         found: list[Any] = [None] * len(clock)
         flat = self.absorption.reshape(self.grid.num_cells, -1)
@@ -210,6 +209,7 @@ class FokkerPlanck(eqx.Module):
         ∫J dθ = d⟨θ⟩/dt holds exactly (no absorption), and so does the areal velocity
         ½⟨x₁dx₂ − x₂dx₁⟩/dt = ½∫(x₁J₂ − x₂J₁)dθ of the jump chain.
         """
+        check_part("density", density, GridDensity, "a GridDensity")
         masses = start_masses(self.grid, density)
         flow = sparse.coo_array(sparse.diags_array(masses) @ self.generator)
         row, column = flow.coords

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from sde_sgd.landscapes.base import AbstractFiniteSum, AbstractLandscape
 from sde_sgd.noise.models import AbstractGradientNoise
 from sde_sgd.noise.sampling import AbstractSampling, WithoutReplacement, WithReplacement
-from sde_sgd.theory import _checks, _fields
+from sde_sgd.theory import _arguments, _fields
 from sde_sgd.theory._fields import check_finite, Field
 from sde_sgd.types import RealLike
 
@@ -51,8 +51,8 @@ class GaussianGradient(AbstractGradientLaw):
     @classmethod
     def of(cls, landscape: AbstractLandscape, noise: AbstractGradientNoise) -> "GaussianGradient":
         """g = L′ and C of a one-dimensional landscape and its noise model."""
+        _arguments.problem(landscape, noise)
         _check_dimension(landscape)
-        noise.check(landscape)
         dtype = landscape.dtype
         return cls(
             lambda theta: landscape.gradient(theta.astype(dtype))[0],
@@ -101,7 +101,7 @@ class BatchGradients(AbstractGradientLaw):
     probabilities: Float[np.ndarray, " batches"]
 
     def __init__(self, gradients: Callable, probabilities: ArrayLike):
-        weights = _checks.real_array("probabilities", probabilities, 1)
+        weights = _arguments.array("probabilities", probabilities, 1)
         if (weights < 0).any() or abs(weights.sum() - 1) > 1e-6:
             raise ValueError(
                 f"probabilities must be >= 0 with sum 1; the smallest is {weights.min():g} and the "
@@ -123,6 +123,8 @@ class BatchGradients(AbstractGradientLaw):
         **Raises:** `ValueError` for a population, for shuffled epochs (their steps are not
         independent: θ alone is no Markov chain) and for more than 20 000 different batches.
         """
+        _arguments.landscape(landscape)
+        _arguments.sampling(sampling)
         _check_dimension(landscape)
         if not isinstance(landscape, AbstractFiniteSum):
             raise ValueError(

@@ -8,11 +8,11 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy.interpolate import PchipInterpolator, RegularGridInterpolator
 
-from sde_sgd.theory import _checks, _fields
+from sde_sgd.theory import _arguments, _fields
 from sde_sgd.theory._finite_volume import Grid
 from sde_sgd.types import RealLike
 
-from .._checks import as_float64
+from .._checks import as_float64, check_whole, in_brief
 
 
 class GridDensity(eqx.Module):
@@ -64,13 +64,12 @@ class GridDensity(eqx.Module):
         **Arguments:** `of`: f, a JAX function of one θ (d,) with a value of any shape. An indicator
         is exact to second order in the cell if its region ends at edges of cells.
         """
-        values = _fields.evaluate(of, self.grid.centres)
+        values = _fields.evaluate("of", of, self.grid.centres)
         return np.asarray(np.tensordot(self.masses, values, axes=1))
 
     def marginal(self, axis: int = 0) -> "GridDensity":
         """The one-dimensional density of θ_axis."""
-        if not 0 <= axis < self.grid.dimension:
-            raise ValueError(f"axis must be in 0..{self.grid.dimension - 1}; got {axis}.")
+        axis = check_whole("axis", axis, 0, self.grid.dimension - 1)
         grid = Grid(
             self.grid.box[axis : axis + 1],
             self.grid.shape[axis : axis + 1],
@@ -87,8 +86,10 @@ class GridDensity(eqx.Module):
 
         **Arguments:** `theta`: any shape in one dimension, (..., 2) in two.
         """
-        points = as_float64("theta", theta)
+        points = _arguments.known("theta", theta)
         points = points[..., None] if self.grid.dimension == 1 else points
+        if points.shape[-1:] != (self.grid.dimension,):
+            raise ValueError(f"theta must be (..., {self.grid.dimension}); got {points.shape}.")
         axes = [self.grid.axis_centres(i) for i in range(self.grid.dimension)]
         low, high = self.grid.box[:, 0], self.grid.box[:, 1]
         inside = ((points >= low) & (points <= high)).all(axis=-1)
@@ -99,14 +100,17 @@ class GridDensity(eqx.Module):
     def cdf(self, x: RealLike | ArrayLike) -> Float[np.ndarray, "..."]:
         """P(θ ≤ x) in one dimension, monotone between the edges, where it is the sum of cells."""
         edges, total = self._cumulative()
-        return np.asarray(_monotone(edges, total)(np.clip(x, edges[0], edges[-1])))
+        points = np.clip(_arguments.known("x", x), edges[0], edges[-1])
+        return np.asarray(_monotone(edges, total)(points))
 
     def quantile(self, level: RealLike | ArrayLike) -> Float[np.ndarray, "..."]:
         """The x with P(θ ≤ x) = level in one dimension; the median at ½."""
         edges, total = self._cumulative()
         levels = as_float64("level", level)
-        if ((levels <= 0) | (levels >= total[-1])).any():
-            raise ValueError(f"level must lie between 0 and the mass {total[-1]:g}; got {level}.")
+        if not ((levels > 0) & (levels < total[-1])).all():
+            raise ValueError(
+                f"level must lie between 0 and the mass {total[-1]:g}; got {in_brief(level)}."
+            )
         # Newton on the interpolant from the linear start would leave a cell; bisection does not.
         low = np.searchsorted(total, levels, side="right") - 1
         left, right = edges[low], edges[low + 1]
@@ -186,7 +190,7 @@ def start_masses(grid: Grid, start: "GridDensity | Callable | RealLike | ArrayLi
                 f"start must be a point of {grid.dimension} coordinates, a function, a GridDensity "
                 f"or densities of shape {grid.shape}; got shape {values.shape}."
             )
-    masses = _checks.real_array("start", masses, 1)
+    masses = _arguments.array("start", masses, 1)
     if (masses < 0).any():
         raise ValueError(f"start must not be negative; its smallest density is {masses.min():g}.")
     total = masses.sum()

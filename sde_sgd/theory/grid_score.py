@@ -9,11 +9,14 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 from numpy.typing import ArrayLike
 
-from sde_sgd.theory import _checks
 from sde_sgd.theory.fokker_planck import FokkerPlanck
 from sde_sgd.theory.grid_density import GridDensity
-from sde_sgd.theory.scores import AbstractScore, check_span
+from sde_sgd.theory.scores import AbstractScore, check_place, check_span, everywhere
 from sde_sgd.types import Positions, RealLike, Scalar, Vector
+
+from .._checks import check_number, check_part, check_whole
+
+_MOST_TIMES = 100_000
 
 
 class GridScore(AbstractScore):
@@ -53,9 +56,10 @@ class GridScore(AbstractScore):
         duration: RealLike,
         num_times: int = 64,
     ):
-        if not isinstance(equation, FokkerPlanck) or equation.grid.dimension != 1:
+        check_part("equation", equation, FokkerPlanck, "a FokkerPlanck equation")
+        if equation.grid.dimension != 1:
             raise ValueError(
-                "GridScore needs a FokkerPlanck equation in one dimension: in the plane its "
+                "GridScore needs an equation in one dimension: in the plane its "
                 "densities are of first order pointwise, and their derivatives are not good enough."
             )
         if equation.absorption.any():
@@ -69,9 +73,8 @@ class GridScore(AbstractScore):
                 "vanishes the density is a power of the distance, whose score no grid resolves. "
                 "Take the logarithm of the distance as coordinate, or another box."
             )
-        if isinstance(num_times, bool) or not isinstance(num_times, int) or num_times < 3:
-            raise ValueError(f"num_times must be an integer >= 3; got {num_times!r}.")
-        last = _checks.number("duration", duration)
+        num_times = check_whole("num_times", num_times, 3, _MOST_TIMES)
+        last = check_number("duration", duration, above=0)
         times = last * np.arange(num_times + 1) / num_times
         rows = [_log_slopes(density, t) for density, t in _densities(equation, start, times)]
         grid = equation.grid
@@ -100,9 +103,11 @@ class GridScore(AbstractScore):
 
     def inside(self, theta: Positions) -> Bool[Array, " members"]:
         low, high = self.domain
+        everywhere(theta, 1)
         return (theta[:, 0] >= low) & (theta[:, 0] <= high)
 
     def __call__(self, t: Scalar, theta: Vector) -> Vector:
+        t, theta = check_place(t, theta, 1)
         num_times, num_faces = self.table.shape
         place = (theta[0] - self.first_face) / self.spacing
         row, in_time = _cubic(t / self.interval, num_times)

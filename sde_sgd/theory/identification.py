@@ -18,7 +18,7 @@ on 1, θ, θ² is a combination of P_mτ − 1, which the stationary law annihil
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, get_args, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -28,10 +28,14 @@ from numpy.typing import ArrayLike
 from scipy.linalg import expm, logm
 from scipy.special import comb
 
-from sde_sgd.theory import _checks, _fields
-from sde_sgd.theory.master_equation import MasterEquation
+from sde_sgd.theory import _arguments, _fields
+from sde_sgd.theory.master_equation import MasterEquation, MOST_STEPS
 from sde_sgd.types import RealLike
 
+from .._checks import check_at_least, check_choice, check_number, check_part, check_whole
+
+# Beyond, the weights of Richardson's extrapolation cancel all digits.
+_MOST_LAGS = 30
 Reading: TypeAlias = Literal["naive", "centred", "extrapolated", "log_map"]
 
 
@@ -81,16 +85,17 @@ def read_least_squares(
     **Raises:** `ValueError` for bad numbers, lags between two steps, and under "log_map" for steps
     that no SDE makes (hp̄ ≥ 1: the mean alternates).
     """
-    p = _checks.real_array("inputs", inputs, 1)
-    y = _checks.real_array("targets", targets, 1)
+    p = _arguments.array("inputs", inputs, 1)
+    y = _arguments.array("targets", targets, 1)
     if len(p) != len(y):
         raise ValueError(f"inputs and targets must have one length; got {len(p)} and {len(y)}.")
     eta, c = (
-        _checks.number("learning_rate", learning_rate),
-        _checks.noise_factor_number(noise_factor),
+        check_number("learning_rate", learning_rate, above=0),
+        _arguments.noise_factor(noise_factor),
     )
-    h = _checks.number("time_step", time_step, strict=False)
-    tau = _checks.number("lag", lag)
+    _check_reading(reading)
+    h = check_at_least("time_step", time_step)
+    tau = check_number("lag", lag, above=0)
     slopes, offsets = p**2, p * y
     drift = np.array([offsets.mean(), -slopes.mean()])
     spread = np.cov(np.stack([offsets, slopes]), ddof=0)
@@ -104,7 +109,7 @@ def read_least_squares(
     if h == 0:
         after = [expm(m * tau * generator) for m in range(1, _lags(reading, num_lags) + 1)]
     else:
-        steps = int(_checks.whole_steps(np.array([tau]), h)[0])
+        steps = int(_arguments.whole_steps(np.array([tau]), h, "lag")[0])
         once = _step(drift, variance, h)
         counts = range(1, _lags(reading, num_lags) + 1)
         after = [np.linalg.matrix_power(once, m * steps) for m in counts]
@@ -135,9 +140,12 @@ def effective_linear(
     **Raises:** `ValueError` for h·(an eigenvalue of H) ≥ 1: the mean alternates, and no SDE does
     that.
     """
-    hess = _checks.symmetric("hessian", hessian)
-    noise = _checks.covariance("gradient_noise", gradient_noise, len(hess))
-    eta, h = _checks.number("learning_rate", learning_rate), _checks.number("time_step", time_step)
+    hess = _arguments.symmetric("hessian", hessian)
+    noise = _arguments.covariance("gradient_noise", gradient_noise, len(hess))
+    eta, h = (
+        check_number("learning_rate", learning_rate, above=0),
+        check_number("time_step", time_step, above=0),
+    )
     values, basis = np.linalg.eigh(hess)
     factor = 1 - h * values
     if (factor <= 0).any():
@@ -167,6 +175,8 @@ class ConditionalMoments(NamedTuple):
 
         **Raises:** `ValueError` unless steps are s, 2s, …, Ks (K = 1 but for "extrapolated").
         """
+        _check_reading(reading)
+        step = check_number("time_step", time_step, above=0)
         base, count = int(self.steps[0]), len(self.steps)
         if not np.array_equal(self.steps, base * np.arange(1, count + 1)):
             raise ValueError(f"steps must be s, 2s, …, Ks; got {self.steps.tolist()}.")
@@ -175,7 +185,7 @@ class ConditionalMoments(NamedTuple):
                 f'reading={reading!r} of {count} lags: "naive" and "centred" take one lag, '
                 f'"extrapolated" several, and "log_map" is for linear drift only.'
             )
-        tau = base * time_step
+        tau = base * step
         weights = extrapolation_weights(count) / np.arange(1, count + 1) / tau
         drift, variance = weights @ self.first, weights @ self.second
         return drift, variance - tau * drift**2 if reading == "centred" else variance
@@ -192,8 +202,9 @@ def conditional_moments(
     **Arguments:** `equation`, of SGD or of a solver at its step; `points` (n,); `steps`, numbers
     of its steps.
     """
-    where = _checks.real_array("points", points, 1)
-    counts = np.asarray(list(steps))
+    where = _arguments.array("points", points, 1)
+    check_part("equation", equation, MasterEquation, "a MasterEquation")
+    counts = _arguments.iterations("steps", steps, MOST_STEPS)
     shape = (len(counts), len(where))
     first, second = np.zeros(shape), np.zeros(shape)
     for place, x in enumerate(where):
@@ -218,8 +229,9 @@ def finite_lag_bias(
 
     **Returns:** the two biases, (n,) each.
     """
-    where = _checks.real_array("points", points, 1)
-    tau = _checks.number("lag", lag)
+    _check_reading(reading)
+    where = _arguments.array("points", points, 1)
+    tau = check_number("lag", lag, above=0)
     if reading in ("extrapolated", "log_map"):
         return np.zeros(len(where)), np.zeros(len(where))
 
@@ -227,12 +239,12 @@ def finite_lag_bias(
         field = _fields.scalar(name, function, 1)
 
         def value(x):
-            return field(x[None])
+            return field(x[None]).astype(x.dtype)  # integers have no derivative
 
         slope = jax.grad(value)
         rows = (value, slope, jax.grad(slope))
         return _fields.evaluate(
-            lambda theta: jnp.stack([f(theta[0]) for f in rows]), where[:, None]
+            name, lambda theta: jnp.stack([f(theta[0]) for f in rows]), where[:, None]
         ).T
 
     b, b1, b2 = derivatives("drift", drift)
@@ -243,17 +255,17 @@ def finite_lag_bias(
 
 def extrapolation_weights(num_lags: int) -> Float[np.ndarray, " lags"]:
     """w_m = (−1)^{m+1} (K over m), m = 1…K: Σ w_m f(mτ) = f(0) + O(τ^K) (Richardson)."""
-    if num_lags < 1:
-        raise ValueError(f"num_lags must be at least 1; got {num_lags}.")
+    check_whole("num_lags", num_lags, 1, _MOST_LAGS)
     m = np.arange(1, num_lags + 1)
     return (-1.0) ** (m + 1) * comb(num_lags, m)
 
 
+def _check_reading(reading: Any) -> None:
+    check_choice("reading", reading, get_args(Reading))
+
+
 def _lags(reading: Reading, num_lags: int) -> int:
-    if reading not in ("naive", "centred", "extrapolated"):
-        raise ValueError(
-            f'reading must be "naive", "centred", "extrapolated" or "log_map"; got {reading!r}.'
-        )
+    num_lags = check_whole("num_lags", num_lags, 1, _MOST_LAGS)
     return num_lags if reading == "extrapolated" else 1
 
 

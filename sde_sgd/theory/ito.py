@@ -21,13 +21,14 @@ from numpy.typing import ArrayLike
 
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.noise.models import AbstractGradientNoise
-from sde_sgd.theory import _adaptive as adaptive, _checks, _fields
+from sde_sgd.theory import _adaptive as adaptive, _arguments, _fields
 from sde_sgd.types import RealLike
 
-from .._checks import as_float64
+from .._checks import as_float64, check_at_least, check_choice, check_number, check_whole, in_brief
 
 Function = Callable[[np.ndarray], ArrayLike]
 _REACH = 230.0  # |x| up to 1e100, and down to 1e-100 above an end at 0
+_MOST_ORDER = 10_000
 _POWERS = {"ito": 1.0, "stratonovich": 0.5}
 
 
@@ -99,7 +100,7 @@ class StationaryDensity:
         """x with P(X ≤ x) = probability, by bisection; any shape, values in (0, 1)."""
         wanted = as_float64("probability", probability)
         if not ((wanted > 0) & (wanted < 1)).all():
-            raise ValueError(f"probability must be between 0 and 1, got {probability!r}.")
+            raise ValueError(f"probability must be between 0 and 1, got {in_brief(probability)}.")
         below = np.concatenate([[0.0], np.cumsum(self._masses.sum(axis=1))])
         panel = np.asarray(np.clip(np.searchsorted(below, wanted) - 1, 0, len(self._edges) - 2))
         low, high = np.full(wanted.shape, -1.0), np.full(wanted.shape, 1.0)
@@ -115,13 +116,11 @@ class StationaryDensity:
 
         **Raises:** `ValueError` for an order at which the tails have no moment.
         """
-        if isinstance(order, bool) or not isinstance(order, int | np.integer) or order < 0:
-            raise ValueError(f"order must be an integer >= 0, got {order!r}.")
-        return self._power(float(order), signed=True)
+        return self._power(float(check_whole("order", order, 0, _MOST_ORDER)), signed=True)
 
     def absolute_moment(self, order: RealLike) -> float:
         """E|x|ᵠ for a real q ≥ 0, infinite from the tail index on."""
-        power = _checks.number("order", order, strict=False)
+        power = check_at_least("order", order)
         if power >= self.tail_index * (1 - 1e-9):
             return np.inf
         return self._power(power, signed=False)
@@ -178,11 +177,9 @@ class StationaryDensity:
 
     def _locate(self, x: ArrayLike | RealLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """u(x), the panel it lies in, and the place in it from −1 to 1."""
-        values = as_float64("x", x)
-        with np.errstate(invalid="ignore"):
-            u = self._coordinate.inverse(np.clip(values, self.lower, self.upper))
-        u = np.where(np.isnan(values), np.nan, u)
-        inner = np.clip(np.where(np.isnan(u), self._edges[0], u), self._edges[0], self._edges[-1])
+        values = _arguments.known("x", x)
+        u = self._coordinate.inverse(np.clip(values, self.lower, self.upper))
+        inner = np.clip(u, self._edges[0], self._edges[-1])
         panel = np.clip(np.searchsorted(self._edges, inner) - 1, 0, len(self._edges) - 2)
         left, right = self._edges[panel], self._edges[panel + 1]
         place = np.clip((2 * inner - left - right) / (right - left), -1, 1)
@@ -221,11 +218,10 @@ def stationary_density(
     **Raises:** `ValueError` where the density cannot be normalised (said at which end), where D is
     not positive, and where the functions return anything but finite numbers.
     """
-    if convention not in _POWERS:
-        raise ValueError(f"convention must be one of {sorted(_POWERS)}, got {convention!r}.")
+    check_choice("convention", convention, sorted(_POWERS))
     coordinate = _coordinate(lower, upper, centre, scale)
     if not callable(diffusion):
-        diffusion = _checks.number("diffusion", diffusion)
+        diffusion = check_number("diffusion", diffusion, above=0)
     fields = _fields.of_points("gradient", gradient), _fields.of_points("diffusion", diffusion)
     known: dict[tuple[float, float], np.ndarray] = {}
 
@@ -271,7 +267,7 @@ def gibbs_density(gradient: Function, diffusion: RealLike, **options) -> Station
 
     **Arguments:** as `stationary_density`; `diffusion` is a number, such as D at the minimum.
     """
-    frozen = _checks.number("diffusion", diffusion)
+    frozen = check_number("diffusion", diffusion, above=0)
     return stationary_density(gradient, frozen, **options)
 
 
@@ -289,6 +285,7 @@ def stationary_density_landscape(
 
     **Raises:** `ValueError` also for d ≠ 1 and for a landscape in float32.
     """
+    _arguments.problem(landscape, noise)
     if landscape.dimension != 1:
         raise ValueError(f"This density needs d = 1, the landscape has d={landscape.dimension}.")
     if landscape.dtype != jnp.float64:
@@ -296,8 +293,7 @@ def stationary_density_landscape(
             f"This density needs a landscape in float64, got {landscape.dtype}: set "
             f"jax_enable_x64 and make it from float64 numbers."
         )
-    noise.check(landscape)
-    eta = _checks.number("learning_rate", learning_rate)
+    eta = check_number("learning_rate", learning_rate, above=0)
 
     def gradient(x):
         return _in_blocks(lambda block: _slope_and_variance(landscape, noise, block)[0], x)
@@ -387,7 +383,8 @@ def _vander(place: np.ndarray, degree: int) -> np.ndarray:
 
 
 def _coordinate(lower, upper, centre, scale) -> adaptive.Coordinate:
-    a, b, c = float(lower), float(upper), float(centre)
-    if np.isnan([a, b, c]).any() or not a < b or not np.isfinite(c):
-        raise ValueError(f"lower < upper and a finite centre are needed, got {a}, {b}, {c}.")
-    return adaptive.Coordinate(a, b, c, _checks.number("scale", scale))
+    a, b = _arguments.end("lower", lower), _arguments.end("upper", upper)
+    if not a < b:
+        raise ValueError(f"lower={a:g} must be below upper={b:g}.")
+    c = check_number("centre", centre)
+    return adaptive.Coordinate(a, b, c, check_number("scale", scale, above=0))

@@ -87,7 +87,7 @@ def gaussian_chain(
         leak = chain.leaves_below(points).max()
         if leak < _LARGEST_LEAK:
             return chain
-        if leak > before / 2:
+        if not leak <= before / 2:
             raise ValueError(
                 f"With time_step={time_step:g} the chain passes x={cut:.4g} on the far side with "
                 f"probability {leak:.3g} before it exits: nothing holds it there. Lower the "

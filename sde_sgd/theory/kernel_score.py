@@ -7,9 +7,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 from numpy.typing import ArrayLike
 
-from sde_sgd.theory import _checks
-from sde_sgd.theory.scores import AbstractScore, check_span
+from sde_sgd.theory import _arguments
+from sde_sgd.theory.scores import AbstractScore, check_place, check_span, everywhere
 from sde_sgd.types import Positions, RealLike, Scalar, Vector
+
+from .._checks import check_number
 
 
 class KernelScore(AbstractScore):
@@ -45,8 +47,8 @@ class KernelScore(AbstractScore):
     last: float = eqx.field(static=True)
 
     def __init__(self, samples: ArrayLike, times: ArrayLike, bandwidth: RealLike | None = None):
-        members = _checks.real_array("samples", samples, 3)
-        clock = _checks.real_times(times)
+        members = _arguments.array("samples", samples, 3)
+        clock = _arguments.times(times)
         count, num, size = members.shape
         if clock.shape != (count,) or (np.diff(clock) <= 0).any() or count < 2:
             raise ValueError(
@@ -75,7 +77,7 @@ class KernelScore(AbstractScore):
         white = np.linalg.solve(np.stack(roots), members.transpose(0, 2, 1))
         self.white = jnp.asarray(white.transpose(0, 2, 1))
         self.times = jnp.asarray(clock)
-        self.bandwidth = jnp.asarray(_checks.number("bandwidth", bandwidth))
+        self.bandwidth = jnp.asarray(check_number("bandwidth", bandwidth, above=0))
         self.first, self.last = float(clock[0]), float(clock[-1])
 
     @property
@@ -90,9 +92,10 @@ class KernelScore(AbstractScore):
         check_span("this KernelScore", time, self.first, self.last)
 
     def inside(self, theta: Positions) -> Bool[Array, " members"]:
-        return jnp.ones(theta.shape[0], bool)
+        return everywhere(theta, self.dimension)
 
     def __call__(self, t: Scalar, theta: Vector) -> Vector:
+        t, theta = check_place(t, theta, self.dimension)
         later = jnp.clip(
             jnp.searchsorted(self.times, t.astype(self.times.dtype)), 1, self.times.shape[0] - 1
         )

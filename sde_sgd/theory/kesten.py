@@ -28,10 +28,14 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 
-from sde_sgd.theory import _checks
+from sde_sgd.theory import _arguments
 from sde_sgd.types import RealLike
 
+from .._checks import check_at_least, check_flag, check_number, check_whole, in_brief
+
 MAX_BATCHES = 1_000_000
+# Beyond, binomial coefficients leave the range of float64.
+_MOST_ORDER = 500
 # Tanh–sinh quadrature on (−1, 1).
 _STEPS = np.linspace(-3.5, 3.5, 281)
 _NODES = np.tanh(np.pi / 2 * np.sinh(_STEPS))
@@ -60,13 +64,13 @@ def tail_index_online_least_squares(
 
     **Raises:** `ValueError` for bad numbers, and where E log|1 − ηX̂| ≥ 0: no stationary law.
     """
-    eta = _checks.number("learning_rate", learning_rate)
-    batch = _batch_size(batch_size)
-    a = _checks.number("feature_variance", feature_variance)
+    eta = check_number("learning_rate", learning_rate, above=0)
+    batch = _arguments.batch_size(batch_size)
+    a = check_number("feature_variance", feature_variance, 0, _arguments.LARGE)
     if time_step is None:
         log_moment = _chi_square_log_moment(eta * a / batch, batch)
     else:
-        h = _checks.number("time_step", time_step, strict=False)
+        h = check_at_least("time_step", time_step)
         if h == 0:
             return 1 + batch / (eta * a)
         log_moment = _normal_log_moment(1 - h * a, float(np.sqrt(2 * h * eta * a**2 / batch)))
@@ -77,9 +81,9 @@ def tail_index_published(
     *, learning_rate: RealLike, batch_size: int, feature_variance: RealLike = 1.0
 ) -> float:
     """2B/(ηa) − B: a published tail index of SGD, inexact; for comparison."""
-    eta = _checks.number("learning_rate", learning_rate)
-    a = _checks.number("feature_variance", feature_variance)
-    batch = _batch_size(batch_size)
+    eta = check_number("learning_rate", learning_rate, above=0)
+    a = check_number("feature_variance", feature_variance, 0, _arguments.LARGE)
+    batch = _arguments.batch_size(batch_size)
     return 2 * batch / (eta * a) - batch
 
 
@@ -110,9 +114,9 @@ def tail_index_finite_sum(
 
     **Raises:** `ValueError` for more than 10⁶ different batches, and without a stationary law.
     """
-    x = _checks.real_array("inputs", inputs, 1)
-    eta = _checks.number("learning_rate", learning_rate)
-    decay = _checks.number("l2", l2, strict=False)
+    x = _arguments.array("inputs", inputs, 1)
+    eta = check_number("learning_rate", learning_rate, above=0)
+    decay = check_at_least("l2", l2)
     means, chances = batch_means(x**2, batch_size=batch_size, replacement=replacement)
     with np.errstate(divide="ignore"):
         logs = np.log(np.abs(1 - eta * (means + decay)))
@@ -137,8 +141,9 @@ def batch_means(
 
     **Raises:** `ValueError` for more than 10⁶ batches, or B > N without replacement.
     """
-    value = _checks.real_array("values", values, 1)
-    num, size = len(value), _batch_size(batch_size)
+    value = _arguments.array("values", values, 1)
+    num, size = len(value), _arguments.batch_size(batch_size)
+    check_flag("replacement", replacement)
     if not replacement and size > num:
         raise ValueError(f"batch_size={size} exceeds the {num} examples, without replacement.")
     count = comb(num + size - 1, size) if replacement else comb(num, size)
@@ -180,13 +185,16 @@ def moment_online_least_squares(
 
     **Raises:** `ValueError` for n at or above the tail index: that moment is infinite.
     """
-    if isinstance(order, bool) or not isinstance(order, int | np.integer) or order < 0 or order % 2:
-        raise ValueError(f"order must be an even integer >= 0 (odd moments are 0), got {order!r}.")
-    if time_step is not None and float(time_step) != 0:
-        raise ValueError(f"time_step must be None (SGD) or 0 (SDE), got {time_step!r}.")
-    eta, batch = _checks.number("learning_rate", learning_rate), _batch_size(batch_size)
-    a = _checks.number("feature_variance", feature_variance)
-    sigma = _checks.number("label_noise", label_noise, strict=False)
+    if check_whole("order", order, 0, _MOST_ORDER) % 2:
+        raise ValueError(f"order must be even (odd moments are 0), got {order}.")
+    if time_step is not None and check_at_least("time_step", time_step) != 0:
+        raise ValueError(f"time_step must be None (SGD) or 0 (SDE), got {in_brief(time_step)}.")
+    eta, batch = (
+        check_number("learning_rate", learning_rate, above=0),
+        _arguments.batch_size(batch_size),
+    )
+    a = check_number("feature_variance", feature_variance, 0, _arguments.LARGE)
+    sigma = _arguments.label_noise(label_noise)
     beta = tail_index_online_least_squares(
         learning_rate=eta, batch_size=batch, feature_variance=a, time_step=time_step
     )
@@ -284,17 +292,16 @@ def _root(log_moment: Callable[[float], float], text: str, drift: float | None =
         if high > 1e7:
             raise ValueError(f"The tail index at {text} is above 1e7: in practice, no power tail.")
     low = high / 2
-    while log_moment(low) >= 0:
+    while not log_moment(low) < 0:
         low /= 2
+        if low < 1e-12:
+            raise ValueError(
+                f"The tail index at {text} is below 1e-12 or lost to rounding: take another "
+                f"learning rate or batch size."
+            )
     return _zero(log_moment, low, high)
 
 
 def _zero(function: Callable[[float], float], low: float, high: float) -> float:
     root: Any = brentq(function, low, high, xtol=1e-12, rtol=np.float64(1e-12))
     return float(root)
-
-
-def _batch_size(value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"batch_size must be an integer >= 1, got {value!r}.")
-    return int(value)

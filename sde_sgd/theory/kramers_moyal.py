@@ -8,11 +8,13 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from sde_sgd.theory import _checks
+from sde_sgd.theory import _arguments
 from sde_sgd.theory.gradient_laws import AbstractGradientLaw
-from sde_sgd.theory.master_equation import _interval, gauss_legendre
+from sde_sgd.theory.master_equation import gauss_legendre, MOST_NODES, MOST_STEPS
 from sde_sgd.theory.scalar_law import ScalarLaw
 from sde_sgd.types import RealLike
+
+from .._checks import check_number, check_part, check_whole
 
 
 class KramersMoyal(eqx.Module):
@@ -65,17 +67,19 @@ class KramersMoyal(eqx.Module):
         nodes: int = 400,
         mass_tolerance: float = 1e-6,
     ):
-        eta = _checks.number("learning_rate", learning_rate)
-        if order < 2 or polynomials < order:
-            raise ValueError(
-                f"order must be >= 2 and polynomials >= order; got {order!r} and {polynomials!r}."
-            )
-        ends = _interval(box)
+        eta = check_number("learning_rate", learning_rate, above=0)
+        check_part("law", law, AbstractGradientLaw, "a GaussianGradient or BatchGradients")
+        nodes = check_whole("nodes", nodes, 8, MOST_NODES)
+        order = check_whole("order", order, 2)
+        # More polynomials than nodes are not independent of each other.
+        polynomials = check_whole("polynomials", polynomials, order, nodes - 1)
+        tolerance = _arguments.tolerance("mass_tolerance", mass_tolerance)
+        ends = _arguments.interval("box", box)
         self.learning_rate, self.order = eta, order
         self.nodes, self.weights = gauss_legendre(ends, nodes)
         scale = (-eta) ** np.arange(order + 1)
         jump = law.moments(self.nodes, order) * scale[:, None]
-        self.order2 = _order_two(self.nodes, self.weights, jump[1], jump[2], ends, mass_tolerance)
+        self.order2 = _order_two(self.nodes, self.weights, jump[1], jump[2], ends, tolerance)
         measure = self.weights * self.order2
         self.recurrence, values = _orthonormal(self.nodes, measure, polynomials, order)
         image = sum(jump[m] / factorial(m) * values[m] for m in range(1, order + 1))
@@ -108,14 +112,13 @@ class KramersMoyal(eqx.Module):
         **Raises:** `ValueError` for max_power > K.
         """
         top = len(self.operator) - 1
-        if not 0 <= max_power <= top:
-            raise ValueError(f"max_power must be in 0..{top}, the highest degree; got {max_power}.")
-        counts = _checks.whole_steps(_checks.real_times(steps), 1.0)
+        max_power = check_whole("max_power", max_power, 0, top)
+        counts = _arguments.iterations("steps", steps, MOST_STEPS)
         values = self._polynomials(self.nodes)
         measure = self.weights * self.order2
         powers = self.nodes[None, :] ** np.arange(max_power + 1)[:, None]
         coefficients = (values * measure) @ powers.T
-        here = self._polynomials(np.array([float(start)]))[:, 0]
+        here = self._polynomials(np.array([check_number("start", start)]))[:, 0]
         step = np.eye(top + 1) + self.operator
         return np.array(
             [here @ np.linalg.matrix_power(step, int(k)) @ coefficients for k in counts]

@@ -9,6 +9,7 @@ to leading order in η. (Losses r² without the ½ have twice that.) In the prod
 balance identity gives the higher orders too.
 """
 
+import itertools
 from typing import Any
 
 import equinox as eqx
@@ -20,12 +21,16 @@ from numpy.typing import ArrayLike
 from scipy.integrate import solve_ivp
 
 from sde_sgd.landscapes.base import AbstractLandscape
-from sde_sgd.theory import _checks
+from sde_sgd.theory import _arguments
 from sde_sgd.types import RealLike
+
+from .._checks import check_number, check_whole
 
 # Eigenvalues below this share of the largest belong to the tangent space.
 _FLAT = 1e-6
 _ON_MANIFOLD = 1e-8
+_MOST_STEPS = 10**7
+_MOST_CALLS = 10_000
 
 
 def label_noise_flow(
@@ -52,13 +57,12 @@ def label_noise_flow(
     **Source:** Blanc et al. 2020 (1904.09080); Damian, Ma, Lee 2021 (2106.06530); Li, Wang, Arora
     2022 (2110.06914).
     """
-    theta = _checks.real_array("start", start, 1)
-    if theta.shape != (landscape.dimension,):
-        raise ValueError(f"start must have shape ({landscape.dimension},), got {theta.shape}.")
-    eta = _checks.number("learning_rate", learning_rate)
-    sigma = _checks.number("label_noise", label_noise, strict=False)
-    size = _checks.number("batch_size", batch_size)
-    clock = _checks.real_times(times)
+    _arguments.landscape(landscape)
+    theta = _arguments.vector("start", start, landscape.dimension)
+    eta = check_number("learning_rate", learning_rate, above=0)
+    sigma = _arguments.label_noise(label_noise)
+    size = _arguments.batch_size(batch_size)
+    clock = _arguments.times(times)
     if (np.diff(clock) <= 0).any():
         raise ValueError(f"times must increase, got {clock.tolist()}.")
     at = _derivatives(landscape)
@@ -77,7 +81,14 @@ def label_noise_flow(
         )
     speed = eta * sigma**2 / (4 * size)
 
+    calls = itertools.count(1)
+
     def field(_, x):
+        if next(calls) > _MOST_CALLS:
+            raise ValueError(
+                f"times up to {clock[-1]:g} need more than {_MOST_CALLS} evaluations of the flow: "
+                f"ask for earlier times, or a start where L is less steep."
+            )
         slope, hess, steepest = at(x)
         eigenvalues, vectors = np.linalg.eigh(hess)
         flat = eigenvalues < _FLAT * eigenvalues[-1]
@@ -114,10 +125,15 @@ def label_noise_balance(
 
     **Raises:** `ValueError` at η(u² + w²) ≥ 2, where the minimum is unstable.
     """
-    eta = _checks.number("learning_rate", learning_rate)
-    variance = _checks.number("label_noise", label_noise, strict=False) ** 2
-    variance /= _checks.number("batch_size", batch_size)
-    first, product = float(u) ** 2 - float(w) ** 2, float(u) * float(w)
+    eta = check_number("learning_rate", learning_rate, above=0)
+    variance = _arguments.label_noise(label_noise) ** 2
+    variance /= _arguments.batch_size(batch_size)
+    steps = check_whole("num_steps", num_steps, 0, _MOST_STEPS)
+    one, other = (
+        check_number(name, x, -_arguments.LARGE, _arguments.LARGE)
+        for name, x in (("u", u), ("w", w))
+    )
+    first, product = one**2 - other**2, one * other
     sharpness = float(np.hypot(first, 2 * product))
     if eta * sharpness >= 2:
         raise ValueError(
@@ -125,7 +141,7 @@ def label_noise_balance(
             f"unstable. Take learning_rate < {2 / sharpness:g}."
         )
     ratio = 1.0
-    for _ in range(int(num_steps)):
+    for _ in range(steps):
         sharpness = np.hypot(ratio * first, 2 * product)
         ratio *= 1 - eta**2 * 2 * variance / (2 - eta * sharpness)
     return float(ratio)

@@ -24,10 +24,10 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy.linalg import cho_factor, cho_solve, LinAlgError
 
-from sde_sgd.theory import _checks, _second_moments as moments, least_squares
+from sde_sgd.theory import _arguments, _second_moments as moments, least_squares
 from sde_sgd.types import RealLike
 
-from .._checks import as_float64
+from .._checks import as_float64, check_at_least, check_number, check_whole, real_values
 
 _MOST_TRANSITIONS = 3_000_000
 
@@ -43,7 +43,13 @@ class Gaussian(_Gaussian):
     __slots__ = ()
 
     def __new__(cls, mean: ArrayLike, covariance: ArrayLike):
-        return super().__new__(cls, np.array(mean), np.array(covariance))
+        centre = np.array(real_values("mean", mean))
+        spread = np.array(real_values("covariance", covariance))
+        if centre.ndim != 1 or spread.shape != (*centre.shape, *centre.shape):
+            raise ValueError(
+                f"mean must be (d,) and covariance (d, d); got {centre.shape} and {spread.shape}."
+            )
+        return super().__new__(cls, centre, spread)
 
 
 class LangevinEpochs(NamedTuple):
@@ -82,7 +88,7 @@ def posterior_least_squares(
     """
     problem = least_squares._problem(inputs, targets, l2, frozen=True)
     least_squares._refuse_flat(problem)
-    scale = _checks.number("temperature", temperature)
+    scale = check_number("temperature", temperature, above=0)
     covariance = scale * (problem.basis / problem.hessian) @ problem.basis.T
     return Gaussian(problem.basis @ problem.minimum, covariance)
 
@@ -117,15 +123,17 @@ def stationary_covariance_langevin(
     problem = least_squares._problem(inputs, targets, l2, frozen=False)
     step = learning_rate if time_step is None else time_step
     eta, c, h, _ = least_squares._numbers(learning_rate, noise_factor, step, 0.0, 1)
-    bath = _checks.number("temperature", temperature, strict=False)
+    bath = check_at_least("temperature", temperature)
     least_squares._refuse_flat(problem)
     if anchor is not None:
-        offset = problem.minimum - problem.basis.T @ _anchor(anchor, len(problem.minimum))
+        offset = problem.minimum - problem.basis.T @ _arguments.vector(
+            "anchor", anchor, len(problem.minimum)
+        )
         star = problem.feedback @ moments.half(np.outer(offset, offset))
         problem = dataclasses.replace(problem, star=star)
     resistance = moments.resistance(problem.hessian, eta, h, 0.0)
     try:
-        factor = cho_factor(np.diag(resistance) - c * problem.feedback)
+        factor = cho_factor(moments.check_held(np.diag(resistance) - c * problem.feedback))
     except LinAlgError:
         raise ValueError(least_squares._unstable(problem, eta, c, h, 0.0, 1)) from None
     heat = moments.half(2 * bath / eta * np.eye(len(problem.minimum)))
@@ -166,21 +174,21 @@ def langevin_epochs(
     least_squares._refuse_flat(problem)
     x, y = as_float64("inputs", inputs), as_float64("targets", targets)
     num, dim = x.shape
-    eta = _checks.number("learning_rate", learning_rate)
-    bath = _checks.number("temperature", temperature, strict=False)
+    eta = check_number("learning_rate", learning_rate, above=0)
+    bath = check_at_least("temperature", temperature)
     size = _batch(batch_size, num)
     minimum, penalty = problem.basis @ problem.minimum, problem.l2 * np.eye(dim)
     curvature = x[:, :, None] * x[:, None, :] + penalty
     if anchor is None:
         slope = (x @ minimum - y)[:, None] * x + problem.l2 * minimum
     else:
-        offset = minimum - _anchor(anchor, dim)
+        offset = minimum - _arguments.vector("anchor", anchor, dim)
         slope = (curvature - curvature.mean(axis=0)) @ offset
     batches = [np.array(b) for b in itertools.combinations(range(num), size)]
     maps = np.stack([_lifted(curvature[b].mean(0), slope[b].mean(0), eta, bath) for b in batches])
     masks = np.array([_mask(b) for b in batches])
     after = _phases(maps, masks, num, size)
-    whole = after[-1]
+    whole = moments.check_held(after[-1])
     growth = float(np.abs(np.linalg.eigvals(whole[1:, 1:])).max())
     if not growth < 1:
         raise ValueError(
@@ -231,9 +239,7 @@ def _mask(chosen) -> int:
 
 
 def _batch(value: int, num: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 1 <= value <= num:
-        raise ValueError(f"batch_size must be an integer from 1 to N = {num}, got {value!r}.")
-    size = int(value)
+    size = check_whole("batch_size", value, 1, num)
     pairs = sum(comb(num, k) * comb(num - k, size) for k in range(0, num - size + 1, size))
     if pairs > _MOST_TRANSITIONS:
         raise ValueError(
@@ -242,10 +248,3 @@ def _batch(value: int, num: int) -> int:
             f"`stationary_covariance_epochs` with the noise frozen at the minimum."
         )
     return size
-
-
-def _anchor(value: ArrayLike, dim: int) -> Float[np.ndarray, " d"]:
-    point = _checks.real_array("anchor", value, 1)
-    if len(point) != dim:
-        raise ValueError(f"anchor must have shape ({dim},), got {point.shape}.")
-    return point

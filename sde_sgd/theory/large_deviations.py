@@ -24,10 +24,10 @@ from scipy.optimize import brentq
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.noise.models import AbstractGradientNoise
 from sde_sgd.noise.sampling import AbstractSampling
-from sde_sgd.theory import _batch_cumulants as cumulants
+from sde_sgd.theory import _arguments, _batch_cumulants as cumulants
 from sde_sgd.types import RealLike
 
-from .._checks import in_brief
+from .._checks import check_number, in_brief
 
 _SCAN = 2001
 _NODES = 96
@@ -72,15 +72,14 @@ def quasi_potential(
 
     **Raises:** `ValueError` for d > 1, populations and epochs with a sampling scheme, start = end.
     """
+    _arguments.landscape(landscape)
     if landscape.dimension != 1:
         raise ValueError(
             f"quasi_potential integrates along a line; the landscape has d={landscape.dimension}."
         )
-    first, last = float(start), float(end)
-    if not np.isfinite([first, last]).all() or first == last:
-        raise ValueError(
-            f"start and end must be two different points, got {in_brief(start)} and {end}."
-        )
+    first, last = check_number("start", start), check_number("end", end)
+    if first == last:
+        raise ValueError(f"start and end must be two different points, both are {first:g}.")
     if isinstance(noise, AbstractSampling):
         cumulants.check_landscape(landscape, noise)
     elif isinstance(noise, AbstractGradientNoise):
@@ -113,9 +112,18 @@ _VARIANCES = eqx.filter_jit(
 
 
 def _gradient(landscape: AbstractLandscape) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda x: np.asarray(
-        _GRADIENTS(landscape, jnp.asarray(x, landscape.dtype)[:, None]), np.float64
-    )
+    def gradient(x: np.ndarray) -> np.ndarray:
+        found = np.asarray(
+            _GRADIENTS(landscape, jnp.asarray(x, landscape.dtype)[:, None]), np.float64
+        )
+        if not np.isfinite(found).all():
+            raise ValueError(
+                f"The landscape's gradient is not finite at x = {x[~np.isfinite(found)][0]:.6g}, "
+                f"between start and end: choose others."
+            )
+        return found
+
+    return gradient
 
 
 def _uphill(gradient, first: float, last: float, sign: float) -> np.ndarray:

@@ -24,11 +24,11 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from sde_sgd.theory import _checks
+from sde_sgd.theory import _arguments
 from sde_sgd.theory.ito import density_of_logarithm, StationaryDensity
 from sde_sgd.types import RealLike
 
-from .._checks import as_float64, in_brief
+from .._checks import check_number, check_part, in_brief
 
 
 class BalanceMoments(NamedTuple):
@@ -51,8 +51,8 @@ class BalanceMoments(NamedTuple):
 
 def balance_moments(inputs: ArrayLike, targets: ArrayLike) -> BalanceMoments:
     """The moments, 1/N-normalised, of data x (N,) and y (N,)."""
-    x = _checks.real_array("inputs", inputs, 1)
-    y = _checks.real_array("targets", targets, 1)
+    x = _arguments.array("inputs", inputs, 1)
+    y = _arguments.array("targets", targets, 1)
     if x.shape != y.shape:
         raise ValueError(f"inputs and targets must be equally many, got {x.shape} and {y.shape}.")
     square, product = x**2, x * y
@@ -70,8 +70,11 @@ def balance_moments_gaussian(
     *, feature_variance: RealLike = 1.0, slope: RealLike = 1.0, label_noise: RealLike = 1.0
 ) -> BalanceMoments:
     """The moments of x ~ N(0, a), y = slope·x + σ·N(0, 1)."""
-    a = _checks.number("feature_variance", feature_variance)
-    k, sigma = float(slope), _checks.number("label_noise", label_noise, strict=False)
+    a = check_number("feature_variance", feature_variance, 0, _arguments.LARGE)
+    k, sigma = (
+        check_number("slope", slope, -_arguments.LARGE, _arguments.LARGE),
+        _arguments.label_noise(label_noise),
+    )
     return BalanceMoments(
         2 * a**2, 2 * k * a**2, 2 * (k * a) ** 2 + a * sigma**2, a, k * a
     )  # Isserlis
@@ -87,7 +90,7 @@ def law_of_balance_density(moments: BalanceMoments, *, temperature: RealLike) ->
     **Raises:** `ValueError` for T at or above the collapse β₂/α₃ (any T if β₂ ≤ 0), and for data
     whose noise vanishes at some v (Δ = 0: every y = vx).
     """
-    t = _checks.number("temperature", temperature)
+    t = check_number("temperature", temperature, above=0)
     a1, a2, a3, b1, b2 = _numbers(moments)
     delta = a1 * a3 - a2**2
     if b2 <= 0 or t >= b2 / a3:
@@ -120,9 +123,11 @@ def law_of_balance_equation(
     moments: BalanceMoments, value: ArrayLike | RealLike, *, temperature: RealLike
 ) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
     """Drift −2vG + T v s² and diffusion D = 2 T v² s² of dv = drift dt + √(2D) dW, at `value` v."""
-    t = _checks.number("temperature", temperature)
+    t = check_number("temperature", temperature, above=0)
     a1, a2, a3, b1, b2 = _numbers(moments)
-    v = as_float64("value", value)
+    v = _arguments.finite("value", value)
+    if (v < 0).any():
+        raise ValueError(f"value is v = u² = w² >= 0 in the balanced state; got {in_brief(v)}.")
     strength = 4 * (a1 * v**2 - 2 * a2 * v + a3)
     drift = -4 * v * (b1 * v - b2) + t * v * strength
     return np.asarray(drift), np.asarray(2 * t * v**2 * strength)
@@ -135,17 +140,17 @@ def balance_factor(
 
     **Arguments:** `gradient` g = ∂ℓ̂_B/∂(uw) before the step, any shape; `learning_rate` η.
     """
-    eta = _checks.number("learning_rate", learning_rate)
-    return np.asarray(1 - (eta * as_float64("gradient", gradient)) ** 2)
+    eta = check_number("learning_rate", learning_rate, above=0)
+    return np.asarray(1 - (eta * _arguments.finite("gradient", gradient)) ** 2)
 
 
 def _numbers(moments: BalanceMoments) -> tuple[float, ...]:
-    values = tuple(float(value) for value in moments)
+    check_part("moments", moments, BalanceMoments, "BalanceMoments, as balance_moments gives")
+    values = tuple(check_number(f"moments.{key}", x) for key, x in moments._asdict().items())
     a1, a2, a3, b1, _ = values
-    if not np.isfinite(values).all() or a1 < 0 or a3 <= 0 or b1 <= 0:
+    if a1 < 0 or a3 <= 0 or b1 <= 0:
         raise ValueError(
-            f"moments must be finite with alpha1 >= 0, alpha3 > 0 and beta1 > 0, got "
-            f"{in_brief(moments)}."
+            f"moments must have alpha1 >= 0, alpha3 > 0 and beta1 > 0, got {in_brief(moments)}."
         )
     if a2**2 > a1 * a3 * (1 + 1e-9):
         raise ValueError(f"alpha2^2 <= alpha1 * alpha3 is needed, got {in_brief(moments)}.")

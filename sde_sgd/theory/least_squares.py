@@ -18,9 +18,13 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy.linalg import cho_factor, cho_solve, expm, LinAlgError
 
-from sde_sgd.theory import _checks, _second_moments as moments
+from sde_sgd.theory import _arguments, _second_moments as moments
 from sde_sgd.theory.lyapunov import stationary_covariance_momentum, TransientMoments
 from sde_sgd.types import RealLike
+
+from .._checks import check_at_least, check_flag, check_number
+
+_MOST_STEPS = 10**7
 
 
 class MeanSquareStability(NamedTuple):
@@ -90,7 +94,7 @@ def stationary_covariance_least_squares(
     """
     problem = _problem(inputs, targets, l2, frozen=frozen_noise)
     eta, c, h, mu = _numbers(learning_rate, noise_factor, time_step, momentum, order)
-    if joint and (h != eta or order != 1):
+    if check_flag("joint", joint) and (h != eta or order != 1):
         raise ValueError(
             f"joint=True is for SGD: it needs time_step == learning_rate ({eta:g}) and order=1, "
             f"got time_step={h:g} and order={order}."
@@ -98,7 +102,7 @@ def stationary_covariance_least_squares(
     _refuse_flat(problem)
     resistance = moments.resistance(moments.drift(problem, eta, order), eta, h, mu)
     try:
-        factor = cho_factor(np.diag(resistance) - c * problem.feedback)
+        factor = cho_factor(moments.check_held(np.diag(resistance) - c * problem.feedback))
     except LinAlgError:
         raise ValueError(_unstable(problem, eta, c, h, mu, order)) from None
     second = cho_solve(factor, c * problem.star)
@@ -149,13 +153,15 @@ def transient_moments_least_squares(
     """
     problem = _problem(inputs, targets, l2, frozen=frozen_noise)
     eta, c, h, mu = _numbers(learning_rate, noise_factor, time_step, momentum, order)
-    clock = _checks.real_times(times)
-    start = _checks.real_array("theta0", theta0, 1)
-    dim = len(problem.hessian)
-    if len(start) != dim:
-        raise ValueError(f"theta0 must have shape ({dim},), got {start.shape}.")
+    clock = _arguments.times(times)
+    start = _arguments.vector("theta0", theta0, len(problem.hessian))
     delta = problem.basis.T @ start - problem.minimum
-    ticks = _checks.whole_steps(clock, h) if h > 0 else clock
+    ticks = _arguments.whole_steps(clock, h) if h > 0 else clock
+    if mu and ticks.max() > _MOST_STEPS:
+        raise ValueError(
+            f"times up to {clock.max():g} are {ticks.max()} steps, at most {_MOST_STEPS} are gone "
+            f"through one by one with momentum: ask for earlier times, or the stationary law."
+        )
     unique, where = np.unique(ticks, return_inverse=True)
     with np.errstate(over="ignore", invalid="ignore"):
         if mu:
@@ -191,12 +197,12 @@ def second_moment_operator(
     eta, c, h, _ = _numbers(learning_rate, noise_factor, time_step, 0.0, 1)
     num, dim = x.shape
     hess = x.T @ x / num
-    penalised, eye = hess + _checks.number("l2", l2, strict=False) * np.eye(dim), np.eye(dim)
+    penalised, eye = hess + check_at_least("l2", l2) * np.eye(dim), np.eye(dim)
     if h == 0:
         operator, scale = -np.kron(penalised, eye) - np.kron(eye, penalised), eta * c
     else:
         operator, scale = np.kron(eye - h * penalised, eye - h * penalised), h * eta * c
-    if not frozen_noise:
+    if not check_flag("frozen_noise", frozen_noise):
         for rows in np.array_split(x, -(-num // 2048)):
             squares = (rows[:, :, None] * rows[:, None, :]).reshape(len(rows), -1)
             operator += scale / num * (squares.T @ squares)
@@ -246,11 +252,10 @@ def max_stable_learning_rate(
     """
     x = _inputs(inputs)
     problem = _problem(x, np.zeros(len(x)), l2, frozen=False)
-    ratio = _checks.number("step_ratio", step_ratio, strict=False)
-    _numbers(1.0, noise_factor, ratio, momentum, 1)
-    return moments.largest_stable_rate(
-        problem, _checks.noise_factor_number(noise_factor), ratio, float(momentum)
-    )
+    ratio = check_at_least("step_ratio", step_ratio)
+    c, mu = _arguments.noise_factor(noise_factor), _arguments.momentum(momentum)
+    _numbers(1.0, c, ratio, mu, 1)
+    return moments.largest_stable_rate(problem, c, ratio, mu)
 
 
 def _propagate(
@@ -344,7 +349,7 @@ def _refuse_flat(problem: moments.Closure) -> None:
 
 
 def _inputs(inputs: ArrayLike) -> Float[np.ndarray, "N d"]:
-    x = _checks.real_array("inputs", inputs, 2)
+    x = _arguments.array("inputs", inputs, 2)
     if x.shape[1] > moments.MAX_DIMENSION:
         raise ValueError(
             f"inputs have d = {x.shape[1]} features; the second-moment equations need d^4 numbers "
@@ -360,10 +365,11 @@ def _problem(
     inputs: ArrayLike, targets: ArrayLike, l2: RealLike, *, frozen: bool
 ) -> moments.Closure:
     x = _inputs(inputs)
-    y = _checks.real_array("targets", targets, 1)
+    y = _arguments.array("targets", targets, 1)
     if len(y) != len(x):
         raise ValueError(f"targets must have shape ({len(x)},) to match inputs, got {y.shape}.")
-    return moments.closure(x, y, _checks.number("l2", l2, strict=False), frozen=frozen)
+    check_flag("frozen_noise", frozen)
+    return moments.closure(x, y, check_at_least("l2", l2), frozen=frozen)
 
 
 def _numbers(
@@ -373,14 +379,13 @@ def _numbers(
     momentum: RealLike,
     order: int,
 ) -> tuple[float, float, float, float]:
-    eta = _checks.number("learning_rate", learning_rate)
-    c = _checks.noise_factor_number(noise_factor)
-    h = _checks.number("time_step", time_step, strict=False)
+    eta = check_number("learning_rate", learning_rate, above=0)
+    c = _arguments.noise_factor(noise_factor)
+    h = check_at_least("time_step", time_step)
     if abs(h - eta) < 1e-6 * eta:
         h = eta  # the same number, one of the two rounded to float32
-    mu = _checks.momentum_number(momentum)
-    if order not in (1, 2):
-        raise ValueError(f"order must be 1 or 2, got {order!r}.")
+    mu = _arguments.momentum(momentum)
+    order = _arguments.order(order)
     if mu and (h != eta or order != 1):
         raise ValueError(
             f"momentum={mu:g} is the discrete heavy ball: it needs time_step == learning_rate "

@@ -16,8 +16,10 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy.linalg import solve_discrete_lyapunov
 
-from sde_sgd.theory import _checks
+from sde_sgd.theory import _arguments
 from sde_sgd.types import RealLike
+
+from .._checks import check_at_least, check_flag, check_number
 
 
 class TransientMoments(NamedTuple):
@@ -53,11 +55,11 @@ def stationary_covariance(
 
     **Source:** Mandt, Hoffman, Blei 2017 (h = 0); Liu, Ziyin, Ueda 2021 (h = η).
     """
-    hess = _checks.symmetric("hessian", hessian)
-    noise = _checks.covariance("gradient_noise", gradient_noise, len(hess))
-    eta = _checks.number("learning_rate", learning_rate)
-    h = _checks.number("time_step", time_step, strict=False)
-    _checks.positive_eigenvalues("hessian", hess)
+    hess = _arguments.symmetric("hessian", hessian)
+    noise = _arguments.covariance("gradient_noise", gradient_noise, len(hess))
+    eta = check_number("learning_rate", learning_rate, above=0)
+    h = check_at_least("time_step", time_step)
+    _arguments.positive_eigenvalues("hessian", hess)
     eigenvalues, basis = np.linalg.eigh(hess)
     if h * eigenvalues[-1] >= 2:
         raise ValueError(
@@ -96,17 +98,20 @@ def stationary_covariance_momentum(
 
     **Raises:** `ValueError` as `stationary_covariance`, and for η λ_max(PH) ≥ 2(1 + μ).
     """
-    hess = _checks.symmetric("hessian", hessian)
+    hess = _arguments.symmetric("hessian", hessian)
     dim = len(hess)
-    noise = _checks.covariance("gradient_noise", gradient_noise, dim)
-    eta = _checks.number("learning_rate", learning_rate)
-    mu = _checks.momentum_number(momentum)
-    _checks.positive_eigenvalues("hessian", hess)
+    check_flag("joint", joint)
+    noise = _arguments.covariance("gradient_noise", gradient_noise, dim)
+    eta = check_number("learning_rate", learning_rate, above=0)
+    mu = _arguments.momentum(momentum)
+    _arguments.positive_eigenvalues("hessian", hess)
     eye = np.eye(dim)
     scale = (
-        eye if preconditioner is None else _checks.symmetric("preconditioner", preconditioner, dim)
+        eye
+        if preconditioner is None
+        else _arguments.symmetric("preconditioner", preconditioner, dim)
     )
-    _checks.positive_eigenvalues("preconditioner", scale)
+    _arguments.positive_eigenvalues("preconditioner", scale)
     largest = np.linalg.eigvals(scale @ hess).real.max()
     if eta * largest >= 2 * (1 + mu):
         raise ValueError(
@@ -150,14 +155,14 @@ def transient_moments_linear(
 
     **Raises:** `ValueError` for shapes, non-finite entries, and times between two steps.
     """
-    hess = _checks.symmetric("hessian", hessian)
+    hess = _arguments.symmetric("hessian", hessian)
     dim = len(hess)
-    noise = _checks.covariance("gradient_noise", gradient_noise, dim)
-    eta = _checks.number("learning_rate", learning_rate)
-    h = _checks.number("time_step", time_step, strict=False)
-    clock = _checks.real_times(times)
-    centre = np.zeros(dim) if minimum is None else _vector("minimum", minimum, dim)
-    start = _vector("theta0", theta0, dim) - centre
+    noise = _arguments.covariance("gradient_noise", gradient_noise, dim)
+    eta = check_number("learning_rate", learning_rate, above=0)
+    h = check_at_least("time_step", time_step)
+    clock = _arguments.times(times)
+    centre = np.zeros(dim) if minimum is None else _arguments.vector("minimum", minimum, dim)
+    start = _arguments.vector("theta0", theta0, dim) - centre
 
     eigenvalues, basis = np.linalg.eigh(hess)
     rows, columns = eigenvalues[:, None], eigenvalues[None, :]
@@ -165,7 +170,7 @@ def transient_moments_linear(
         decay = np.exp(-clock[:, None] * eigenvalues)
         weight = _geometric_limit(rows + columns, clock[:, None, None])
     else:
-        steps = _checks.whole_steps(clock, h)
+        steps = _arguments.whole_steps(clock, h)
         decay = (1 - h * eigenvalues) ** steps[:, None]
         weight = h * _geometric(h * (rows + columns - h * rows * columns), steps[:, None, None])
     mean = centre + (decay * (basis.T @ start)) @ basis.T
@@ -187,13 +192,6 @@ def _geometric_limit(rate: np.ndarray, time: np.ndarray) -> np.ndarray:
     """∫_0^t e^{−rate·s} ds, equal to t where the rate vanishes."""
     safe = np.where(rate == 0, 1.0, rate)
     return np.where(rate == 0, time, -np.expm1(-time * safe) / safe)
-
-
-def _vector(name: str, value: ArrayLike, dim: int) -> np.ndarray:
-    vector = _checks.real_array(name, value, 1)
-    if vector.shape != (dim,):
-        raise ValueError(f"{name} must have shape ({dim},), got {vector.shape}.")
-    return vector
 
 
 def _symmetrised(matrix: np.ndarray) -> np.ndarray:

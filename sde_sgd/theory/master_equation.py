@@ -11,15 +11,19 @@ from scipy import sparse
 from scipy.linalg import lu_factor, lu_solve
 from scipy.special import ndtr
 
-from sde_sgd.theory import _checks
+from sde_sgd.theory import _arguments
 from sde_sgd.theory._markov_chain import stationary_masses
 from sde_sgd.theory.gradient_laws import AbstractGradientLaw, BatchGradients, GaussianGradient
 from sde_sgd.theory.scalar_law import GaussianMixture, ScalarLaw
 from sde_sgd.types import RealLike
 
-from .._checks import as_float64, in_brief
+from .._checks import check_flag, check_number, check_whole, in_brief
 
 _MAX_ATOMS = 200_000
+# Of a Gauss–Legendre rule, whose kernel is dense; of equal cells, whose kernel is sparse.
+MOST_NODES = 5000
+_MOST_CELLS = 1_000_000
+MOST_STEPS = 10**7
 # Quadrature error of a row of the kernel: 1e-10 is reached when spacing is about the width.
 _UNRESOLVED = 1e-9
 
@@ -73,13 +77,13 @@ class MasterEquation(eqx.Module):
         nodes: int = 400,
         mass_tolerance: float = 1e-9,
     ):
+        nodes = check_whole("nodes", nodes, 8, _MOST_CELLS)
         self.law = law
-        self.learning_rate = _checks.number("learning_rate", learning_rate)
-        self.box = _interval(box)
-        self.mass_tolerance = float(mass_tolerance)
-        if nodes < 8:
-            raise ValueError(f"nodes must be at least 8; got {in_brief(nodes)}.")
+        self.learning_rate = check_number("learning_rate", learning_rate, above=0)
+        self.box = _arguments.interval("box", box)
+        self.mass_tolerance = _arguments.tolerance("mass_tolerance", mass_tolerance)
         if isinstance(law, GaussianGradient):
+            check_whole("nodes", nodes, 8, MOST_NODES)
             self.nodes, self.weights = gauss_legendre(self.box, nodes)
             self.matrix, self.leak = _gaussian_kernel(
                 *self._after(self.nodes), self.nodes, self.weights, self.box
@@ -125,7 +129,8 @@ class MasterEquation(eqx.Module):
         **Raises:** `ValueError` if mass leaves the box, or for more than 200 000 atoms (atoms
         closer than 1e-12 of the box are one).
         """
-        counts = _checks.whole_steps(_checks.real_times(steps), 1.0)
+        counts = _arguments.iterations("steps", steps, MOST_STEPS)
+        on_grid = check_flag("on_grid", on_grid)
         now = self._start(start)
         found: list[Any] = [None] * len(counts)
         done = 0
@@ -140,7 +145,7 @@ class MasterEquation(eqx.Module):
     def _start(self, start: ScalarLaw | RealLike) -> ScalarLaw:
         if isinstance(start, ScalarLaw):
             return start
-        point = float(start)
+        point = check_number("start", start)
         if not self.box[0] <= point <= self.box[1]:
             raise ValueError(f"start {point:g} lies outside the box {self.box.tolist()}.")
         return ScalarLaw(np.array([point]), np.ones(1), 0.0)
@@ -322,10 +327,3 @@ def _too_many(count: int) -> str:
         f"the law would have up to {count} atoms, more than can be followed exactly "
         f"({_MAX_ATOMS}): ask for fewer steps, or pass on_grid=True."
     )
-
-
-def _interval(box: Any) -> np.ndarray:
-    ends = _checks.real_array("box", np.ravel(as_float64("box", box)), 1)
-    if ends.shape != (2,) or not ends[0] < ends[1]:
-        raise ValueError(f"box must be (low, high) with low < high; got {in_brief(box)}.")
-    return ends

@@ -6,11 +6,11 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy.linalg import expm, solve_continuous_lyapunov, solve_discrete_lyapunov
 
-from sde_sgd.theory import _checks
+from sde_sgd.theory import _arguments
 from sde_sgd.theory.lyapunov import TransientMoments
 from sde_sgd.types import RealLike
 
-from .._checks import as_float64
+from .._checks import check_choice, check_number, check_whole
 
 _KINDS = ("heavy_ball", "nesterov", "underdamped", "overdamped")
 
@@ -54,18 +54,18 @@ class MomentumLaw(eqx.Module):
         **Raises:** `ValueError` for bad matrices and numbers, an unknown process, and `substeps` of
         a discrete chain.
         """
-        if process not in _KINDS:
-            raise ValueError(f"process must be one of {_KINDS}; got {process!r}.")
-        hess = _checks.symmetric("hessian", hessian)
+        check_choice("process", process, _KINDS)
+        hess = _arguments.symmetric("hessian", hessian)
         dim = len(hess)
-        noise = _checks.covariance("gradient_noise", gradient_noise, dim)
-        eta = _checks.number("learning_rate", learning_rate)
-        mu = _checks.momentum_number(momentum)
-        if substeps is not None and (process in _KINDS[:2] or substeps < 1):
-            raise ValueError(
-                f"substeps is for the schemes of the two SDEs, and >= 1; got {substeps!r} for "
-                f"{process!r}."
-            )
+        noise = _arguments.covariance("gradient_noise", gradient_noise, dim)
+        eta = check_number("learning_rate", learning_rate, above=0)
+        mu = _arguments.momentum(momentum)
+        if substeps is not None:
+            substeps = check_whole("substeps", substeps, 1, 10**9)
+            if process in _KINDS[:2]:
+                raise ValueError(
+                    f"substeps={substeps} is for the schemes of the two SDEs; {process!r} has none."
+                )
         eye, zero = np.eye(dim), np.zeros((dim, dim))
         friction = 1 - mu
         if process == "overdamped":
@@ -128,19 +128,16 @@ class MomentumLaw(eqx.Module):
 
         **Raises:** `ValueError` for shapes and for times between two steps of a chain.
         """
-        clock = _checks.real_times(times)
-        start = _checks.real_array("theta0", theta0, 1)
-        centre = np.zeros(self.dimension) if minimum is None else as_float64("minimum", minimum)
-        if start.shape != (self.dimension,) or centre.shape != start.shape:
-            raise ValueError(
-                f"theta0 and minimum must have shape ({self.dimension},); got {start.shape} and "
-                f"{centre.shape}."
-            )
+        clock = _arguments.times(times)
+        start = _arguments.vector("theta0", theta0, self.dimension)
+        centre = np.zeros(self.dimension)
+        if minimum is not None:
+            centre = _arguments.vector("minimum", minimum, self.dimension)
         size = len(self.transition)
         begin = np.zeros(size)
         begin[: self.dimension] = start - centre
         if self.step:
-            counts = _checks.whole_steps(clock, self.step * self.learning_rate)
+            counts = _arguments.whole_steps(clock, self.step * self.learning_rate)
             moves = [_power(self.transition, self.push, int(n)) for n in counts]
         else:
             moves = [_flow(self.transition, self.push, t / self.learning_rate) for t in clock]

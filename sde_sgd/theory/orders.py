@@ -18,15 +18,16 @@ from scipy.linalg import expm
 from sde_sgd.landscapes.base import AbstractFiniteSum, AbstractLandscape
 from sde_sgd.noise.models import MinibatchNoise
 from sde_sgd.noise.sampling import AbstractSampling
-from sde_sgd.theory import _checks
+from sde_sgd.theory import _arguments, _fields
 from sde_sgd.theory.gradient_laws import _batches as enumerate_batches
 from sde_sgd.theory.least_squares import transient_moments_least_squares
 from sde_sgd.types import RealLike
 
-from .._checks import as_float64, in_brief
+from .._checks import check_at_least, check_callable, check_number, check_whole, in_brief
 
 # An error of which the two degrees differ by more than this part of it is not resolved.
 _RESOLVED = 1e-3
+_MOST_DEGREE = 1000
 
 
 class OrderFit(NamedTuple):
@@ -55,8 +56,8 @@ def fit_order(
     **Raises:** `ValueError` for fewer than two rates, an error that is 0, or one below twice its
     standard error, whose logarithm says nothing.
     """
-    eta = _checks.real_array("learning_rates", learning_rates, 1)
-    error = np.abs(_checks.real_array("errors", errors, 1))
+    eta = _arguments.array("learning_rates", learning_rates, 1)
+    error = np.abs(_arguments.array("errors", errors, 1))
     if len(eta) < 2 or eta.shape != error.shape or (eta <= 0).any():
         raise ValueError(
             f"fit_order needs at least 2 rates > 0 and as many errors; got {eta.tolist()} and "
@@ -66,7 +67,9 @@ def fit_order(
         raise ValueError(f"learning_rates must all differ; got {eta.tolist()}.")
     noise = np.zeros(len(eta))
     if standard_errors is not None:
-        noise = _checks.real_array("standard_errors", standard_errors, 1)
+        noise = _arguments.vector("standard_errors", standard_errors, len(eta))
+        if (noise < 0).any():
+            raise ValueError(f"standard_errors must be >= 0, the smallest is {noise.min():g}.")
     unseen = (error == 0) | (error < 2 * noise)
     if unseen.any():
         worst = int(np.argmax(unseen))
@@ -117,7 +120,8 @@ def weak_errors_least_squares(
 
     **Raises:** `ValueError` as the closure, and for a time between two iterations.
     """
-    rates = _checks.real_array("learning_rates", learning_rates, 1)
+    rates = _arguments.array("learning_rates", learning_rates, 1)
+    horizon, order = check_at_least("time", time), _arguments.order(order)
     means, seconds = [], []
     for eta in rates:
         found = [
@@ -127,7 +131,7 @@ def weak_errors_least_squares(
                 learning_rate=eta,
                 noise_factor=noise_factor,
                 time_step=step,
-                times=[float(time)],
+                times=[horizon],
                 theta0=theta0,
                 l2=l2,
                 order=kind,
@@ -189,15 +193,18 @@ def weak_errors_scalar(
     **Raises:** `ValueError` for SGD that leaves the box, a `degree` that does not resolve the error
     to 0.1 %, a time between two iterations.
     """
-    rates = _checks.real_array("learning_rates", learning_rates, 1)
-    horizon, start = _checks.number("time", time), float(theta0)
-    ends = _checks.real_array("box", np.ravel(as_float64("box", box)), 1)
-    if ends.shape != (2,) or not ends[0] < start < ends[1]:
+    rates = _arguments.array("learning_rates", learning_rates, 1)
+    horizon, start = check_number("time", time, above=0), check_number("theta0", theta0)
+    ends = _arguments.interval("box", box)
+    if not ends[0] < start < ends[1]:
         raise ValueError(f"box must be (low, high) around theta0={start:g}; got {in_brief(box)}.")
-    if order not in (1, 2):
-        raise ValueError(f"order must be 1 or 2, got {in_brief(order)}.")
-    if degree < 12:
-        raise ValueError(f"degree must be at least 12, got {in_brief(degree)}.")
+    order, degree = _arguments.order(order), check_whole("degree", degree, 12, _MOST_DEGREE)
+    _arguments.landscape(landscape)
+    _arguments.sampling(sampling)
+    check_callable("of", of, "lambda theta: theta[0] ** 2")
+    _fields.scalar("of", of, 1)
+    if equation is not None:
+        check_callable("equation", equation, "lambda eta, g, bent, c: (-g, eta / 2 * c)")
     if landscape.dimension != 1 or not isinstance(landscape, AbstractFiniteSum):
         raise ValueError(
             f"weak_errors_scalar needs a finite sum with d=1; got {type(landscape).__name__} with "
@@ -228,7 +235,7 @@ def weak_errors_scalar(
         if equation is None:
             b, d = -g - (eta / 2 * bent if order == 2 else 0), eta / 2 * c
         else:
-            b, d = equation(eta, g, bent, c)
+            b, d = _coefficients(equation, eta, g, bent, c)
         generator = b[:, None] * slope + d[:, None] * (slope @ slope)
         at_start = _interpolation(nodes, weights, np.array([start]))[0]
         sgd = at_start @ (np.linalg.matrix_power(step, count) @ begin)
@@ -236,7 +243,7 @@ def weak_errors_scalar(
 
     rows = []
     for eta in rates:
-        (count,) = _checks.whole_steps(np.array([horizon]), float(eta))
+        (count,) = _arguments.whole_steps(np.array([horizon]), float(eta))
         rough, fine = (both(*at, float(eta), int(count)) for at in zip(grids, split, strict=True))
         rows.append((*fine, abs((fine[1] - fine[0]) - (rough[1] - rough[0]))))
     sgd, sde, accuracy = np.array(rows).T
@@ -249,6 +256,22 @@ def weak_errors_scalar(
             f"{errors[worst]:.3g}, known to {accuracy[worst]:.2g}. Raise degree, or shrink the box."
         )
     return ScalarErrors(rates, errors, sgd, sde, accuracy)
+
+
+def _coefficients(equation: Callable, *given) -> tuple[np.ndarray, np.ndarray]:
+    """b and D (n,) of a user's equation."""
+    size = given[1].shape
+    found = equation(*given)
+    if not isinstance(found, tuple | list) or len(found) != 2:
+        raise ValueError(f"equation must return the pair (b, D); it returns {in_brief(found)}.")
+    values = [_arguments.finite("equation", x) for x in found]
+    if any(x.shape not in ((), size) for x in values):
+        raise ValueError(
+            f"equation must return b and D of the shape {size} of its arguments; got "
+            f"{values[0].shape} and {values[1].shape}."
+        )
+    b, d = (np.broadcast_to(x, size) for x in values)
+    return b, d
 
 
 @eqx.filter_jit

@@ -23,9 +23,11 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from sde_sgd.theory import _checks
+from sde_sgd.theory import _arguments
 from sde_sgd.theory.lyapunov import stationary_covariance
 from sde_sgd.types import RealLike
+
+from .._checks import real_values
 
 
 @dataclass(frozen=True)
@@ -44,15 +46,25 @@ class EntropyProduction:
 
     def __call__(self, before: Any, after: Any) -> Any:
         """σ(x, x') of pairs (..., d), θ measured from the minimum; arrays of numpy or of JAX."""
-        return self.potential(before) - self.potential(after) + self.area(before, after)
+        x, y = self._positions("before", before), self._positions("after", after)
+        return self.potential(x) - self.potential(y) + self.area(x, y)
 
     def potential(self, position: Any) -> Any:
         """½xᵀAx of positions (..., d)."""
-        return (position @ self.boundary * position).sum(-1) / 2
+        x = self._positions("position", position)
+        return (x @ self.boundary * x).sum(-1) / 2
 
     def area(self, before: Any, after: Any) -> Any:
         """x'ᵀΩx of pairs (..., d): the part that grows with time."""
-        return (after @ self.circulation * before).sum(-1)
+        x, y = self._positions("before", before), self._positions("after", after)
+        return (y @ self.circulation * x).sum(-1)
+
+    def _positions(self, name: str, value: Any) -> Any:
+        """θ (..., d), an array of NumPy or of JAX."""
+        found = real_values(name, value)
+        if found.shape[-1:] != (len(self.boundary),):
+            raise ValueError(f"{name} must be (..., {len(self.boundary)}); got {found.shape}.")
+        return found
 
 
 @dataclass(frozen=True)
@@ -95,8 +107,8 @@ def stationary_current(
         hessian, gradient_noise, learning_rate=learning_rate, time_step=time_step
     )
     dim, eta, h = len(covariance), float(learning_rate), float(time_step)
-    hess = _checks.symmetric("hessian", hessian)
-    noise = _checks.covariance("gradient_noise", gradient_noise, dim)
+    hess = _arguments.symmetric("hessian", hessian)
+    noise = _arguments.covariance("gradient_noise", gradient_noise, dim)
     smallest, *_, largest = [*np.linalg.eigvalsh(noise), np.linalg.norm(noise, 2)]
     if smallest <= dim * np.finfo(float).eps * largest:
         raise ValueError(

@@ -10,8 +10,10 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from sde_sgd.theory import _checks
+from sde_sgd.theory import _arguments
 from sde_sgd.types import RealLike
+
+from .._checks import check_at_least, check_flag, check_number
 
 
 def stationary_covariance_population_least_squares(
@@ -46,19 +48,19 @@ def stationary_covariance_population_least_squares(
 
     **Source:** Ziyin, Liu, Mori, Ueda 2021, "Strength of minibatch noise in SGD".
     """
-    features = _checks.covariance("feature_covariance", feature_covariance)
-    _checks.positive_eigenvalues("feature_covariance", features)
-    sigma = _checks.number("label_noise", label_noise, strict=False)
-    eta = _checks.number("learning_rate", learning_rate)
-    batch = _checks.number("batch_size", batch_size, minimum=1.0, strict=False)
-    mu = _checks.momentum_number(momentum)
-    h = eta if time_step is None else _checks.number("time_step", time_step, strict=False)
+    features = _arguments.covariance("feature_covariance", feature_covariance)
+    _arguments.positive_eigenvalues("feature_covariance", features)
+    sigma = _arguments.label_noise(label_noise)
+    eta = check_number("learning_rate", learning_rate, above=0)
+    batch = check_at_least("batch_size", batch_size, 1)
+    mu = _arguments.momentum(momentum)
+    h = eta if time_step is None else check_at_least("time_step", time_step)
     if mu and h != eta:
         raise ValueError(
             f"momentum={mu:g} is the discrete heavy ball, whose time_step is the learning_rate "
             f"{eta:g}; got time_step={h:g}. Leave time_step out, or take momentum=0."
         )
-    feedback = 0.0 if frozen_noise else 1 / batch
+    feedback = 0.0 if check_flag("frozen_noise", frozen_noise) else 1 / batch
     eigenvalues, basis = np.linalg.eigh(features)
     g = 2 * (1 - mu) - ((1 - mu) / (1 + mu) * h + feedback * eta) * eigenvalues
     trace = np.sum(eta * eigenvalues / g) if g[-1] > 0 else np.inf

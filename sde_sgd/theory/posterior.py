@@ -1,19 +1,23 @@
 """Mean and covariance of e^{−L/T} in a few dimensions, by quadrature."""
 
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
 from sde_sgd.landscapes import compiled
-from sde_sgd.landscapes.base import AbstractLandscape
+from sde_sgd.landscapes.base import AbstractFiniteSum, AbstractLandscape
 from sde_sgd.landscapes.gradient_flow import Ending, follow_all
-from sde_sgd.theory import _checks
+from sde_sgd.theory import _arguments
 from sde_sgd.theory.langevin import Gaussian
 from sde_sgd.types import RealLike
 
-from .._checks import in_brief
+from .._checks import check_number, in_brief
 
 _REACH = 8.0
+# Of the rounding of L, in units of T.
+_LARGEST_ROUNDING = 1e-3
 _MOST_NODES = 2_000_000
 
 
@@ -31,22 +35,29 @@ def posterior_by_quadrature(
     negative log-likelihoods of N examples, T = 1/N is the posterior.
 
     **Arguments:** `landscape`; `temperature` T > 0; `start` (d,), from where the mode is sought,
-    0 if not given; `tolerance` of the moments, relative to the covariance's diagonal.
+    0 if not given; `tolerance` of the moments, relative to the covariance's diagonal, and not
+    below ten times the rounding of L/T (1e-9 is out of reach in float32).
 
-    **Raises:** `ValueError` for d > 3, a mode without positive curvature, an integral that does
-    not converge (no prior, separate modes).
+    **Raises:** `ValueError` for d > 3, a temperature of the size of the rounding of L, a mode
+    without positive curvature, an integral that does not converge (no prior, separate modes).
     """
+    _arguments.landscape(landscape)
     dim = landscape.dimension
     if dim > 3:
         raise ValueError(
             f"posterior_by_quadrature integrates over 1 to 3 parameters, the landscape has d={dim}."
         )
-    bath = _checks.number("temperature", temperature)
-    accuracy = _checks.number("tolerance", tolerance)
-    guess = np.zeros(dim) if start is None else _checks.real_array("start", start, 1)
-    if guess.shape != (dim,):
-        raise ValueError(f"start must have shape ({dim},), got {guess.shape}.")
+    bath = check_number("temperature", temperature, above=0)
+    accuracy = check_number("tolerance", tolerance, above=0, below=1)
+    guess = np.zeros(dim) if start is None else _arguments.vector("start", start, dim)
     mode, root = _mode(landscape, guess, bath)
+    unsure = loss_rounding(landscape, mode + np.concatenate([root.T, -root.T])) / bath
+    if unsure > _LARGEST_ROUNDING:
+        raise ValueError(
+            f"temperature={bath:g} is too low for losses in {landscape.dtype}: their rounding is "
+            f"{unsure:.2g} of it. Enable JAX's 64-bit numbers, or raise it."
+        )
+    accuracy = max(accuracy, 10 * unsure)
     lowest = _losses(landscape, mode[None])[0]
 
     def moments(reach: float, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -77,6 +88,20 @@ def posterior_by_quadrature(
         f"The moments of e^(−L/T) still move at {count} nodes an axis over ±{reach:g} standard "
         f"deviations: raise tolerance, add l2, or look at the landscape for separate modes."
     )
+
+
+def loss_rounding(landscape: AbstractLandscape, theta: np.ndarray) -> float:
+    """What rounding in the landscape's dtype makes of L at places θ (n, d).
+
+    L may be a small mean of large losses of examples, which rounds as they do.
+    """
+    points = jnp.asarray(theta, landscape.dtype)
+    each = _EXAMPLES if isinstance(landscape, AbstractFiniteSum) else compiled.losses
+    sizes = np.abs(np.asarray(each(landscape, points), np.float64))
+    return float(sizes.reshape(len(theta), -1).mean(axis=1).max() * jnp.finfo(points.dtype).eps)
+
+
+_EXAMPLES = eqx.filter_jit(lambda landscape, points: jax.vmap(landscape.example_losses)(points))
 
 
 def _mode(landscape: AbstractLandscape, guess: np.ndarray, bath: float):

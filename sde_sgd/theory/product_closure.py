@@ -10,7 +10,7 @@ from scipy.stats import qmc
 
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.noise.models import AbstractGradientNoise
-from sde_sgd.theory import _checks
+from sde_sgd.theory import _arguments
 from sde_sgd.theory.entry_laws import (
     advance,
     check_groups,
@@ -19,6 +19,11 @@ from sde_sgd.theory.entry_laws import (
 )
 from sde_sgd.theory.grid_density import GridDensity
 from sde_sgd.types import RealLike
+
+from .._checks import check_number, check_whole, in_brief
+
+_MOST_POINTS = 2**22
+_MOST_STEPS = 10_000
 
 
 def product_points(
@@ -40,12 +45,21 @@ def product_points(
 
     **Raises:** `ValueError` for groups that leave an entry out, other n.
     """
-    dimension = sum(np.size(g) for g in groups)
-    members = check_groups(groups, dimension)
+    members = check_groups(groups, qmc.Sobol.MAXDIM)
+    dimension = sum(map(len, members))
+    if max(int(index.max()) for index in members) != dimension - 1:
+        raise ValueError(
+            f"groups must together hold every entry of θ, from 0 on; got {in_brief(groups)}."
+        )
+    densities = _arguments.members("densities", densities, GridDensity, "GridDensity")
+    if any(density.grid.dimension != 1 for density in densities):
+        raise ValueError("densities must be of one dimension: take `marginal(axis)` of each first.")
+    check_whole("num_points", num_points, 4, _MOST_POINTS)
+    check_whole("shift", shift, 0, 10**9)
     if len(members) != len(densities):
         raise ValueError(f"{len(densities)} densities for {len(members)} groups.")
-    power = int(np.log2(max(num_points, 1)))
-    if num_points < 4 or 2**power != num_points:
+    power = int(num_points).bit_length() - 1
+    if 2**power != num_points:
         raise ValueError(f"num_points must be a power of two, at least 4; got {num_points}.")
     half = qmc.Sobol(dimension, scramble=False).random_base2(power - 1) + 1 / num_points
     # Multiples of the generalised golden ratio: no two shifts come close for long.
@@ -99,10 +113,16 @@ def product_closure(
 
     **Raises:** `ValueError` for groups that leave entries out, and as the functions that it uses.
     """
-    clock = _checks.real_array("times", times, 1)
-    longest = _checks.number("time_step", time_step)
+    _arguments.problem(landscape, noise)
+    clock = _arguments.array("times", times, 1)
+    longest = check_number("time_step", time_step, above=0)
     if (clock < 0).any() or not (np.diff(clock) > 0).all():
         raise ValueError(f"times must increase from t >= 0; got {clock.tolist()}.")
+    if clock[-1] > _MOST_STEPS * longest:
+        raise ValueError(
+            f"times up to {clock[-1]:g} are more than {_MOST_STEPS} steps of time_step="
+            f"{longest:g}, each of which solves an equation for every group: take longer steps."
+        )
     members: list[Int[np.ndarray, " n"]] = check_groups(groups, landscape.dimension)
     if sum(map(len, members)) != landscape.dimension:
         raise ValueError(

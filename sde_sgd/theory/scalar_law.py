@@ -8,10 +8,11 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy.special import ndtr
 
+from sde_sgd.theory import _arguments
 from sde_sgd.theory._fields import evaluate
 from sde_sgd.types import RealLike
 
-from .._checks import as_float64
+from .._checks import as_float64, in_brief
 
 
 class GaussianMixture(eqx.Module):
@@ -65,7 +66,9 @@ class ScalarLaw(eqx.Module):
         **Arguments:** `of`: f, a JAX function of one θ of shape (1,), with a value of any shape;
         smooth for nodes of a quadrature (for P(a < x ≤ b) take differences of `cdf`).
         """
-        return np.asarray(np.tensordot(self.masses, evaluate(of, self.positions[:, None]), axes=1))
+        return np.asarray(
+            np.tensordot(self.masses, evaluate("of", of, self.positions[:, None]), axes=1)
+        )
 
     def grid_error(self, of: Callable) -> Float[np.ndarray, "..."]:
         """Estimated |error of `integrate(of)`| of second order in the spacing: |fine − coarse|/3.
@@ -78,7 +81,7 @@ class ScalarLaw(eqx.Module):
 
     def cdf(self, x: RealLike | ArrayLike) -> Float[np.ndarray, "..."]:
         """P(θ ≤ x): exact for a mixture and for atoms, linear between shared nodes."""
-        points = as_float64("x", x)
+        points = _arguments.known("x", x)
         if self.mixture is not None:
             part = self.mixture
             z = (points[..., None] - part.means) / part.stds
@@ -102,15 +105,17 @@ class ScalarLaw(eqx.Module):
                 "a law of atoms has no density: use `cdf`, or differences of it over bins."
             )
         part = self.mixture
-        z = (as_float64("x", x)[..., None] - part.means) / part.stds
+        z = (_arguments.known("x", x)[..., None] - part.means) / part.stds
         heights = part.masses / (part.stds * np.sqrt(2 * np.pi))
         return np.asarray(np.exp(-(z**2) / 2) @ heights)
 
     def quantile(self, level: RealLike | ArrayLike) -> Float[np.ndarray, "..."]:
         """The smallest x with P(θ ≤ x) ≥ level (to 60 bisections); the median at ½."""
         levels = as_float64("level", level)
-        if ((levels <= 0) | (levels >= self.mass)).any():
-            raise ValueError(f"level must lie between 0 and the mass {self.mass:g}; got {level}.")
+        if not ((levels > 0) & (levels < self.mass)).all():
+            raise ValueError(
+                f"level must lie between 0 and the mass {self.mass:g}; got {in_brief(level)}."
+            )
         reach = 0.0 if self.mixture is None else 9 * float(self.mixture.stds.max())
         reach += self.spacing
         left = np.full(levels.shape, self.positions[0] - reach - 1e-9)

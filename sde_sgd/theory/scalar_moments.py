@@ -21,8 +21,10 @@ from numpy.polynomial import polynomial as poly
 from numpy.typing import ArrayLike
 from scipy.linalg import expm
 
-from sde_sgd.theory import _checks
+from sde_sgd.theory import _arguments
 from sde_sgd.types import RealLike
+
+from .._checks import check_at_least, check_flag, check_number, check_whole
 
 
 class ScalarMoments(NamedTuple):
@@ -76,15 +78,15 @@ def transient_scalar_moments(
     SGD.
     """
     closed = _Closure.of(inputs, targets, l2, batch_size, replacement, learning_rate, max_moment)
-    clock = _checks.real_times(times)
-    start = _finite("theta0", theta0) - closed.minimum
+    clock = _arguments.times(times)
+    start = check_number("theta0", theta0) - closed.minimum
     eta, h = closed.rate, _time_step(time_step, order)
     system = closed.system(h, order)
     powers = start ** np.arange(max_moment + 1)
     if h == 0:
         rows = [expm(t * system) @ powers for t in clock]
     else:
-        steps = _checks.whole_steps(clock, eta if h is None else h)
+        steps = _arguments.whole_steps(clock, eta if h is None else h)
         rows = [np.linalg.matrix_power(system, int(n)) @ powers for n in steps]
     return closed.moments(np.array(rows))
 
@@ -149,23 +151,21 @@ class _Closure(NamedTuple):
     @staticmethod
     def of(inputs, targets, l2, batch_size, replacement, learning_rate, count) -> "_Closure":
         """From a user's arguments, checked."""
-        x = _checks.real_array("inputs", inputs, 1)
-        y = _checks.real_array("targets", targets, 1)
+        x = _arguments.array("inputs", inputs, 1)
+        y = _arguments.array("targets", targets, 1)
         if x.shape != y.shape:
             raise ValueError(f"inputs and targets must be equally many, got {x.shape}, {y.shape}.")
         eta, decay = (
-            _checks.number("learning_rate", learning_rate),
-            _checks.number("l2", l2, strict=False),
+            check_number("learning_rate", learning_rate, above=0),
+            check_at_least("l2", l2),
         )
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer):
-            raise ValueError(f"batch_size must be an integer >= 1, got {batch_size!r}.")
-        if batch_size < 1 or (not replacement and batch_size > len(x)):
+        size = _arguments.batch_size(batch_size)
+        if not check_flag("replacement", replacement) and size > len(x):
             raise ValueError(
                 f"batch_size must be between 1 and N={len(x)} (above N only with replacement), "
-                f"got {batch_size}."
+                f"got {size}."
             )
-        if count not in (1, 2, 3, 4):
-            raise ValueError(f"max_moment must be 1, 2, 3 or 4, got {count!r}.")
+        count = check_whole("max_moment", count, 1, 4)
         curvature = np.mean(x**2) + decay
         if curvature <= 0:
             raise ValueError("inputs must not all be zero, unless l2 > 0: the loss is flat.")
@@ -173,8 +173,8 @@ class _Closure(NamedTuple):
         slope, offset = x**2 - np.mean(x**2), x**2 * minimum - x * y
         lines = np.stack([offset - offset.mean(), slope])  # g_i − ∇L at θ* + δ, (2, N)
         spread = tuple(_mean_power(lines, r) for r in range(5))
-        draws = (len(x), int(batch_size), bool(replacement))
-        return _Closure(eta, minimum, float(curvature), spread, draws, int(count))
+        draws = (len(x), size, bool(replacement))
+        return _Closure(eta, minimum, float(curvature), spread, draws, count)
 
     def system(self, h: float | None, order: int, count: int | None = None) -> np.ndarray:
         """The matrix of (1, E δ, …): its map over one step, or its generator for h = 0."""
@@ -284,15 +284,7 @@ def _matrix(rows: list[np.ndarray], num: int) -> np.ndarray:
 
 
 def _time_step(value: RealLike | None, order: int) -> float | None:
-    if order not in (1, 2):
-        raise ValueError(f"order must be 1 or 2, got {order!r}.")
+    order = _arguments.order(order)
     if value is None and order == 2:
         raise ValueError("order=2 is of the modified equation: pass time_step (0 for the SDE).")
-    return None if value is None else _checks.number("time_step", value, strict=False)
-
-
-def _finite(name: str, value: RealLike) -> float:
-    scalar = float(value)
-    if not np.isfinite(scalar):
-        raise ValueError(f"{name} must be finite, got {scalar!r}.")
-    return scalar
+    return None if value is None else check_at_least("time_step", value)

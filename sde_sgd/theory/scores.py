@@ -11,11 +11,14 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 from numpy.typing import ArrayLike
 
-from sde_sgd.theory import _checks
+from sde_sgd.theory import _arguments
+from sde_sgd.theory._fields import traced
 from sde_sgd.theory.langevin import Gaussian
 from sde_sgd.types import Matrix, Positions, RealLike, Scalar, Vector
 
-from .._checks import in_brief, real_output
+from .._checks import as_real, check_at_least, check_callable, check_number, check_whole, in_brief
+
+_MOST_DIMENSIONS = 10**8
 
 
 class AbstractScore(eqx.Module):
@@ -44,8 +47,28 @@ class AbstractScore(eqx.Module):
         """∇log p_t(θ), (d,)."""
 
 
-def check_span(name: str, time: float, first: float, last: float) -> None:
+def check_place(t: Any, theta: Any, dimension: int) -> tuple[Scalar, Vector]:
+    """t and θ (d,) as arrays, traced or not."""
+    time, place = as_real("t", t), as_real("theta", theta)
+    if time.shape != () or place.shape != (dimension,):
+        raise ValueError(
+            f"a score takes t, one number, and theta of shape ({dimension},); got {time.shape} and "
+            f"{place.shape}."
+        )
+    return time, place
+
+
+def everywhere(theta: Any, dimension: int) -> Bool[Array, " members"]:
+    """True for each of the positions (members, d)."""
+    places = as_real("theta", theta)
+    if places.ndim != 2 or places.shape[1] != dimension:
+        raise ValueError(f"theta must be (members, {dimension}); got {places.shape}.")
+    return jnp.ones(places.shape[0], bool)
+
+
+def check_span(name: str, time: RealLike, first: float, last: float) -> None:
     """Refuses a time outside [first, last], up to rounding."""
+    time = check_number("time", time)
     slack = 1e-6 * max(abs(first), abs(last if np.isfinite(last) else 0.0), 1e-300)
     if not first - slack <= time <= last + slack:
         raise ValueError(
@@ -75,17 +98,18 @@ class FunctionScore(AbstractScore):
         first_time: RealLike = 0.0,
         last_time: RealLike = np.inf,
     ):
-        if not callable(function):
-            raise ValueError(f"FunctionScore needs a function of (t, θ); got {in_brief(function)}.")
-        if isinstance(dimension, bool) or not isinstance(dimension, int) or dimension < 1:
-            raise ValueError(f"dimension must be an integer >= 1; got {in_brief(dimension)}.")
-        first, last = float(first_time), float(last_time)
-        if not 0 <= first < last:
-            raise ValueError(f"times must satisfy 0 <= first < last; got {first:g}, {last:g}.")
+        check_callable("function", function, "lambda t, theta: -theta")
+        dimension = check_whole("dimension", dimension, 1, _MOST_DIMENSIONS)
+        first, last = (
+            check_at_least("first_time", first_time),
+            _arguments.end("last_time", last_time),
+        )
+        if not first < last:
+            raise ValueError(f"first_time={first:g} must be below last_time={last:g}.")
         self.function, self.size, self.first, self.last = function, dimension, first, last
         real = jnp.result_type(float)
         found = eqx.filter_eval_shape(
-            lambda t, x: real_output("function(t, θ)", function(t, x)),
+            traced("function", function, 2),
             jax.ShapeDtypeStruct((), real),
             jax.ShapeDtypeStruct((dimension,), real),
         )
@@ -107,10 +131,10 @@ class FunctionScore(AbstractScore):
         check_span("this FunctionScore", time, self.first, self.last)
 
     def inside(self, theta: Positions) -> Bool[Array, " members"]:
-        return jnp.ones(theta.shape[0], bool)
+        return everywhere(theta, self.dimension)
 
     def __call__(self, t: Scalar, theta: Vector) -> Vector:
-        return jnp.asarray(self.function(t, theta))
+        return jnp.asarray(self.function(*check_place(t, theta, self.size)))
 
 
 class GaussianScore(AbstractScore):
@@ -153,17 +177,16 @@ class GaussianScore(AbstractScore):
         minimum: ArrayLike | None = None,
         order: int = 1,
     ):
-        hess = _checks.symmetric("hessian", hessian)
+        hess = _arguments.symmetric("hessian", hessian)
         size = len(hess)
-        eta = _checks.number("learning_rate", learning_rate)
-        diffusion = eta / 2 * _checks.covariance("gradient_noise", gradient_noise, size)
-        if order not in (1, 2):
-            raise ValueError(f"order must be 1 or 2; got {in_brief(order)}.")
+        eta = check_number("learning_rate", learning_rate, above=0)
+        diffusion = eta / 2 * _arguments.covariance("gradient_noise", gradient_noise, size)
+        order = _arguments.order(order)
         if not isinstance(start, tuple) or len(start) != 2:
             raise ValueError(f"start must be a Gaussian(mean, covariance); got {in_brief(start)}.")
-        mean = _vector("mean of start", start[0], size)
-        spread = _checks.covariance("covariance of start", start[1], size)
-        centre = np.zeros(size) if minimum is None else _vector("minimum", minimum, size)
+        mean = _arguments.vector("mean of start", start[0], size)
+        spread = _arguments.covariance("covariance of start", start[1], size)
+        centre = np.zeros(size) if minimum is None else _arguments.vector("minimum", minimum, size)
         rates, basis = np.linalg.eigh(hess)
         if order == 2:
             rates = rates + eta / 2 * rates**2
@@ -205,16 +228,17 @@ class GaussianScore(AbstractScore):
             )
 
     def inside(self, theta: Positions) -> Bool[Array, " members"]:
-        return jnp.ones(theta.shape[0], bool)
+        return everywhere(theta, self.dimension)
 
     def law(self, time: RealLike) -> Gaussian:
         """N(m_t, M_t) in the coordinates of θ."""
         given = map(np.asarray, (self.rates, self.noise, self.mean, self.covariance))
-        mean, spread = _moments(np, float(time), *given)
+        mean, spread = _moments(np, check_at_least("time", time), *given)
         basis = np.asarray(self.basis)
         return Gaussian(np.asarray(self.minimum) + basis @ mean, basis @ spread @ basis.T)
 
     def __call__(self, t: Scalar, theta: Vector) -> Vector:
+        t, theta = check_place(t, theta, self.dimension)
         given = (self.rates, self.noise, self.mean, self.covariance)
         mean, spread = _moments(jnp, t.astype(self.rates.dtype), *given)
         offset = self.basis.T @ (theta.astype(self.rates.dtype) - self.minimum) - mean
@@ -229,10 +253,3 @@ def _moments(xp: Any, t: Any, rates: Any, noise: Any, mean: Any, covariance: Any
     grown = xp.where(flat, t, -xp.expm1(-total * t) / safe)
     spread = xp.exp(-total * t) * covariance + 2 * noise * grown
     return xp.exp(-rates * t) * mean, spread
-
-
-def _vector(name: str, value: Any, size: int) -> Float[np.ndarray, " d"]:
-    vector = _checks.real_array(name, value, 1)
-    if vector.shape != (size,):
-        raise ValueError(f"{name} must have shape ({size},), got {vector.shape}.")
-    return vector

@@ -9,13 +9,16 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy.special import logsumexp
 
-from sde_sgd.theory import _checks, _fields
+from sde_sgd.theory import _arguments, _fields
+from sde_sgd.theory._fields import traced
 from sde_sgd.theory.backward_equation import committor_on_grid, GridFunction
 from sde_sgd.theory.fokker_planck import FokkerPlanck
 from sde_sgd.theory.grid_density import GridDensity
 from sde_sgd.types import RealLike
 
-from .._checks import as_float64, real_values
+from .._checks import as_float64, check_number, check_part, check_whole, real_values
+
+_MOST_BASINS = 10**6
 
 
 def boltzmann_weights(
@@ -39,8 +42,8 @@ def boltzmann_weights(
 
     **Source:** Jastrzębski et al. 2017 (1711.04623), eq. 8; Laplace's method.
     """
-    depth = _checks.real_array("losses", losses, 1)
-    t = _checks.number("temperature", temperature)
+    depth = _arguments.array("losses", losses, 1)
+    t = check_number("temperature", temperature, above=0)
     curvature = as_float64("hessians", hessians)
     if curvature.ndim not in (2, 3) or len(curvature) != len(depth):
         raise ValueError(
@@ -60,7 +63,7 @@ def boltzmann_weights(
 
 
 def _spectrum(i: int, hessian: np.ndarray) -> np.ndarray:
-    return np.linalg.eigvalsh(_checks.symmetric(f"hessians[{i}]", hessian))
+    return np.linalg.eigvalsh(_arguments.symmetric(f"hessians[{i}]", hessian))
 
 
 def weights_on_grid(
@@ -81,6 +84,8 @@ def weights_on_grid(
 
     **Raises:** `ValueError` for labels outside −1, …, m − 1.
     """
+    check_part("density", density, GridDensity, "a GridDensity")
+    num_basins = check_whole("num_basins", num_basins, 1, _MOST_BASINS)
     if callable(label):
         numbers = _fields.scalar("label", label, density.grid.dimension).at(density.grid.centres)
     else:
@@ -110,12 +115,15 @@ def splitting_on_grid(equation: FokkerPlanck, targets: Sequence[Callable]) -> li
 
     **Raises:** `ValueError` for fewer than two targets, overlaps, targets without a cell centre.
     """
+    check_part("equation", equation, FokkerPlanck, "a FokkerPlanck equation")
+    targets = _arguments.members("targets", targets, Callable, "functions of θ")  # pyright: ignore[reportArgumentType]
     if len(targets) < 2:
         raise ValueError(f"splitting_on_grid needs at least two targets, got {len(targets)}.")
+    targets = [traced(f"targets[{i}]", target) for i, target in enumerate(targets)]
 
     def other_than(i: int) -> Callable:
         rest = [t for j, t in enumerate(targets) if j != i]
-        return lambda theta: jnp.any(jnp.stack([jnp.asarray(t(theta)) for t in rest]))
+        return lambda theta: jnp.any(jnp.stack([t(theta) for t in rest]))
 
     return [
         committor_on_grid(equation, lower=other_than(i), upper=target)
@@ -164,7 +172,7 @@ def large_deviation_weights(
 
     **Raises:** `ValueError` as `spanning_tree_energies`, and for η ≤ 0.
     """
-    eta = _checks.number("learning_rate", learning_rate)
+    eta = check_number("learning_rate", learning_rate, above=0)
     weights = np.exp(-spanning_tree_energies(barriers) / eta)
     return weights / weights.sum()
 

@@ -26,9 +26,11 @@ from numpy.typing import ArrayLike
 from scipy.linalg import eigh
 
 from sde_sgd.noise.sampling import AbstractSampling, RandomReshuffling, WithReplacement
-from sde_sgd.theory import _checks, _second_moments as moments
+from sde_sgd.theory import _arguments, _second_moments as moments
 from sde_sgd.theory.least_squares import _inputs
 from sde_sgd.types import RealLike
+
+from .._checks import check_at_least
 
 _ROWS = 2048  # examples per block, so that memory does not grow with N
 Tensor = Float[np.ndarray, "d d d d"]  # of X_ab X'_cd
@@ -48,7 +50,7 @@ def max_stable_learning_rate_sam(
 
     **Raises:** `ValueError` for bad numbers and `RandomReshuffling`, whose batches are dependent.
     """
-    x, rho, penalty = _arguments(inputs, radius, l2)
+    x, rho, penalty = _problem(inputs, radius, l2, sampling)
     if isinstance(sampling, RandomReshuffling):
         raise ValueError(
             "RandomReshuffling correlates the batches of an epoch, so that one step has no limit "
@@ -80,8 +82,8 @@ def max_stable_learning_rate_sam_equation(
     **Arguments, errors:** as `max_stable_learning_rate_sam`, of any sampling, and `step_ratio`:
     1/substeps; 0 for the continuous equation.
     """
-    x, rho, penalty = _arguments(inputs, radius, l2)
-    ratio = _checks.number("step_ratio", step_ratio, strict=False)
+    x, rho, penalty = _problem(inputs, radius, l2, sampling)
+    ratio = check_at_least("step_ratio", step_ratio)
     num, dim = x.shape
     c, k = sampling.noise_factor(num), sampling.third_factor(num)
     s = k / c if c > 0 else 0.0
@@ -194,8 +196,9 @@ def _largest_rate(mean: Float[np.ndarray, "d d"], second: Tensor) -> float:
     return float(1 / top) if top > 0 else math.inf
 
 
-def _arguments(
-    inputs: ArrayLike, radius: RealLike, l2: RealLike
+def _problem(
+    inputs: ArrayLike, radius: RealLike, l2: RealLike, sampling: AbstractSampling
 ) -> tuple[Float[np.ndarray, "N d"], float, float]:
-    rho = _checks.number("radius", radius, strict=False)
-    return _inputs(inputs), rho, _checks.number("l2", l2, strict=False)
+    _arguments.sampling(sampling)
+    rho = check_at_least("radius", radius)
+    return _inputs(inputs), rho, check_at_least("l2", l2)

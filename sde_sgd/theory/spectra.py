@@ -11,15 +11,17 @@ import numpy as np
 from jaxtyping import ArrayLike, Float
 from scipy import optimize, special
 
-from sde_sgd.theory import _checks
+from sde_sgd.theory import _arguments
 from sde_sgd.types import RealLike
 
-from .._checks import as_float64
+from .._checks import check_choice, check_number, check_whole, in_brief
 
 Values: TypeAlias = ArrayLike | Sequence[Any]
 
 # ⟨s²⟩/⟨s⟩², a number without units that tells repelling levels from independent ones.
 WIGNER_RATIO = 4 / np.pi
+# Binomial coefficients of larger orders are no float64.
+_MOST_ORDER = 500
 
 
 def wigner_surmise(spacing: Values) -> Float[np.ndarray, "..."]:
@@ -30,13 +32,13 @@ def wigner_surmise(spacing: Values) -> Float[np.ndarray, "..."]:
 
     **Source:** Wigner 1957; Mehta, Random Matrices, chapter 1.
     """
-    s = np.maximum(as_float64("spacing", spacing), 0.0)
+    s = np.maximum(_arguments.finite("spacing", spacing), 0.0)
     return np.asarray(np.pi / 2 * s * np.exp(-np.pi * s**2 / 4))
 
 
 def wigner_surmise_cdf(spacing: Values) -> Float[np.ndarray, "..."]:
     """P(s' < s) = 1 − e^{−πs²/4}, s in units of the mean."""
-    s = np.maximum(as_float64("spacing", spacing), 0.0)
+    s = np.maximum(_arguments.known("spacing", spacing), 0.0)
     return np.asarray(-np.expm1(-np.pi * s**2 / 4))
 
 
@@ -46,8 +48,7 @@ def mean_gap_ratio(kind: str) -> float:
     Needs no unfolding. **Source:** Atas, Bogomolny, Giraud, Roux 2013 (1212.5611).
     """
     values = {"goe": 4 - 2 * np.sqrt(3.0), "poisson": 2 * np.log(2.0) - 1}
-    if kind not in values:
-        raise ValueError(f'mean_gap_ratio knows "goe" and "poisson"; got {kind!r}.')
+    check_choice("kind", kind, list(values))
     return float(values[kind])
 
 
@@ -57,7 +58,14 @@ def rice_mean(centre: Values, scale: Values) -> Float[np.ndarray, "..."]:
     The gap of two levels of a symmetric 2×2 matrix M is the length of (M₁₁ − M₂₂, 2M₁₂), so that
     Gaussian noise on a gap gives this law. E|v|² = centre² + 2·scale².
     """
-    centre, scale = as_float64("centre", centre), as_float64("scale", scale)
+    centre, scale = _arguments.finite("centre", centre), _arguments.finite("scale", scale)
+    if not (scale > 0).all():
+        raise ValueError(f"scale must be > 0; got {in_brief(scale)}.")
+    if centre.shape != scale.shape and centre.size != 1 and scale.size != 1:
+        raise ValueError(
+            f"centre and scale must have one shape, or one be a number; got {centre.shape} and "
+            f"{scale.shape}."
+        )
     z = centre**2 / (2 * scale**2)
     laguerre = (1 + z) * special.ive(0, z / 2) + z * special.ive(1, z / 2)
     return np.asarray(np.sqrt(np.pi / 2) * scale * laguerre)
@@ -82,8 +90,8 @@ class MarchenkoPastur(eqx.Module):
     variance: float
 
     def __init__(self, ratio: RealLike, variance: RealLike = 1.0):
-        self.ratio = _checks.number("ratio", ratio)
-        self.variance = _checks.number("variance", variance)
+        self.ratio = check_number("ratio", ratio, above=0)
+        self.variance = check_number("variance", variance, above=0)
 
     @property
     def edges(self) -> tuple[float, float]:
@@ -98,7 +106,7 @@ class MarchenkoPastur(eqx.Module):
 
     def density(self, level: Values) -> Float[np.ndarray, "..."]:
         """p(λ) without the atom, of any shape; 0 outside the edges, ∞ at λ = 0 for r = 1."""
-        x = as_float64("level", level)
+        x = _arguments.known("level", level)
         low, high = self.edges
         inside = (x > low) & (x < high)
         safe = np.where(inside, x, 1.0)
@@ -111,7 +119,7 @@ class MarchenkoPastur(eqx.Module):
 
         1 − 1/max(r, 1) + [sc + (λ₋ + λ₊) tan⁻¹(s/c) − 2√(λ₋λ₊) tan⁻¹(√(λ₊/λ₋) s/c)]/(2πvr).
         """
-        x = as_float64("level", level)
+        x = _arguments.known("level", level)
         low, high = self.edges
         s, c = np.sqrt(np.clip(x - low, 0, high - low)), np.sqrt(np.clip(high - x, 0, high - low))
         turned = np.arctan2(np.sqrt(high) * s, np.sqrt(low) * c)
@@ -121,14 +129,15 @@ class MarchenkoPastur(eqx.Module):
 
     def quantile(self, probability: float) -> float:
         """λ with P(λ' ≤ λ) = probability, for atom < probability < 1."""
-        if not self.atom < probability < 1:
+        wanted = check_number("probability", probability)
+        if not self.atom < wanted < 1:
             raise ValueError(
-                f"quantile needs a probability between the atom {self.atom:.4g} at λ = 0 and 1; "
-                f"got {probability}."
+                f"probability must lie between the atom {self.atom:.4g} at λ = 0 and 1; "
+                f"got {wanted:g}."
             )
         low, high = self.edges
         found = optimize.root_scalar(
-            lambda x: float(self.cdf(x)) - probability, bracket=(low, high), xtol=1e-14 * high
+            lambda x: float(self.cdf(x)) - wanted, bracket=(low, high), xtol=1e-14 * high
         )
         return float(found.root)
 
@@ -139,6 +148,7 @@ class MarchenkoPastur(eqx.Module):
 
         1 for k = 0, and ∞ for k < 0 where r ≥ 1. (λ ↦ λ₋λ₊/λ takes p to itself but for a power.)
         """
+        order = check_whole("order", order, -_MOST_ORDER, _MOST_ORDER)
         if order < 0:
             if self.ratio >= 1:
                 return np.inf

@@ -14,9 +14,11 @@ import equinox as eqx
 import numpy as np
 from scipy import special
 
-from sde_sgd.theory import _checks
+from sde_sgd.theory import _arguments
 from sde_sgd.theory.spectra import rice_mean
 from sde_sgd.types import RealLike
+
+from .._checks import check_number
 
 
 class TeacherStudentSpacing(eqx.Module):
@@ -65,15 +67,16 @@ def teacher_student_spacing(
 
     **Source:** exact algebra; the setting is Aarts, Lucini, Park 2024 (2407.16427).
     """
-    eta = _checks.number("learning_rate", learning_rate)
-    sigma, height = _checks.number("label_noise", label_noise), _checks.number("level", level)
-    batch = int(_checks.number("batch_size", batch_size, minimum=2.0, strict=False))
-    if batch != batch_size:
-        raise ValueError(f"batch_size must be an integer, got {batch_size}.")
+    eta = check_number("learning_rate", learning_rate, above=0)
+    sigma, height = (
+        check_number("label_noise", label_noise, 0, _arguments.LARGE),
+        check_number("level", level, above=0),
+    )
+    batch = _arguments.batch_size(batch_size, 2)
     if time_step is None:
         steps = _sgd_steps(eta, batch, sigma)
     else:
-        steps = _euler_steps(eta, batch, sigma, _checks.number("time_step", time_step))
+        steps = _euler_steps(eta, batch, sigma, check_number("time_step", time_step, above=0))
     second, fourth = _moments(steps)
     v = float(second[0, 0])
     real = np.array([0.5, 0.0, 0.0, -0.5])
@@ -135,8 +138,14 @@ def _hermite(num: int):
 
 
 def _chi_square(freedom: int):
-    nodes, weights = special.roots_genlaguerre(6, freedom / 2 - 1)
-    return 2 * nodes, weights / weights.sum()
+    """Golub and Welsch's rule: with α = freedom/2 − 1 and orders k, 2k + α + 1 and √(k(k + α)).
+
+    Weights through Γ(α + 1), as SciPy has them, leave float64 at a freedom of 343.
+    """
+    alpha, order = freedom / 2 - 1, np.arange(6.0)
+    beside = np.sqrt(order[1:] * (order[1:] + alpha))
+    nodes, vectors = np.linalg.eigh(np.diag(2 * order + alpha + 1) + np.diag(beside, -1))
+    return 2 * nodes, vectors[0] ** 2
 
 
 def _moments(steps: list[tuple]) -> tuple[np.ndarray, np.ndarray]:

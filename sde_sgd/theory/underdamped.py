@@ -13,9 +13,11 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy.linalg import block_diag
 
-from sde_sgd.theory import _checks
+from sde_sgd.theory import _arguments
 from sde_sgd.theory.momentum import MomentumLaw
 from sde_sgd.types import RealLike
+
+from .._checks import check_flag, check_number
 
 
 def stationary_covariance_underdamped(
@@ -46,16 +48,17 @@ def stationary_covariance_underdamped(
 
     **Source:** theory of heavy ball as in Li, Tai, E 2019 (for x ← x + ηv, another form).
     """
-    hess = _checks.symmetric("hessian", hessian)
+    hess = _arguments.symmetric("hessian", hessian)
     dim = len(hess)
-    noise = _checks.covariance("gradient_noise", gradient_noise, dim)
-    eta = _checks.number("learning_rate", learning_rate)
-    mu = _checks.momentum_number(momentum)
-    _checks.positive_eigenvalues("hessian", hess)
+    check_flag("joint", joint)
+    noise = _arguments.covariance("gradient_noise", gradient_noise, dim)
+    eta = check_number("learning_rate", learning_rate, above=0)
+    mu = _arguments.momentum(momentum)
+    _arguments.positive_eigenvalues("hessian", hess)
     scale = np.eye(dim)
     if preconditioner is not None:
-        scale = _checks.symmetric("preconditioner", preconditioner, dim)
-    _checks.positive_eigenvalues("preconditioner", scale)
+        scale = _arguments.symmetric("preconditioner", preconditioner, dim)
+    _arguments.positive_eigenvalues("preconditioner", scale)
     values, vectors = np.linalg.eigh(scale)
     root = (vectors * np.sqrt(values)) @ vectors.T
     # P^{-1/2}θ has no preconditioner left, and its velocity is −m.

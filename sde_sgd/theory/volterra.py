@@ -27,14 +27,17 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 
-from sde_sgd._checks import check_whole
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.landscapes.population import PopulationLeastSquares
-from sde_sgd.theory import _checks
+from sde_sgd.theory import _arguments
 from sde_sgd.types import RealLike
+
+from .._checks import check_at_least, check_flag, check_whole, in_brief
 
 # Eigendecompositions of the generator that one schedule may ask for.
 _MAX_RATES = 32
+# Those gone through one by one.
+_MOST_STEPS = 10**7
 # Below this exponent the product weights lose digits, and their series has them all.
 _SMALL = 1e-3
 
@@ -70,8 +73,8 @@ class OnlineRisk:
         label_noise: RealLike,
         batch_size: RealLike = 1,
     ):
-        values = _checks.real_array("spectrum", spectrum, 1)
-        second = _checks.real_array("start", start, 1)
+        values = _arguments.array("spectrum", spectrum, 1)
+        second = _arguments.array("start", start, 1)
         if second.shape != values.shape:
             raise ValueError(
                 f"start must hold one E δ_i² for each of the {len(values)} eigenvalues; got shape "
@@ -82,8 +85,8 @@ class OnlineRisk:
                 raise ValueError(f"{name} must be >= 0, the smallest entry is {array.min():g}.")
         if not values.any():
             raise ValueError("spectrum is zero: the loss is flat. Give the eigenvalues of A.")
-        noise = _checks.number("label_noise", label_noise, strict=False)
-        batch = _checks.number("batch_size", batch_size, minimum=1.0, strict=False)
+        noise = _arguments.label_noise(label_noise)
+        batch = check_at_least("batch_size", batch_size, 1)
         object.__setattr__(self, "spectrum", values)
         object.__setattr__(self, "start", second)
         object.__setattr__(self, "label_noise", noise)
@@ -96,12 +99,10 @@ class OnlineRisk:
         """That of a landscape and a start θ0 (d,)."""
         if not isinstance(landscape, PopulationLeastSquares):
             raise ValueError(
-                f"OnlineRisk is for PopulationLeastSquares; got {type(landscape).__name__}. On a "
+                f"landscape must be PopulationLeastSquares; got {in_brief(landscape)}. On a "
                 f"finite sum of least squares there is transient_moments_least_squares."
             )
-        begin = _checks.real_array("theta0", theta0, 1)
-        if len(begin) != landscape.dimension:
-            raise ValueError(f"theta0 must have shape ({landscape.dimension},); got {begin.shape}.")
+        begin = _arguments.vector("theta0", theta0, landscape.dimension)
         values, basis = np.linalg.eigh(np.asarray(landscape.feature_covariance, dtype=float))
         offset = begin - np.asarray(landscape.minimum(), dtype=float)
         return cls(
@@ -125,7 +126,8 @@ class OnlineRisk:
         η/`substeps` and to SVAG(`substeps`); `homogenised` noise 2L(θ)A/B to the SDE above. Costs
         O(d) a step.
         """
-        wanted, steps = self._whole(iterations), check_whole("substeps", substeps)
+        wanted, steps = self._whole(iterations), check_whole("substeps", substeps, 1, _MOST_STEPS)
+        check_flag("homogenised", homogenised)
         second, batch = self.start.copy(), self.batch_size
 
         def advance(eta: float) -> None:
@@ -150,7 +152,7 @@ class OnlineRisk:
         Product trapezoid rule: Ψ is linear on every step h = η/`substeps`, and K, a sum of
         exponentials, is integrated against it exactly. Error O(h²), O(d) operations a step.
         """
-        wanted, steps = self._whole(iterations), check_whole("substeps", substeps)
+        wanted, steps = self._whole(iterations), check_whole("substeps", substeps, 1, _MOST_STEPS)
         rates, kernel = 2 * self.spectrum, self.spectrum**2 / self.batch_size
         floor = 0.5 * self.label_noise**2
         decayed = 0.5 * self.spectrum * self.start  # the terms of F(t)
@@ -191,6 +193,7 @@ class OnlineRisk:
         **Raises:** `ValueError` for a schedule of more than 32 rates: `volterra` takes any.
         """
         wanted = self._whole(iterations)
+        check_flag("homogenised", homogenised)
         second, systems = self.start.copy(), {}
         rates = self._rates(learning_rate, int(wanted.max(initial=0)))
         different = len(set(rates))
@@ -252,7 +255,7 @@ class OnlineRisk:
 
         **Raises:** `ValueError` at and beyond it.
         """
-        eta = _checks.number("learning_rate", learning_rate, strict=False)
+        eta = check_at_least("learning_rate", learning_rate)
         most = self.critical_learning_rate(substeps=substeps, homogenised=homogenised)
         if eta >= most:
             raise ValueError(
@@ -270,28 +273,21 @@ class OnlineRisk:
 
     def _resistance(self, substeps: int | None, homogenised: bool) -> float:
         """r in G = 2 − rηλ."""
-        step = 0.0 if substeps is None else 1 / check_whole("substeps", substeps)
-        return step + (0.0 if homogenised else 1 / self.batch_size)
+        step = 0.0 if substeps is None else 1 / check_whole("substeps", substeps, 1, _MOST_STEPS)
+        return step + (0.0 if check_flag("homogenised", homogenised) else 1 / self.batch_size)
 
     def _feedback(self, eta: float, resisted: float) -> float:
         stiff = 2 - resisted * eta * self.spectrum
         return float(np.sum(eta * self.spectrum / stiff)) / self.batch_size
 
     def _whole(self, iterations: ArrayLike) -> Int[np.ndarray, " T"]:
-        values = _checks.real_array("iterations", iterations, 1)
-        if (values < 0).any() or (values != np.rint(values)).any():
-            wrong = values[(values < 0) | (values != np.rint(values))][0]
-            raise ValueError(f"iterations must be integers k >= 0; got {wrong:g}.")
-        return values.astype(np.int64)
+        return _arguments.iterations("iterations", iterations, _MOST_STEPS)
 
     def _rates(self, learning_rate: Rate, number: int) -> list[float]:
         """η_k for k < number."""
         if not callable(learning_rate):
-            return [_checks.number("learning_rate", learning_rate, strict=False)] * number
-        return [
-            _checks.number(f"learning_rate({k})", learning_rate(k), strict=False)
-            for k in range(number)
-        ]
+            return [check_at_least("learning_rate", learning_rate)] * number
+        return [check_at_least(f"learning_rate({k})", learning_rate(k)) for k in range(number)]
 
     def _collect(self, wanted, learning_rate: Rate, advance, value) -> Float[np.ndarray, " T"]:
         """`value()` at the iterations wanted, `advance(η_k)` in between."""

@@ -7,8 +7,10 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import ndtr
 
-from sde_sgd.theory import _checks
+from sde_sgd.theory import _arguments
 from sde_sgd.theory.langevin import Gaussian
+
+from .._checks import in_brief
 
 _REACH, _NODES = 6.0, 2001
 
@@ -41,30 +43,32 @@ def wasserstein2(first: Any, second: Any) -> float:
     """
     if isinstance(first, Gaussian) and isinstance(second, Gaussian):
         return _gaussians(first, second)
-    quantiles = [quantile_function(law) for law in (first, second)]
+    quantiles = [
+        quantile_function(law, name) for law, name in ((first, "first"), (second, "second"))
+    ]
     levels, weights = normal_levels(_NODES, _REACH)
     one, two = (np.asarray(quantile(levels)) for quantile in quantiles)
     return float(np.sqrt(weights @ (one - two) ** 2))
 
 
-def quantile_function(law: Any) -> Callable:
+def quantile_function(law: Any, called: str = "law") -> Callable:
     """Q of a law on the line, from its method `quantile` or `ppf`."""
     for name in ("quantile", "ppf"):
         found = getattr(law, name, None)
-        if callable(found):
+        if callable(found) and not isinstance(law, type):
             return found
     raise ValueError(
-        f"W2 needs Gaussians, or laws on the line with a method quantile or ppf; got "
-        f"{type(law).__name__}. For samples use ss.wasserstein2."
+        f"{called} must be a Gaussian, as the other law is, or a law on the line with a method "
+        f"quantile or ppf; got {in_brief(law)}. For samples use ss.wasserstein2."
     )
 
 
 def _gaussians(first: Gaussian, second: Gaussian) -> float:
-    means = [_checks.real_array("mean", law.mean, 1) for law in (first, second)]
+    means = [_arguments.array("mean", law.mean, 1) for law in (first, second)]
     size = len(means[0])
     if means[1].shape != means[0].shape:
         raise ValueError(f"the Gaussians have {size} and {len(means[1])} dimensions.")
-    spreads = [_checks.covariance("covariance", law.covariance, size) for law in (first, second)]
+    spreads = [_arguments.covariance("covariance", law.covariance, size) for law in (first, second)]
     values, vectors = np.linalg.eigh(spreads[0])
     root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
     inner = np.linalg.eigvalsh(root @ spreads[1] @ root)

@@ -13,9 +13,15 @@ from tools import normal
 
 import sde_sgd as ss
 from sde_sgd import theory
-from sde_sgd._checks import as_float64, as_real, check_fraction, check_non_negative, real_array
+from sde_sgd._checks import (
+    as_float64,
+    as_real,
+    check_fraction,
+    check_non_negative,
+    check_number,
+    real_array,
+)
 from sde_sgd.identify import PolynomialBasis
-from sde_sgd.theory import _checks
 
 NUM = 6
 LABELS = np.arange(NUM) % 3
@@ -242,7 +248,7 @@ DOORS = {
     "scale": ((), lambda x: ss.HessianNoise(x)),
     "learning_rate": ((), lambda x: ss.SGD(least_squares(), x, ss.WithReplacement(2))),
     "momentum": ((), lambda x: check_fraction("momentum", x)),
-    "number": ((), lambda x: _checks.number("number", x)),
+    "number": ((), lambda x: check_number("number", x)),
     "theta0": ((2,), start),
     "levels": ((2,), lambda x: ss.TailRatios(x)),
     "Histogram: edges": ((3,), lambda x: ss.Histogram(edges=x)),

@@ -145,7 +145,7 @@ def test_noise_autocovariance():
 
 
 BAD = [
-    ({"batches_per_epoch": 1}, "integer >= 2"),
+    ({"batches_per_epoch": 1}, "integer ≥ 2"),
     ({"hessian": np.diag([1.0, -0.1])}, "positive semidefinite"),
     ({"hessian": np.diag([1.0, 20.0])}, r"= 2 must be < 2\(1 \+ momentum\)"),
     ({"gradient_noise": np.eye(3)}, r"\(2, 2\)"),

@@ -85,7 +85,7 @@ REFUSED = [
     (WELLS, ss.HessianNoise(1.0), {"learning_rate": 0.1}, "isotropic"),
     (WELLS, 0.05, {"saddle": [-1.0, 0.0]}, "same guess"),
     (WELLS, 0.05, {"saddle": [0.8, 0.1]}, "index 0"),
-    (WELLS, 0.05, {"saddle": [0.0, 0.0, 0.0]}, "differ in shape"),
+    (WELLS, 0.05, {"saddle": [0.0, 0.0, 0.0]}, r"saddle must have shape \(2,\)"),
     (MUELLER, 10.0, {"minimum": [-0.56, 1.44], "saddle": [0.21, 0.29]}, "does not bound"),
     (MUELLER, 10.0, {"minimum": [0.3, 0.2], "saddle": [0.21, 0.29]}, "elsewhere"),
 ]

@@ -204,7 +204,7 @@ def test_posterior_by_quadrature():
 
 
 BAD = [
-    (lambda: langevin_epochs(INPUTS, TARGETS, batch_size=7, **COMMON), "from 1 to N = 6"),
+    (lambda: langevin_epochs(INPUTS, TARGETS, batch_size=7, **COMMON), "from 1 to 6; got 7"),
     (
         lambda: langevin_epochs(
             np.tile(INPUTS, (5, 1)), np.tile(TARGETS, 5), batch_size=3, **COMMON

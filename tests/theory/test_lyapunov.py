@@ -173,7 +173,7 @@ BAD = [
     ({"hessian": np.eye(2) + 1j}, "real"),
     ({"gradient_noise": np.eye(3)}, r"\(2, 2\)"),
     ({"gradient_noise": np.diag([1.0, -1.0])}, "semidefinite"),
-    ({"learning_rate": 0.0}, "learning_rate must be finite and > 0"),
+    ({"learning_rate": 0.0}, "learning_rate must be a finite number > 0"),
     ({"learning_rate": np.inf}, "learning_rate"),
 ]
 

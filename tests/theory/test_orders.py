@@ -235,7 +235,7 @@ def test_uncertainty_covers():
         (lambda: theory.fit_order([0.1, 0.2], [1e-3, 1.0], [1e-3, 0.1]), "more members"),
         (lambda: logistic_errors(rates=[0.3]), "multiples of time_step"),
         (lambda: logistic_errors(degree=12), "Raise degree"),
-        (lambda: logistic_errors(order=3), "order must be 1 or 2"),
+        (lambda: logistic_errors(order=3), "order must be one of 1, 2"),
         (
             lambda: theory.weak_errors_scalar(
                 logistic(),

@@ -274,9 +274,9 @@ def test_missing_moments_are_told_apart():
 BAD = [
     ({"targets": [1.0]}, "equally many"),
     ({"batch_size": 3, "replacement": False}, "between 1 and N=2"),
-    ({"batch_size": 0}, "between 1 and N=2"),
+    ({"batch_size": 0}, "batch_size must be an integer"),
     ({"order": 2}, "pass time_step"),
-    ({"order": 3, "time_step": 0.0}, "order must be 1 or 2"),
+    ({"order": 3, "time_step": 0.0}, "order must be one of 1, 2"),
     ({"max_moment": 5}, "max_moment"),
     ({"inputs": [0.0, 0.0]}, "flat"),
     ({"times": [0.15]}, "multiples of"),

@@ -216,10 +216,10 @@ REFUSED = [
         {"gradient": lambda x: x - 1.3, "diffusion": lambda x: x - 1, "lower": 1.0},
         "is at 0",
     ),
-    ({"diffusion": -1.0}, "diffusion must be finite and > 0"),
+    ({"diffusion": -1.0}, "diffusion must be a finite number > 0"),
     ({"gradient": lambda x: np.ones(3)}, "must map an array"),
     ({"gradient": lambda x: np.full(x.shape, np.nan)}, "not finite"),
-    ({"lower": 1.0, "upper": 1.0}, "lower < upper"),
+    ({"lower": 1.0, "upper": 1.0}, "lower=1 must be below upper=1"),
     ({"convention": "isothermal"}, "convention must be one of"),
     ({"scale": 0.0}, "scale"),
 ]
