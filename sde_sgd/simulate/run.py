@@ -78,9 +78,9 @@ class Run:
                 self.failures[name] = error
 
     def __getitem__(self, name: str) -> Any:
-        if name in self.failures:
+        if isinstance(name, str) and name in self.failures:
             raise self.failures[name]
-        if name not in self.results:
+        if not isinstance(name, str) or name not in self.results:
             raise KeyError(f"No measure {name!r} in this run; it has {sorted(self.results)}.")
         return self.results[name]
 
