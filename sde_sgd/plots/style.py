@@ -55,8 +55,10 @@ def _abscissae(axis: Any, x: Any, estimate: Any, label: Any) -> np.ndarray:
     check_part("estimate", estimate, Estimate, "an ss.Estimate")
     check_text("label", label)
     places = as_float64("x", x)
-    if places.shape != estimate.value.shape:
-        raise ValueError(f"x has shape {places.shape}, and the estimate {estimate.value.shape}.")
+    if places.size != estimate.value.size:
+        raise ValueError(
+            f"x has {places.size} numbers, and the estimate {estimate.value.size}: give one each."
+        )
     return places
 
 
