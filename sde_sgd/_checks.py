@@ -343,11 +343,17 @@ def check_precision(name: str, dtype: Any) -> None:
         )
 
 
+def check_vector(name: str, value: Any, size: int, dtype: Any) -> Array:
+    """An array (size,) of a dtype, whose numbers may not be known yet."""
+    vector = as_real(name, value, dtype)
+    if vector.shape != (size,):
+        raise ValueError(f"{name} must have shape ({size},); got {vector.shape}.")
+    return vector
+
+
 def check_point(name: str, value: Any, landscape: Any) -> Array:
     """θ, (d,) and finite, in the landscape's dtype."""
-    point = as_real(name, value, landscape.dtype)
-    if point.shape != (landscape.dimension,):
-        raise ValueError(f"{name} must have shape ({landscape.dimension},); got {point.shape}.")
+    point = check_vector(name, value, landscape.dimension, landscape.dtype)
     if not np.isfinite(np.asarray(point)).all():
         raise ValueError(f"{name} has entries that are not finite; got {in_brief(value)}.")
     return point
