@@ -1,4 +1,4 @@
-"""A sample of the bad inputs of `python -m tests.fuzz`, as users meet them: no types are checked."""
+"""A sample of the bad inputs of `python -m tests.fuzz`, without the checks of types."""
 
 import subprocess
 import sys

@@ -14,6 +14,7 @@ import numpy as np
 from jax._src import compiler
 
 import sde_sgd
+from sde_sgd._brief import in_brief
 
 HERE = str(Path(__file__).parent)
 PACKAGE = str(Path(sde_sgd.__file__).parent)
@@ -101,7 +102,7 @@ def _told(value):
         return {repr(value)[:40]}
     if isinstance(value, Path):
         return {str(value)}
-    return {getattr(value, "__name__", None), f"a {type(value).__name__}"}
+    return {getattr(value, "__name__", None), f"a {type(value).__name__}", in_brief(value)}
 
 
 def _own_place(error):
