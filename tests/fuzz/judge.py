@@ -86,7 +86,9 @@ def _judged(error, argument, value):
     place = _own_place(error)
     if last.filename.startswith(HERE) and "judge.py" not in last.filename:
         return Outcome("user", place, text)
-    if last.filename.startswith(PACKAGE) and last.lineno in raise_lines(last.filename):
+    meant = isinstance(error, ValueError | TypeError | MemoryError | OSError | LookupError)
+    said = last.filename.startswith(PACKAGE) and last.lineno in raise_lines(last.filename)
+    if said and (meant or isinstance(error, RuntimeError)):
         words = {argument, argument.replace("_", " "), *_told(value)}
         named = any(word in message for word in words if word)
         return Outcome("refused" if named else "unnamed", place, text)
