@@ -136,12 +136,12 @@ class Draws(eqx.Module):
     def create(key: Key, identity, iteration=0, substep=0) -> "Draws":
         """Draws of a key, of members `identity`, at an iteration and substep (integers)."""
         named = {"identity": identity, "iteration": iteration, "substep": substep}
-        return Draws(stream_keys(check_key(key)), *(_counter(*pair) for pair in named.items()))
+        return Draws(stream_keys(check_key(key)), *(as_counter(*pair) for pair in named.items()))
 
     def at(self, iteration=None, substep=None) -> "Draws":
         """The same members at another iteration or substep."""
-        iteration = self.iteration if iteration is None else _counter("iteration", iteration)
-        substep = self.substep if substep is None else _counter("substep", substep)
+        iteration = self.iteration if iteration is None else as_counter("iteration", iteration)
+        substep = self.substep if substep is None else as_counter("substep", substep)
         return Draws(self.streams, self.identity, iteration, substep)
 
     def _key(self, stream: int) -> tuple[Array, Array]:
@@ -261,7 +261,7 @@ class Draws(eqx.Module):
         return scale_to(self._bits(shape, stream), maximum)
 
 
-def _counter(name: str, value: Any) -> UInt32[Array, "..."]:
+def as_counter(name: str, value: Any) -> UInt32[Array, "..."]:
     """Unsigned words of 32 bits of a count, or of an array of counts."""
     if isinstance(value, jax.Array):
         whole = jnp.issubdtype(value.dtype, jnp.integer)

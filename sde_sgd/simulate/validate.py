@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from .._checks import as_real, check_choice, in_brief, real_output, real_values
+from .._checks import as_real, check_choice, in_brief, real_output, real_values, traced
 from ..draws import Stream, stream_keys, threefry
 from ..dynamics.base import AbstractProcess
 from ..measure.base import AbstractMeasure, check_carry, check_restart
@@ -117,12 +117,15 @@ def starts(process: AbstractProcess, theta0: Any, ensemble_size: int, key) -> ja
             f"theta0 is a model ({type(theta0).__name__}), and must be flat parameters: with "
             f"EmpiricalRisk the model's own are landscape.initial."
         )
+    bytes_ = 2 * ensemble_size * dim * dtype.itemsize
+    check_memory(bytes_, None, f"the starts of {ensemble_size} members")
     if callable(theta0):
         identity = jax.device_put(np.arange(ensemble_size, dtype=np.uint32))
         # Not compiled as a whole: a sampler may look at what has changed since its last call.
-        sampled = jax.vmap(lambda own: real_output("theta0(key)", theta0(own)))(
-            _keys(stream_keys(key), identity)
-        )
+        with traced("theta0(key)"):
+            sampled = jax.vmap(lambda own: real_output("theta0(key)", theta0(own)))(
+                _keys(stream_keys(key), identity)
+            )
         if sampled.shape != (ensemble_size, dim):
             raise ValueError(
                 f"The sampler theta0(key) must give shape ({dim},); it gave {sampled.shape[1:]}."

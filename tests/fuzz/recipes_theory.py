@@ -1,4 +1,4 @@
-"""Valid calls of `sde_sgd.theory`, the first third, in the order of its files."""
+"""Valid calls of `sde_sgd.theory`, the first part, in the order of its files."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -1,4 +1,4 @@
-"""Valid calls of `sde_sgd.theory`, the last third, in the order of its files."""
+"""Valid calls of `sde_sgd.theory`, the last part, in the order of its files."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +8,35 @@ import sde_sgd as ss
 from .made_theory import C, H, made, sm, W, wide, X2, Y2
 from .recipes import add
 
+add(
+    "theory.MasterEquation.propagate",
+    lambda: (made.master.propagate, dict(start=0.1, steps=[0, 1], on_grid=False)),
+)
+add(
+    "theory.MasterEquation.propagate (batches)",
+    lambda: (made.batch_master.propagate, dict(start=0.1, steps=[0, 1], on_grid=True)),
+)
+add(
+    "theory.MomentumLaw.of",
+    lambda: (
+        ss.theory.MomentumLaw.of,
+        dict(
+            process="underdamped",
+            hessian=H,
+            gradient_noise=C,
+            learning_rate=0.1,
+            momentum=0.5,
+            substeps=2,
+        ),
+    ),
+)
+add(
+    "theory.MomentumLaw.transient",
+    lambda: (
+        made.momentum_law.transient,
+        dict(times=[0.0, 0.2], theta0=[1.0, 0.0], minimum=[0.0, 0.0]),
+    ),
+)
 add(
     "theory.fit_order",
     lambda: (

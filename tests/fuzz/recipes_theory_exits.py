@@ -1,4 +1,4 @@
-"""Valid calls of `sde_sgd.theory`, the second third, in the order of its files."""
+"""Valid calls of `sde_sgd.theory`, the second part, in the order of its files."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -375,34 +375,5 @@ add(
             nodes=60,
             mass_tolerance=1e-3,
         ),
-    ),
-)
-add(
-    "theory.MasterEquation.propagate",
-    lambda: (made.master.propagate, dict(start=0.1, steps=[0, 1], on_grid=False)),
-)
-add(
-    "theory.MasterEquation.propagate (batches)",
-    lambda: (made.batch_master.propagate, dict(start=0.1, steps=[0, 1], on_grid=True)),
-)
-add(
-    "theory.MomentumLaw.of",
-    lambda: (
-        ss.theory.MomentumLaw.of,
-        dict(
-            process="underdamped",
-            hessian=H,
-            gradient_noise=C,
-            learning_rate=0.1,
-            momentum=0.5,
-            substeps=2,
-        ),
-    ),
-)
-add(
-    "theory.MomentumLaw.transient",
-    lambda: (
-        made.momentum_law.transient,
-        dict(times=[0.0, 0.2], theta0=[1.0, 0.0], minimum=[0.0, 0.0]),
     ),
 )

@@ -116,7 +116,7 @@ BAD = {
     "steps True": (lambda: simulate(num_steps=True), "got True"),
     "too many steps": (
         lambda: simulate(num_steps=2**31),
-        "num_steps must be an integer from 1 to 2147483647; got 2147483648",
+        "num_steps must be an integer from 1 to 2147483646; got 2147483648",
     ),
     "measures no dict": (lambda: simulate(measures=ss.Moments()), "measures must be a dictionary"),
     "measure string": (measured("moments"), r"measures\['m'\] is 'moments', which is no measure"),
