@@ -18,6 +18,7 @@ from sde_sgd.theory.orders import fit_order, OrderFit
 from sde_sgd.types import Key
 
 from .._checks import as_float64, in_brief
+from .._user_functions import refuse_tracing
 
 
 class WeakError(eqx.Module):
@@ -75,6 +76,7 @@ def weak_error(
 
     **Raises:** `ValueError` for clocks that differ, and for an equation that cannot be refined.
     """
+    refuse_tracing("weak_error", sgd, sde, theta0, key)
     if not 2 <= levels <= 6:
         raise ValueError(
             f"levels must be 2, ..., 6 solver steps to extrapolate from; got {in_brief(levels)}."

@@ -8,8 +8,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
-from .._checks import check_part
+from .._checks import check_callable, check_part
+from .._user_functions import shape_of
 from ..draws import Draws
 from ..landscapes.base import AbstractLandscape
 from ..noise.paths import Increments
@@ -18,6 +20,31 @@ from ._steps import brownian_increment, step_members
 from .base import AbstractProcess, Observe
 from .continuous import ModifiedEquation
 from .terms import drift_correction
+
+# Rounding of there and back that passes, in units of the dtype's.
+_ROUNDING = 1e3
+
+
+@eqx.filter_jit
+def _there_and_back(there: Callable, back: Callable, points: Positions) -> tuple[Array, Array]:
+    """back(there(x)) of points (members, n), and how far off it is (members,), in roundings.
+
+    One rounding is eps·(|x| + |J(y ± ...)|), J the derivative of `back` at y = there(x) along y
+    with alternating signs: what a rounding of y makes of x.
+    """
+
+    def one(x):
+        y = there(x)
+        signs = jnp.where(jnp.arange(y.shape[0]) % 2 == 0, 1, -1).astype(y.dtype)
+        found, same = jax.jvp(back, (y,), (y,))
+        _, other = jax.jvp(back, (y,), (y * signs,))
+        size = jnp.linalg.norm(x)
+        pull = jnp.linalg.norm(same) + jnp.linalg.norm(other)
+        unit = jnp.finfo(x.dtype).eps * (size + jnp.where(jnp.isfinite(pull), pull, 0))
+        gap = jnp.linalg.norm(found - x)
+        return found, jnp.where(gap == 0, 0, gap / unit)
+
+    return jax.vmap(one)(points)
 
 
 class TransformedState(eqx.Module):
@@ -56,7 +83,8 @@ class TransformedEquation(AbstractProcess):
     Costs R(θ), (d, k), and k second derivatives a step.
 
     **Raises:** `ValueError` for another solver, for functions of other shapes, and in
-    `simulate` for starts outside the domain, where ψ(φ(θ)) ≠ θ.
+    `simulate` for starts outside the domain, where ψ(φ(θ)) ≠ θ. The same is asked again of where
+    the members are about twice a second and at the end, and φ(ψ(y)) = y as well if p = d.
 
     **Source:** Itô's formula; on the divergence of Euler's scheme, Hutzenthaler, Jentzen, Kloeden,
     Proc. R. Soc. A 467 (2011) 1563; taming of both coefficients after Sabanis, Ann. Appl.
@@ -77,9 +105,9 @@ class TransformedEquation(AbstractProcess):
     ):
         check_part("equation", equation, ModifiedEquation, "a ModifiedEquation")
         self.equation = equation
-        self.forward = forward
-        self.inverse = inverse
-        self.tamed = tamed
+        self.forward = check_callable("forward", forward, "jnp.log")
+        self.inverse = check_callable("inverse", inverse, "jnp.exp")
+        self.tamed = bool(tamed)
 
     def __check_init__(self):
         if not isinstance(self.equation.solver, dfx.Euler):
@@ -88,10 +116,9 @@ class TransformedEquation(AbstractProcess):
                 f"{type(self.equation.solver).__name__}. Make it with diffrax.Euler()."
             )
         theta = jax.ShapeDtypeStruct((self.landscape.dimension,), self.landscape.dtype)
-        there = eqx.filter_eval_shape(self.forward, theta)
-        back = None
-        if getattr(there, "ndim", 0) == 1:
-            back = eqx.filter_eval_shape(self.inverse, there)
+        there, back = shape_of("forward", self.forward, theta, example="jnp.log"), None
+        if len(there.shape) == 1:
+            back = shape_of("inverse", self.inverse, there, example="jnp.exp")
         if back is None or (back.shape, back.dtype) != (theta.shape, theta.dtype):
             raise ValueError(
                 f"forward must take θ {theta.shape} to a vector and inverse take it back, in "
@@ -120,16 +147,37 @@ class TransformedEquation(AbstractProcess):
         self.equation.check()
 
     def check_start(self, theta: Positions) -> None:
-        back = np.asarray(jax.vmap(lambda x: self.inverse(self.forward(x)))(theta))
-        start = np.asarray(theta)
-        scale = np.abs(start).max(axis=1, keepdims=True)
-        wrong = ~(np.abs(back - start) <= 1e3 * np.finfo(start.dtype).eps * scale).all(axis=1)
+        back, off = _there_and_back(self.forward, self.inverse, theta)
+        wrong = np.asarray(~(off <= _ROUNDING))
         if wrong.any():
             member = int(np.argmax(wrong))
             raise ValueError(
                 f"inverse(forward(θ)) differs from θ for {int(wrong.sum())} of {wrong.size} "
-                f"starts, the first of them member {member}: {start[member]} becomes "
-                f"{back[member]}. Start inside the domain of the coordinates."
+                f"starts, the first of them member {member}: {np.asarray(theta[member])} becomes "
+                f"{np.asarray(back[member])}. Start inside the domain of the coordinates."
+            )
+
+    def check_state(self, state: TransformedState) -> None:
+        y, theta = state.coordinates, self.position(state)
+        alive = jnp.isfinite(y).all(axis=1) & jnp.isfinite(theta).all(axis=1)
+        self._refuse_other("inverse(forward(θ))", "θ", self.forward, self.inverse, theta, alive)
+        if y.shape == theta.shape:
+            # Where θ is all that is left of y, as 0 is of the logarithm of what underflows, nothing
+            # can be asked.
+            known = alive & jnp.isfinite(jax.vmap(self.forward)(theta)).all(axis=1)
+            self._refuse_other("forward(inverse(y))", "y", self.inverse, self.forward, y, known)
+
+    def _refuse_other(self, words, name, there, back, points, asked) -> None:
+        """Raises where back(there(x)) is not x at the points asked about."""
+        found, off = _there_and_back(there, back, points)
+        wrong = np.asarray(asked & ~(off <= _ROUNDING))
+        if wrong.any():
+            member = int(np.argmax(wrong))
+            raise ValueError(
+                f"{words} differs from {name} where the run has come, for {int(wrong.sum())} of "
+                f"{wrong.size} members, the first of them member {member}: "
+                f"{np.asarray(points[member])} becomes {np.asarray(found[member])}. The run has "
+                f"left where forward and inverse belong together: take others, or other starts."
             )
 
     def init(self, theta: Positions, draws: Draws) -> TransformedState:

@@ -5,7 +5,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Num
 
-from .._checks import as_float64
+from .._checks import as_float64, check_number, check_whole
 
 
 class Estimate(eqx.Module):
@@ -29,6 +29,7 @@ class Estimate(eqx.Module):
     num_samples: int
 
     def __check_init__(self):
+        check_whole("num_samples", self.num_samples, 0)
         if self.value.shape != self.standard_error.shape:
             raise ValueError(
                 f"An Estimate needs value and standard_error of one shape; got "
@@ -86,7 +87,7 @@ class Estimate(eqx.Module):
 
     def interval(self, sigmas: float = 1.96) -> tuple[np.ndarray, np.ndarray]:
         """Normal interval value ∓ sigmas·standard_error, two arrays of `value`'s shape."""
-        half = sigmas * self.standard_error
+        half = check_number("sigmas", sigmas, above=0.0) * self.standard_error
         return self.value - half, self.value + half
 
     def finite(self) -> Bool[np.ndarray, "..."]:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check_key, check_whole, in_brief
+from .._user_functions import refuse_tracing
 from ..draws import STREAM_KEYS, stream_keys
 from ..dynamics.base import AbstractProcess
 from ..dynamics.continuous import GradientFlow
@@ -93,6 +94,7 @@ def splitting(
     bias for Markov chains, Ann. Appl. Probab. 26, 3559); Hill's relation: Cérou, Guyader,
     Lelièvre and Pommier 2011.
     """
+    refuse_tracing("splitting", process, theta0, key)
     _check_process(process)
     check_outcome("raise", budget)
     num_replicas = check_whole("num_replicas", num_replicas, most=2**24)

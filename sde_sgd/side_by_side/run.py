@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from .._user_functions import refuse_tracing
 from ..compare.distances import DistanceName
 from ..dynamics.base import AbstractProcess
 from ..measure.base import AbstractMeasure
@@ -94,6 +95,7 @@ def side_by_side(
     for swapped arguments, and for every wrong option, before the first run; `DivergenceError`.
     Warns where the members are too few for any agreement, and where the whole has stopped early.
     """
+    refuse_tracing("side_by_side", sgd, sde, theta0, key)
     case = make_case(
         sgd,
         sde,

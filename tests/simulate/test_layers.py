@@ -10,6 +10,7 @@ ROOT = Path(sde_sgd.__file__).parent
 ORDER = (
     "types",
     "_checks",
+    "_user_functions",
     "memory",
     "terminal",
     "normal_quantile",
