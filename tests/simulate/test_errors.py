@@ -214,3 +214,10 @@ def test_refused_keys_of_either_kind_pass():
     """jax.random.key and the older PRNGKey are both keys, and the same run."""
     new, old = simulate(key=jr.key(5)), simulate(key=jax.random.PRNGKey(5))
     np.testing.assert_array_equal(new.positions, old.positions)
+
+
+@pytest.mark.parametrize("memory", [float("nan"), -1.0, 0, "8 GB"])
+def test_memory_is_a_number(memory):
+    """NaN compares as smaller than nothing, and would switch the check off."""
+    with pytest.raises((ValueError, TypeError), match="memory"):
+        simulate(memory=memory)
