@@ -18,7 +18,7 @@ from sde_sgd.theory.orders import fit_order, OrderFit
 from sde_sgd.types import Key
 
 from .._checks import as_float64, in_brief
-from .._user_functions import refuse_tracing
+from .._user_functions import of_theta, refuse_tracing
 
 
 class WeakError(eqx.Module):
@@ -81,6 +81,7 @@ def weak_error(
         raise ValueError(
             f"levels must be 2, ..., 6 solver steps to extrapolate from; got {in_brief(levels)}."
         )
+    of_theta("of", of, sgd.landscape, "lambda theta: theta[0]")
     if sde.weak_order is None:
         raise ValueError(
             f"weak_error extrapolates in the solver step, and {type(sde).__name__} cannot be run "

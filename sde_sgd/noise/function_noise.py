@@ -10,6 +10,7 @@ import lineax as lx
 from jaxtyping import Array, Float
 
 from .._checks import in_brief
+from .._user_functions import naming
 from ..landscapes.base import AbstractLandscape
 from ..types import Matrix, Vector
 from .models import AbstractGradientNoise
@@ -44,7 +45,8 @@ class FunctionNoise(AbstractGradientNoise):
 
     def _shape(self, landscape: AbstractLandscape) -> Any:
         probe = jax.ShapeDtypeStruct((landscape.dimension,), landscape.dtype)
-        return eqx.filter_eval_shape(lambda x: jnp.asarray(self.root(x)), probe)
+        with naming("FunctionNoise: root"):
+            return eqx.filter_eval_shape(lambda x: jnp.asarray(self.root(x)), probe)
 
     def check(self, landscape: AbstractLandscape) -> None:
         found, size = self._shape(landscape), landscape.dimension

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check_key, check_whole, in_brief
-from .._user_functions import refuse_tracing
+from .._user_functions import naming, refuse_tracing
 from ..draws import STREAM_KEYS, stream_keys
 from ..dynamics.base import AbstractProcess
 from ..dynamics.continuous import GradientFlow
@@ -178,7 +178,8 @@ def _check_function(name: str, function: Any, landscape: Any, kind: Any, what: s
     if not callable(function):
         raise ValueError(f"{name} must be a function of θ; got {in_brief(function)}.")
     probe = jax.ShapeDtypeStruct((landscape.dimension,), landscape.dtype)
-    out = jax.eval_shape(lambda x: jnp.asarray(function(x)), probe)
+    with naming(name):
+        out = jax.eval_shape(lambda x: jnp.asarray(function(x)), probe)
     if out.shape != () or not jnp.issubdtype(out.dtype, kind):
         raise ValueError(
             f"{name}(θ) must give {what} for θ of shape {probe.shape}; it gives shape {out.shape} "

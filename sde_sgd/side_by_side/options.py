@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from .._checks import check_whole, real_output
+from .._user_functions import naming
 from ..compare.distances import DISTANCES
 from ..dynamics.base import AbstractProcess
 from ..dynamics.continuous import ModifiedEquation
@@ -45,7 +46,8 @@ def check_observables(
             raise ValueError(f"An observable's name must be a text without '/'; got {name!r}.")
         if not callable(of):
             raise ValueError(f"Observable {name!r} must be a function of θ; got {of!r}.")
-        shape = jax.eval_shape(lambda x, f=of, name=name: real_output(name, f(x)), probe).shape
+        with naming(f"Observable {name!r}"):
+            shape = jax.eval_shape(lambda x, f=of, name=name: real_output(name, f(x)), probe).shape
         if shape != ():
             raise ValueError(f"Observable {name!r} must be scalar; it has shape {shape}.")
     names = variables(list(chosen), distances)
