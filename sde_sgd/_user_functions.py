@@ -12,13 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import errors
 from jax.core import Tracer
-
-from ._checks import check_callable, in_brief, real_output
 
 # What fails where a number is not known, with its usual causes and the way out; subclasses first.
 _UNKNOWN = (
@@ -67,38 +64,6 @@ def naming(name: str) -> Iterator[None]:
         raise ValueError(
             f"{name} cannot be called: {type(error).__name__}{_place(error)}: {reason}."
         ) from error
-
-
-def shape_of(name: str, function: Any, *arguments: Any, example: str) -> jax.ShapeDtypeStruct:
-    """Shape and dtype of the array that a user's function gives; it is traced and not run.
-
-    **Arguments:** `name`: what it is called, such as "of"; `arguments`: shapes and dtypes of its
-    own; `example`: a right one, for the message.
-
-    **Raises:** `ValueError` for what is no function, for one that JAX cannot trace, and for results
-    that are no array of real numbers.
-    """
-    check_callable(name, function, example)
-
-    def called(*values: Any) -> jax.Array:
-        found = function(*values)
-        try:
-            array = jnp.asarray(found)
-        except (TypeError, ValueError) as error:
-            kind = in_brief(found) if found is None else f"a {type(found).__name__}"
-            raise ValueError(
-                f"{name} must give real numbers, as {example} does; it gives {kind}."
-            ) from error
-        return real_output(name, array)
-
-    with naming(name):
-        return eqx.filter_eval_shape(called, *arguments)
-
-
-def of_theta(name: str, function: Any, landscape: Any, example: str) -> jax.ShapeDtypeStruct:
-    """`shape_of` a function of one θ (d,) of a landscape."""
-    theta = jax.ShapeDtypeStruct((landscape.dimension,), landscape.dtype)
-    return shape_of(name, function, theta, example=example)
 
 
 def refuse_tracing(name: str, *given: Any) -> None:

@@ -22,6 +22,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, UInt32
 
+from ._checks import check_whole
 from .normal_quantile import normal_quantile
 from .types import Identity, Key
 
@@ -265,8 +266,7 @@ class Draws(eqx.Module):
 
         Probabilities are off by at most maximum/2³² relative (4e-7 at 1 797 examples).
         """
-        if not 0 < maximum < 2**31:
-            raise ValueError(f"integers() needs 0 < maximum < 2**31; got {maximum}.")
+        maximum = check_whole("maximum", maximum, most=2**31 - 1)
         return self._alone(Draws._integers, shape, stream, maximum)
 
     def _integers(self, shape: tuple[int, ...], stream: int, maximum: int) -> Int[Array, "..."]:

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from .._checks import as_real, in_brief
-from .._user_functions import naming, refuse_traced_number, shape_of
+from .._checks import as_real, in_brief, output_shape
+from .._user_functions import naming, refuse_traced_number
 from ..draws import Draws
 from ..landscapes.base import AbstractLandscape
 from ..noise.thermal import check_bath
@@ -177,7 +177,7 @@ class LearningRate(eqx.Module):
         given = rate
         if callable(rate):
             iteration = jax.ShapeDtypeStruct((), jnp.result_type(int))
-            shape_of("learning_rate", rate, iteration, example="lambda k: 0.1 / (1 + k)")
+            output_shape("learning_rate", rate, iteration)
             with naming("learning_rate"):
                 given = rate(jnp.asarray(0))
         refuse_traced_number("learning_rate", given, "learning_rate.value")

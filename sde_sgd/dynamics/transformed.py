@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from .._checks import check_callable, check_part
-from .._user_functions import shape_of
+from .._checks import check_callable, check_flag, check_part, output_shape
 from ..draws import Draws
 from ..landscapes.base import AbstractLandscape
 from ..noise.paths import Increments
@@ -107,7 +106,7 @@ class TransformedEquation(AbstractProcess):
         self.equation = equation
         self.forward = check_callable("forward", forward, "jnp.log")
         self.inverse = check_callable("inverse", inverse, "jnp.exp")
-        self.tamed = bool(tamed)
+        self.tamed = check_flag("tamed", tamed)
 
     def __check_init__(self):
         if not isinstance(self.equation.solver, dfx.Euler):
@@ -116,9 +115,10 @@ class TransformedEquation(AbstractProcess):
                 f"{type(self.equation.solver).__name__}. Make it with diffrax.Euler()."
             )
         theta = jax.ShapeDtypeStruct((self.landscape.dimension,), self.landscape.dtype)
-        there, back = shape_of("forward", self.forward, theta, example="jnp.log"), None
-        if len(there.shape) == 1:
-            back = shape_of("inverse", self.inverse, there, example="jnp.exp")
+        there = output_shape("forward(θ)", self.forward, theta)
+        back = None
+        if there.ndim == 1:
+            back = output_shape("inverse(y)", self.inverse, there)
         if back is None or (back.shape, back.dtype) != (theta.shape, theta.dtype):
             raise ValueError(
                 f"forward must take θ {theta.shape} to a vector and inverse take it back, in "

@@ -13,12 +13,13 @@ from jaxtyping import Array, Float
 
 from .._checks import (
     as_float64,
+    check_callable,
     check_finite,
     check_part,
     check_whole,
     in_brief,
+    output_shape,
 )
-from .._user_functions import shape_of
 from ..types import Vector
 
 
@@ -108,8 +109,8 @@ class FunctionBasis(AbstractBasis):
             )
         probe = jax.ShapeDtypeStruct((self.dimension,), jnp.result_type(float))
         for name, function in zip(self.names, self.functions, strict=True):
-            example = "lambda theta: theta[0] ** 2"
-            shape = shape_of(f"The function {name!r}", function, probe, example=example).shape
+            check_callable(f"The function {name!r}", function, "lambda theta: theta[0] ** 2")
+            shape = output_shape(f"The function {name!r}", function, probe).shape
             if shape != ():
                 raise ValueError(f"{name}: f(θ) must be a scalar; it has shape {shape}.")
 

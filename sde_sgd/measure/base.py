@@ -11,8 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from .._checks import as_float64, check_callable, check_whole, in_brief, real_output, real_values
-from .._user_functions import naming, of_theta
+from .._checks import (
+    as_float64,
+    check_callable,
+    check_whole,
+    in_brief,
+    output_shape,
+    real_output,
+    real_values,
+)
+from .._user_functions import naming
 from ..draws import Draws, STREAM_KEYS
 from ..types import Alive, Positions
 from .estimate import Estimate
@@ -223,7 +231,14 @@ def shape_of_value(name: str, of: Callable | None, landscape: Any) -> tuple[int,
     """The shape of of(θ) for one θ; `ValueError` for a function that JAX cannot compile."""
     if of is None:
         return (landscape.dimension,)
-    return of_theta(f"{name}: of", of, landscape, _EXAMPLE).shape
+    return shape_at_theta(f"{name}: of", of, landscape).shape
+
+
+def shape_at_theta(name: str, function: Callable, landscape: Any) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of a user's function of one θ (d,)."""
+    return output_shape(
+        name, function, jax.ShapeDtypeStruct((landscape.dimension,), landscape.dtype)
+    )
 
 
 def increasing_integers(name: str, given: Any, least: int) -> tuple[int, ...]:

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._checks import check_callable
-from .._user_functions import of_theta
 from ..types import Scalar, Vector
+from .base import shape_at_theta
 
 _EXAMPLE = "lambda theta: theta[0] - 1"
 
@@ -54,7 +54,7 @@ class BrownianBridge(eqx.Module):
 
     def check(self, process: Any) -> None:
         """Raises `ValueError` unless it was made for a process with the same steps."""
-        found = of_theta("level", self.level, process.landscape, _EXAMPLE)
+        found = shape_at_theta("level", self.level, process.landscape)
         if found.shape != () or not jnp.issubdtype(found.dtype, jnp.floating):
             raise ValueError(
                 f"level(θ) must give one real number, such as θ[0] − 1, negative inside; it gives "

@@ -10,8 +10,7 @@ import numpy as np
 from diffrax import Euler
 from jaxtyping import Array
 
-from .._checks import check_callable
-from .._user_functions import shape_of
+from .._checks import check_callable, output_shape
 from ..dynamics.base import AbstractProcess
 from ..dynamics.continuous import ModifiedEquation
 from ..dynamics.discrete import GaussianSGD
@@ -142,8 +141,7 @@ class EntropyProduction(AbstractMeasure):
         for name, (function, count) in functions.items():
             if function is None:
                 continue
-            example = f"lambda {'theta, after' if count == 2 else 'theta'}: 0.0"
-            shape = shape_of(name, function, *[probe] * count, example=example).shape
+            shape = output_shape(name, function, *[probe] * count).shape
             if shape != ():
                 raise ValueError(f"{name} must give a scalar; it gives shape {shape}.")
 

@@ -11,10 +11,9 @@ from jaxtyping import Array
 from scipy import special, stats
 
 from .._checks import check_callable, check_number, check_part
-from .._user_functions import of_theta
 from ..draws import Stream
 from ..types import Alive, Positions
-from .base import AbstractMeasure, MeasureResult, Tick
+from .base import AbstractMeasure, MeasureResult, shape_at_theta, Tick
 from .brownian_bridge import BrownianBridge
 from .estimate import Estimate
 from .few_exits import few_exits, few_lives, garwood, over_members, renewal_time, scaled
@@ -212,7 +211,7 @@ class FirstPassage(AbstractMeasure):
                 "Two-point increments give wrong exit times (their tails are cut): use "
                 'increments="gaussian" with FirstPassage.'
             )
-        out = of_theta("FirstPassage: exited", self.exited, process.landscape, _EXAMPLE)
+        out = shape_at_theta("FirstPassage: exited", self.exited, process.landscape)
         if out.shape != () or out.dtype != bool:
             raise ValueError(
                 f"exited(θ) must give one boolean for θ of shape ({process.landscape.dimension},), "

@@ -19,9 +19,8 @@ from .._checks import (
     check_whole,
     in_brief,
 )
-from .._user_functions import of_theta
 from ..types import Alive, Positions
-from .base import AbstractMeasure, check_schedule, due, MeasureResult, Tick
+from .base import AbstractMeasure, check_schedule, due, MeasureResult, shape_at_theta, Tick
 from .estimate import Estimate
 
 _EXAMPLE = "lambda theta: (theta[0] > 0).astype(int)"
@@ -134,7 +133,7 @@ class Occupation(AbstractMeasure):
 
     def check(self, process: Any, num_steps: int) -> None:
         check_schedule("Occupation", self.burn_in, self.every, num_steps)
-        out = of_theta("Occupation: label", self.label, process.landscape, _EXAMPLE)
+        out = shape_at_theta("Occupation: label", self.label, process.landscape)
         if out.shape != () or not jnp.issubdtype(out.dtype, jnp.integer):
             raise ValueError(
                 f"label(θ) must give one integer for θ of shape "

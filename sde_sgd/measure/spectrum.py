@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from .._checks import check_callable, check_choice, in_brief, real_output
-from .._user_functions import naming, of_theta
+from .._user_functions import naming
 from ..types import Alive, Positions, Vector
 from .base import (
     AbstractMeasure,
@@ -20,6 +20,7 @@ from .base import (
     due,
     evaluate,
     MeasureResult,
+    shape_at_theta,
     Tick,
 )
 from .estimate import Estimate
@@ -91,7 +92,7 @@ class Levels(eqx.Module):
 
     def check(self, landscape: Any) -> tuple[int, int]:
         """Shape of the matrix on a landscape, or `ValueError` where it has no levels."""
-        shape = of_theta("Levels: matrix", self.matrix, landscape, _EXAMPLE).shape
+        shape = shape_at_theta("Levels: matrix", self.matrix, landscape).shape
         if len(shape) != 2 or 0 in shape:
             raise ValueError(
                 f"Levels belong to a matrix; matrix(θ) has shape {shape}. Reshape θ to (m, n), or "

@@ -9,8 +9,8 @@ import sde_sgd
 ROOT = Path(sde_sgd.__file__).parent
 ORDER = (
     "types",
-    "_checks",
     "_user_functions",
+    "_checks",
     "memory",
     "terminal",
     "normal_quantile",

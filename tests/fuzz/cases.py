@@ -1,0 +1,102 @@
+"""All cases, and the public names that have none."""
+
+import importlib
+import inspect
+import random
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import sde_sgd as ss
+from sde_sgd import plots
+
+from .judge import Outcome, outcome
+from .recipes import RECIPES
+from .values import bad_values
+
+for _name in ("parts", "runs", "theory", "theory_exits", "theory_equations"):
+    importlib.import_module(f"{__package__}.recipes_{_name}")
+
+SECONDS = 5.0
+
+# What the library makes and the user reads.
+RESULTS = """
+    Basins Comparison DivergenceError Ending FittedSDE FlowEnd Forecast
+    LocalCoefficients MeasureResult Minimum NoiseStatistics Price Run Saddle ScaledSGD
+    SideBySide Splitting SplittingError SvagLimit Validity ValidityScan WeakError
+    WeakForm WeakOrder Dataset QuadraticEnergy DoubleWellEnergy SharpAndFlatWellsEnergy
+    MuellerBrownEnergy theory.BalanceMoments theory.BatchExitTime
+    theory.ConditionalMoments theory.DiagonalNetworkLimit theory.EpochCovariance
+    theory.Evidence theory.ExitTime theory.EyringKramers theory.FlowGap
+    theory.GridDensity theory.GridFunction theory.LangevinEpochs
+    theory.LeastSquaresErrors theory.LinearEquation theory.MeanSquareStability
+    theory.OrderFit theory.QuasiPotential theory.ReadEquation theory.ScalarErrors
+    theory.ScalarLaw theory.ScalarMoments theory.StationaryCurrent
+    theory.StationaryDensity theory.StationaryPoint theory.TeacherStudentSpacing
+    theory.TransientMoments theory.EntropyProduction
+""".split()  # noqa: SIM905
+NO_RECIPE = dict.fromkeys(RESULTS, "the library makes it") | {
+    "theory.tail_index_limit": "takes no argument",
+    "WhiteNoise": "takes no argument",
+    "ExampleWeights": "takes no argument",
+    "Stream": "an enumeration",
+    "Draws": "made by Draws.create",
+    "theory.MomentumLaw": "made by MomentumLaw.of",
+    "plots.side_by_side_figure": "takes a result alone",
+}
+
+
+class Case(NamedTuple):
+    """Argument `argument` of the recipe `recipe` replaced by the value called `value`."""
+
+    recipe: str
+    argument: str
+    value: str
+
+
+def missing() -> list[str]:
+    """The public functions and classes that have neither a recipe nor a reason."""
+    given = {name.split(" ")[0] for name in RECIPES} | set(NO_RECIPE)
+    public = {n: getattr(ss, n) for n in vars(ss) if not n.startswith("_")}
+    public |= {f"theory.{n}": getattr(ss.theory, n) for n in ss.theory.__all__}
+    public |= {f"plots.{n}": getattr(plots, n) for n in plots.__all__}
+    return [
+        name
+        for name, value in public.items()
+        if callable(value) and not inspect.isabstract(value) and name not in given
+    ]
+
+
+def all_cases(prefix: str = "") -> Iterator[Case]:
+    """Every argument of every recipe whose name begins with `prefix`, with every value."""
+    values = list(bad_values())
+    for name, recipe in RECIPES.items():
+        if name.startswith(prefix):
+            for argument in recipe()[1]:
+                yield from (Case(name, argument, value) for value in values)
+
+
+def sampled(count: int, seed: int, prefix: str = "") -> list[Case]:
+    """`count` cases, each with a recipe, an argument and a value drawn in turn."""
+    rng = random.Random(seed)
+    names = [name for name in RECIPES if name.startswith(prefix)]
+    values = list(bad_values())
+    drawn = []
+    for _ in range(count):
+        name = rng.choice(names)
+        drawn.append(Case(name, rng.choice(list(RECIPES[name]()[1])), rng.choice(values)))
+    return drawn
+
+
+def run(case: Case, seconds: float = SECONDS) -> Outcome:
+    """What became of one case."""
+    call, arguments = RECIPES[case.recipe]()
+    value = bad_values()[case.value]
+    return outcome(
+        lambda: call(**{**arguments, case.argument: value}), case.argument, value, seconds
+    )
+
+
+def run_valid(name: str, seconds: float = 60.0) -> Outcome:
+    """What became of the valid call; anything but accepted or compiles is a wrong recipe."""
+    call, arguments = RECIPES[name]()
+    return outcome(lambda: call(**arguments), "", None, seconds)

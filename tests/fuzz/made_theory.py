@@ -1,0 +1,177 @@
+"""The parts that valid calls of `sde_sgd.theory` are made of, each made when first asked for."""
+
+from functools import cached_property
+
+import jax.numpy as jnp
+import numpy as np
+
+import sde_sgd as ss
+
+r = np.random.default_rng(3)
+X1 = r.normal(size=6)
+Y1 = X1 + r.normal(size=6)
+X2 = r.normal(size=(6, 2))
+Y2 = r.normal(size=6)
+H = np.array([[1.0, 0.2], [0.2, 0.5]])
+C = np.array([[0.3, 0.1], [0.1, 0.2]])
+
+
+def wide(x):
+    return jnp.exp(-(x[0] ** 2) / 2) / jnp.sqrt(2 * jnp.pi)
+
+
+pts = r.normal(size=(200, 2))
+ols = dict(learning_rate=0.1, batch_size=2)
+ls = dict(learning_rate=0.1, noise_factor=0.3, time_step=0.1)
+sm = dict(
+    inputs=X1,
+    targets=Y1,
+    learning_rate=0.1,
+    batch_size=2,
+    replacement=True,
+    time_step=0.1,
+    order=1,
+    l2=0.1,
+    max_moment=3,
+)
+W = np.array([[0.0, 1.0], [2.0, 0.0]])
+
+
+class Made:
+    """Equations, laws and densities."""
+
+    @cached_property
+    def line(self):
+        return ss.LeastSquares(X1[:4, None], Y1[:4])
+
+    @cached_property
+    def plane(self):
+        return ss.LeastSquares(X2, Y2)
+
+    @cached_property
+    def well(self):
+        return ss.double_well(0.5)
+
+    @cached_property
+    def constant_noise(self):
+        return ss.ConstantNoise(np.array([[0.5]]))
+
+    @cached_property
+    def fokker_planck(self):
+        return ss.theory.FokkerPlanck(lambda x: -x, 0.5, (-5.0, 5.0), 40)
+
+    @cached_property
+    def density(self):
+        return self.fokker_planck.stationary()
+
+    @cached_property
+    def gaussian_gradient(self):
+        return ss.theory.GaussianGradient(lambda x: x[0], 1.0)
+
+    @cached_property
+    def batch_gradients(self):
+        return ss.theory.BatchGradients.of(self.line, ss.WithReplacement(2))
+
+    @cached_property
+    def master(self):
+        return ss.theory.MasterEquation(
+            self.gaussian_gradient, learning_rate=0.3, box=(-4.0, 4.0), nodes=60
+        )
+
+    @cached_property
+    def batch_master(self):
+        return ss.theory.MasterEquation(
+            self.batch_gradients, learning_rate=0.3, box=(-8.0, 8.0), nodes=60
+        )
+
+    @cached_property
+    def kramers_moyal(self):
+        return ss.theory.KramersMoyal(
+            self.gaussian_gradient,
+            learning_rate=0.1,
+            box=(-4.0, 4.0),
+            order=3,
+            polynomials=4,
+            nodes=60,
+        )
+
+    @cached_property
+    def scalar_law(self):
+        return self.master.stationary()
+
+    @cached_property
+    def stationary(self):
+        return ss.theory.stationary_density(lambda x: x, 0.5)
+
+    @cached_property
+    def gaussian_score(self):
+        return ss.theory.GaussianScore(
+            H, C, learning_rate=0.1, start=ss.theory.Gaussian(np.zeros(2), np.eye(2))
+        )
+
+    @cached_property
+    def function_score(self):
+        return ss.theory.FunctionScore(lambda t, x: -x, 1)
+
+    @cached_property
+    def grid_score(self):
+        return ss.theory.GridScore(self.fokker_planck, wide, duration=0.3, num_times=4)
+
+    @cached_property
+    def kernel_score(self):
+        return ss.theory.KernelScore(r.normal(size=(2, 30, 1)), [0.0, 1.0])
+
+    @cached_property
+    def risk(self):
+        return ss.theory.OnlineRisk([1.0, 0.5], [1.0, 1.0], 0.1, 2)
+
+    @cached_property
+    def population(self):
+        return ss.PopulationLeastSquares(np.eye(2), label_noise=0.1)
+
+    @cached_property
+    def balance(self):
+        return ss.theory.balance_moments_gaussian()
+
+    @cached_property
+    def levels(self):
+        return ss.theory.InjectedNoiseLevels(learning_rate=0.1, batch_size=4, noise=1.0)
+
+    @cached_property
+    def marchenko_pastur(self):
+        return ss.theory.MarchenkoPastur(0.5)
+
+    @cached_property
+    def grid_function(self):
+        return ss.theory.mean_exit_time_on_grid(self.fokker_planck, lambda x: x[0] > 1.0)
+
+    @cached_property
+    def moments_read(self):
+        return ss.theory.conditional_moments(self.master, [0.0, 0.5], [1])
+
+    @cached_property
+    def momentum_law(self):
+        return ss.theory.MomentumLaw.of("heavy_ball", H, C, learning_rate=0.1, momentum=0.5)
+
+    @cached_property
+    def entries(self):
+        return ss.theory.fit_entries(pts, (-pts, np.ones_like(pts)), [[0], [1]], num_knots=4)
+
+    @cached_property
+    def current(self):
+        return ss.theory.stationary_current(H, C, learning_rate=0.1)
+
+    @cached_property
+    def logistic(self):
+        return ss.LogisticRegression(X1[:, None], (Y1 > 0).astype(float), bias=False)
+
+    @cached_property
+    def manifold(self):
+        return ss.Potential(lambda th: 0.5 * (th[0] * th[1] - 1.0) ** 2, np.eye(2))
+
+    @cached_property
+    def small(self):
+        return ss.LeastSquares(X1[:3, None], Y1[:3])
+
+
+made = Made()

@@ -1,0 +1,393 @@
+"""Valid calls of `sde_sgd.theory`, the first third, in the order of its files."""
+
+import jax.numpy as jnp
+import numpy as np
+
+import sde_sgd as ss
+
+from .made_theory import C, H, made, pts, wide, X2, Y2
+from .recipes import add
+
+add(
+    "theory.committor_on_grid",
+    lambda: (
+        ss.theory.committor_on_grid,
+        dict(equation=made.fokker_planck, lower=lambda x: x[0] < -1.0, upper=lambda x: x[0] > 1.0),
+    ),
+)
+add(
+    "theory.mean_exit_time_on_grid",
+    lambda: (
+        ss.theory.mean_exit_time_on_grid,
+        dict(equation=made.fokker_planck, exited=lambda x: x[0] > 1.0),
+    ),
+)
+add("theory.GridFunction.__call__", lambda: (made.grid_function, dict(theta=[0.5])))
+add(
+    "theory.batch_committor",
+    lambda: (
+        ss.theory.batch_committor,
+        dict(
+            law=made.batch_gradients, learning_rate=0.3, start=0.0, lower=-0.1, upper=0.1, cells=40
+        ),
+    ),
+)
+add(
+    "theory.batch_exit_time",
+    lambda: (
+        ss.theory.batch_exit_time,
+        dict(law=made.batch_gradients, learning_rate=0.3, start=0.0, exits=(-0.1, 0.1), cells=40),
+    ),
+)
+add(
+    "theory.diagonal_network_limit",
+    lambda: (
+        ss.theory.diagonal_network_limit,
+        dict(inputs=X2[:1], targets=Y2[:1], scale=0.5, start=[0.0, 0.1]),
+    ),
+)
+add(
+    "theory.hyperbolic_entropy",
+    lambda: (ss.theory.hyperbolic_entropy, dict(beta=[1.0, 2.0], scale=0.5)),
+)
+add(
+    "theory.fractional_ornstein_uhlenbeck_variance",
+    lambda: (
+        ss.theory.fractional_ornstein_uhlenbeck_variance,
+        dict(rate=1.0, amplitude=1.0, hurst=0.5),
+    ),
+)
+add(
+    "theory.stationary_covariance_driven",
+    lambda: (
+        ss.theory.stationary_covariance_driven,
+        dict(
+            hessian=H,
+            gradient_noise=C,
+            driving=ss.ColouredNoise([1.0], [1.0]),
+            learning_rate=0.1,
+            time_step=0.5,
+        ),
+    ),
+)
+add(
+    "theory.stationary_scale_stable",
+    lambda: (
+        ss.theory.stationary_scale_stable,
+        dict(rate=1.0, amplitude=1.0, driving=ss.StableNoise(1.5), time_step=0.1),
+    ),
+)
+add(
+    "theory.boltzmann_machine_spacing",
+    lambda: (
+        ss.theory.boltzmann_machine_spacing,
+        dict(kernel_level=0.5, mass=1.0, learning_rate=0.01, batch_size=4, time_step=0.01),
+    ),
+)
+add(
+    "theory.coulomb_gas_log_density",
+    lambda: (
+        ss.theory.coulomb_gas_log_density,
+        dict(levels=[0.0, 1.0], strength=1.0, potential=lambda x: x**2),
+    ),
+)
+add(
+    "theory.dyson_drift",
+    lambda: (ss.theory.dyson_drift, dict(levels=[0.0, 1.0], strength=1.0, force=lambda x: -x)),
+)
+add(
+    "theory.InjectedNoiseLevels",
+    lambda: (
+        ss.theory.InjectedNoiseLevels,
+        dict(learning_rate=0.1, batch_size=4, noise=1.0, level=1.0, time_step=0.05),
+    ),
+)
+add(
+    "theory.InjectedNoiseLevels.spacing_density",
+    lambda: (made.levels.spacing_density, dict(spacing=[0.1, 0.2])),
+)
+add(
+    "theory.InjectedNoiseLevels.gap_transition",
+    lambda: (made.levels.gap_transition, dict(spacing=[0.1, 0.2])),
+)
+add(
+    "theory.InjectedNoiseLevels.increments",
+    lambda: (made.levels.increments, dict(edges=[0.1, 0.2])),
+)
+add(
+    "theory.conditional_coefficients",
+    lambda: (
+        ss.theory.conditional_coefficients,
+        dict(
+            landscape=made.plane,
+            noise=ss.MinibatchNoise(ss.WithReplacement(2)),
+            positions=pts,
+            groups=[[0], [1]],
+            learning_rate=0.1,
+            weights=np.ones(200),
+            num_knots=4,
+        ),
+    ),
+)
+add(
+    "theory.entry_rates",
+    lambda: (
+        ss.theory.entry_rates,
+        dict(
+            landscape=made.plane,
+            noise=ss.MinibatchNoise(ss.WithReplacement(2)),
+            positions=pts,
+            learning_rate=0.1,
+        ),
+    ),
+)
+add(
+    "theory.EntryCoefficients",
+    lambda: (
+        ss.theory.EntryCoefficients,
+        dict(
+            knots=np.array([[0.0, 1.0]]),
+            drift=np.array([[0.0, 1.0]]),
+            diffusion=np.array([[1.0, 1.0]]),
+        ),
+    ),
+)
+add(
+    "theory.EntryCoefficients.equation",
+    lambda: (made.entries.equation, dict(group=0, box=(-5.0, 5.0), cells=20)),
+)
+add(
+    "theory.evolve_entries",
+    lambda: (
+        ss.theory.evolve_entries,
+        dict(
+            coefficients=[made.entries, made.entries],
+            times=[0.0, 0.01],
+            starts=[wide, wide],
+            box=(-6.0, 6.0),
+            cells=30,
+            mass_tolerance=0.1,
+        ),
+    ),
+)
+add(
+    "theory.fit_entries",
+    lambda: (
+        ss.theory.fit_entries,
+        dict(
+            positions=pts,
+            rates=(-pts, np.ones_like(pts)),
+            groups=[[0], [1]],
+            weights=np.ones(200),
+            num_knots=4,
+        ),
+    ),
+)
+add(
+    "theory.epoch_noise_autocovariance",
+    lambda: (ss.theory.epoch_noise_autocovariance, dict(batches_per_epoch=4, lags=[0, 1])),
+)
+add(
+    "theory.stationary_covariance_epochs",
+    lambda: (
+        ss.theory.stationary_covariance_epochs,
+        dict(hessian=H, gradient_noise=C, learning_rate=0.1, batches_per_epoch=3, momentum=0.5),
+    ),
+)
+add(
+    "theory.mori_escape_rate",
+    lambda: (
+        ss.theory.mori_escape_rate,
+        dict(
+            minimum_curvature=1.0,
+            saddle_loss=2.0,
+            minimum_loss=1.0,
+            learning_rate=0.1,
+            batch_size=4,
+            dimension=1,
+            prefactor=1.0,
+        ),
+    ),
+)
+add(
+    "theory.mori_stationary_exponent",
+    lambda: (
+        ss.theory.mori_stationary_exponent,
+        dict(minimum_curvature=1.0, learning_rate=0.1, batch_size=4),
+    ),
+)
+add(
+    "theory.watched_barrier_shift",
+    lambda: (ss.theory.watched_barrier_shift, dict(diffusion=1.0, time_step=0.1)),
+)
+add(
+    "theory.xie_escape_time",
+    lambda: (
+        ss.theory.xie_escape_time,
+        dict(
+            minimum_curvature=1.0,
+            saddle_curvature=-1.0,
+            barrier=1.0,
+            learning_rate=1.0,
+            batch_size=4,
+            path_fraction=0.5,
+        ),
+    ),
+)
+add(
+    "theory.evidence_by_quadrature",
+    lambda: (
+        ss.theory.evidence_by_quadrature,
+        dict(landscape=made.logistic, prior=1.0, num_classes=2, start=[0.1], tolerance=1e-8),
+    ),
+)
+add(
+    "theory.laplace_evidence",
+    lambda: (
+        ss.theory.laplace_evidence,
+        dict(landscape=made.logistic, prior=1.0, num_classes=2, start=[0.1]),
+    ),
+)
+add(
+    "theory.committor",
+    lambda: (
+        ss.theory.committor,
+        dict(drift=lambda x: -x, diffusion=0.5, start=0.1, lower=-1.0, upper=1.0, time_step=0.0),
+    ),
+)
+add(
+    "theory.committor (chain)",
+    lambda: (
+        ss.theory.committor,
+        dict(drift=lambda x: -x, diffusion=0.5, start=0.1, lower=-1.0, upper=1.0, time_step=0.1),
+    ),
+)
+add(
+    "theory.drift_and_diffusion",
+    lambda: (
+        ss.theory.drift_and_diffusion,
+        dict(landscape=made.well, noise=made.constant_noise, learning_rate=0.1, order=1),
+    ),
+)
+add(
+    "theory.exit_time",
+    lambda: (
+        ss.theory.exit_time,
+        dict(drift=lambda x: -x, diffusion=0.5, start=0.1, exits=1.0, wall=-1.0, time_step=0.0),
+    ),
+)
+add(
+    "theory.mean_exit_time",
+    lambda: (
+        ss.theory.mean_exit_time,
+        dict(drift=lambda x: -x, diffusion=0.5, start=0.1, exits=1.0, wall=None, time_step=0.1),
+    ),
+)
+add(
+    "theory.eyring_kramers",
+    lambda: (
+        ss.theory.eyring_kramers,
+        dict(landscape=made.well, diffusion=0.1, minimum=[-1.0], saddle=[0.1]),
+    ),
+)
+add(
+    "theory.eyring_kramers (noise)",
+    lambda: (
+        ss.theory.eyring_kramers,
+        dict(
+            landscape=made.well,
+            diffusion=made.constant_noise,
+            minimum=[-1.0],
+            saddle=[0.1],
+            learning_rate=0.1,
+        ),
+    ),
+)
+add(
+    "theory.stationary_point",
+    lambda: (
+        ss.theory.stationary_point,
+        dict(landscape=made.well, start=[0.9], index=0, within=1.0),
+    ),
+)
+add(
+    "theory.gaussian_flow_gap",
+    lambda: (
+        ss.theory.gaussian_flow_gap,
+        dict(score=made.gaussian_score, relative_error=0.1, times=[0.0, 0.5], start_time=0.0),
+    ),
+)
+add(
+    "theory.grid_flow_gap",
+    lambda: (
+        ss.theory.grid_flow_gap,
+        dict(
+            equation=made.fokker_planck,
+            start=wide,
+            exact=made.grid_score,
+            approximate=made.function_score,
+            times=[0.0, 0.1],
+            reach=3.0,
+            nodes=21,
+        ),
+    ),
+)
+add(
+    "theory.FokkerPlanck",
+    lambda: (
+        ss.theory.FokkerPlanck,
+        dict(
+            drift=lambda x: -x,
+            diffusion=0.5,
+            box=(-5.0, 5.0),
+            cells=20,
+            sides="reflecting",
+            mass_tolerance=1e-6,
+        ),
+    ),
+)
+add(
+    "theory.FokkerPlanck.of_sgd",
+    lambda: (
+        ss.theory.FokkerPlanck.of_sgd,
+        dict(
+            landscape=made.well,
+            noise=made.constant_noise,
+            learning_rate=0.1,
+            box=(-2.0, 2.0),
+            cells=20,
+            order=1,
+            sides="reflecting",
+            mass_tolerance=1e-6,
+        ),
+    ),
+)
+add("theory.FokkerPlanck.refined", lambda: (made.fokker_planck.refined, dict(factor=2)))
+add(
+    "theory.FokkerPlanck.propagate",
+    lambda: (made.fokker_planck.propagate, dict(start=wide, times=[0.0, 0.1])),
+)
+add("theory.FokkerPlanck.current", lambda: (made.fokker_planck.current, dict(density=made.density)))
+add("theory.GridDensity.integrate", lambda: (made.density.integrate, dict(of=lambda x: x[0])))
+add("theory.GridDensity.marginal", lambda: (made.density.marginal, dict(axis=0)))
+add("theory.GridDensity.pdf", lambda: (made.density.pdf, dict(theta=0.1)))
+add("theory.GridDensity.cdf", lambda: (made.density.cdf, dict(x=0.1)))
+add("theory.GridDensity.quantile", lambda: (made.density.quantile, dict(level=0.3)))
+add(
+    "theory.BatchGradients",
+    lambda: (
+        ss.theory.BatchGradients,
+        dict(gradients=lambda x: jnp.array([1.0, -1.0]) * x[0], probabilities=[0.5, 0.5]),
+    ),
+)
+add(
+    "theory.BatchGradients.of",
+    lambda: (
+        ss.theory.BatchGradients.of,
+        dict(landscape=made.line, sampling=ss.WithReplacement(2)),
+    ),
+)
+add(
+    "theory.GaussianGradient",
+    lambda: (ss.theory.GaussianGradient, dict(gradient=lambda x: x[0], covariance=1.0)),
+)
