@@ -129,6 +129,7 @@ def forecast(
 
     At least two iterations of one chunk of members are run. Options as in `simulate`.
     """
+    refuse_tracing("forecast", process, theta0, key)
     StatusLine(None).write(f"{type(process).__name__}: trying some iterations …")
     engine = prepare(
         process, theta0, num_steps=num_steps, ensemble_size=ensemble_size, key=key, **options

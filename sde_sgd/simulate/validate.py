@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from .._checks import as_real, check_choice, check_number, in_brief, real_output, real_values
+from .._checks import as_real, check_choice, in_brief, real_output, real_values
 from .._user_functions import naming
 from ..draws import Stream, stream_keys, threefry
 from ..dynamics.base import AbstractProcess, LearningRate
@@ -213,8 +213,6 @@ def _equal(one: Any, other: Any) -> bool:
 
 def check_memory(needed: int, limit: int | None, what: str) -> None:
     """Raises `MemoryError` with the bytes and the way out."""
-    if limit is not None:
-        limit = int(check_number("memory, in bytes,", limit, above=0.0))
     allowed = limit if limit is not None else int(0.8 * available_memory())
     if needed > allowed:
         raise MemoryError(

@@ -3,7 +3,7 @@
 import numpy as np
 
 import sde_sgd as ss
-from sde_sgd.measure import MomentsResult
+from sde_sgd.measure.moments import MomentsResult
 
 
 def test_moments_are_printed_with_their_numbers():
