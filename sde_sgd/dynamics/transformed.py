@@ -28,8 +28,8 @@ _ROUNDING = 1e3
 def _there_and_back(there: Callable, back: Callable, points: Positions) -> tuple[Array, Array]:
     """back(there(x)) of points (members, n), and how far off it is (members,), in roundings.
 
-    One rounding is eps·(|x| + |J(y ± ...)|), J the derivative of `back` at y = there(x) along y
-    with alternating signs: what a rounding of y makes of x.
+    One rounding is eps·(|x| + |Jy| + |Jy′|), J the derivative of `back` at y = there(x), y′ = y
+    with alternating signs: what roundings of y make of x.
     """
 
     def one(x):
