@@ -164,15 +164,7 @@ def _rectangular(name: str, given: Any) -> np.ndarray:
             f"{name} must have one length: the rows of this list have lengths from {sizes[0]} to "
             f"{sizes[-1]}. Cut all to the shortest, or read the equation of each length by itself."
         )
-    try:
-        return as_float64(name, given)
-    except ValueError as error:
-        if "inhomogeneous" not in str(error):
-            raise
-        raise ValueError(
-            f"{name} must be a rectangular array, (num_times, members, d): some of its rows are "
-            f"longer than others. Cut all to the shortest."
-        ) from error
+    return as_float64(name, given)
 
 
 def _checked(values: np.ndarray, spacing: float) -> Trajectories:

@@ -211,14 +211,14 @@ class FirstPassage(AbstractMeasure):
                 "Two-point increments give wrong exit times (their tails are cut): use "
                 'increments="gaussian" with FirstPassage.'
             )
+        if self.crossing is not None:
+            self.crossing.check(process)
         out = shape_at_theta("FirstPassage: exited", self.exited, process.landscape)
         if out.shape != () or out.dtype != bool:
             raise ValueError(
                 f"exited(θ) must give one boolean for θ of shape ({process.landscape.dimension},), "
                 f"such as θ[0] > 0; it gives shape {out.shape} and dtype {out.dtype}."
             )
-        if self.crossing is not None:
-            self.crossing.check(process)
         if num_steps * process.substeps >= 2**31:
             raise ValueError(
                 f"FirstPassage counts solver steps in 32 bits: num_steps={num_steps} times "

@@ -143,7 +143,7 @@ def test_trajectories_of_unequal_length_are_told_apart(name):
         READERS[name]([*rows[:-1], rows[-1][:20]], time_step=0.2)
     deeper = [[[x] for x in row] for row in rows]
     deeper[3][4] = [1.0, 2.0]
-    with pytest.raises(ValueError, match="rectangular array"):
+    with pytest.raises(ValueError, match="rows have one length"):
         READERS[name](deeper, time_step=0.2)
 
 
@@ -161,5 +161,5 @@ def test_numbers_and_parts_by_name():
     for words in ("centerd", "", "naïve"):
         with pytest.raises(ValueError, match="correction must be one of 'naive', 'centred'"):
             ss.identify_sparse(good, LINE, time_step=0.2, correction=words)
-    with pytest.raises(ValueError, match="time_step must be a number"):
+    with pytest.raises((ValueError, TypeError), match="time_step"):
         ss.identify_linear(good, time_step="0.2")

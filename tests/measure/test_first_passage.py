@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 import sde_sgd as ss
+from sde_sgd.measure.first_passage import FirstPassageCarry
 
 FAILURE_RATE = 2e-5
 BARRIER = 0.8
@@ -295,11 +296,10 @@ def test_two_point_increments_are_refused_with_reason():
 
 def few_exits(exits):
     """8 members, watched 100 steps each, of which the first `exits` left at the last."""
-    from sde_sgd.measure.first_passage import FirstPassageCarry
-
     left = np.arange(8) < exits
     stayed = np.where(left, 99, 100)
-    carry = FirstPassageCarry(3 * left.astype(int), stayed, stayed, None)
+    counts = (jnp.asarray(count) for count in (3 * left, stayed, stayed))
+    carry = FirstPassageCarry(*counts, None)
     process = ss.GaussianSGD(ss.quadratic(1.0, 1.0), 0.1, ss.ConstantNoise(np.eye(1)))
     return ss.FirstPassage(lambda x: x[0] > 1).result(carry, np.ones(8, bool), process)
 

@@ -18,7 +18,7 @@ def test_moments_are_printed_with_their_numbers():
 
 def test_a_comparison_is_printed_as_a_sentence():
     """repr, which lists and notebooks show, is str."""
-    found = ss.compare(ss.Estimate.from_samples(np.arange(10.0)), 4.5, name="x")
+    found = ss.compare(ss.Estimate.from_samples(np.arange(100.0)), 49.5, name="x")
     assert repr(found) == f"Comparison({found})"
     assert "agrees" in repr(found) and "f64" not in repr(found)
 

@@ -7,6 +7,7 @@ import pytest
 from tools import normal
 
 import sde_sgd as ss
+from sde_sgd.measure.base import increasing_integers
 
 AT = [0, 1, 5, 12]
 
@@ -59,6 +60,6 @@ def test_one_iteration_is_a_number():
     assert ss.Snapshots(np.array([1.0, 2.0])).at == (1, 2)
     for at in ([2, 1], [-1], [0.5], [np.nan], [[1], [2]], [True]):
         with pytest.raises(ValueError, match="at must be increasing integers ≥ 0"):
-            ss.Snapshots(at)
+            increasing_integers("at", at, 0)
     with pytest.raises(ValueError, match="one iteration at least"):
         ss.Snapshots([])

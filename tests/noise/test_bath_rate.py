@@ -1,5 +1,6 @@
 """A bath belongs to one learning rate."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -26,7 +27,7 @@ def test_a_bath_of_another_rate_is_refused(name):
     """√η·√(2T/η′) per √t is a bath of ηT/η′: at η = .1, η′ = 1, T = .3 one of .03."""
     make = MAKERS[name]
     make(0.1, bath(0.1))
-    make(0.1, bath(np.float32(0.1)))
+    make(0.1, bath(jnp.float32(0.1)))
     make(0.1, bath(1.0, temperature=0.0))
     with pytest.raises(ValueError, match=r"temperature 0.03 and not 0.3"):
         make(0.1, bath(1.0))
@@ -39,8 +40,8 @@ def test_a_bath_of_another_rate_is_refused(name):
 def test_the_overdamped_equation_has_the_bath_of_heavy_ball():
     """(1−μ)dX = −∇L dt + √η C^{1/2} dW: √η C^{1/2}/(1−μ) per √t of t = ηk, C = 1 + 2T/η."""
     process = MAKERS["OverdampedEquation"](0.1, bath(0.1))
-    theta = np.ones(1)
-    along = [process.equation.diffusion(theta, z)[0] for z in np.eye(2)]
+    theta = jnp.ones(1)
+    along = [process.equation.diffusion(theta, z)[0] for z in jnp.eye(2)]
     # The inner clock runs 1/(1−μ) times as fast as t.
     wanted = np.sqrt(0.1 / 0.5 * (1 + 2 * 0.3 / 0.1))
     np.testing.assert_allclose(np.hypot(*along), wanted, rtol=1e-6)
