@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+from scipy.special import gammaln
 
 from .._checks import (
     as_float64,
@@ -21,6 +22,8 @@ from .._checks import (
     output_shape,
 )
 from ..types import Vector
+
+_MOST_FUNCTIONS = 10_000
 
 
 class AbstractBasis(eqx.Module):
@@ -51,6 +54,13 @@ class PolynomialBasis(AbstractBasis):
     def __init__(self, dimension: int, degree: int, centre: Any = None):
         self.dimension = dimension = check_whole("PolynomialBasis: dimension", dimension)
         self.degree = check_whole("PolynomialBasis: degree", degree, 0)
+        # log of the number of monomials, (d + K over K).
+        size = gammaln(dimension + degree + 1) - gammaln(dimension + 1) - gammaln(degree + 1)
+        if size > np.log(_MOST_FUNCTIONS):
+            raise ValueError(
+                f"PolynomialBasis of degree {degree} in {dimension} coordinates has more than "
+                f"{_MOST_FUNCTIONS} monomials: lower the degree, or take a FunctionBasis."
+            )
         self.centre = (
             np.zeros(dimension) if centre is None else np.array(as_float64("centre", centre))
         )

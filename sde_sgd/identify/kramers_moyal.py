@@ -6,7 +6,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
-from .._checks import as_float64, check_choice, check_number, in_brief
+from .._checks import as_float64, check_choice, check_number, check_whole, in_brief
 from ..measure.estimate import Estimate
 from ._data import increments, relaxation_time, trajectories
 from ._regression import covariance, expected_squares, normal_equations, Undetermined
@@ -94,6 +94,7 @@ def identify_kramers_moyal(
         )
     where, width, degree = _numbers(points, bandwidth, degree)
     check_choice("correction", correction, ("naive", "centred", "extrapolated"))
+    num_lags = check_whole("num_lags", num_lags)
     count = num_lags if correction == "extrapolated" else 1
     found = increments(
         data,

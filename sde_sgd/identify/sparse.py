@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from .._checks import check_choice, check_number
+from .._checks import check_choice, check_number, check_whole
 from ..compare.verdict import sidak_threshold
 from ._data import increments, trajectories
 from ._regression import covariance, expected_squares, Fit, normal_equations, NormalEquations
@@ -71,6 +71,7 @@ def identify_sparse(
             f"A dictionary of {most} terms needs {2 * most} members or more for errors over "
             f"members; there are {members}. Take a smaller dictionary or a larger ensemble."
         )
+    num_lags = check_whole("num_lags", num_lags)
     count = num_lags if correction == "extrapolated" else 1
     found = increments(data, lag, count, coarse_advice="")
     candidates = values(basis, found.starts)

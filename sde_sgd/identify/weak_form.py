@@ -8,7 +8,7 @@ from jaxtyping import Float
 from scipy.interpolate import CubicSpline
 from scipy.stats import chi2
 
-from .._checks import check_choice
+from .._checks import check_choice, check_flag
 from ._data import snapshots
 from .basis import AbstractBasis, check_basis, derivatives, PolynomialBasis, values
 from .fitted import assemble, FittedSDE
@@ -84,6 +84,7 @@ def identify_from_snapshots(
     **Source:** Hansen 1982 (moments); Messenger & Bortz 2022 (weak form for laws of particles).
     """
     check_basis("basis", basis)
+    linked = check_flag("linked", linked)
     data, clock = snapshots(observed, times)
     members, size = data.shape[1:]
     noise = PolynomialBasis(size, 0) if variance_basis is None else variance_basis

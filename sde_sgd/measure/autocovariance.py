@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array
 
-from .._checks import check_number, check_whole, in_brief
+from .._checks import check_flag, check_number, check_whole, in_brief
 from ..types import Alive, Positions
 from .base import (
     AbstractMeasure,
@@ -173,7 +173,7 @@ class Autocovariance(AbstractMeasure):
             raise ValueError(f"Lags must be multiples of every={every}; got {in_brief(chosen)}.")
         self.of, self.lags = check_of("Autocovariance", of), chosen
         self.burn_in, self.every = burn_in, every
-        self.increments = increments
+        self.increments = check_flag("Autocovariance: increments", increments)
 
     def check(self, process: Any, num_steps: int) -> None:
         check_schedule("Autocovariance", self.burn_in, self.every, num_steps)

@@ -5,7 +5,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Num
 
-from .._checks import as_float64, check_number, check_whole
+from .._checks import as_float64, check_number, check_whole, real_values
 
 
 class Estimate(eqx.Module):
@@ -22,7 +22,7 @@ class Estimate(eqx.Module):
     - `num_samples`: how many independent samples `value` averages.
     """
 
-    value: Num[np.ndarray, "..."] = eqx.field(converter=np.array)
+    value: Num[np.ndarray, "..."] = eqx.field(converter=lambda x: _numbers(x))
     standard_error: Float[np.ndarray, "..."] = eqx.field(
         converter=lambda x: np.array(as_float64("standard_error", x))
     )
@@ -52,6 +52,10 @@ class Estimate(eqx.Module):
         """
         # The order of a sum, and so its rounding, follows the memory: equal samples, equal bits.
         rows = np.ascontiguousarray(as_float64("samples", samples))
+        if np.ndim(samples) == 0:
+            raise ValueError(
+                f"samples must have one row for each independent member; got one number, {samples}."
+            )
         num = rows.shape[0]
         if num == 0:
             nan = np.full(rows.shape[1:], np.nan)
@@ -73,6 +77,12 @@ class Estimate(eqx.Module):
         within_i + n/(n − 2) between_i. Of normal members at one time its expected square is
         2σ⁴/(n − 2), and the variance of V is 2σ⁴/(n − 1). Infinite for fewer than three members.
         """
+        within, between = as_float64("within", within), as_float64("between", between)
+        if within.shape != between.shape or within.ndim == 0:
+            raise ValueError(
+                f"within and between must have one shape (members, ...); got {within.shape} and "
+                f"{between.shape}."
+            )
         num = len(within)
         if num < 3:
             mean = Estimate.from_samples(within + between * num).value
@@ -93,6 +103,13 @@ class Estimate(eqx.Module):
     def finite(self) -> Bool[np.ndarray, "..."]:
         """Where both the value and its error are finite."""
         return np.asarray(np.isfinite(self.value) & np.isfinite(self.standard_error))
+
+
+def _numbers(value) -> np.ndarray:
+    """A copy; complex numbers, too, which `compare` refuses."""
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind == "c":
+        return np.array(value)
+    return np.array(real_values("value", value))
 
 
 def _digits(values: np.ndarray, digits: int) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array
 from scipy import special, stats
 
-from .._checks import check_callable, check_number, check_part
+from .._checks import check_callable, check_flag, check_number, check_part
 from ..draws import Stream
 from ..types import Alive, Positions
 from .base import AbstractMeasure, MeasureResult, shape_at_theta, Tick
@@ -192,6 +192,7 @@ class FirstPassage(AbstractMeasure):
 
     def __check_init__(self):
         check_callable("FirstPassage: exited", self.exited, _EXAMPLE)
+        check_flag("FirstPassage: renewal", self.renewal)
         if self.crossing is not None:
             made = "a BrownianBridge: use FirstPassage.bridged(process, level)"
             check_part("FirstPassage: crossing", self.crossing, BrownianBridge, made)

@@ -16,6 +16,7 @@ from .._checks import (
     check_key,
     check_number,
     check_part,
+    check_point,
     check_whole,
     in_brief,
 )
@@ -86,9 +87,7 @@ def noise_statistics(
     key = check_key(key)
     num_draws, num_steps = check_whole("num_draws", num_draws), check_whole("num_steps", num_steps)
     block_size = check_whole("block_size", block_size, 2)
-    point = as_real("theta", theta, landscape.dtype)
-    if point.shape != (landscape.dimension,):
-        raise ValueError(f"theta must have shape ({landscape.dimension},); got {point.shape}.")
+    point = check_point("theta", theta, landscape)
     sampling.check(landscape)
     if num_steps < 2 or num_draws < 8 * block_size:
         raise ValueError(
@@ -273,7 +272,7 @@ def _rows(name: str, samples: Any) -> Float[np.ndarray, "n d"]:
 
 def _columns(directions: Any, landscape: AbstractLandscape, key: Key) -> Array:
     dim, dtype = landscape.dimension, landscape.dtype
-    if np.ndim(directions) == 0:
+    if isinstance(directions, str) or not hasattr(directions, "__len__"):
         directions = check_whole("directions, a number or an array (d, k)", directions)
         columns = jr.normal(key, (dim, directions), dtype)
     else:
