@@ -154,7 +154,7 @@ class Autocovariance(AbstractMeasure):
             raise ValueError("Autocovariance needs either max_lag or lags, and not both.")
         every = check_whole("Autocovariance: every", every)
         if lags is None:
-            max_lag = check_whole("Autocovariance: max_lag", max_lag)
+            max_lag = check_whole("Autocovariance: max_lag", max_lag, 0)
             number = max_lag // every
             if number > _MOST_LAGS:
                 raise ValueError(
