@@ -12,9 +12,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array
 
+from ._brief import in_brief as in_brief
 from ._user_functions import naming
 from .types import RealLike
 
@@ -50,11 +50,11 @@ def check_positive(name: str, value, dtype=None) -> Array:
 
 
 def check_whole(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
-    """An integer from `least` to `most`, of Python or of NumPy."""
+    """An integer from `least` to `most` (of 64 bits), of Python or of NumPy."""
     integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not integer or value < least or (most is not None and value > most):
-        bound = f"≥ {least}" if most is None else f"from {least} to {most}"
-        bound = bound if most is None or most > least else f"equal to {least}"
+    largest = 2**63 - 1 if most is None else most
+    if not integer or not least <= value <= largest:
+        bound = f"from {least} to {largest}" if integer and value > largest else f"≥ {least}"
         raise ValueError(f"{name} must be an integer {bound}; got {in_brief(value)}.")
     return int(value)
 
@@ -331,12 +331,19 @@ def check_precision(name: str, dtype: Any) -> None:
         )
 
 
+def check_vector(name: str, value: Any, size: int, dtype: Any) -> Array:
+    """An array (size,) of a dtype, whose numbers may not be known yet."""
+    vector = as_real(name, value, dtype)
+    if vector.shape != (size,):
+        raise ValueError(f"{name} must have shape ({size},); got {vector.shape}.")
+    return vector
+
+
 def check_point(name: str, value: Any, landscape: Any) -> Array:
     """θ, (d,) and finite, in the landscape's dtype."""
-    point = as_real(name, value, landscape.dtype)
-    if point.shape != (landscape.dimension,):
-        raise ValueError(f"{name} must have shape ({landscape.dimension},); got {point.shape}.")
-    check_finite(name, point)
+    point = check_vector(name, value, landscape.dimension, landscape.dtype)
+    if not np.isfinite(np.asarray(point)).all():
+        raise ValueError(f"{name} has entries that are not finite; got {in_brief(value)}.")
     return point
 
 
@@ -354,42 +361,3 @@ def _refuse_changed(name: str, changed: np.ndarray, values: np.ndarray, dtype: A
             f"{name} has {int(changed.sum())} integers that {dtype} cannot hold, the first is "
             f"{values[changed][0]}: subtract an offset, rescale, or enable JAX's 64-bit numbers."
         )
-
-
-# Numbers of an array that are shown, and characters of anything else.
-_MOST_NUMBERS = 6
-_MOST_TEXT = 80
-
-
-def in_brief(value: Any) -> str:
-    """`value` in one line: up to six numbers whole, of larger arrays the first ones and the shape.
-
-    Of an Equinox module the name, of anything else the start of its repr.
-    """
-    if isinstance(value, eqx.Module):
-        return f"a {type(value).__name__}"
-    array = _as_numbers(value)
-    if array is None or (array.ndim == 0 and not isinstance(value, np.ndarray | jax.Array)):
-        text = " ".join(repr(value).split())
-        return text if len(text) <= _MOST_TEXT else f"{text[:_MOST_TEXT]}…"
-    if array.ndim == 0:
-        return f"{array[()]:.6g}"
-    shown = ", ".join(f"{x:.6g}" for x in array.ravel()[:_MOST_NUMBERS])
-    if array.ndim == 1 and array.size <= _MOST_NUMBERS:
-        return f"[{shown}]"
-    dots = ", …" if array.size > _MOST_NUMBERS else ""
-    size = f"d = {array.size}" if array.ndim == 1 else f"shape {array.shape}"
-    return f"[{shown}{dots}] ({size})"
-
-
-def _as_numbers(value: Any) -> np.ndarray | None:
-    """`value` as an array of real numbers, or None."""
-    if not isinstance(value, np.ndarray | np.generic | jax.Array | list | tuple):
-        return None
-    if isinstance(value, Tracer):
-        return None
-    try:
-        array = np.asarray(value)
-    except (TypeError, ValueError):
-        return None
-    return array if array.dtype.kind in "fiu" else None

@@ -78,7 +78,7 @@ class Basins(eqx.Module):
         **Raises:** `ValueError` for a point that flows to none of the minima, with the reason:
         it lies on a saddle or its ridge, in the basin of a minimum that is not in the list, …
         """
-        theta = _positions(self.landscape, points)
+        theta = _positions(self.landscape, points, "points")
         ends, labels = _labels(self, theta)
         lost = labels < 0
         if lost.any():
@@ -125,7 +125,7 @@ def flow_ends(
 
     **Raises:** `ValueError` for starts of another shape, or not finite.
     """
-    theta = _positions(landscape, starts)
+    theta = _positions(landscape, starts, "starts")
     return follow_all(landscape, theta, check_number("tolerance", tolerance, above=0))
 
 
@@ -155,7 +155,7 @@ def find_basins(
     """
     check_landscape(landscape, AbstractLandscape)
     refuse_many_dimensions("find_basins", landscape.dimension)
-    theta = _positions(landscape, starts)
+    theta = _positions(landscape, starts, "starts")
     rough, width = (
         check_number("tolerance", tolerance, above=0),
         check_number("merge", merge, above=0),
@@ -285,13 +285,17 @@ def _near(a: np.ndarray, b: np.ndarray, width: float) -> bool:
     return bool(np.linalg.norm(a - b) <= width * max(1.0, float(np.linalg.norm(b))))
 
 
-def _positions(landscape: AbstractLandscape, points: ArrayLike) -> Float[np.ndarray, "n d"]:
+def _positions(
+    landscape: AbstractLandscape, points: ArrayLike, name: str
+) -> Float[np.ndarray, "n d"]:
     check_landscape(landscape, AbstractLandscape)
-    array = as_float64("points", points)
+    array = as_float64(name, points)
     if array.ndim != 2 or array.shape[1] != landscape.dimension or not len(array):
-        raise ValueError(f"points must be (n, {landscape.dimension}), got shape {array.shape}.")
+        raise ValueError(f"{name} must be (n, {landscape.dimension}), got shape {array.shape}.")
     if not np.isfinite(array).all():
-        raise ValueError(f"{int((~np.isfinite(array)).any(axis=1).sum())} points are not finite.")
+        raise ValueError(
+            f"{int((~np.isfinite(array)).any(axis=1).sum())} of {name} are not finite."
+        )
     return array
 
 

@@ -6,6 +6,8 @@ import threading
 import time
 from typing import Any
 
+from ._checks import check_progress
+
 
 class StatusLine:
     """A line on stderr: rewritten in place on a terminal, a new one now and then in a log.
@@ -15,6 +17,7 @@ class StatusLine:
     """
 
     def __init__(self, show: bool | None):
+        check_progress(show)
         self.stream: Any = sys.stderr
         self.in_place = _is_terminal(self.stream)
         self.show = self.in_place if show is None else show

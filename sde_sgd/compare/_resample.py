@@ -19,6 +19,8 @@ Ensemble: TypeAlias = Num[np.ndarray | jax.Array, "..."]
 # One key; the shape is open for the same reason (`generators` names it).
 Key: TypeAlias = jaxtyping.Key[jax.Array, "..."] | UInt32[np.ndarray | jax.Array, "..."]
 
+# Of bootstraps, relabellings and directions: for p-values of 1e-6, and hours of work.
+MOST_RESAMPLES = 10_000_000
 _BLOCK_ENTRIES = 4_000_000  # of a pairwise distance block: 32 MB in float64
 _DIRECT_DIMENSION = 64  # above it, distances come from a matrix product (15 times faster)
 

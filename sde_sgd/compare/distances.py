@@ -22,6 +22,7 @@ from sde_sgd.compare._resample import (
     Ensemble,
     generators,
     Key,
+    MOST_RESAMPLES,
     pair_sums,
     random_directions,
     wasserstein_columns,
@@ -280,7 +281,7 @@ def _resampled(
 
     `paired`: member i of all the others is one member, which a resample draws or leaves out.
     """
-    num_bootstrap = check_whole("num_bootstrap", num_bootstrap, 2)
+    num_bootstrap = check_whole("num_bootstrap", num_bootstrap, 2, MOST_RESAMPLES)
     (x, *others), for_members = _projected(name, key, num_directions, x, *others)
     weights_x = bootstrap_weights(for_members, len(x), num_bootstrap)
     drawn = others[:1] if paired else others
@@ -300,7 +301,7 @@ def _projected(
     for_directions, for_members = generators(key, 2)
     if name != "sliced":
         return list(ensembles), for_members
-    num_directions = check_whole("num_directions", num_directions, 2)
+    num_directions = check_whole("num_directions", num_directions, 2, MOST_RESAMPLES)
     directions = random_directions(for_directions, ensembles[0].shape[1], num_directions)
     return [rows @ directions for rows in ensembles], for_members
 

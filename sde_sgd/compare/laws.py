@@ -26,10 +26,11 @@ from sde_sgd.compare._law_tools import (
     cdf_of,
     cell_masses,
     Distribution,
+    line_edges,
     own_edges,
     quantiles,
 )
-from sde_sgd.compare._resample import as_ensemble, generators, Key
+from sde_sgd.compare._resample import as_ensemble, generators, Key, MOST_RESAMPLES
 from sde_sgd.compare._text import number, text_table, with_error
 from sde_sgd.compare.verdict import compare, Comparison, Verdict
 from sde_sgd.measure.estimate import Estimate
@@ -150,7 +151,7 @@ def compare_law(
     **Source:** floors: de Moivre's mean deviation of the binomial law, cell by cell. Massart, Ann.
     Probab. 18 (1990) 1269; McDiarmid, Surveys in Combinatorics (1989) 148.
     """
-    num_bootstrap = check_whole("num_bootstrap", num_bootstrap, 2)
+    num_bootstrap = check_whole("num_bootstrap", num_bootstrap, 2, MOST_RESAMPLES)
     name, failure_rate, options = _options(name, process, expected, failure_rate)
     if resolution is not None:
         resolution = check_number("resolution", resolution, above=0)
@@ -174,7 +175,8 @@ def compare_law(
         bins = max(2, min(_DEFAULT_BINS, num // _LEAST_IN_BIN))
         inner = quantiles(cdf, np.arange(1, bins) / bins, values)
         edges = np.unique(inner)
-    heights = np.concatenate([[0.0], cdf(as_float64("edges", edges)), [1.0]])
+    edges = line_edges(edges, 1)
+    heights = np.concatenate([[0.0], cdf(edges), [1.0]])
     masses = np.diff(heights)
     if (masses < 0).any():
         raise ValueError("The predicted cdf falls somewhere between the edges: it must increase.")
@@ -214,7 +216,7 @@ def compare_laws(
 
     **Raises:** `ValueError` as `compare_law`, and for samples of different dimension.
     """
-    num_bootstrap = check_whole("num_bootstrap", num_bootstrap, 2)
+    num_bootstrap = check_whole("num_bootstrap", num_bootstrap, 2, MOST_RESAMPLES)
     first, second = _members(x, "x"), _members(y, "y")
     if first.shape[1] != second.shape[1]:
         raise ValueError(f"x has shape {first.shape} and y {second.shape}: map both to one space.")

@@ -15,6 +15,7 @@ from sde_sgd.dynamics.clocks import check_clocks
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.measure.estimate import Estimate
 from sde_sgd.simulate.engine import simulate
+from sde_sgd.simulate.validate import starts
 from sde_sgd.theory.orders import fit_order, OrderFit
 from sde_sgd.types import Key
 
@@ -99,7 +100,9 @@ def weak_error(
             f"UnderdampedEquation, OverdampedEquation, AdaptiveEquation or SAMEquation."
         )
     check_clocks(sgd, sde, num_steps)
-    own, shared = jr.split(check_key(key))
+    key, ensemble_size = check_key(key), check_whole("ensemble_size", ensemble_size, 2)
+    starts(sgd, theta0, ensemble_size, key)
+    own, shared = jr.split(key)
     steps: int = sde.substeps
     weights = _richardson(sde.weak_order, levels)
 

@@ -12,6 +12,7 @@ from sde_sgd.compare._resample import (
     Ensemble,
     generators,
     Key,
+    MOST_RESAMPLES,
     pair_sums,
     random_directions,
     wasserstein_columns,
@@ -66,7 +67,7 @@ def permutation_test(
     unknown statistic, or `num_permutations` < 1.
     """
     x, y = as_ensembles(x=x, y=y)
-    num_permutations = check_whole("num_permutations", num_permutations, 1)
+    num_permutations = check_whole("num_permutations", num_permutations, 1, MOST_RESAMPLES)
     for_directions, for_labels = generators(key, 2)
     pool = np.concatenate([x, y])
     labels = np.tile(np.concatenate([np.ones(len(x)), np.zeros(len(y))]), (num_permutations + 1, 1))
@@ -86,7 +87,7 @@ def permutation_test(
     elif statistic == "wasserstein":
         values = wasserstein_columns(pool, signed).mean(axis=1)
     else:
-        num_directions = check_whole("num_directions", num_directions, 2)
+        num_directions = check_whole("num_directions", num_directions, 2, MOST_RESAMPLES)
         directions = random_directions(for_directions, pool.shape[1], num_directions)
         values = wasserstein_columns(pool @ directions, signed).mean(axis=1)
     # A relabelling equal to the observed one may differ from it by rounding: it must count.

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from scipy.interpolate import CubicHermiteSpline
 
 from sde_sgd.compare._law_distances import LawDistance
-from sde_sgd.compare._resample import as_ensemble, generators, Key
+from sde_sgd.compare._resample import as_ensemble, generators, Key, MOST_RESAMPLES
 from sde_sgd.measure.estimate import Estimate
 from sde_sgd.theory.wasserstein import normal_levels, quantile_function
 
@@ -40,7 +40,7 @@ def wasserstein2(x: Any, y: Any, *, key: Key, num_bootstrap: int = 200) -> LawDi
 
     **Source:** Villani 2003, theorem 2.18.
     """
-    num_bootstrap = check_whole("num_bootstrap", num_bootstrap, 2)
+    num_bootstrap = check_whole("num_bootstrap", num_bootstrap, 2, MOST_RESAMPLES)
     first = _column(x, "x")
     rng = generators(key, 1)[0]
     is_law = any(callable(getattr(y, name, None)) for name in ("quantile", "ppf"))

@@ -63,7 +63,7 @@ class AdaptiveEquation(AbstractProcess):
         check_part("noise", noise, AbstractGradientNoise, "such as MinibatchNoise(sampling)")
         if not isinstance(optimizer, AbstractAdaptive):
             raise ValueError(
-                f"The SDE of {in_brief(optimizer)} is not known. Known are those of "
+                f"optimizer: the SDE of {in_brief(optimizer)} is not known. Known are those of "
                 f"ss.Adam, ss.RMSprop and ss.SignSGD (ss.OptaxSGD takes the same object), of SGD "
                 f"(ss.ModifiedEquation), of heavy ball (ss.UnderdampedEquation) and of "
                 f"sharpness-aware minimisation (ss.SAMEquation)."

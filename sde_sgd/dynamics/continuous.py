@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from .._checks import check_choice, check_landscape, check_part, check_whole
-from ..draws import Draws
+from .._checks import check_choice, check_landscape, check_part, check_vector, check_whole
+from ..draws import as_counter, Draws
 from ..landscapes.base import AbstractLandscape
 from ..noise.models import AbstractGradientNoise
 from ..noise.paths import Increments, IterationNoise
@@ -221,14 +221,19 @@ class ModifiedEquation(AbstractProcess):
                 "rate: inside `simulate` that is known, from the time alone it is not. Take the "
                 "terms with a constant learning rate, or diffrax.Midpoint()."
             )
-        return self._terms(Draws.create(key, member, iteration), checked=True)
+        member, base = as_counter("member", member), as_counter("iteration", iteration)
+        return self._terms(Draws.create(key, member, base), checked=True)
 
     def diffusion(self, theta: Vector, direction: Array, iteration: int = 0) -> Vector:
         """√η C^{1/2}(θ) v per √t, for a direction v of `noise.dimension` entries, (d,).
 
         `iteration` says which η of a schedule.
         """
-        eta = self.learning_rate.at(iteration, theta.dtype)
+        landscape = self.landscape
+        theta = check_vector("theta", theta, landscape.dimension, landscape.dtype)
+        size = self.noise.dimension(landscape)
+        direction = check_vector("direction", direction, size, landscape.dtype)
+        eta = self.learning_rate.at(as_counter("iteration", iteration), theta.dtype)
         moved = self.noise.noisy_gradient(theta, direction, 1.0, self.landscape)
         return jnp.sqrt(eta) * (moved - self.landscape.gradient(theta))
 

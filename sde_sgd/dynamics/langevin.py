@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from .._checks import check_landscape, check_non_negative, check_part
+from .._checks import check_landscape, check_non_negative, check_part, check_point
 from ..draws import Draws, Stream
 from ..landscapes.base import AbstractLandscape
 from ..landscapes.control_variate import ControlVariate
@@ -86,7 +86,8 @@ class SGLD(AbstractProcess):
                 )
             temperature = 1 / landscape.num_examples
         if control_variate is not None:
-            landscape = ControlVariate(landscape, control_variate)
+            anchor = check_point("control_variate", control_variate, landscape)
+            landscape = ControlVariate(landscape, anchor)
         self.landscape = landscape
         self.learning_rate = LearningRate(learning_rate)
         self.sampling = sampling

@@ -8,7 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import check_choice, check_landscape, check_non_negative, check_part, check_whole
+from .._checks import (
+    as_real,
+    check_choice,
+    check_landscape,
+    check_non_negative,
+    check_part,
+    check_vector,
+    check_whole,
+)
 from ..draws import Draws
 from ..landscapes.base import AbstractLandscape
 from ..noise.models import AbstractGradientNoise
@@ -136,12 +144,14 @@ class ProbabilityFlow(AbstractProcess):
 
     def velocity(self, t: Scalar, theta: Vector) -> Vector:
         """dθ/dt at one θ (d,)."""
+        theta = check_vector("theta", theta, self.landscape.dimension, self.landscape.dtype)
+        t = as_real("t", t)
         eta = self.learning_rate.at(0, theta.dtype)
         covariance = self.noise.covariance(theta, self.landscape)
         force = self.landscape.gradient(theta)
         correction = drift_correction(self.landscape, theta, eta, self.order)
         force = force if correction is None else force + correction
-        score = self.score(jnp.asarray(t), theta).astype(theta.dtype)
+        score = self.score(t, theta).astype(theta.dtype)
         pushed = covariance @ score
         if not self.noise.additive:
             slopes = jax.jacfwd(lambda x: self.noise.covariance(x, self.landscape))(theta)

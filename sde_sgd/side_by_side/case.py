@@ -11,6 +11,7 @@ import jax.random as jr
 import numpy as np
 
 from .._checks import check_flag, check_key, check_part, check_whole
+from ..compare._resample import MOST_RESAMPLES
 from ..dynamics.base import AbstractProcess
 from ..dynamics.batches import gradient_noise, sampling_of
 from ..measure.base import AbstractMeasure
@@ -95,7 +96,7 @@ def make_case(
     check_part("sde", sde, AbstractProcess, "a process such as ss.ModifiedEquation")
     check_sides(sgd, sde, num_steps, check_flag("allow_different", allow_different))
     fraction = check_step_check(step_check)
-    num_bootstrap = check_whole("num_bootstrap", num_bootstrap, 2)
+    num_bootstrap = check_whole("num_bootstrap", num_bootstrap, 2, MOST_RESAMPLES)
     distances = check_distances(distances)
     named = check_observables(sgd, observables, distances)
     at = check_snapshots(snapshots, num_steps)

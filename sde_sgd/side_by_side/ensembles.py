@@ -102,7 +102,8 @@ class Ensembles:
         if self.folder is None:
             return None
         plain = re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
-        return Checkpoint(self.folder.path / f"{plain}.npz", self.folder.every_seconds)
+        own = self.folder.path / f"{plain}.npz"
+        return Checkpoint(own, self.folder.every_seconds, self.folder.version)
 
 
 def starts_of(starts: Any, members: int) -> Any:

@@ -15,7 +15,6 @@ from .._checks import (
     check_landscape,
     check_number,
     check_part,
-    check_progress,
     check_whole,
 )
 from .._user_functions import naming, refuse_tracing
@@ -95,7 +94,6 @@ def simulate(
     time is spent; `DivergenceError` with the partial results.
     """
     check_outcome(on_divergence, budget)
-    check_progress(progress)
     saved = ckpt.as_checkpoint(checkpoint)
     StatusLine(progress).write(f"{type(process).__name__}: looking at its steps …")
     engine = prepare(

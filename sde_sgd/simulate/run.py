@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Bool, Float, Int
 
-from .._checks import check_path
+from .._checks import check_path, in_brief
 from ..measure.base import MeasureResult
 from ..netcdf import write_dataset
 from .labels import Labels, plain_name, schedules, settings, versions
@@ -78,10 +78,12 @@ class Run:
                 self.failures[name] = error
 
     def __getitem__(self, name: str) -> Any:
-        if name in self.failures:
+        if isinstance(name, str) and name in self.failures:
             raise self.failures[name]
-        if name not in self.results:
-            raise KeyError(f"No measure {name!r} in this run; it has {sorted(self.results)}.")
+        if not isinstance(name, str) or name not in self.results:
+            raise KeyError(
+                f"No measure {in_brief(name)} in this run; it has {sorted(self.results)}."
+            )
         return self.results[name]
 
     @property

@@ -128,6 +128,8 @@ def starts(process: AbstractProcess, theta0: Any, ensemble_size: int, key) -> ja
             f"theta0 is a model ({type(theta0).__name__}), and must be flat parameters: with "
             f"EmpiricalRisk the model's own are landscape.initial."
         )
+    bytes_ = 2 * ensemble_size * dim * dtype.itemsize
+    check_memory(bytes_, None, f"the starts of {ensemble_size} members")
     if callable(theta0):
         identity = jax.device_put(np.arange(ensemble_size, dtype=np.uint32))
         keys = _keys(stream_keys(key), identity)

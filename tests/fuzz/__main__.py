@@ -1,6 +1,7 @@
 """Runs the cases, in a process of their own that a crash does not end.
 
-    python -m tests.fuzz [--only PREFIX] [--sample N] [--seed S] [--shard I/K] [--list KIND]
+    python -m tests.fuzz [--only PREFIX] [--packages A,B] [--sample N] [--seed S]
+                          [--shard I/K] [--list KINDS] [--log FILE]
 
 Prints the number of outcomes of each kind, by part of the package, and the places of those of
 the kinds raw, hang, crash and unnamed, the most frequent first. Exit status 1 if there are any
@@ -40,6 +41,7 @@ def main() -> int:
 def _options():
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
     parser.add_argument("--only", default="", help="names that begin so")
+    parser.add_argument("--packages", default="", help="parts of the package, as compare,noise")
     parser.add_argument("--sample", type=int, help="so many cases instead of all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--shard", default="1/1", help="I/K: every K-th case, from the I-th")
@@ -102,15 +104,16 @@ def _work(options):
     judge.stop_at_the_compiler()
     invalid, checked = set(), set()
     index, total = (int(part) for part in options.shard.split("/"))
+    packages = tuple(options.packages.split(",")) if options.packages else ()
     if options.sample is None:
-        chosen = cases.all_cases(options.only)
+        chosen = cases.all_cases(options.only, packages)
     else:
-        chosen = iter(cases.sampled(options.sample, options.seed, options.only))
+        chosen = iter(cases.sampled(options.sample, options.seed, options.only, packages))
     for number, case in enumerate(chosen):
         if number < options.worker or number % total != index - 1:
             continue
         tell(begin=number, case=" / ".join(case))
-        if case.recipe not in checked:
+        if options.sample is None and case.recipe not in checked:
             checked.add(case.recipe)
             valid = cases.run_valid(case.recipe)
             if valid.kind not in ("accepted", "compiles") and "/nowhere" not in valid.text:

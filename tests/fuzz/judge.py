@@ -14,6 +14,7 @@ import numpy as np
 from jax._src import compiler
 
 import sde_sgd
+from sde_sgd._brief import in_brief
 
 HERE = str(Path(__file__).parent)
 PACKAGE = str(Path(sde_sgd.__file__).parent)
@@ -85,7 +86,9 @@ def _judged(error, argument, value):
     place = _own_place(error)
     if last.filename.startswith(HERE) and "judge.py" not in last.filename:
         return Outcome("user", place, text)
-    if last.filename.startswith(PACKAGE) and last.lineno in raise_lines(last.filename):
+    meant = isinstance(error, ValueError | TypeError | MemoryError | OSError | LookupError)
+    said = last.filename.startswith(PACKAGE) and last.lineno in raise_lines(last.filename)
+    if said and (meant or isinstance(error, RuntimeError)):
         words = {argument, argument.replace("_", " "), *_told(value)}
         named = any(word in message for word in words if word)
         return Outcome("refused" if named else "unnamed", place, text)
@@ -101,7 +104,7 @@ def _told(value):
         return {repr(value)[:40]}
     if isinstance(value, Path):
         return {str(value)}
-    return {getattr(value, "__name__", None), f"a {type(value).__name__}"}
+    return {getattr(value, "__name__", None), f"a {type(value).__name__}", in_brief(value)}
 
 
 def _own_place(error):

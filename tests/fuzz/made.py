@@ -104,10 +104,10 @@ class Made:
             "histogram": ss.Histogram([-1.0, 0.0, 1.0], of=first),
             "passage": ss.FirstPassage(lambda t: t[0] > 5.0),
             "occupation": ss.Occupation(lambda t: jnp.where(t[0] > 0, 1, 0), 2),
-            "autocovariance": ss.Autocovariance(first, max_lag=1),
+            "autocovariance": ss.Autocovariance(first, max_lag=30),
         }
         return ss.simulate(
-            self.sgd, THETA, num_steps=8, ensemble_size=4, key=self.key, measures=watched,
+            self.sgd, THETA, num_steps=80, ensemble_size=4, key=self.key, measures=watched,
             progress=False, check_stability=False,
         )  # fmt: skip
 

@@ -301,7 +301,7 @@ add(
     "ModifiedEquation.diffusion",
     lambda: (
         made.sde.diffusion,
-        dict(theta=jnp.asarray(THETA), direction=jnp.ones(6), iteration=0),
+        dict(theta=jnp.asarray(THETA), direction=jnp.ones(2), iteration=0),
     ),
 )
 add(

@@ -278,6 +278,7 @@ add("label_by_nearest", lambda: (ss.label_by_nearest, dict(centres=[[-1.0], [1.0
 
 # Identification.
 _series = np.random.default_rng(1).normal(size=(60, 10, 1)).cumsum(0)
+_moving = np.random.default_rng(2).normal(size=(6, 250, 1)) * np.arange(1.0, 7.0)[:, None, None]
 _read = dict(time_step=0.1, lag=1)
 add("identify_linear", lambda: (ss.identify_linear, dict(observed=_series, **_read, centre=[0.0])))
 add("identify_sparse", lambda: (
@@ -292,7 +293,7 @@ add("identify_kramers_moyal", lambda: (
 ))  # fmt: skip
 add("identify_from_snapshots", lambda: (
     ss.identify_from_snapshots,
-    dict(observed=np.random.default_rng(2).normal(size=(6, 250, 1)), times=np.arange(6.0),
+    dict(observed=_moving, times=np.arange(6.0),
          basis=made.basis, variance_basis=ss.PolynomialBasis(1, 0), tests=None, linked=False,
          quadrature="spline"),
 ))  # fmt: skip

@@ -119,7 +119,7 @@ add(
     "theory.tail_index_finite_sum",
     lambda: (
         ss.theory.tail_index_finite_sum,
-        dict(inputs=2 * X1, replacement=True, l2=0.1, learning_rate=0.2, batch_size=2),
+        dict(inputs=2 * X1, replacement=True, l2=0.1, learning_rate=0.4, batch_size=2),
     ),
 )
 add(

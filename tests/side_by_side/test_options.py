@@ -42,7 +42,7 @@ def attempt(monkeypatch):
     ("changed", "message"),
     [
         ({"distances": ("energy", "energy")}, "names one twice"),
-        ({"num_bootstrap": 1}, "num_bootstrap must be at least 2; got 1"),
+        ({"num_bootstrap": 1}, "num_bootstrap must be an integer ≥ 2; got 1"),
         ({"resolution": {"los": 0.1}}, r"no observable: \['los'\]; there are \['loss'\]"),
         ({"resolution": {"loss": -1.0}}, r"resolution\['loss'\] must be a finite number > 0"),
         ({"snapshots": 0}, "snapshots must be an integer ≥ 1"),
@@ -70,7 +70,7 @@ def test_options_of_a_wrong_type_are_told_as_well():
     """Where annotations are not checked, the library's own message says what was meant."""
     wrong = [
         (check_distances, ("energy",), "tuple of names"),
-        (check_distances, (("euclidean",),), "among .* got 'euclidean'"),
+        (check_distances, (("euclidean",),), "each of distances must be one of .* got 'euclidean'"),
         (check_resolution, (0.1, {"loss": None}), "dictionary by observable"),
         (check_resolution, ({"loss": "small"}, {"loss": None}), "finite number > 0; got 'small'"),
         (check_snapshots, ([1.5], 4), r"which of 0, ..., 4"),

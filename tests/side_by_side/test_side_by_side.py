@@ -177,7 +177,7 @@ def test_few_members_are_told_before_the_run():
     """Five members need 8.9 standard errors, more than twice the 4.26 of many: a warning."""
     with pytest.warns(UserWarning, match="ensemble_size=5 members cannot say.* is 8.91 standard"):
         check_members(5)
-    with pytest.raises(ValueError, match="ensemble_size ≥ 2"):
+    with pytest.raises(ValueError, match="ensemble_size must be an integer ≥ 2"):
         check_members(1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -10,6 +10,7 @@ ROOT = Path(sde_sgd.__file__).parent
 ORDER = (
     "types",
     "_user_functions",
+    "_brief",
     "_checks",
     "memory",
     "terminal",
@@ -32,7 +33,7 @@ ORDER = (
     "validity",
 )
 # Predictions never simulate, and never draw.
-ONLY = {"theory": {"types", "_checks", "landscapes", "noise"}}
+ONLY = {"theory": {"types", "_brief", "_checks", "landscapes", "noise"}}
 
 
 def layer(path):
