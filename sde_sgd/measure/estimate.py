@@ -5,7 +5,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Num
 
-from .._checks import as_float64, check_number, check_whole, real_values
+from .._checks import as_float64, check_number, check_whole, in_brief, real_values
 
 
 class Estimate(eqx.Module):
@@ -93,7 +93,13 @@ class Estimate(eqx.Module):
 
     def __getitem__(self, index) -> "Estimate":
         """The estimate of some entries, `value[index]` with its errors."""
-        return Estimate(self.value[index], self.standard_error[index], self.num_samples)
+        try:
+            value = self.value[index]
+        except IndexError:
+            raise IndexError(
+                f"An Estimate of shape {self.value.shape} has no entry {in_brief(index)}."
+            ) from None
+        return Estimate(value, self.standard_error[index], self.num_samples)
 
     def interval(self, sigmas: float = 1.96) -> tuple[np.ndarray, np.ndarray]:
         """Normal interval value ∓ sigmas·standard_error, two arrays of `value`'s shape."""
