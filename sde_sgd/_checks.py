@@ -4,8 +4,7 @@ Each check returns what it checked in the form that the library computes with, o
 `ValueError` that names the argument, its value and the way out.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ._brief import in_brief as in_brief
+from ._user_functions import naming
 from .types import RealLike
 
 # Relative asymmetry and negative eigenvalues that pass as rounding of a float32 computation.
@@ -317,22 +317,10 @@ def output_shape(name: str, function: Callable, *arguments: Any) -> jax.ShapeDty
     """Shape and dtype of what a user's function gives for arguments of these shapes.
 
     Nothing is computed. **Raises:** `ValueError` as `real_output`, and for a function that JAX
-    cannot trace; what the function itself raises.
+    cannot compile or that fails, with the place in it.
     """
-    with traced(name):
+    with naming(name):
         return eqx.filter_eval_shape(lambda *given: real_output(name, function(*given)), *arguments)
-
-
-@contextmanager
-def traced(name: str) -> Iterator[None]:
-    """Says of a user's function that it asks for the numbers of an array before there are any."""
-    try:
-        yield
-    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
-        raise ValueError(
-            f"{name} must be a function of JAX, which is compiled before there are numbers: use "
-            f"jax.numpy in it, not numpy, and jnp.where, not if, and no float() or int()."
-        ) from error
 
 
 def check_landscape(landscape: Any, kind: type) -> None:

@@ -29,6 +29,7 @@ from .._checks import (
     output_shape,
     real_output,
 )
+from .._user_functions import refuse_tracing
 
 
 class WeakError(eqx.Module):
@@ -86,6 +87,7 @@ def weak_error(
 
     **Raises:** `ValueError` for clocks that differ, and for an equation that cannot be refined.
     """
+    refuse_tracing("weak_error", sgd, sde, theta0, key)
     levels = check_whole("levels", levels, 2, 6)
     check_part("sgd", sgd, AbstractProcess, "a process such as ss.SGD")
     check_part("sde", sde, AbstractProcess, "an equation such as ss.ModifiedEquation")

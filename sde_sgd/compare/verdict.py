@@ -97,6 +97,9 @@ class Comparison(eqx.Module):
             "verdict": self.verdict,
         }
 
+    def __repr__(self) -> str:
+        return f"Comparison({self})"
+
     def __str__(self) -> str:
         name, process, predicted, measured, difference, z, verdict, _ = _cells(self)
         of = f" of {process}" if process else ""

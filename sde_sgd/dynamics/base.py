@@ -1,7 +1,7 @@
 """A process: what moves θ from one SGD iteration to the next."""
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import equinox as eqx
@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from .._checks import as_real, in_brief
+from .._checks import as_real, in_brief, output_shape
+from .._user_functions import naming, refuse_traced_number
 from ..draws import Draws
 from ..landscapes.base import AbstractLandscape
+from ..noise.thermal import check_bath
 from ..types import Positions, Vector
 
 # (carry, positions before, positions after, substep) -> carry: called once a solver step.
@@ -54,6 +56,11 @@ class AbstractProcess(eqx.Module):
     """
 
     landscape: eqx.AbstractVar[AbstractLandscape]
+
+    def __check_init__(self):
+        rate = getattr(self, "learning_rate", getattr(self, "rate", None))
+        if isinstance(rate, LearningRate):
+            check_bath(getattr(self, "noise", None), rate.constant(), type(self).__name__)
 
     @abc.abstractmethod
     def step(
@@ -101,6 +108,12 @@ class AbstractProcess(eqx.Module):
         A default of its own: it does nothing, and few processes define it anew.
         """
 
+    def check_state(self, state: PyTree[Array]) -> None:
+        """Raises `ValueError` for a state that a run has come to and that must not be gone on with.
+
+        A default of its own: it does nothing. A run asks about twice a second.
+        """
+
     @property
     def knows_mean_step(self) -> bool:
         """Whether `mean_step` holds; a default of its own, False, as for any memory beside θ."""
@@ -134,6 +147,16 @@ class AbstractProcess(eqx.Module):
         )
 
 
+# Iterations whose rates are computed at once: 8 MB.
+_BLOCK = 2**20
+
+
+@eqx.filter_jit
+def _rates(schedule: Callable, first: Array, size: int) -> Float[Array, " size"]:
+    iterations = first + jnp.arange(size)
+    return jax.vmap(lambda k: jnp.asarray(schedule(k), jnp.result_type(float)))(iterations)
+
+
 class LearningRate(eqx.Module):
     """η, constant (an array: other values need no compilation) or a schedule k ↦ η_k.
 
@@ -149,8 +172,16 @@ class LearningRate(eqx.Module):
             raise ValueError(f"learning_rate must be a number or a schedule; got {in_brief(rate)}.")
         if hasattr(rate, "init") and hasattr(rate, "update"):
             raise ValueError("learning_rate is an optax optimiser: give it to ss.OptaxSGD.")
+        refuse_traced_number("learning_rate", rate, "learning_rate.value")
         self.schedule = rate if callable(rate) else None
-        initial = as_real("learning_rate", rate(jnp.asarray(0)) if callable(rate) else rate, float)
+        given = rate
+        if callable(rate):
+            iteration = jax.ShapeDtypeStruct((), jnp.result_type(int))
+            output_shape("learning_rate", rate, iteration)
+            with naming("learning_rate"):
+                given = rate(jnp.asarray(0))
+        refuse_traced_number("learning_rate", given, "learning_rate.value")
+        initial = as_real("learning_rate", given, float)
         if initial.shape != ():
             raise ValueError(f"learning_rate must be one number; got shape {initial.shape}.")
         self.value = None if callable(rate) else initial
@@ -167,6 +198,30 @@ class LearningRate(eqx.Module):
         assert self.value is not None
         return self.value.astype(dtype)
 
+    def check(self, num_steps: int) -> None:
+        """Raises `ValueError` for a schedule with an η_k, k < `num_steps`, not finite and ≥ 0."""
+        first = 0
+        for rates in self._blocks(num_steps):
+            bad = ~((rates >= 0) & (rates < np.inf))
+            if bad.any():
+                place = int(np.argmax(bad))
+                raise ValueError(
+                    f"learning_rate is {rates[place]:g} at iteration {first + place} of a run of "
+                    f"{num_steps}, and must be finite and ≥ 0 at each: keep the schedule there, "
+                    f"lambda k: jnp.maximum(f(k), 0), or end the run before."
+                )
+            first += len(rates)
+
+    def _blocks(self, num_steps: int) -> Iterator[np.ndarray]:
+        """η_k of a schedule for k = 0, …, num_steps − 1 in blocks, each of few sizes to compile."""
+        if self.schedule is None:
+            return
+        for first in range(0, num_steps, _BLOCK):
+            count = min(_BLOCK, num_steps - first)
+            size = 1 << (count - 1).bit_length()
+            rates = _rates(self.schedule, jnp.asarray(first), size)
+            yield np.asarray(rates, float)[:count]
+
     def time(self, iterations: np.ndarray, power: int = 1) -> np.ndarray:
         """Σ_{j<k} η_j^power for integer iterations k ≥ 0."""
         iterations = np.asarray(iterations)
@@ -174,10 +229,7 @@ class LearningRate(eqx.Module):
             return np.asarray(float(self.value) ** power * iterations)
         if iterations.size == 0:
             return iterations.astype(float)
-        rates = jax.vmap(lambda k: jnp.asarray(self.schedule(k)))(  # pyright: ignore
-            jnp.arange(max(int(iterations.max()), 1))
-        )
-        steps = np.asarray(rates, dtype=float) ** power
+        steps = np.concatenate([*self._blocks(max(int(iterations.max()), 1))]) ** power
         return np.asarray(np.concatenate([[0.0], np.cumsum(steps)])[iterations])
 
     @property

@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from .._checks import check_part
+from .._user_functions import naming
 from ..draws import Draws, STREAM_KEYS
 from ..landscapes.base import AbstractLandscape
 from ..noise.sampling import AbstractSampling
@@ -227,7 +228,8 @@ def _examine(
         begun = follow(begin, theta)
         state = begun.result
         _refuse_beyond(state)
-        moved, offers = _first_taken(landscape, optimizer, (state, theta, batch))
+        with naming("a function or schedule of its own"):
+            moved, offers = _first_taken(landscape, optimizer, (state, theta, batch))
     except Exception as error:
         kind = "" if type(error) is ValueError else f"{type(error).__name__}, "
         reason = str(error).strip().split("\n")[0].rstrip(".:")

@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from .._checks import check_callable, check_flag, check_part, output_shape
 from ..draws import Draws
@@ -18,6 +19,31 @@ from ._steps import brownian_increment, step_members
 from .base import AbstractProcess, Observe
 from .continuous import ModifiedEquation
 from .terms import drift_correction
+
+# Rounding of there and back that passes, in units of the dtype's.
+_ROUNDING = 1e3
+
+
+@eqx.filter_jit
+def _there_and_back(there: Callable, back: Callable, points: Positions) -> tuple[Array, Array]:
+    """back(there(x)) of points (members, n), and how far off it is (members,), in roundings.
+
+    One rounding is eps·(|x| + |Jy| + |Jy′|), J the derivative of `back` at y = there(x), y′ = y
+    with alternating signs: what roundings of y make of x.
+    """
+
+    def one(x):
+        y = there(x)
+        signs = jnp.where(jnp.arange(y.shape[0]) % 2 == 0, 1, -1).astype(y.dtype)
+        found, same = jax.jvp(back, (y,), (y,))
+        _, other = jax.jvp(back, (y,), (y * signs,))
+        size = jnp.linalg.norm(x)
+        pull = jnp.linalg.norm(same) + jnp.linalg.norm(other)
+        unit = jnp.finfo(x.dtype).eps * (size + jnp.where(jnp.isfinite(pull), pull, 0))
+        gap = jnp.linalg.norm(found - x)
+        return found, jnp.where(gap == 0, 0, gap / unit)
+
+    return jax.vmap(one)(points)
 
 
 class TransformedState(eqx.Module):
@@ -56,7 +82,8 @@ class TransformedEquation(AbstractProcess):
     Costs R(θ), (d, k), and k second derivatives a step.
 
     **Raises:** `ValueError` for another solver, for functions of other shapes, and in
-    `simulate` for starts outside the domain, where ψ(φ(θ)) ≠ θ.
+    `simulate` for starts outside the domain, where ψ(φ(θ)) ≠ θ. The same is asked again of where
+    the members are about twice a second and at the end, and φ(ψ(y)) = y as well if p = d.
 
     **Source:** Itô's formula; on the divergence of Euler's scheme, Hutzenthaler, Jentzen, Kloeden,
     Proc. R. Soc. A 467 (2011) 1563; taming of both coefficients after Sabanis, Ann. Appl.
@@ -120,16 +147,37 @@ class TransformedEquation(AbstractProcess):
         self.equation.check()
 
     def check_start(self, theta: Positions) -> None:
-        back = np.asarray(jax.vmap(lambda x: self.inverse(self.forward(x)))(theta))
-        start = np.asarray(theta)
-        scale = np.abs(start).max(axis=1, keepdims=True)
-        wrong = ~(np.abs(back - start) <= 1e3 * np.finfo(start.dtype).eps * scale).all(axis=1)
+        back, off = _there_and_back(self.forward, self.inverse, theta)
+        wrong = np.asarray(~(off <= _ROUNDING))
         if wrong.any():
             member = int(np.argmax(wrong))
             raise ValueError(
                 f"inverse(forward(θ)) differs from θ for {int(wrong.sum())} of {wrong.size} "
-                f"starts, the first of them member {member}: {start[member]} becomes "
-                f"{back[member]}. Start inside the domain of the coordinates."
+                f"starts, the first of them member {member}: {np.asarray(theta[member])} becomes "
+                f"{np.asarray(back[member])}. Start inside the domain of the coordinates."
+            )
+
+    def check_state(self, state: TransformedState) -> None:
+        y, theta = state.coordinates, self.position(state)
+        alive = jnp.isfinite(y).all(axis=1) & jnp.isfinite(theta).all(axis=1)
+        self._refuse_other("inverse(forward(θ))", "θ", self.forward, self.inverse, theta, alive)
+        if y.shape == theta.shape:
+            # Where θ is all that is left of y, as 0 is of the logarithm of what underflows, nothing
+            # can be asked.
+            known = alive & jnp.isfinite(jax.vmap(self.forward)(theta)).all(axis=1)
+            self._refuse_other("forward(inverse(y))", "y", self.inverse, self.forward, y, known)
+
+    def _refuse_other(self, words, name, there, back, points, asked) -> None:
+        """Raises where back(there(x)) is not x at the points asked about."""
+        found, off = _there_and_back(there, back, points)
+        wrong = np.asarray(asked & ~(off <= _ROUNDING))
+        if wrong.any():
+            member = int(np.argmax(wrong))
+            raise ValueError(
+                f"{words} differs from {name} where the run has come, for {int(wrong.sum())} of "
+                f"{wrong.size} members, the first of them member {member}: "
+                f"{np.asarray(points[member])} becomes {np.asarray(found[member])}. The run has "
+                f"left where forward and inverse belong together: take others, or other starts."
             )
 
     def init(self, theta: Positions, draws: Draws) -> TransformedState:

@@ -187,15 +187,18 @@ class OverdampedEquation(AbstractProcess):
         eta = LearningRate(learning_rate).constant()
         if eta is None:
             raise ValueError("OverdampedEquation needs a constant learning rate, no schedule.")
-        self.equation = ModifiedEquation(
+        # C is that of an iteration at η, and a bath in it is made for η.
+        at_eta = ModifiedEquation(
             landscape,
-            eta / (1 - float(self.momentum)),
+            eta,
             noise,
             order=order,
             substeps=substeps,
             increments=increments,
             refinement=refinement,
         )
+        slow = LearningRate(eta / (1 - float(self.momentum)))
+        self.equation = eqx.tree_at(lambda equation: equation.learning_rate, at_eta, slow)
 
     @property
     def landscape(self) -> AbstractLandscape:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from .._checks import as_float64, in_brief
+from .._checks import as_float64, check_number, check_whole
 from ..simulate.run import Run
 from ..theory.identification import extrapolation_weights
 
@@ -49,7 +49,7 @@ def trajectories(given: Any, time_step: Any) -> Trajectories:
     """A `Run` with records, or an array with its `time_step`, checked."""
     if isinstance(given, Run):
         return _of_run(given, time_step)
-    values = as_float64("trajectories", given)
+    values = _rectangular("trajectories", given)
     if values.ndim == 2:
         values = values[..., None]
     if values.ndim != 3 or 0 in values.shape:
@@ -62,7 +62,7 @@ def trajectories(given: Any, time_step: Any) -> Trajectories:
             "An array of trajectories needs time_step=, the time t between two of its rows (η for "
             "SGD recorded at every iteration)."
         )
-    return _checked(values, _spacing(time_step))
+    return _checked(values, check_number("time_step", time_step, above=0.0))
 
 
 def _of_run(run: Run, time_step: Any) -> Trajectories:
@@ -73,9 +73,7 @@ def _of_run(run: Run, time_step: Any) -> Trajectories:
         )
     if time_step is not None:
         raise ValueError(
-            f"A Run knows its times: leave out time_step (got "
-            f"{in_brief(time_step)}), or pass the array "
-            f"run.records[1]."
+            "A Run knows its times: leave out time_step, or pass the array run.records[1] with it."
         )
     steps, positions = run.records
     gaps = np.diff(run.process.time(np.asarray(steps)))
@@ -89,10 +87,10 @@ def _of_run(run: Run, time_step: Any) -> Trajectories:
 
 def snapshots(given: Any, times: Any) -> tuple[np.ndarray, np.ndarray]:
     """Values (num_times, members, d) and increasing times, checked."""
-    values = as_float64("snapshots", given)
+    values = _rectangular("snapshots", given)
     if values.ndim == 2:
         values = values[..., None]
-    clock = as_float64("times", times)
+    clock = _rectangular("times", times)
     if values.ndim != 3 or 0 in values.shape or clock.shape != values.shape[:1]:
         raise ValueError(
             f"snapshots must have shape (num_times, members, d), or (num_times, members), and "
@@ -113,9 +111,7 @@ def increments(
 
     With `coarse_advice` (what else would do), lags beyond the fastest relaxation time are refused.
     """
-    for name, value in (("lag", lag), ("num_lags", num_lags)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be an integer ≥ 1, in records; got {in_brief(value)}.")
+    lag, num_lags = check_whole("lag, in records,", lag), check_whole("num_lags", num_lags)
     count = len(data.values) - lag * num_lags
     if count < 1:
         raise ValueError(
@@ -159,11 +155,16 @@ def _check_lag(found: Increments, advice: str) -> None:
         )
 
 
-def _spacing(time_step: Any) -> float:
-    spacing = float(time_step)
-    if not np.isfinite(spacing) or spacing <= 0:
-        raise ValueError(f"time_step must be finite and > 0; got {in_brief(time_step)}.")
-    return spacing
+def _rectangular(name: str, given: Any) -> np.ndarray:
+    """A float64 array; rows of different lengths are told by their lengths."""
+    rows = given if isinstance(given, list | tuple) else []
+    sizes = sorted({len(row) for row in rows if hasattr(row, "__len__")})
+    if len(sizes) > 1:
+        raise ValueError(
+            f"{name} must have one length: the rows of this list have lengths from {sizes[0]} to "
+            f"{sizes[-1]}. Cut all to the shortest, or read the equation of each length by itself."
+        )
+    return as_float64(name, given)
 
 
 def _checked(values: np.ndarray, spacing: float) -> Trajectories:

@@ -10,9 +10,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+from scipy.special import gammaln
 
-from .._checks import as_float64, real_output
+from .._checks import (
+    as_float64,
+    check_callable,
+    check_finite,
+    check_part,
+    check_whole,
+    in_brief,
+    output_shape,
+)
 from ..types import Vector
+
+_MOST_FUNCTIONS = 10_000
 
 
 class AbstractBasis(eqx.Module):
@@ -41,16 +52,21 @@ class PolynomialBasis(AbstractBasis):
     centre: Float[np.ndarray, " d"]
 
     def __init__(self, dimension: int, degree: int, centre: Any = None):
-        if dimension < 1 or degree < 0:
+        self.dimension = dimension = check_whole("PolynomialBasis: dimension", dimension)
+        self.degree = check_whole("PolynomialBasis: degree", degree, 0)
+        # log of the number of monomials, (d + K over K).
+        size = gammaln(dimension + degree + 1) - gammaln(dimension + 1) - gammaln(degree + 1)
+        if size > np.log(_MOST_FUNCTIONS):
             raise ValueError(
-                f"PolynomialBasis needs dimension ≥ 1 and degree ≥ 0; got {dimension}, {degree}."
+                f"PolynomialBasis of degree {degree} in {dimension} coordinates has more than "
+                f"{_MOST_FUNCTIONS} monomials: lower the degree, or take a FunctionBasis."
             )
-        self.dimension, self.degree = dimension, degree
         self.centre = (
             np.zeros(dimension) if centre is None else np.array(as_float64("centre", centre))
         )
         if self.centre.shape != (dimension,):
             raise ValueError(f"centre must have shape ({dimension},); got {self.centre.shape}.")
+        check_finite("centre", self.centre)
 
     @property
     def powers(self) -> tuple[tuple[int, ...], ...]:
@@ -89,18 +105,22 @@ class FunctionBasis(AbstractBasis):
     names: tuple[str, ...] = eqx.field(static=True)
 
     def __init__(self, dimension: int, functions: Sequence[Callable], names: Sequence[str]):
-        self.dimension = dimension
+        self.dimension = check_whole("FunctionBasis: dimension", dimension)
+        for what, given in (("functions", functions), ("names", names)):
+            if not isinstance(given, list | tuple):
+                raise ValueError(f"FunctionBasis: {what} must be a list; got {in_brief(given)}.")
         self.functions, self.names = tuple(functions), tuple(names)
+        if not all(isinstance(name, str) for name in self.names):
+            raise ValueError(f"FunctionBasis: names must be text; got {in_brief(names)}.")
         if not self.functions or len(self.functions) != len(self.names):
             raise ValueError(
                 f"FunctionBasis needs one name for each function, and one function at least; got "
                 f"{len(self.functions)} functions and {len(self.names)} names."
             )
-        probe = jax.ShapeDtypeStruct((dimension,), jnp.result_type(float))
+        probe = jax.ShapeDtypeStruct((self.dimension,), jnp.result_type(float))
         for name, function in zip(self.names, self.functions, strict=True):
-            shape = jax.eval_shape(
-                lambda x, f=function, name=name: real_output(name, f(x)), probe
-            ).shape
+            check_callable(f"The function {name!r}", function, "lambda theta: theta[0] ** 2")
+            shape = output_shape(f"The function {name!r}", function, probe).shape
             if shape != ():
                 raise ValueError(f"{name}: f(θ) must be a scalar; it has shape {shape}.")
 
@@ -149,6 +169,12 @@ def derivatives(
         np.asarray(first, float).reshape(*shape, *first.shape[1:]),
         np.asarray(second, float).reshape(*shape, *second.shape[1:]),
     )
+
+
+def check_basis(name: str, basis: Any) -> AbstractBasis:
+    """What a caller passed for a basis."""
+    check_part(name, basis, AbstractBasis, "a basis such as PolynomialBasis(dimension, degree)")
+    return basis
 
 
 def _check(basis: AbstractBasis, points: np.ndarray) -> None:

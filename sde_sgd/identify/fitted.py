@@ -66,6 +66,13 @@ class FittedSDE(eqx.Module):
                 lines.append(f"a_{letters[i]}{letters[j]} = {text}")
         return tuple(lines)
 
+    def __repr__(self) -> str:
+        lines = [
+            f"FittedSDE at lag {self.lag:.4g} (errors over {self.drift.num_samples} members):",
+            *self.equations(),
+        ]
+        return "\n  ".join(lines)
+
     def _points(self, points: Any) -> np.ndarray:
         array = as_float64("points", points)
         size = len(self.drift.value)

@@ -6,7 +6,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
-from .._checks import as_float64, in_brief
+from .._checks import as_float64, check_choice, check_number, check_whole, in_brief
 from ..measure.estimate import Estimate
 from ._data import increments, relaxation_time, trajectories
 from ._regression import covariance, expected_squares, normal_equations, Undetermined
@@ -93,10 +93,8 @@ def identify_kramers_moyal(
             f"Pass a projection, if it is Markovian, or use identify_sparse."
         )
     where, width, degree = _numbers(points, bandwidth, degree)
-    if correction not in ("naive", "centred", "extrapolated"):
-        raise ValueError(
-            f'correction must be "naive", "centred" or "extrapolated"; got {in_brief(correction)}.'
-        )
+    check_choice("correction", correction, ("naive", "centred", "extrapolated"))
+    num_lags = check_whole("num_lags", num_lags)
     count = num_lags if correction == "extrapolated" else 1
     found = increments(
         data,
@@ -187,11 +185,8 @@ def _numbers(points: Any, bandwidth: Any, degree: Any) -> tuple[np.ndarray, floa
     where = np.atleast_1d(as_float64("points", points))
     if where.ndim != 1 or not len(where) or not np.isfinite(where).all():
         raise ValueError(f"points must be finite numbers (P,); got shape {where.shape}.")
-    width = float(bandwidth)
-    if not np.isfinite(width) or width <= 0:
-        raise ValueError(
-            f"bandwidth must be finite and > 0, in units of x; got {in_brief(bandwidth)}."
-        )
-    if isinstance(degree, bool) or degree not in (0, 1, 2, 3):
+    width = check_number("bandwidth, in units of x,", bandwidth, above=0.0)
+    whole = isinstance(degree, int | np.integer) and not isinstance(degree, bool)
+    if not whole or not 0 <= degree <= 3:
         raise ValueError(f"degree must be 0, 1, 2 or 3; got {in_brief(degree)}.")
     return where, width, int(degree)

@@ -4,10 +4,11 @@ from typing import Any
 
 import numpy as np
 
+from .._checks import check_choice, check_number, check_whole
 from ..compare.verdict import sidak_threshold
 from ._data import increments, trajectories
 from ._regression import covariance, expected_squares, Fit, normal_equations, NormalEquations
-from .basis import AbstractBasis, PolynomialBasis, values
+from .basis import AbstractBasis, check_basis, PolynomialBasis, values
 from .fitted import assemble, FittedSDE
 
 
@@ -56,19 +57,21 @@ def identify_sparse(
     **Source:** Brunton, Proctor & Kutz 2016 (thresholded least squares); Boninsegna, Nüske &
     Clementi 2018 (SDEs; backward elimination).
     """
+    check_basis("basis", basis)
     data = trajectories(observed, time_step)
     members, size = data.values.shape[1:]
     noise = PolynomialBasis(size, 0) if variance_basis is None else variance_basis
-    if correction not in ("naive", "centred", "extrapolated"):
-        raise ValueError(
-            f'correction must be "naive", "centred" or "extrapolated"; got {correction!r}.'
-        )
+    check_basis("variance_basis", noise)
+    check_choice("correction", correction, ("naive", "centred", "extrapolated"))
+    if failure_rate is not None:
+        failure_rate = check_number("failure_rate", failure_rate, above=0.0, below=1.0)
     most = max(len(basis.names), len(noise.names))
     if 2 * most > members:
         raise ValueError(
             f"A dictionary of {most} terms needs {2 * most} members or more for errors over "
             f"members; there are {members}. Take a smaller dictionary or a larger ensemble."
         )
+    num_lags = check_whole("num_lags", num_lags)
     count = num_lags if correction == "extrapolated" else 1
     found = increments(data, lag, count, coarse_advice="")
     candidates = values(basis, found.starts)

@@ -8,8 +8,9 @@ from jaxtyping import Float
 from scipy.interpolate import CubicSpline
 from scipy.stats import chi2
 
+from .._checks import check_choice, check_flag
 from ._data import snapshots
-from .basis import AbstractBasis, derivatives, PolynomialBasis, values
+from .basis import AbstractBasis, check_basis, derivatives, PolynomialBasis, values
 from .fitted import assemble, FittedSDE
 
 # Members for each moment condition; at so few, intervals are about a tenth too short.
@@ -28,6 +29,12 @@ class WeakForm(eqx.Module):
     misfit: float
     degrees_of_freedom: int
     p_value: float
+
+    def __repr__(self) -> str:
+        return (
+            f"WeakForm: misfit {self.misfit:.4g} on {self.degrees_of_freedom} degrees of freedom, "
+            f"p = {self.p_value:.3g}\n{self.equation!r}"
+        )
 
 
 def identify_from_snapshots(
@@ -76,10 +83,14 @@ def identify_from_snapshots(
 
     **Source:** Hansen 1982 (moments); Messenger & Bortz 2022 (weak form for laws of particles).
     """
+    check_basis("basis", basis)
+    linked = check_flag("linked", linked)
     data, clock = snapshots(observed, times)
     members, size = data.shape[1:]
     noise = PolynomialBasis(size, 0) if variance_basis is None else variance_basis
     functions = _default_tests(basis, size) if tests is None else tests
+    check_basis("variance_basis", noise)
+    check_basis("tests", functions)
     change, integral, order = _rules(clock, quadrature)
     laws = [_Snapshot.of(x, basis, noise, functions) for x in data]
     varying = np.any([law.value.std(axis=0) > 0 for law in laws], axis=0)
@@ -180,12 +191,11 @@ def _default_tests(basis: AbstractBasis, size: int) -> AbstractBasis:
 
 def _rules(clock: np.ndarray, quadrature: str) -> tuple[np.ndarray, np.ndarray, int]:
     """Rows (intervals, times): differences over an interval, and integrals over it; the order."""
+    check_choice("quadrature", quadrature, ("spline", "trapezoid"))
     count = len(clock)
     change = np.eye(count)[1:] - np.eye(count)[:-1]
     if quadrature == "trapezoid":
         return change, 0.5 * np.diff(clock)[:, None] * np.abs(change), 2
-    if quadrature != "spline":
-        raise ValueError(f'quadrature must be "spline" or "trapezoid"; got {quadrature!r}.')
     antiderivative = CubicSpline(clock, np.eye(count)).antiderivative()
     return change, np.diff(antiderivative(clock), axis=0), min(count, 4)
 

@@ -4,21 +4,23 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array
 
-from .._checks import in_brief
+from .._checks import check_flag, check_number, check_whole, in_brief
 from ..types import Alive, Positions
 from .base import (
     AbstractMeasure,
     add_compensated,
+    check_of,
     check_schedule,
     due,
     evaluate,
+    increasing_integers,
     MeasureResult,
+    shape_of_value,
     Tick,
 )
 from .estimate import Estimate
@@ -84,6 +86,7 @@ class AutocovarianceResult(MeasureResult):
 
         **Source:** Sokal, Monte Carlo methods in statistical mechanics (1997), §3.
         """
+        window = check_number("window", window, above=0.0)
         if self.summed is None:
             raise ValueError(
                 f"The lags {self.lags.tolist()} leave gaps, over which nothing can be summed: use "
@@ -149,29 +152,32 @@ class Autocovariance(AbstractMeasure):
     ):
         if (max_lag is None) == (lags is None):
             raise ValueError("Autocovariance needs either max_lag or lags, and not both.")
+        every = check_whole("Autocovariance: every", every)
         if lags is None:
-            assert max_lag is not None
-            number = int(max_lag) // max(int(every), 1)
+            max_lag = check_whole("Autocovariance: max_lag", max_lag, 0)
+            number = max_lag // every
             if number > _MOST_LAGS:
                 raise ValueError(
                     f"Autocovariance: max_lag={max_lag} is {number} lags, more than {_MOST_LAGS}: "
                     f"take every=..., or some lags=[0, ...] only."
                 )
-            lags = range(0, int(max_lag) + 1, max(int(every), 1))
-        chosen = tuple(int(lag) for lag in lags)
-        rising = all(a < b for a, b in zip(chosen, chosen[1:], strict=False))
-        if list(chosen) != list(lags) or len(chosen) < 2 or chosen[0] != 0 or not rising:
+            chosen = tuple(range(0, max_lag + 1, every))
+        else:
+            chosen = increasing_integers("Autocovariance: lags", lags, 0)
+        if len(chosen) < 2 or chosen[0] != 0:
             raise ValueError(
                 f"Autocovariance needs increasing lags from 0 on, two at least; got "
                 f"{in_brief(chosen)}."
             )
-        if any(lag % max(int(every), 1) for lag in chosen):
+        if any(lag % every for lag in chosen):
             raise ValueError(f"Lags must be multiples of every={every}; got {in_brief(chosen)}.")
-        self.of, self.lags, self.burn_in, self.every = of, chosen, burn_in, every
-        self.increments = increments
+        self.of, self.lags = check_of("Autocovariance", of), chosen
+        self.burn_in, self.every = burn_in, every
+        self.increments = check_flag("Autocovariance: increments", increments)
 
     def check(self, process: Any, num_steps: int) -> None:
         check_schedule("Autocovariance", self.burn_in, self.every, num_steps)
+        shape_of_value("Autocovariance", self.of, process.landscape)
         if num_steps < self.burn_in + 2 * self.lags[-1]:
             raise ValueError(
                 f"Autocovariance up to lag {self.lags[-1]} needs a run of at least burn_in + "
@@ -271,9 +277,7 @@ class Autocovariance(AbstractMeasure):
         member_mean = total[:, :, 0] / max(steps, 1) + shift
         spread = ((member_mean - member_mean.mean(axis=0)) ** 2).sum(axis=0)
         each = np.moveaxis(each + spread[:, None] / max(num * (num - 1), 1), 2, 1)
-        landscape = process.landscape
-        probe = jax.ShapeDtypeStruct((1, landscape.dimension), landscape.dtype)
-        shape = jax.eval_shape(lambda x: evaluate(self.of, x), probe).shape[1:]
+        shape = shape_of_value("Autocovariance", self.of, process.landscape)
         each = each.reshape(num, len(self.lags), *shape)
         summed = None
         if self.lags == tuple(range(0, self.lags[-1] + 1, self.every)):

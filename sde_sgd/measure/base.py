@@ -1,6 +1,7 @@
 """The protocol of a streaming measure."""
 
 import abc
+import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
@@ -10,9 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from .._checks import as_float64, in_brief, real_output
+from .._checks import (
+    as_float64,
+    check_callable,
+    check_whole,
+    in_brief,
+    output_shape,
+    real_output,
+    real_values,
+)
+from .._user_functions import naming
 from ..draws import Draws, STREAM_KEYS
 from ..types import Alive, Positions
+from .estimate import Estimate
 
 
 class Tick(eqx.Module):
@@ -42,6 +53,18 @@ class MeasureResult(eqx.Module):
     members: np.ndarray | None = eqx.field(kw_only=True, default=None)
     axes: ClassVar[dict[str, tuple[str, ...]]] = {}
     coordinates: ClassVar[dict[str, str]] = {}
+
+    def __repr__(self) -> str:
+        """A line for each field that has something to say."""
+        lines = [f"{type(self).__name__}:"]
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            silent = value is None or (field.name == "num_diverged" and not value)
+            if not silent and field.name != "members":
+                own = isinstance(value, MeasureResult | Estimate)
+                text = repr(value) if own else in_brief(value)
+                lines.append(f"  {field.name} = " + text.replace("\n", "\n  "))
+        return "\n".join(lines)
 
 
 class AbstractMeasure(eqx.Module):
@@ -129,7 +152,8 @@ def check_carry(name: str, measure: AbstractMeasure, process: Any) -> None:
     alive = jax.ShapeDtypeStruct((members,), bool)
     clock = jax.ShapeDtypeStruct((), jnp.uint32)
     identity = jax.ShapeDtypeStruct((members,), jnp.uint32)
-    carry = eqx.filter_eval_shape(measure.init, theta)
+    with naming(f"{told}: init"):
+        carry = eqx.filter_eval_shape(measure.init, theta)
     for path, leaf in jax.tree_util.tree_leaves_with_path(carry):
         place = jax.tree_util.keystr(path)
         if not isinstance(leaf, jax.ShapeDtypeStruct):
@@ -147,9 +171,11 @@ def check_carry(name: str, measure: AbstractMeasure, process: Any) -> None:
         tick = Tick(clock, clock, Draws(streams, identity, clock, clock))
         return measure.update(carry, theta, theta, tick, alive)
 
-    moved = eqx.filter_eval_shape(update, carry, theta, alive, clock, identity, STREAM_KEYS)
+    with naming(f"{told}: update"):
+        moved = eqx.filter_eval_shape(update, carry, theta, alive, clock, identity, STREAM_KEYS)
     _check_same(f"{told}: update", carry, moved)
-    ends = eqx.filter_eval_shape(measure.finished, carry)
+    with naming(f"{told}: finished"):
+        ends = eqx.filter_eval_shape(measure.finished, carry)
     if ends is not None and (ends.shape, ends.dtype) != ((members,), jnp.dtype(bool)):
         raise ValueError(
             f"{told}: finished must give one boolean a member, or None; of {members} members it "
@@ -160,8 +186,10 @@ def check_carry(name: str, measure: AbstractMeasure, process: Any) -> None:
 def check_restart(name: str, measure: AbstractMeasure, carry: Any, members: int) -> None:
     """Raises `ValueError` for a measure whose carry changes its shapes where members restart."""
     alive = jax.ShapeDtypeStruct((members,), bool)
-    after = eqx.filter_eval_shape(measure.restart, carry, alive)
-    _check_same(f"measures[{name!r}], a {type(measure).__name__}: restart", carry, after)
+    told = f"measures[{name!r}], a {type(measure).__name__}: restart"
+    with naming(told):
+        after = eqx.filter_eval_shape(measure.restart, carry, alive)
+    _check_same(told, carry, after)
 
 
 def _check_same(told: str, carry: PyTree[Any], other: PyTree[Any]) -> None:
@@ -190,6 +218,43 @@ def evaluate(of: Callable | None, theta: Positions) -> Float[Array, "members *sh
     return jax.vmap(lambda x: real_output("of(θ)", of(x), x.dtype))(theta)
 
 
+# A right function of θ, for messages.
+_EXAMPLE = "lambda theta: theta[0]"
+
+
+def check_of(name: str, of: Any) -> Callable | None:
+    """The `of=` of a measure: a function of θ, or None for θ itself."""
+    return None if of is None else check_callable(f"{name}: of", of, _EXAMPLE)
+
+
+def shape_of_value(name: str, of: Callable | None, landscape: Any) -> tuple[int, ...]:
+    """The shape of of(θ) for one θ; `ValueError` for a function that JAX cannot compile."""
+    if of is None:
+        return (landscape.dimension,)
+    return shape_at_theta(f"{name}: of", of, landscape).shape
+
+
+def shape_at_theta(name: str, function: Callable, landscape: Any) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of a user's function of one θ (d,)."""
+    return output_shape(
+        name, function, jax.ShapeDtypeStruct((landscape.dimension,), landscape.dtype)
+    )
+
+
+def increasing_integers(name: str, given: Any, least: int) -> tuple[int, ...]:
+    """Increasing integers ≥ `least`, of a list, an array or one number; none at all is possible."""
+    values = np.atleast_1d(np.asarray(real_values(name, given)))
+    whole = np.asarray(values.dtype != bool and (values == np.floor(values)) & (values < 2**63))
+    if (
+        values.ndim != 1
+        or not whole.all()
+        or (values < least).any()
+        or (np.diff(values) <= 0).any()
+    ):
+        raise ValueError(f"{name} must be increasing integers ≥ {least}; got {in_brief(given)}.")
+    return tuple(int(value) for value in values)
+
+
 def own_values(name: str, value: Any) -> np.ndarray:
     """A float64 copy of a user's numbers, `ValueError` as `real_values`.
 
@@ -201,11 +266,8 @@ def own_values(name: str, value: Any) -> np.ndarray:
 
 def check_schedule(name: str, burn_in: int, every: int, num_steps: int) -> None:
     """burn_in ≥ 0 and every ≥ 1 integers that leave at least one iteration to measure."""
-    for label, value, least in (("burn_in", burn_in, 0), ("every", every, 1)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise ValueError(
-                f"{name}: {label} must be an integer ≥ {least}; got {in_brief(value)}."
-            )
+    check_whole(f"{name}: burn_in", burn_in, 0)
+    check_whole(f"{name}: every", every)
     if burn_in + every > num_steps:
         raise ValueError(
             f"{name} starts after burn_in={burn_in} iterations and measures every {every}; a run "

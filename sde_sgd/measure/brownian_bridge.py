@@ -9,7 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from .._checks import check_callable
 from ..types import Scalar, Vector
+from .base import shape_at_theta
+
+_EXAMPLE = "lambda theta: theta[0] - 1"
 
 
 class BrownianBridge(eqx.Module):
@@ -43,14 +47,19 @@ class BrownianBridge(eqx.Module):
             )
         if not process.restartable:
             raise ValueError("The bridge needs one step length: take a constant learning rate.")
-        if not callable(level):
-            raise ValueError(f"level must be a function of θ; got {level!r}.")
+        check_callable("level", level, _EXAMPLE)
         self.process, self.level = process, level
         duration = float(process.time(np.asarray(1)))
         self.step = jnp.asarray(duration / process.substeps, process.landscape.dtype)
 
     def check(self, process: Any) -> None:
         """Raises `ValueError` unless it was made for a process with the same steps."""
+        found = shape_at_theta("level", self.level, process.landscape)
+        if found.shape != () or not jnp.issubdtype(found.dtype, jnp.floating):
+            raise ValueError(
+                f"level(θ) must give one real number, such as θ[0] − 1, negative inside; it gives "
+                f"shape {found.shape} and dtype {found.dtype}."
+            )
         same = type(process) is type(self.process) and process.restartable
         duration = float(process.time(np.asarray(1))) / process.substeps if same else np.nan
         if not np.isclose(duration, float(self.step), rtol=1e-6):

@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from .._checks import check_callable
 from ..types import Alive, Positions
 from .autocovariance import ratio
 from .base import (
@@ -19,10 +19,11 @@ from .base import (
     due,
     evaluate,
     MeasureResult,
+    shape_of_value,
     Tick,
 )
 from .estimate import Estimate
-from .histogram import check_edges
+from .histogram import bins, check_resolved
 
 
 class ConditionalIncrementsResult(MeasureResult):
@@ -68,20 +69,18 @@ class ConditionalIncrements(AbstractMeasure):
         burn_in: int = 0,
         every: int = 1,
     ):
-        self.of = of
-        array = check_edges("ConditionalIncrements", edges)
-        self.edges = jnp.asarray(array, jnp.result_type(float))
+        self.of = check_callable("ConditionalIncrements: of", of, "lambda theta: theta[0]")
+        self.edges = bins("ConditionalIncrements", edges)
         self.burn_in, self.every = burn_in, every
 
     def check(self, process: Any, num_steps: int) -> None:
         check_schedule("ConditionalIncrements", self.burn_in, self.every, num_steps)
-        landscape = process.landscape
-        probe = jax.ShapeDtypeStruct((1, landscape.dimension), landscape.dtype)
-        shape = jax.eval_shape(lambda x: evaluate(self.of, x), probe).shape
+        shape = shape_of_value("ConditionalIncrements", self.of, process.landscape)
         if np.prod(shape, dtype=int) != 1:
             raise ValueError(
-                f"ConditionalIncrements needs a scalar function of θ; f(θ) has shape {shape[1:]}."
+                f"ConditionalIncrements needs a scalar function of θ; f(θ) has shape {shape}."
             )
+        check_resolved("ConditionalIncrements", self.edges, process.landscape.dtype)
 
     def init(self, theta: Positions) -> Float[Array, "members bins 8"]:
         # Count, f, Δf, Δf², each with Kahan's compensation behind.
@@ -91,7 +90,7 @@ class ConditionalIncrements(AbstractMeasure):
         def add():
             old = evaluate(self.of, before).reshape(before.shape[0])
             change = evaluate(self.of, after).reshape(after.shape[0]) - old
-            place = jnp.searchsorted(self.edges.astype(old.dtype), old, side="right")
+            place = jnp.searchsorted(self.edges, old.astype(self.edges.dtype), side="right")
             row = jnp.stack([jnp.ones_like(old), old, change, change**2], axis=1)
             member = jnp.arange(old.shape[0])
             here = carry[member, place]

@@ -4,14 +4,22 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from .._checks import as_real, in_brief
 from ..types import Alive, Positions
-from .base import AbstractMeasure, add_compensated, check_schedule, evaluate, MeasureResult, Tick
+from .base import (
+    AbstractMeasure,
+    add_compensated,
+    check_of,
+    check_schedule,
+    evaluate,
+    MeasureResult,
+    shape_of_value,
+    Tick,
+)
 from .estimate import Estimate
 
 
@@ -58,16 +66,14 @@ class ArealVelocity(AbstractMeasure):
     watches: ClassVar[Literal["iterations", "substeps"]] = "substeps"
 
     def __init__(self, of: Callable | None = None, centre=None, burn_in: int = 0):
-        self.of, self.burn_in = of, burn_in
+        self.of, self.burn_in = check_of("ArealVelocity", of), burn_in
         self.centre = None if centre is None else as_real("centre", centre, jnp.result_type(float))
         if self.centre is not None and not bool(jnp.isfinite(self.centre).all()):
             raise ValueError(f"centre must be finite; got {in_brief(centre)}.")
 
     def check(self, process: Any, num_steps: int) -> None:
         check_schedule("ArealVelocity", self.burn_in, 1, num_steps)
-        landscape = process.landscape
-        probe = jax.ShapeDtypeStruct((1, landscape.dimension), landscape.dtype)
-        shape = jax.eval_shape(lambda x: evaluate(self.of, x), probe).shape[1:]
+        shape = shape_of_value("ArealVelocity", self.of, process.landscape)
         if len(shape) != 1 or shape[0] < 2:
             raise ValueError(
                 f"ArealVelocity needs a vector of two entries or more; f(θ) has shape {shape}. In "

@@ -10,13 +10,20 @@ import numpy as np
 from diffrax import Euler
 from jaxtyping import Array
 
-from .._checks import real_output
+from .._checks import check_callable, output_shape
 from ..dynamics.base import AbstractProcess
 from ..dynamics.continuous import ModifiedEquation
 from ..dynamics.discrete import GaussianSGD
 from ..dynamics.terms import drift_correction
 from ..types import Alive, Matrix, Positions, Scalar, Vector
-from .base import AbstractMeasure, add_compensated, check_schedule, MeasureResult, Tick
+from .base import (
+    AbstractMeasure,
+    add_compensated,
+    check_schedule,
+    increasing_integers,
+    MeasureResult,
+    Tick,
+)
 from .currents import elapsed
 from .estimate import Estimate
 from .histogram import bounded
@@ -109,10 +116,10 @@ class EntropyProduction(AbstractMeasure):
         at: Sequence[int] = (),
         burn_in: int = 0,
     ):
-        times = tuple(int(k) for k in at)
-        rising = all(a < b for a, b in zip(times, times[1:], strict=False))
-        if list(times) != list(at) or not rising or any(k < 1 for k in times):
-            raise ValueError(f"EntropyProduction needs increasing durations ≥ 1; got {list(at)}.")
+        times = increasing_integers("EntropyProduction: at", at, 1)
+        check_callable("log_ratio", log_ratio, "transition_log_ratio(process)")
+        if log_density is not None:
+            check_callable("log_density", log_density, "lambda theta: -jnp.sum(theta**2) / 2")
         if times and log_density is None:
             raise ValueError(
                 "⟨exp(−σ)⟩ is 1 only with the boundary term ln ρ(x_0)/ρ(x_n): pass log_density=, "
@@ -134,11 +141,9 @@ class EntropyProduction(AbstractMeasure):
         for name, (function, count) in functions.items():
             if function is None:
                 continue
-            shape = jax.eval_shape(
-                lambda *x, f=function, name=name: real_output(name, f(*x)), *[probe] * count
-            )
-            if shape.shape != ():
-                raise ValueError(f"{name} must give a scalar; it gives shape {shape.shape}.")
+            shape = output_shape(name, function, *[probe] * count).shape
+            if shape != ():
+                raise ValueError(f"{name} must give a scalar; it gives shape {shape}.")
 
     def _density(self, theta: Positions) -> Array:
         if self.log_density is None:

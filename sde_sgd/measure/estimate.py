@@ -5,7 +5,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Num
 
-from .._checks import as_float64
+from .._checks import as_float64, check_number, check_whole, in_brief, real_values
 
 
 class Estimate(eqx.Module):
@@ -22,13 +22,14 @@ class Estimate(eqx.Module):
     - `num_samples`: how many independent samples `value` averages.
     """
 
-    value: Num[np.ndarray, "..."] = eqx.field(converter=np.array)
+    value: Num[np.ndarray, "..."] = eqx.field(converter=lambda x: _numbers(x))
     standard_error: Float[np.ndarray, "..."] = eqx.field(
         converter=lambda x: np.array(as_float64("standard_error", x))
     )
     num_samples: int
 
     def __check_init__(self):
+        check_whole("num_samples", self.num_samples, 0)
         if self.value.shape != self.standard_error.shape:
             raise ValueError(
                 f"An Estimate needs value and standard_error of one shape; got "
@@ -51,6 +52,10 @@ class Estimate(eqx.Module):
         """
         # The order of a sum, and so its rounding, follows the memory: equal samples, equal bits.
         rows = np.ascontiguousarray(as_float64("samples", samples))
+        if np.ndim(samples) == 0:
+            raise ValueError(
+                f"samples must have one row for each independent member; got one number, {samples}."
+            )
         num = rows.shape[0]
         if num == 0:
             nan = np.full(rows.shape[1:], np.nan)
@@ -72,6 +77,12 @@ class Estimate(eqx.Module):
         within_i + n/(n − 2) between_i. Of normal members at one time its expected square is
         2σ⁴/(n − 2), and the variance of V is 2σ⁴/(n − 1). Infinite for fewer than three members.
         """
+        within, between = as_float64("within", within), as_float64("between", between)
+        if within.shape != between.shape or within.ndim == 0:
+            raise ValueError(
+                f"within and between must have one shape (members, ...); got {within.shape} and "
+                f"{between.shape}."
+            )
         num = len(within)
         if num < 3:
             mean = Estimate.from_samples(within + between * num).value
@@ -82,16 +93,29 @@ class Estimate(eqx.Module):
 
     def __getitem__(self, index) -> "Estimate":
         """The estimate of some entries, `value[index]` with its errors."""
-        return Estimate(self.value[index], self.standard_error[index], self.num_samples)
+        try:
+            value = self.value[index]
+        except IndexError:
+            raise IndexError(
+                f"An Estimate of shape {self.value.shape} has no entry {in_brief(index)}."
+            ) from None
+        return Estimate(value, self.standard_error[index], self.num_samples)
 
     def interval(self, sigmas: float = 1.96) -> tuple[np.ndarray, np.ndarray]:
         """Normal interval value ∓ sigmas·standard_error, two arrays of `value`'s shape."""
-        half = sigmas * self.standard_error
+        half = check_number("sigmas", sigmas, above=0.0) * self.standard_error
         return self.value - half, self.value + half
 
     def finite(self) -> Bool[np.ndarray, "..."]:
         """Where both the value and its error are finite."""
         return np.asarray(np.isfinite(self.value) & np.isfinite(self.standard_error))
+
+
+def _numbers(value) -> np.ndarray:
+    """A copy; complex numbers, too, which `compare` refuses."""
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind == "c":
+        return np.array(value)
+    return np.array(real_values("value", value))
 
 
 def _digits(values: np.ndarray, digits: int) -> str:

@@ -10,11 +10,15 @@ import numpy as np
 from jaxtyping import Array
 from scipy import special, stats
 
+from .._checks import check_callable, check_flag, check_number, check_part
 from ..draws import Stream
 from ..types import Alive, Positions
-from .base import AbstractMeasure, MeasureResult, Tick
+from .base import AbstractMeasure, MeasureResult, shape_at_theta, Tick
 from .brownian_bridge import BrownianBridge
 from .estimate import Estimate
+from .few_exits import few_exits, few_lives, garwood, over_members, renewal_time, scaled
+
+_EXAMPLE = "lambda theta: theta[0] > 1"
 
 
 class FirstPassageCarry(eqx.Module):
@@ -96,10 +100,7 @@ class FirstPassageResult(MeasureResult):
         Exact for exponential times with refill (a Poisson count); with censored single lives it
         is the usual one. Without exits: 0 and the two-sided limit.
         """
-        tail = (1 - _confidence(confidence)) / 2
-        low = special.gammaincinv(self.num_exits, tail) if self.num_exits else 0.0
-        high = special.gammainccinv(self.num_exits + 1, tail)
-        return float(low / self.time_at_risk), float(high / self.time_at_risk)
+        return garwood(self.num_exits, self.time_at_risk, _confidence(confidence))
 
     def rate_limit(self, confidence: float = 0.95) -> float:
         """Upper limit of the rate, one-sided: −ln(1 − confidence)/R without any exit."""
@@ -147,9 +148,7 @@ def _kolmogorov(marks: np.ndarray) -> float:
 
 
 def _confidence(value: float) -> float:
-    if not 0 < value < 1:
-        raise ValueError(f"confidence must lie strictly between 0 and 1; got {value!r}.")
-    return float(value)
+    return check_number("confidence", value, above=0.0, below=1.0)
 
 
 class FirstPassage(AbstractMeasure):
@@ -191,13 +190,21 @@ class FirstPassage(AbstractMeasure):
     renewal: bool = eqx.field(static=True, default=False)
     watches: ClassVar[Literal["iterations", "substeps"]] = "substeps"
 
+    def __check_init__(self):
+        check_callable("FirstPassage: exited", self.exited, _EXAMPLE)
+        check_flag("FirstPassage: renewal", self.renewal)
+        if self.crossing is not None:
+            made = "a BrownianBridge: use FirstPassage.bridged(process, level)"
+            check_part("FirstPassage: crossing", self.crossing, BrownianBridge, made)
+
     @staticmethod
     def bridged(process: Any, level: Callable) -> "FirstPassage":
         """Exit to {level(θ) ≥ 0} in continuous time: a `BrownianBridge` joins the solver steps.
 
         The bias of watching an SDE at its steps falls from O(√h) to O(h).
         """
-        return FirstPassage(lambda theta: level(theta) >= 0, BrownianBridge(process, level))
+        bridge = BrownianBridge(process, level)
+        return FirstPassage(lambda theta: jnp.asarray(level(theta)) >= 0, bridge)
 
     def check(self, process: Any, num_steps: int) -> None:
         if getattr(process, "increments", "gaussian") == "two_point":
@@ -205,16 +212,14 @@ class FirstPassage(AbstractMeasure):
                 "Two-point increments give wrong exit times (their tails are cut): use "
                 'increments="gaussian" with FirstPassage.'
             )
-        landscape = process.landscape
-        probe = jax.ShapeDtypeStruct((landscape.dimension,), landscape.dtype)
-        out = jax.eval_shape(lambda x: jnp.asarray(self.exited(x)), probe)
-        if out.shape != () or out.dtype != bool:
-            raise ValueError(
-                f"exited(θ) must give one boolean for θ of shape {probe.shape}, such as θ[0] > 0; "
-                f"it gives shape {out.shape} and dtype {out.dtype}."
-            )
         if self.crossing is not None:
             self.crossing.check(process)
+        out = shape_at_theta("FirstPassage: exited", self.exited, process.landscape)
+        if out.shape != () or out.dtype != bool:
+            raise ValueError(
+                f"exited(θ) must give one boolean for θ of shape ({process.landscape.dimension},), "
+                f"such as θ[0] > 0; it gives shape {out.shape} and dtype {out.dtype}."
+            )
         if num_steps * process.substeps >= 2**31:
             raise ValueError(
                 f"FirstPassage counts solver steps in 32 bits: num_steps={num_steps} times "
@@ -272,104 +277,33 @@ class FirstPassage(AbstractMeasure):
         exits = np.asarray(carry.exits, dtype=float)[kept]
         risk = np.asarray(carry.at_risk, dtype=float)[kept] / per_iteration
         first = np.asarray(carry.first, dtype=float)[kept]
-        rate = _ratio(exits, risk)
+        rate = over_members(exits, risk)
         if rate.value == 0:
             rate = Estimate(rate.value, np.asarray(1 / risk.sum()), rate.num_samples)
-        mean = _ratio(risk, exits)
+        mean = over_members(risk, exits)
         unit = float(process.time(np.asarray(1))) if process.restartable else None
         left = first > 0
         renewal, remark = None, None
         # Nobody lived twice: without refill, or before its first use.
         if (exits > np.asarray(carry.just_left)[kept]).any():
             if self.renewal:
-                renewal, remark = _renewal(carry, kept, per_iteration)
+                renewal, remark = renewal_time(carry, kept, per_iteration)
             else:
-                remark = _few_lives(exits, risk, first / per_iteration, mean, 1 / per_iteration)
+                remark = few_lives(exits, risk, first / per_iteration, mean, 1 / per_iteration)
+        count, total = int(exits.sum()), float(risk.sum())
+        remark = " ".join(filter(None, [few_exits(count, total), remark])) or None
         return FirstPassageResult(
             rate,
             mean,
-            None if unit is None else _scaled(rate, 1 / unit),
-            None if unit is None else _scaled(mean, unit),
-            int(exits.sum()),
+            None if unit is None else scaled(rate, 1 / unit),
+            None if unit is None else scaled(mean, unit),
+            count,
             np.where(left, first / per_iteration, np.nan),
-            float(risk.sum()),
+            total,
             np.where(left, first / per_iteration, risk),
             1 / per_iteration,
             renewal,
-            None if unit is None or renewal is None else _scaled(renewal, unit),
+            None if unit is None or renewal is None else scaled(renewal, unit),
             remark,
             members=np.flatnonzero(kept),
         )
-
-
-def _renewal(
-    carry: FirstPassageCarry, kept: np.ndarray, substeps: int
-) -> tuple[Estimate | None, str | None]:
-    """T = Σ (time at risk + time left)/Σ lives over members, and what to say of `mean_time`."""
-    counts = carry.exits, carry.at_risk, carry.first, carry.just_left, carry.started
-    exits, risk, first, outside, started = (np.asarray(x, dtype=float)[kept] for x in counts)
-    # Lives cut short by another measure are no renewals.
-    if (started < 0).any():
-        return None, None
-    inside, age = 1 - outside, risk - started
-    # Seen at the ends of iterations of m steps, a life has (m − 1)/2 steps less left than it
-    # has lived: those that a member rests, on average, when it leaves within an iteration.
-    ahead = inside * (age - (substeps - 1) / 2)
-    # Never left: T − (m + 1)/2 more, whose T goes to the other side.
-    never = (first == 0).astype(float)
-    top, lives = risk + ahead - never * (substeps + 1) / 2, exits + inside - never
-    if len(exits) < 2 or lives.sum() == 0:
-        return _scaled(_ratio(top, lives), 1 / substeps), None
-    plain, found = _ratio(risk, exits), _ratio(top, lives)
-    pulls = (risk - plain.value * exits) / exits.sum() - (top - found.value * lives) / lives.sum()
-    gap = float(plain.value - found.value) / substeps
-    advice = f"take renewal_time={float(found.value) / substeps:.6g}"
-    error = float(np.sqrt(len(exits) / (len(exits) - 1) * (pulls**2).sum())) / substeps
-    remark = _remark(_scaled(plain, 1 / substeps), gap, error, exits.mean(), advice)
-    return _scaled(found, 1 / substeps), remark
-
-
-def _few_lives(exits, risk, first, mean: Estimate, step: float) -> str | None:
-    """What to say of `mean_time` by the first exit times: T (1 − Var τ/T² − step/T)/(2n) too long.
-
-    Iterations; the last term is that of times on a lattice, with which geometric times give 0.
-    Who never left is taken to have such a time of mean T ahead.
-    """
-    if len(exits) < 2:
-        return None
-    never, ahead = first == 0, float(mean.value)
-    more = 2 * risk * ahead + (2 * ahead - step) * ahead
-    once, square = np.where(never, risk + ahead, first), np.where(never, risk**2 + more, first**2)
-    centre = once.mean()
-    ratio = square.mean() / centre**2
-    share = ahead / (2 * exits.mean())
-    pulls = square / centre**2 - 2 * ratio * once / centre
-    error = float(pulls.std(ddof=1) / np.sqrt(len(exits)) * share)
-    advice = "take renewal=True and its renewal_time"
-    return _remark(mean, float((2 - ratio - step / centre) * share), error, exits.mean(), advice)
-
-
-def _remark(mean: Estimate, gap: float, error: float, lives: float, advice: str) -> str | None:
-    """What to say where time at risk over exits is off by more than its error, else None."""
-    if abs(gap) <= max(float(mean.standard_error), 4 * error):
-        return None
-    return (
-        f"mean_time={float(mean.value):.6g} iterations is off by about {gap:+.3g}, more than its "
-        f"standard error, because a member has few lives ({lives:.3g}): {advice}, or run longer."
-    )
-
-
-def _scaled(estimate: Estimate, factor: float) -> Estimate:
-    error = np.asarray(estimate.standard_error * factor)
-    return Estimate(np.asarray(estimate.value * factor), error, estimate.num_samples)
-
-
-def _ratio(top: np.ndarray, bottom: np.ndarray) -> Estimate:
-    """Σ top / Σ bottom over members, with the ratio estimator's standard error."""
-    num, total = top.size, bottom.sum()
-    if num == 0 or total == 0:
-        return Estimate(np.asarray(np.nan), np.asarray(np.inf), num)
-    ratio = top.sum() / total
-    residual = top - ratio * bottom
-    error = np.sqrt(num / max(num - 1, 1) * (residual**2).sum()) / total if num > 1 else np.inf
-    return Estimate(np.asarray(ratio), np.asarray(error), num)

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -12,7 +11,17 @@ from jaxtyping import Array, Float, Int
 
 from .._checks import as_float64, in_brief
 from ..types import Alive, Positions
-from .base import AbstractMeasure, check_schedule, due, evaluate, MeasureResult, own_values, Tick
+from .base import (
+    AbstractMeasure,
+    check_of,
+    check_schedule,
+    due,
+    evaluate,
+    MeasureResult,
+    own_values,
+    shape_of_value,
+    Tick,
+)
 from .estimate import Estimate
 
 
@@ -100,6 +109,9 @@ class Histogram(AbstractMeasure):
     **Arguments:** `edges` (bins+1,) increasing, or two such arrays; `of` a scalar function of θ
     (of two entries for a pair; θ itself by default where d is 1 or 2); `burn_in`, `every` as in
     `Moments`.
+
+    **Raises:** `ValueError` for edges that do not increase, or are so close that a bin holds too
+    few numbers of the dtype of θ to have a width.
     """
 
     edges: tuple[Float[Array, " edges"], ...]
@@ -109,10 +121,10 @@ class Histogram(AbstractMeasure):
     watches: ClassVar[Literal["iterations", "substeps"]] = "iterations"
 
     def __init__(self, edges, of: Callable | None = None, burn_in: int = 0, every: int = 1):
-        is_pair = len(edges) == 2 and all(np.ndim(e) == 1 for e in edges)
-        arrays = [check_edges("Histogram", e) for e in (edges if is_pair else (edges,))]
-        self.edges = tuple(jnp.asarray(a, jnp.result_type(float)) for a in arrays)
-        self.of, self.burn_in, self.every = of, burn_in, every
+        is_pair = np.ndim(edges) == 2 if hasattr(edges, "ndim") else _are_rows(edges)
+        pair = is_pair and len(edges) == 2
+        self.edges = tuple(bins("Histogram", e) for e in (edges if pair else (edges,)))
+        self.of, self.burn_in, self.every = check_of("Histogram", of), burn_in, every
 
     def check(self, process: Any, num_steps: int) -> None:
         check_schedule("Histogram", self.burn_in, self.every, num_steps)
@@ -122,13 +134,14 @@ class Histogram(AbstractMeasure):
             raise ValueError(
                 f"Histogram needs `of=`, {wanted}: θ has {landscape.dimension} entries."
             )
-        probe = jax.ShapeDtypeStruct((1, landscape.dimension), landscape.dtype)
-        shape = jax.eval_shape(lambda x: evaluate(self.of, x), probe).shape
+        shape = shape_of_value("Histogram", self.of, landscape)
         if np.prod(shape, dtype=int) != len(self.edges):
             raise ValueError(
-                f"Histogram needs {wanted}; `of` has shape {shape[1:]}. Take one entry of it for "
+                f"Histogram needs {wanted}; `of` has shape {shape}. Take one entry of it for "
                 f"each array of edges, or use Snapshots."
             )
+        for edges in self.edges:
+            check_resolved("Histogram", edges, landscape.dtype)
 
     def init(self, theta: Positions) -> Int[Array, "members bins"]:
         bins = int(np.prod([e.shape[0] + 1 for e in self.edges]))
@@ -140,9 +153,8 @@ class Histogram(AbstractMeasure):
             value = evaluate(self.of, after).reshape(after.shape[0], len(self.edges))
             index = jnp.zeros(value.shape[0], jnp.int32)
             for column, edges in enumerate(self.edges):
-                place = jnp.searchsorted(
-                    edges.astype(value.dtype), value[:, column], side="right"
-                ).astype(jnp.int32)
+                own = value[:, column].astype(edges.dtype)
+                place = jnp.searchsorted(edges, own, side="right").astype(jnp.int32)
                 index = index * (edges.shape[0] + 1) + place
             index = jnp.where(jnp.isnan(value).any(axis=1), carry.shape[1] - 1, index)
             return carry.at[jnp.arange(value.shape[0]), index].add(1)
@@ -180,6 +192,12 @@ class Histogram(AbstractMeasure):
         )
 
 
+def _are_rows(edges: Any) -> bool:
+    return isinstance(edges, list | tuple) and all(
+        isinstance(e, list | tuple) or np.ndim(e) == 1 for e in edges
+    )
+
+
 def check_edges(name: str, edges: Any) -> np.ndarray:
     """Increasing, finite edges (bins+1,), or `ValueError`."""
     array = own_values(f"{name}: edges", edges)
@@ -188,6 +206,38 @@ def check_edges(name: str, edges: Any) -> np.ndarray:
     if not (np.diff(array) > 0).all():
         raise ValueError(f"{name} needs increasing edges; got {in_brief(array)}.")
     return array
+
+
+def bins(name: str, edges: Any) -> Float[Array, " edges"]:
+    """`check_edges` as the smallest numbers of JAX's dtype that are no less.
+
+    A number x of that dtype, or of a narrower one, then has x ≥ e_j exactly where it has it of the
+    edges as they were given. `ValueError` for others.
+    """
+    array, dtype = check_edges(name, edges), jnp.result_type(float)
+    check_resolved(name, array, dtype)
+    return jnp.asarray(round_up(array, dtype))
+
+
+def round_up(values: np.ndarray, dtype: Any) -> np.ndarray:
+    """The smallest numbers of a dtype that are no less."""
+    near = values.astype(dtype)
+    return np.where(near < values, np.nextafter(near, np.asarray(np.inf, dtype)), near)
+
+
+def check_resolved(name: str, edges: Any, dtype: Any) -> None:
+    """Raises `ValueError` for bins whose width a dtype changes by more than a tenth."""
+    exact = np.asarray(edges, float)
+    width, rounded = np.diff(exact), np.diff(round_up(exact, dtype).astype(float))
+    coarse = np.abs(rounded - width) > 0.1 * width
+    if coarse.any():
+        first = int(np.argmax(coarse))
+        raise ValueError(
+            f"{name}: the bin from {exact[first]:.10g} to {exact[first + 1]:.10g} is too narrow "
+            f"for {np.dtype(dtype).name}, whose neighbouring numbers are "
+            f"{np.spacing(np.abs(exact[first : first + 2]).max().astype(dtype)):.3g} apart there: "
+            f"subtract an offset in `of` and from the edges, take wider bins, or use float64."
+        )
 
 
 def _line(edges: np.ndarray, shares: np.ndarray) -> HistogramResult:

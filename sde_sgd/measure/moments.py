@@ -4,20 +4,22 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array
 
+from .._checks import in_brief
 from ..types import Alive, Positions
 from .base import (
     AbstractMeasure,
     add_compensated,
+    check_of,
     check_schedule,
     due,
     evaluate,
     MeasureResult,
+    shape_of_value,
     Tick,
 )
 from .estimate import Estimate
@@ -75,13 +77,16 @@ class Moments(AbstractMeasure):
     watches: ClassVar[Literal["iterations", "substeps"]] = "iterations"
 
     def __check_init__(self):
-        if self.covariance not in (True, False, "diagonal"):
+        check_of("Moments", self.of)
+        kind = self.covariance
+        if not (isinstance(kind, bool) or (isinstance(kind, str) and kind == "diagonal")):
             raise ValueError(
-                f'Moments: covariance must be True, "diagonal" or False; got {self.covariance!r}.'
+                f'Moments: covariance must be True, "diagonal" or False; got {in_brief(kind)}.'
             )
 
     def check(self, process: Any, num_steps: int) -> None:
         check_schedule("Moments", self.burn_in, self.every, num_steps)
+        shape_of_value("Moments", self.of, process.landscape)
 
     def init(self, theta: Positions) -> MomentsCarry:
         value = evaluate(self.of, theta).reshape(theta.shape[0], -1)
@@ -126,9 +131,7 @@ class Moments(AbstractMeasure):
         shift = np.asarray(carry.shift, dtype=float)[kept]
         offset = (np.asarray(carry.first, dtype=float)[kept].T / count).T
         member_mean = shift + offset
-        landscape = process.landscape
-        probe = jax.ShapeDtypeStruct((1, landscape.dimension), landscape.dtype)
-        shape = jax.eval_shape(lambda x: evaluate(self.of, x), probe).shape[1:]
+        shape = shape_of_value("Moments", self.of, process.landscape)
         mean = Estimate.from_samples(member_mean)
         steps = int(count.min()) if count.size else 0
         shaped = Estimate(

@@ -10,7 +10,16 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy.special import log_ndtr
 
-from .._checks import as_float64, as_real, in_brief
+from .._checks import (
+    as_float64,
+    as_real,
+    check_key,
+    check_number,
+    check_part,
+    check_point,
+    check_whole,
+    in_brief,
+)
 from ..draws import Draws
 from ..landscapes.base import AbstractLandscape
 from ..noise.sampling import AbstractSampling
@@ -73,9 +82,12 @@ def noise_statistics(
     **Raises:** `ValueError` for numbers that leave nothing to estimate, a direction without noise,
     and more than 1 GiB of gradients at once.
     """
-    point = as_real("theta", theta, landscape.dtype)
-    if point.shape != (landscape.dimension,):
-        raise ValueError(f"theta must have shape ({landscape.dimension},); got {point.shape}.")
+    check_part("landscape", landscape, AbstractLandscape, "a landscape such as LeastSquares")
+    check_part("sampling", sampling, AbstractSampling, "a scheme such as WithReplacement(8)")
+    key = check_key(key)
+    num_draws, num_steps = check_whole("num_draws", num_draws), check_whole("num_steps", num_steps)
+    block_size = check_whole("block_size", block_size, 2)
+    point = check_point("theta", theta, landscape)
     sampling.check(landscape)
     if num_steps < 2 or num_draws < 8 * block_size:
         raise ValueError(
@@ -135,8 +147,7 @@ def block_tail_index(samples: Any, block_size: int) -> Estimate:
     (1910.09626) dispute.
     """
     x = _rows("block_tail_index", samples)
-    if isinstance(block_size, bool) or not isinstance(block_size, int) or block_size < 2:
-        raise ValueError(f"block_size must be an integer ≥ 2; got {in_brief(block_size)}.")
+    block_size = check_whole("block_size", block_size, 2)
     count = len(x) // block_size
     if count < 8:
         raise ValueError(
@@ -181,8 +192,7 @@ def hill_tail_index(samples: Any, fraction: float = 0.02) -> Estimate:
     **Raises:** `ValueError` if fewer than 8 rows are in the tail; for NaN and infinities.
     """
     x = np.abs(_rows("hill_tail_index", samples))
-    if not 0 < fraction < 1:
-        raise ValueError(f"fraction must lie strictly between 0 and 1; got {in_brief(fraction)}.")
+    fraction = check_number("fraction", fraction, above=0.0, below=1.0)
     count = int(fraction * len(x))
     threshold = np.sort(x, axis=0)[len(x) - 1 - count]
     if count < 8 or (threshold <= 0).any():
@@ -262,19 +272,16 @@ def _rows(name: str, samples: Any) -> Float[np.ndarray, "n d"]:
 
 def _columns(directions: Any, landscape: AbstractLandscape, key: Key) -> Array:
     dim, dtype = landscape.dimension, landscape.dtype
-    if isinstance(directions, int) and not isinstance(directions, bool):
-        if directions < 1:
-            raise ValueError(
-                f"directions must be a number ≥ 1 or an array; got {in_brief(directions)}."
-            )
+    if isinstance(directions, str) or not hasattr(directions, "__len__"):
+        directions = check_whole("directions, a number or an array (d, k)", directions)
         columns = jr.normal(key, (dim, directions), dtype)
     else:
         columns = as_real("directions", directions, dtype)
         if columns.ndim != 2 or columns.shape[0] != dim:
             raise ValueError(f"directions must have shape ({dim}, k); got {columns.shape}.")
     norms = jnp.linalg.norm(columns, axis=0)
-    if not bool(jnp.all(norms > 0)):
-        raise ValueError("directions must not be zero.")
+    if not bool(jnp.all((norms > 0) & (norms < jnp.inf))):
+        raise ValueError("directions must be finite, and none of them zero.")
     return columns / norms
 
 

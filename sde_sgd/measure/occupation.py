@@ -11,10 +11,19 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 from scipy import special
 
-from .._checks import as_float64, in_brief
+from .._checks import (
+    as_float64,
+    check_callable,
+    check_choice,
+    check_number,
+    check_whole,
+    in_brief,
+)
 from ..types import Alive, Positions
-from .base import AbstractMeasure, check_schedule, due, MeasureResult, Tick
+from .base import AbstractMeasure, check_schedule, due, MeasureResult, shape_at_theta, Tick
 from .estimate import Estimate
+
+_EXAMPLE = "lambda theta: (theta[0] > 0).astype(int)"
 
 
 class OccupationCarry(eqx.Module):
@@ -81,22 +90,16 @@ def binomial_interval(
 
     **Raises:** `ValueError` for k outside 0…n, n < 1, a confidence outside (0, 1).
     """
-    k = as_float64("successes", successes)
-    if trials < 1 or (k < 0).any() or (k > trials).any():
-        raise ValueError(
-            f"successes must lie in 0…{trials}, trials be >= 1; got {in_brief(successes)}."
-        )
-    if not 0 < confidence < 1:
-        raise ValueError(
-            f"confidence must lie strictly between 0 and 1; got {in_brief(confidence)}."
-        )
+    k, trials = as_float64("successes", successes), check_whole("trials", trials)
+    if not ((k >= 0) & (k <= trials)).all():
+        raise ValueError(f"successes must lie in 0…{trials}; got {in_brief(successes)}.")
+    confidence = check_number("confidence", confidence, above=0.0, below=1.0)
+    check_choice("method", method, ("wilson", "clopper-pearson"))
     tail = (1 - confidence) / 2
     if method == "clopper-pearson":
         low = np.where(k > 0, special.betaincinv(np.maximum(k, 1), trials - k + 1, tail), 0.0)
         high = special.betaincinv(k + 1, np.maximum(trials - k, 1), 1 - tail)
         return low, np.where(k < trials, high, 1.0)
-    if method != "wilson":
-        raise ValueError(f'method must be "wilson" or "clopper-pearson"; got {in_brief(method)}.')
     z = -special.ndtri(tail)
     share, scale = k / trials, 1 + z**2 / trials
     centre = (share + z**2 / (2 * trials)) / scale
@@ -125,21 +128,17 @@ class Occupation(AbstractMeasure):
     watches: ClassVar[Literal["iterations", "substeps"]] = "iterations"
 
     def __check_init__(self):
-        number = self.num_basins
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise ValueError(
-                f"Occupation: num_basins must be an integer ≥ 1; got {in_brief(number)}."
-            )
+        check_callable("Occupation: label", self.label, _EXAMPLE)
+        check_whole("Occupation: num_basins", self.num_basins)
 
     def check(self, process: Any, num_steps: int) -> None:
         check_schedule("Occupation", self.burn_in, self.every, num_steps)
-        landscape = process.landscape
-        probe = jax.ShapeDtypeStruct((landscape.dimension,), landscape.dtype)
-        out = jax.eval_shape(lambda x: jnp.asarray(self.label(x)), probe)
+        out = shape_at_theta("Occupation: label", self.label, process.landscape)
         if out.shape != () or not jnp.issubdtype(out.dtype, jnp.integer):
             raise ValueError(
-                f"label(θ) must give one integer for θ of shape {probe.shape}, such as "
-                f"(θ[0] > 0).astype(int); it gives shape {out.shape} and dtype {out.dtype}."
+                f"label(θ) must give one integer for θ of shape "
+                f"({process.landscape.dimension},), such as (θ[0] > 0).astype(int); it gives shape "
+                f"{out.shape} and dtype {out.dtype}."
             )
 
     def check_start(self, theta: Positions) -> None:

@@ -10,7 +10,15 @@ from jax import lax
 from jaxtyping import Array
 
 from ..types import Alive, Positions
-from .base import AbstractMeasure, evaluate, MeasureResult, Tick
+from .base import (
+    AbstractMeasure,
+    check_of,
+    evaluate,
+    increasing_integers,
+    MeasureResult,
+    shape_of_value,
+    Tick,
+)
 
 
 class SnapshotsCarry(eqx.Module):
@@ -40,25 +48,22 @@ class SnapshotsResult(MeasureResult):
 class Snapshots(AbstractMeasure):
     """f(θ_k) of every member at the iterations `at` (increasing integers, 0 is the start).
 
-    **Arguments:** `at`; `of`, f, θ itself by default. Memory is members × len(at) × size of f.
+    **Arguments:** `at`, a list or one number; `of`, f, θ itself by default. Memory is members ×
+    len(at) × size of f.
     """
 
     at: tuple[int, ...] = eqx.field(static=True)
     of: Callable | None
     watches: ClassVar[Literal["iterations", "substeps"]] = "iterations"
 
-    def __init__(self, at: Sequence[int], of: Callable | None = None):
-        times = tuple(int(k) for k in at)
-        if (
-            list(times) != list(at)
-            or not times
-            or times[0] < 0
-            or any(b <= a for a, b in zip(times, times[1:], strict=False))
-        ):
-            raise ValueError(f"Snapshots needs increasing iterations ≥ 0; got {list(at)}.")
-        self.at, self.of = times, of
+    def __init__(self, at: int | Sequence[int] | np.ndarray, of: Callable | None = None):
+        self.at = increasing_integers("Snapshots: at", at, 0)
+        if not self.at:
+            raise ValueError("Snapshots needs one iteration at least; got at=[].")
+        self.of = check_of("Snapshots", of)
 
     def check(self, process: Any, num_steps: int) -> None:
+        shape_of_value("Snapshots", self.of, process.landscape)
         if self.at[-1] > num_steps:
             raise ValueError(
                 f"Snapshots asks for iteration {self.at[-1]}, and the run ends at {num_steps}."

@@ -10,7 +10,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from .._checks import real_output
+from .._checks import check_callable, check_choice, in_brief, real_output
+from .._user_functions import naming
 from ..types import Alive, Positions, Vector
 from .base import (
     AbstractMeasure,
@@ -19,11 +20,13 @@ from .base import (
     due,
     evaluate,
     MeasureResult,
+    shape_at_theta,
     Tick,
 )
 from .estimate import Estimate
-from .histogram import bounded, check_edges
+from .histogram import bins, bounded, check_resolved
 
+_EXAMPLE = "lambda theta: theta.reshape(2, 2)"
 _KINDS = ("eigenvalues", "singular_values", "gram")
 
 
@@ -40,8 +43,16 @@ def weight_matrix(landscape: Any, where: Callable) -> Callable[[Vector], Array]:
             f"weight_matrix needs a landscape of an Equinox model, such as EmpiricalRisk; "
             f"{type(landscape).__name__} has none. Pass a function θ -> (m, n) instead."
         )
-    found = where(landscape.model(landscape.initial))
-    if jnp.ndim(found) != 2:
+    example = "lambda model: model.layers[0].weight"
+    check_callable("weight_matrix: where", where, example)
+    with naming("weight_matrix: where"):
+        found = where(landscape.model(landscape.initial))
+    if not isinstance(found, jax.Array | np.ndarray):
+        raise ValueError(
+            f"weight_matrix: `where` must pick an array of the model, such as {example}; it picked "
+            f"{in_brief(found)}."
+        )
+    if found.ndim != 2:
         raise ValueError(
             f"weight_matrix: `where` picked an array of shape {jnp.shape(found)}, and only a "
             f"matrix has levels. Pick a weight, or reshape it: lambda m: m.weight.reshape(n, -1)."
@@ -64,8 +75,8 @@ class Levels(eqx.Module):
     kind: str = eqx.field(static=True, default="eigenvalues")
 
     def __check_init__(self):
-        if self.kind not in _KINDS:
-            raise ValueError(f"kind must be one of {', '.join(_KINDS)}; got {self.kind!r}.")
+        check_callable("Levels: matrix", self.matrix, _EXAMPLE)
+        check_choice("kind", self.kind, _KINDS)
 
     def __call__(self, theta: Vector) -> Float[Array, " levels"]:
         matrix = jnp.asarray(self.matrix(theta))
@@ -81,8 +92,7 @@ class Levels(eqx.Module):
 
     def check(self, landscape: Any) -> tuple[int, int]:
         """Shape of the matrix on a landscape, or `ValueError` where it has no levels."""
-        probe = jax.ShapeDtypeStruct((landscape.dimension,), landscape.dtype)
-        shape = jax.eval_shape(lambda x: jnp.asarray(self.matrix(x)), probe).shape
+        shape = shape_at_theta("Levels: matrix", self.matrix, landscape).shape
         if len(shape) != 2 or 0 in shape:
             raise ValueError(
                 f"Levels belong to a matrix; matrix(θ) has shape {shape}. Reshape θ to (m, n), or "
@@ -187,15 +197,18 @@ class Spectrum(AbstractMeasure):
         every: int = 1,
     ):
         self.levels = Levels(matrix, kind)
-        found = None if edges is None else check_edges("Spectrum", edges)
-        if found is not None and found[0] < 0:
-            raise ValueError(f"Spectrum: gaps are ≥ 0, and so must edges be; got {found[0]}.")
-        self.edges = None if found is None else jnp.asarray(found, jnp.result_type(float))
+        self.edges = None if edges is None else bins("Spectrum", edges)
+        if self.edges is not None and float(self.edges[0]) < 0:
+            raise ValueError(
+                f"Spectrum: gaps are ≥ 0, and so must edges be; got {in_brief(edges)}."
+            )
         self.burn_in, self.every = burn_in, every
 
     def check(self, process: Any, num_steps: int) -> None:
         check_schedule("Spectrum", self.burn_in, self.every, num_steps)
         shape = self.levels.check(process.landscape)
+        if self.edges is not None:
+            check_resolved("Spectrum", self.edges, process.landscape.dtype)
         if min(shape) < 2:
             raise ValueError(
                 f"A matrix of shape {shape} has one level, and no gap: take Moments(of=Levels(...))"
@@ -233,7 +246,7 @@ class Spectrum(AbstractMeasure):
                 quotient = jnp.where(far > 0, near / jnp.where(far > 0, far, 1), 1)
                 ratio = quotient.mean(axis=1, keepdims=True)
             if self.edges is not None:
-                place = jnp.searchsorted(self.edges.astype(gaps.dtype), gaps, side="right")
+                place = jnp.searchsorted(self.edges, gaps.astype(self.edges.dtype), side="right")
                 row, column = jnp.indices(gaps.shape)
                 histogram = histogram.at[row, column, place].add(1)
             value = jnp.concatenate([moved, moved**2, gaps, gaps**2, ratio], axis=1)
@@ -272,6 +285,8 @@ class Spectrum(AbstractMeasure):
         edges, probability = None, None
         if self.edges is not None:
             shares = np.asarray(carry.histogram, dtype=float)[kept] / count[:, :, None]
+            # A gap that is NaN was sorted behind all edges.
+            shares[np.isnan(gaps)] = np.nan
             probability = bounded(Estimate.from_samples(shares[:, :, 1:-1]))
             edges = np.asarray(self.edges, dtype=float) / spacing.value[:, None]
         return SpectrumResult(

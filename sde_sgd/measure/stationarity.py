@@ -10,10 +10,19 @@ from jax import lax
 from jaxtyping import Array
 from scipy import special
 
-from .._checks import in_brief
+from .._checks import check_number
 from ..types import Alive, Positions
 from .autocovariance import ratio
-from .base import AbstractMeasure, add_compensated, check_schedule, evaluate, MeasureResult, Tick
+from .base import (
+    AbstractMeasure,
+    add_compensated,
+    check_of,
+    check_schedule,
+    evaluate,
+    MeasureResult,
+    shape_of_value,
+    Tick,
+)
 from .estimate import Estimate
 
 _BLOCKS = 32
@@ -93,13 +102,13 @@ class Stationarity(AbstractMeasure):
     watches: ClassVar[Literal["iterations", "substeps"]] = "iterations"
 
     def __check_init__(self):
-        if not 0 < self.resolution < np.inf:
-            raise ValueError(f"resolution must be finite and > 0; got {in_brief(self.resolution)}.")
-        if not 0 < self.failure_rate < 1:
-            raise ValueError(f"failure_rate must lie in (0, 1); got {in_brief(self.failure_rate)}.")
+        check_of("Stationarity", self.of)
+        check_number("resolution", self.resolution, above=0.0)
+        check_number("failure_rate", self.failure_rate, above=0.0, below=1.0)
 
     def check(self, process: Any, num_steps: int) -> None:
         check_schedule("Stationarity", self.burn_in, 1, num_steps)
+        shape_of_value("Stationarity", self.of, process.landscape)
         if num_steps < self.burn_in + _BLOCKS:
             raise ValueError(
                 f"Stationarity needs at least {_BLOCKS} iterations after burn_in={self.burn_in}; "

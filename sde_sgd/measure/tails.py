@@ -4,17 +4,27 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from .._checks import in_brief
+from .._checks import check_number, in_brief
 from ..types import Alive, Positions
 from .autocovariance import ratio
-from .base import AbstractMeasure, check_schedule, due, evaluate, MeasureResult, own_values, Tick
+from .base import (
+    AbstractMeasure,
+    check_of,
+    check_schedule,
+    due,
+    evaluate,
+    MeasureResult,
+    own_values,
+    shape_of_value,
+    Tick,
+)
 from .estimate import Estimate
+from .histogram import round_up
 
 
 class TailCarry(eqx.Module):
@@ -73,7 +83,7 @@ class TailRatios(AbstractMeasure):
     dimension by default); `factor` > 1, 2 by default; `burn_in`, `every` as in `Moments`.
     """
 
-    levels: Float[Array, " levels"]
+    thresholds: Float[Array, "2 levels"]
     factor: float = eqx.field(static=True)
     of: Callable | None
     burn_in: int = eqx.field(static=True)
@@ -94,10 +104,16 @@ class TailRatios(AbstractMeasure):
             raise ValueError(
                 f"TailRatios needs increasing, finite levels > 0; got {in_brief(levels)}."
             )
-        if not 1 < factor < np.inf:
-            raise ValueError(f"TailRatios needs a finite factor > 1; got {in_brief(factor)}.")
-        self.levels = jnp.asarray(array, jnp.result_type(float))
-        self.factor, self.of = float(factor), of
+        self.factor = check_number("TailRatios: factor", factor, above=1.0)
+        self.of = check_of("TailRatios", of)
+        # Rounded down: a number of the dtype exceeds that exactly where it exceeds the level given.
+        below = -round_up(-np.stack([array, self.factor * array]), jnp.result_type(float))
+        if not np.isfinite(below).all() or not (np.diff(below) > 0).all():
+            raise ValueError(
+                f"TailRatios: levels {in_brief(levels)} and {self.factor:g} times them must be "
+                f"different numbers of {below.dtype}: take them further apart, or use float64."
+            )
+        self.thresholds = jnp.asarray(below)
         self.burn_in, self.every = burn_in, every
 
     def check(self, process: Any, num_steps: int) -> None:
@@ -106,17 +122,15 @@ class TailRatios(AbstractMeasure):
             raise ValueError(
                 "Two-point increments have no tails: use increments='gaussian' with TailRatios."
             )
-        landscape = process.landscape
-        probe = jax.ShapeDtypeStruct((1, landscape.dimension), landscape.dtype)
-        shape = jax.eval_shape(lambda x: evaluate(self.of, x), probe).shape
+        shape = shape_of_value("TailRatios", self.of, process.landscape)
         if np.prod(shape, dtype=int) != 1:
             raise ValueError(
-                f"TailRatios needs `of=`, a scalar function of θ; f(θ) has shape {shape[1:]}."
+                f"TailRatios needs `of=`, a scalar function of θ; f(θ) has shape {shape}."
             )
 
     def init(self, theta: Positions) -> TailCarry:
         members = theta.shape[0]
-        beyond = jnp.zeros((members, 2, self.levels.shape[0]), jnp.int32)
+        beyond = jnp.zeros((members, 2, self.thresholds.shape[1]), jnp.int32)
         none = jnp.zeros(members, jnp.int32)
         return TailCarry(none, beyond, none)
 
@@ -125,8 +139,7 @@ class TailRatios(AbstractMeasure):
     ) -> TailCarry:
         def add() -> TailCarry:
             size = jnp.abs(evaluate(self.of, after).reshape(after.shape[0], 1, 1))
-            levels = self.levels.astype(size.dtype)
-            beyond = size > jnp.stack([levels, self.factor * levels])[None]
+            beyond = size.astype(self.thresholds.dtype) > self.thresholds
             undefined = carry.undefined + jnp.isnan(size[:, 0, 0]).astype(jnp.int32)
             return TailCarry(carry.count + 1, carry.beyond + beyond.astype(jnp.int32), undefined)
 
@@ -155,6 +168,6 @@ class TailRatios(AbstractMeasure):
             slack = error / (quotient.value * np.log(self.factor))
         known = quotient.value > 0
         index = Estimate(np.where(known, beta, np.nan), np.where(known, slack, np.inf), len(count))
-        levels = np.asarray(self.levels, dtype=float)
+        levels = np.asarray(self.thresholds[0], dtype=float)
         members = (beyond[:, 1] > 0).sum(axis=0)
         return TailRatiosResult(levels, self.factor, near, far, quotient, index, members)

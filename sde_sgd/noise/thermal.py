@@ -1,9 +1,10 @@
 """Gradient noise with a bath of a given temperature on top: the noise of Langevin samplers."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import lineax as lx
+import numpy as np
 from jaxtyping import Array, Float
 
 from .._checks import check_non_negative, check_positive, in_brief
@@ -22,7 +23,7 @@ class ThermalNoise(AbstractGradientNoise):
     the SDE of `SGLD` (Itô, t = ηk). With exact gradients it has the density e^{−L/T}.
 
     **Arguments:** `noise`: C_0; `temperature`: T ≥ 0; `learning_rate`: η of the process, a number
-    (a bath of constant T under a schedule is no fixed C).
+    (a bath of constant T under a schedule is no fixed C). A process with another η refuses it.
     """
 
     noise: AbstractGradientNoise
@@ -69,3 +70,22 @@ class ThermalNoise(AbstractGradientNoise):
         noisy = self.noise.noisy_gradient(theta, z[:split], amplitude, landscape)
         scale = jnp.asarray(amplitude, theta.dtype) * self._amplitude(theta)
         return noisy + scale * z[split:]
+
+
+def check_bath(noise: Any, learning_rate: float | None, name: str) -> None:
+    """Raises `ValueError` for a bath made for another η than its process has; None: a schedule."""
+    while isinstance(noise, ThermalNoise):
+        own, wanted = float(noise.learning_rate), float(noise.temperature)
+        if learning_rate is None and wanted > 0:
+            raise ValueError(
+                f"ThermalNoise has one temperature at one learning rate, {own:g}, and this {name} "
+                f"has a schedule: take a constant rate, or Stages of {name}s with a bath each."
+            )
+        # Both may have been rounded to float32.
+        if learning_rate is not None and wanted > 0 and not np.isclose(own, learning_rate, 1e-6, 0):
+            raise ValueError(
+                f"ThermalNoise was made for learning_rate={own:g}, and this {name} has "
+                f"{learning_rate:g}: its bath would have the temperature "
+                f"{wanted * learning_rate / own:g} and not {wanted:g}. Give both one rate."
+            )
+        noise = noise.noise

@@ -18,6 +18,7 @@ from .._checks import (
     in_brief,
     output_shape,
 )
+from .._user_functions import refuse_tracing
 from ..draws import STREAM_KEYS, stream_keys
 from ..dynamics.base import AbstractProcess
 from ..dynamics.continuous import GradientFlow
@@ -102,6 +103,7 @@ def splitting(
     bias for Markov chains, Ann. Appl. Probab. 26, 3559); Hill's relation: Cérou, Guyader,
     Lelièvre and Pommier 2011.
     """
+    refuse_tracing("splitting", process, theta0, key)
     _check_process(process)
     check_outcome("raise", budget)
     num_replicas = check_whole("num_replicas", num_replicas, 2, 2**24)

@@ -6,7 +6,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from .._checks import check_choice, check_number, check_whole, in_brief, real_output, real_values
+from .._checks import (
+    check_choice,
+    check_number,
+    check_whole,
+    in_brief,
+    output_shape,
+    real_values,
+)
 from ..compare.distances import DISTANCES
 from ..dynamics.base import AbstractProcess
 from ..dynamics.continuous import ModifiedEquation
@@ -45,7 +52,7 @@ def check_observables(
             raise ValueError(f"An observable's name must be a text without '/'; got {name!r}.")
         if not callable(of):
             raise ValueError(f"Observable {name!r} must be a function of θ; got {in_brief(of)}.")
-        shape = jax.eval_shape(lambda x, f=of, name=name: real_output(name, f(x)), probe).shape
+        shape = output_shape(f"Observable {name!r}", of, probe).shape
         if shape != ():
             raise ValueError(f"Observable {name!r} must be scalar; it has shape {shape}.")
     names = variables(list(chosen), distances)

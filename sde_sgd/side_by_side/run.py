@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from .._checks import check_flag, check_progress
+from .._user_functions import refuse_tracing
 from ..compare.distances import DistanceName
 from ..dynamics.base import AbstractProcess
 from ..measure.base import AbstractMeasure
@@ -95,6 +96,7 @@ def side_by_side(
     for swapped arguments, and for every wrong option, before the first run; `DivergenceError`.
     Warns where the members are too few for any agreement, and where the whole has stopped early.
     """
+    refuse_tracing("side_by_side", sgd, sde, theta0, key)
     check_progress(progress)
     allow_deaths = check_flag("allow_deaths", allow_deaths)
     paired = check_flag("paired", paired)

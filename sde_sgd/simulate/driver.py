@@ -262,6 +262,8 @@ class Engine:
         spent = time.monotonic() - started
         steps = self.done + length * np.arange(1, blocks + 1)
         self.done = int(steps[-1])
+        for chunk in self.chunks:
+            self.process.check_state(chunk.state)
         self.member_steps += length * blocks * sum(len(c.identity) for c in self.chunks)
         if every is not None and steps[0] % every == 0:
             self._steps.append(steps)

@@ -17,6 +17,7 @@ from .._checks import (
     check_part,
     check_whole,
 )
+from .._user_functions import naming, refuse_tracing
 from ..draws import STREAM_KEYS
 from ..dynamics.base import AbstractProcess
 from ..landscapes.base import AbstractLandscape
@@ -126,6 +127,7 @@ def forecast(
 
     At least two iterations of one chunk of members are run. Options as in `simulate`.
     """
+    refuse_tracing("forecast", process, theta0, key)
     StatusLine(None).write(f"{type(process).__name__}: trying some iterations …")
     engine = prepare(
         process, theta0, num_steps=num_steps, ensemble_size=ensemble_size, key=key, **options
@@ -149,6 +151,7 @@ def prepare(
     check_stability: Literal["sample", "full", False] = "sample",
 ) -> Engine:
     """An engine at k = 0, everything checked. Arguments as in `simulate`."""
+    refuse_tracing("simulate", process, theta0, key, measures)
     check_part("process", process, AbstractProcess, "a process such as ss.SGD")
     check_landscape(process.landscape, AbstractLandscape)
     num_steps = check_whole("num_steps", num_steps, most=MOST_STEPS)
@@ -168,7 +171,8 @@ def prepare(
     landscape = process.landscape
     probe = jax.ShapeDtypeStruct((1, landscape.dimension), landscape.dtype)
     identity = jax.ShapeDtypeStruct((1,), jnp.uint32)
-    shape = eqx.filter_eval_shape(create, process, named, probe, identity, STREAM_KEYS)
+    with naming(f"{type(process).__name__}.init"):
+        shape = eqx.filter_eval_shape(create, process, named, probe, identity, STREAM_KEYS)
     check_state(shape)
     if refill:
         check_refill(process, named, shape.carries)
@@ -176,7 +180,8 @@ def prepare(
     row = landscape.dimension * landscape.dtype.itemsize
     records = None if record_every is None else num_steps // record_every + 1
     mesh = make_mesh(devices)
-    cost = step_cost(process, named, landscape.dtype)
+    with naming(f"{type(process).__name__}.step"):
+        cost = step_cost(process, named, landscape.dtype)
     plan = make_plan(ensemble_size, held, cost, row, records, chunk_size, mesh)
     what = f"{ensemble_size} members × {held} bytes of state and measures, {records or 0} records"
     check_memory(plan.bytes, memory, what)

@@ -4,13 +4,15 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.extend.core as jex
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from .._checks import as_real, check_choice, in_brief, real_output, real_values, traced
+from .._checks import as_real, check_choice, in_brief, real_output, real_values
+from .._user_functions import naming
 from ..draws import Stream, stream_keys, threefry
-from ..dynamics.base import AbstractProcess
+from ..dynamics.base import AbstractProcess, LearningRate
 from ..measure.base import AbstractMeasure, check_carry, check_restart
 from ..memory import available_memory
 from .labels import plain_name
@@ -50,13 +52,22 @@ def check_measures(measures: Any, process: AbstractProcess, num_steps: int) -> d
 
 
 def check_length(process: AbstractProcess, num_steps: int) -> None:
-    """A process that is defined for a number of iterations only must not run longer."""
+    """A process that is defined for a number of iterations only must not run longer.
+
+    A schedule must give a rate at each iteration.
+    """
     most = getattr(process, "num_steps", None)
     if most is not None and num_steps > most:
         raise ValueError(
             f"This {type(process).__name__} ends after {most} iterations, before the run does at "
             f"{num_steps}: make its last stage, or the score that it follows, longer."
         )
+
+    def is_rate(node: Any) -> bool:
+        return isinstance(node, LearningRate)
+
+    for rate in filter(is_rate, jax.tree.leaves(process, is_leaf=is_rate)):
+        rate.check(num_steps)
 
 
 def check_refill(process: AbstractProcess, measures: dict[str, AbstractMeasure], carries) -> None:
@@ -121,11 +132,10 @@ def starts(process: AbstractProcess, theta0: Any, ensemble_size: int, key) -> ja
     check_memory(bytes_, None, f"the starts of {ensemble_size} members")
     if callable(theta0):
         identity = jax.device_put(np.arange(ensemble_size, dtype=np.uint32))
+        keys = _keys(stream_keys(key), identity)
+        ignores_key = _look_at(theta0, keys)
         # Not compiled as a whole: a sampler may look at what has changed since its last call.
-        with traced("theta0(key)"):
-            sampled = jax.vmap(lambda own: real_output("theta0(key)", theta0(own)))(
-                _keys(stream_keys(key), identity)
-            )
+        sampled = jax.vmap(lambda own: real_output("theta0(key)", theta0(own)))(keys)
         if sampled.shape != (ensemble_size, dim):
             raise ValueError(
                 f"The sampler theta0(key) must give shape ({dim},); it gave {sampled.shape[1:]}."
@@ -148,6 +158,12 @@ def starts(process: AbstractProcess, theta0: Any, ensemble_size: int, key) -> ja
     points = np.asarray(theta)
     if not np.isfinite(points).all():
         raise ValueError("theta0 has entries that are NaN or infinite.")
+    if callable(theta0) and ignores_key and ensemble_size > 1:
+        raise ValueError(
+            f"The sampler theta0(key) does not use its key, so that all members would start at one "
+            f"point: draw with jax.random from the key (np.random is called once for all), or pass "
+            f"an array ({ensemble_size}, {dim}) of starts, or the one point."
+        )
     same = theta.shape == (ensemble_size, dim)
     return theta if same else jax.device_put(np.broadcast_to(points, (ensemble_size, dim)))
 
@@ -158,6 +174,43 @@ def _keys(streams: jax.Array, identity: jax.Array) -> jax.Array:
     own = streams[Stream.INITIAL]
     words = threefry((own[0], own[1]), identity, jnp.uint32(0))
     return jr.wrap_key_data(jnp.stack(words, axis=-1), impl="threefry2x32")
+
+
+def _look_at(sampler: Any, keys: jax.Array) -> bool:
+    """Whether a sampler makes its start without its key.
+
+    **Raises:** `ValueError` for one that draws from anything else: of two looks at it, each number
+    in its program must be the same.
+    """
+    one = jax.ShapeDtypeStruct(keys.shape[1:], keys.dtype)
+    with naming("The sampler theta0(key)"):
+        # Each a function of its own, as JAX remembers the program of a function.
+        looks = [jax.make_jaxpr(lambda key: jnp.asarray(sampler(key)))(one) for _ in range(2)]
+    first, second = ([*look.consts, *_literals(look.jaxpr)] for look in looks)
+    if len(first) != len(second) or not all(map(_equal, first, second)):
+        raise ValueError(
+            "The sampler theta0(key) gives other numbers each time it is asked with one key, as "
+            "np.random does, which JAX would call once for all members: draw with jax.random from "
+            "the key, or pass an array of starts (members, d)."
+        )
+    program = looks[0].jaxpr
+    used = {id(v) for eqn in program.eqns for v in eqn.invars} | {id(v) for v in program.outvars}
+    return not any(id(v) in used for v in program.invars)
+
+
+def _literals(program: Any) -> list[Any]:
+    """The numbers written into a program and the ones that it calls, in order."""
+    found = [v.val for v in program.outvars if isinstance(v, jex.Literal)]
+    for equation in program.eqns:
+        found += [v.val for v in equation.invars if isinstance(v, jex.Literal)]
+        for value in jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "jaxpr")):
+            if hasattr(value, "consts"):
+                found += [*value.consts, *_literals(value.jaxpr)]
+    return found
+
+
+def _equal(one: Any, other: Any) -> bool:
+    return np.array_equal(np.asarray(one), np.asarray(other), equal_nan=True)
 
 
 def check_memory(needed: int, limit: int | None, what: str) -> None:

@@ -284,3 +284,32 @@ def test_the_second_derivative_is_itos():
     y = start @ start + 2 * moved @ start + trace, start[1] + moved[:, 1]
     np.testing.assert_allclose((run.positions**2).sum(axis=1), y[0], rtol=1e-12)
     np.testing.assert_allclose(run.positions[:, 1], y[1], rtol=1e-12)
+
+
+BRANCHES = {
+    "a clip": (jnp.log, lambda y: jnp.where(y < -0.5, 0.7, jnp.exp(y)), r"forward\(inverse\(y\)\)"),
+    "a root": (
+        lambda x: x**2 - 0.5,
+        lambda y: jnp.sqrt(jnp.abs(y + 0.5)),
+        r"forward\(inverse\(y\)\)",
+    ),
+    "another map": (lambda x: jnp.log1p(x - 1), lambda y: 1 + y, r"inverse\(forward\(θ\)\)"),
+}
+
+
+@pytest.mark.parametrize("name", BRANCHES)
+def test_coordinates_are_asked_about_where_the_run_goes(name):
+    """ψ(φ(θ)) = θ and φ(ψ(y)) = y hold at θ = 1, and not where 20 iterations lead."""
+    forward, inverse, words = BRANCHES[name]
+    process = ss.TransformedEquation(equation(), forward, inverse)
+    with pytest.raises(ValueError, match=f"{words} differs.* where the run has come"):
+        simulate(process, num_steps=20)
+
+
+def test_rounding_and_underflow_are_no_other_branch():
+    """θ = 0 of e^{−800}, and the logit of a θ that rounds to 1 − 10⁻¹⁶, are θ and y to rounding."""
+    sde = equation()
+    state = ss.dynamics.transformed.TransformedState
+    logarithmic(sde).check_state(state(jnp.array([[-800.0], [-3.0], [300.0], [jnp.nan]])))
+    logit = ss.TransformedEquation(sde, lambda x: jnp.log(x / (1 - x)), jax.nn.sigmoid)
+    logit.check_state(state(jnp.array([[36.0], [-600.0], [0.0], [3.0]])))

@@ -34,7 +34,7 @@ def test_every_reader_checks_the_data(name):
         read(good[:, 0], time_step=0.2)
     with pytest.raises(ValueError, match="needs time_step="):
         read(good)
-    with pytest.raises(ValueError, match="time_step must be finite and > 0"):
+    with pytest.raises(ValueError, match="time_step must be a finite number > 0"):
         read(good, time_step=0.0)
     bad = good.copy()
     bad[7, 3] = np.nan
@@ -133,3 +133,33 @@ def test_snapshot_faults():
         read(x + np.arange(4)[:, None], times, ss.PolynomialBasis(1, 0), tests=LINE)
     with pytest.raises(ValueError, match="quadrature must be"):
         read(x, times, LINE, quadrature="Simpson")
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_trajectories_of_unequal_length_are_told_apart(name):
+    """Lists of 30 and 20 records, by record and by member."""
+    rows = [row.tolist() for row in paths()]
+    with pytest.raises(ValueError, match="lengths from 20 to 50.*Cut all to the shortest"):
+        READERS[name]([*rows[:-1], rows[-1][:20]], time_step=0.2)
+    deeper = [[[x] for x in row] for row in rows]
+    deeper[3][4] = [1.0, 2.0]
+    with pytest.raises(ValueError, match="rows have one length"):
+        READERS[name](deeper, time_step=0.2)
+
+
+def test_numbers_and_parts_by_name():
+    """NaN switches no check off; parts and words of another kind."""
+    good = paths()
+    for wrong in (
+        lambda: ss.identify_sparse(good, LINE, time_step=0.2, failure_rate=np.nan),
+        lambda: ss.identify_sparse(good, LINE, time_step=np.nan),
+        lambda: ss.identify_kramers_moyal(good, [0.0], bandwidth=np.nan, time_step=0.2),
+        lambda: ss.PolynomialBasis(1, 1, centre=[np.nan]),
+    ):
+        with pytest.raises(ValueError, match=r"nan|NaN"):
+            wrong()
+    for words in ("centerd", "", "naïve"):
+        with pytest.raises(ValueError, match="correction must be one of 'naive', 'centred'"):
+            ss.identify_sparse(good, LINE, time_step=0.2, correction=words)
+    with pytest.raises((ValueError, TypeError), match="time_step"):
+        ss.identify_linear(good, time_step="0.2")

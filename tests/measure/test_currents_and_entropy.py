@@ -309,7 +309,7 @@ REFUSED = {
     "no density": (lambda: ss.EntropyProduction(lambda x, y: 0.0, at=(1,)), "pass log_density="),
     "durations": (
         lambda: ss.EntropyProduction(lambda x, y: 0.0, lambda x: 0.0, at=(2, 1)),
-        "increasing durations",
+        "increasing integers ≥ 1",
     ),
     "too late": (
         lambda: simulate(ss.EntropyProduction(lambda x, y: 0.0, lambda x: 0.0, at=(9,), burn_in=2)),

@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 import sde_sgd as ss
+from sde_sgd.measure.first_passage import FirstPassageCarry
 
 FAILURE_RATE = 2e-5
 BARRIER = 0.8
@@ -291,3 +292,25 @@ def test_two_point_increments_are_refused_with_reason():
     process = ss.ModifiedEquation(ss.quadratic(1.0, 1.0), eta, noise, increments="two_point")
     with pytest.raises(ValueError, match="Two-point increments give wrong exit times"):
         ss.FirstPassage(left).check(process, 10)
+
+
+def few_exits(exits):
+    """8 members, watched 100 steps each, of which the first `exits` left at the last."""
+    left = np.arange(8) < exits
+    stayed = np.where(left, 99, 100)
+    counts = (jnp.asarray(count) for count in (3 * left, stayed, stayed))
+    carry = FirstPassageCarry(*counts, None)
+    process = ss.GaussianSGD(ss.quadratic(1.0, 1.0), 0.1, ss.ConstantNoise(np.eye(1)))
+    return ss.FirstPassage(lambda x: x[0] > 1).result(carry, np.ones(8, bool), process)
+
+
+def test_one_exit_gives_no_error_bar():
+    """One exit in R = 800 steps: T = 800 ± 800, which is no error; χ²(2)/2R … χ²(4)/2R is told."""
+    found = few_exits(1)
+    assert float(found.mean_time.value) == pytest.approx(800)
+    low, high = stats.chi2.ppf(0.025, 2) / 1600, stats.chi2.ppf(0.975, 4) / 1600
+    assert found.rate_interval() == pytest.approx((low, high))
+    assert "one exit gives no error bar" in found.remark
+    assert f"{low:.3g} to {high:.3g}" in found.remark
+    assert "error bars of 3 exits are rough" in few_exits(3).remark
+    assert few_exits(0).remark is None

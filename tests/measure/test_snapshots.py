@@ -7,6 +7,7 @@ import pytest
 from tools import normal
 
 import sde_sgd as ss
+from sde_sgd.measure.base import increasing_integers
 
 AT = [0, 1, 5, 12]
 
@@ -49,5 +50,16 @@ def test_later_iterations_change_nothing():
 @pytest.mark.parametrize("at", [[], [-1, 2], [2, 2], [3, 1]])
 def test_iterations_must_increase(at):
     """`at` holds increasing integers ≥ 0."""
-    with pytest.raises(ValueError, match="increasing iterations ≥ 0"):
+    with pytest.raises(ValueError, match="increasing integers ≥ 0|one iteration at least"):
         ss.Snapshots(at)
+
+
+def test_one_iteration_is_a_number():
+    """at=5 is at=[5]; other things than increasing integers ≥ 0 are refused by name."""
+    np.testing.assert_array_equal(simulate(ss.Snapshots(5))["s"].values.shape, (1, 5, 2))
+    assert ss.Snapshots(np.array([1.0, 2.0])).at == (1, 2)
+    for at in ([2, 1], [-1], [0.5], [np.nan], [[1], [2]], [True]):
+        with pytest.raises(ValueError, match="at must be increasing integers ≥ 0"):
+            increasing_integers("at", at, 0)
+    with pytest.raises(ValueError, match="one iteration at least"):
+        ss.Snapshots([])

@@ -93,7 +93,7 @@ def test_what_is_refused():
     for levels in ([], [0.0, 1.0], [2.0, 1.0], [1.0, np.inf]):
         with pytest.raises(ValueError, match="increasing, finite levels > 0"):
             ss.TailRatios(levels)
-    with pytest.raises(ValueError, match="factor > 1"):
+    with pytest.raises(ValueError, match="factor must be a finite number > 1"):
         ss.TailRatios([1.0], factor=1.0)
     plane = ss.quadratic(np.eye(2), 1.0)
     with pytest.raises(ValueError, match=r"a scalar function of θ; f\(θ\) has shape \(2,\)"):

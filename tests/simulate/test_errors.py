@@ -134,8 +134,8 @@ BAD = {
     "histogram edges": (lambda: ss.Histogram([0, 0]), "increasing edges"),
     "histogram infinite": (lambda: ss.Histogram([-np.inf, 0]), "two finite edges"),
     "snapshot": (measured(ss.Snapshots([3, 21])), "iteration 21, and the run ends at 20"),
-    "snapshot order": (lambda: ss.Snapshots([3, 3]), "increasing iterations ≥ 0"),
-    "snapshot fraction": (lambda: ss.Snapshots([1.5]), "increasing iterations ≥ 0"),
+    "snapshot order": (lambda: ss.Snapshots([3, 3]), "increasing integers ≥ 0"),
+    "snapshot fraction": (lambda: ss.Snapshots([1.5]), "increasing integers ≥ 0"),
     "record_every 0": (lambda: simulate(record_every=0), "record_every must be an integer ≥ 1"),
     "chunk_size 0": (lambda: simulate(chunk_size=0), "chunk_size must be an integer ≥ 1"),
     "key": (lambda: simulate(key=0), "key must be one JAX key, such as jax.random.key"),
@@ -220,3 +220,10 @@ def test_refused_keys_of_either_kind_pass():
     """jax.random.key and the older PRNGKey are both keys, and the same run."""
     new, old = simulate(key=jr.key(5)), simulate(key=jax.random.PRNGKey(5))
     np.testing.assert_array_equal(new.positions, old.positions)
+
+
+@pytest.mark.parametrize("memory", [float("nan"), -1.0, 0, "8 GB"])
+def test_memory_is_a_number(memory):
+    """NaN compares as smaller than nothing, and would switch the check off."""
+    with pytest.raises((ValueError, TypeError), match="memory"):
+        simulate(memory=memory)

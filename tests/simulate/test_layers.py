@@ -9,6 +9,7 @@ import sde_sgd
 ROOT = Path(sde_sgd.__file__).parent
 ORDER = (
     "types",
+    "_user_functions",
     "_brief",
     "_checks",
     "memory",
