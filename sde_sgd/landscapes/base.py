@@ -17,6 +17,7 @@ from ..types import Indices, Matrix, RealLike, Scalar, Vector, Weights
 from .blocks import fitting_block, map_blocks, sum_blocks
 from .convolutions import channels_last
 from .noise_forms import AbstractNoiseForm
+from .probe import check_finite_sum, check_population
 
 if TYPE_CHECKING:
     from .minimise import Minimum
@@ -187,13 +188,22 @@ class AbstractFiniteSum(AbstractLandscape):
     data: eqx.AbstractVar[PyTree[Array]]
     noise_form: eqx.AbstractVar[AbstractNoiseForm]
 
+    def __check_init__(self):
+        check_finite_sum(self)
+
     @abc.abstractmethod
     def losses(self, theta: Vector, data: PyTree[Array]) -> Weights:
         """ℓ_i(θ) for the examples in `data`, (n,)."""
 
     @property
     def dtype(self) -> jnp.dtype:
-        return next(x.dtype for x in jax.tree.leaves(self.data) if eqx.is_inexact_array(x))
+        for leaf in jax.tree.leaves(self.data):
+            if eqx.is_inexact_array(leaf):
+                return leaf.dtype
+        raise ValueError(
+            f"The data of {type(self).__name__} have no floating array, whose dtype θ would have: "
+            f"give it a property `dtype`, or cast an array."
+        )
 
     @property
     def num_examples(self) -> int:
@@ -334,6 +344,9 @@ class AbstractPopulation(AbstractLandscape):
             return draws.normal((batch_size, 1), ss.Stream.BATCH, self.dtype)
     ```
     """
+
+    def __check_init__(self):
+        check_population(self)
 
     @property
     def dtype(self) -> jnp.dtype:
