@@ -10,9 +10,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
-from .._checks import check_finite, check_whole, in_brief, real_array, real_values
+from .._checks import as_real, check_finite, check_whole, in_brief, real_array, real_values
+from ..types import Vector
 
 # Where frames between a constructor and the user's line are: ours, and Equinox's metaclass.
 _INSIDE = tuple(str(Path(found).parent) + os.sep for found in (__file__, eqx.__file__))
@@ -61,6 +63,14 @@ def numbers(name: str, value: Any) -> Any:
     if array.dtype.kind == "O":
         raise ValueError(f"{name} must be an array of real numbers; got {in_brief(value)}.")
     return value
+
+
+def as_point(landscape: Any, theta: Any, name: str = "theta") -> Vector:
+    """θ (d,) in the landscape's dtype; a traced one as it is. `ValueError` for another shape."""
+    point = theta if isinstance(theta, Tracer) else as_real(name, theta, landscape.dtype)
+    if point.shape != (landscape.dimension,):
+        raise ValueError(f"{name} must have shape ({landscape.dimension},), got {point.shape}.")
+    return point
 
 
 def check_examples(inputs: PyTree[Array], targets: PyTree[Array]) -> None:
