@@ -89,7 +89,8 @@ class Surroundings(NamedTuple):
 
     **Fields:** `smallest`, `largest` eigenvalue of ∇²L; `newton`, |(∇²L)⁻¹∇L| without flat
     directions: how far the minimum is if L is a parabola; `least` (d,), the direction of the
-    smallest eigenvalue; `vectors` (k, d), directions, and which of them are `flat` (k,).
+    smallest eigenvalue; `vectors` (k, d), all directions, and which of them are `flat` (k,), none
+    of both beyond d = 64.
     """
 
     smallest: Float[Any, ""]
@@ -123,8 +124,8 @@ def surroundings(landscape: AbstractLandscape, theta: Vector) -> Surroundings:
         seen.largest.max(),
         seen.newton[0],
         seen.least[which],
-        seen.vectors[which],
-        seen.flat[which],
+        seen.vectors[which, :0],
+        seen.flat[which, :0],
     )
 
 
