@@ -4,16 +4,18 @@ Each check returns what it checked in the form that the library computes with, o
 `ValueError` that names the argument, its value and the way out.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array
 
+from ._brief import in_brief as in_brief
 from .types import RealLike
 
 # Relative asymmetry and negative eigenvalues that pass as rounding of a float32 computation.
@@ -48,12 +50,12 @@ def check_positive(name: str, value, dtype=None) -> Array:
 
 
 def check_whole(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
-    """An integer from `least` to `most`, of Python or of NumPy."""
+    """An integer from `least` to `most` (of 64 bits), of Python or of NumPy."""
     integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not integer or value < least:
-        raise ValueError(f"{name} must be an integer ≥ {least}; got {in_brief(value)}.")
-    if most is not None and value > most:
-        raise ValueError(f"{name} must be an integer from {least} to {most}; got {value}.")
+    largest = 2**63 - 1 if most is None else most
+    if not integer or not least <= value <= largest:
+        bound = f"from {least} to {largest}" if integer and value > largest else f"≥ {least}"
+        raise ValueError(f"{name} must be an integer {bound}; got {in_brief(value)}.")
     return int(value)
 
 
@@ -70,7 +72,7 @@ def check_number(
             (False, True): f" > {above:g}",
             (True, False): f" < {below:g}",
             (False, False): f" between {above:g} and {below:g}",
-        }[np.isinf(above), np.isinf(below)]
+        }[bool(np.isinf(above)), bool(np.isinf(below))]
         raise ValueError(f"{name} must be a finite number{bound}; got {in_brief(value)}.")
     return float(number)
 
@@ -83,11 +85,54 @@ def check_callable(name: str, value: Any, example: str) -> Callable:
 
 
 def check_choice(name: str, value: Any, choices: Sequence[Any]) -> Any:
-    """One of a few words."""
-    if not isinstance(value, str) or value not in choices:
-        told = ", ".join(repr(choice) for choice in choices)
-        raise ValueError(f"{name} must be one of {told}; got {in_brief(value)}.")
+    """One of a few words, or of a few integers or truth values."""
+    for choice in choices:
+        if _kind(value) == _kind(choice) and value == choice:
+            return choice
+    told = ", ".join(repr(choice) for choice in choices)
+    raise ValueError(f"{name} must be one of {told}; got {in_brief(value)}.")
+
+
+def _kind(value: Any) -> type:
+    for kind in (bool, str):
+        if isinstance(value, kind):
+            return kind
+    return int if isinstance(value, int | np.integer) else type(value)
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """True or False, of Python or of NumPy."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name} must be True or False; got {in_brief(value)}.")
+    return bool(value)
+
+
+def check_progress(progress: Any) -> None:
+    """Whether a line is shown: True, False, or None where a terminal decides."""
+    if progress is not None:
+        check_flag("progress", progress)
+
+
+def check_text(name: str, value: Any) -> str:
+    """A text."""
+    if not isinstance(value, str):
+        raise ValueError(f"{name} must be a text; got {in_brief(value)}.")
     return value
+
+
+def check_path(name: str, value: Any) -> Path:
+    """A path in the file system."""
+    if not isinstance(value, str | Path):
+        raise ValueError(f"{name} must be a path, as a text or a Path; got {in_brief(value)}.")
+    return Path(value)
+
+
+def check_list(name: str, value: Any, example: str) -> list:
+    """The entries of a list, tuple, array or other iterable whose order means something."""
+    told = isinstance(value, str | bytes | Mapping | Set) or not isinstance(value, Iterable)
+    if told or getattr(value, "ndim", 1) == 0:
+        raise ValueError(f"{name} must be a list, such as {example}; got {in_brief(value)}.")
+    return list(value)
 
 
 def check_fraction(name: str, value: Any) -> Array:
@@ -106,13 +151,15 @@ def check_part(name: str, value: Any, kind: type, example: str) -> None:
 
 def check_key(key: Any) -> jax.Array:
     """A JAX key, as `jax.random.key(0)` gives (or `PRNGKey`)."""
-    is_key = isinstance(key, jax.Array) and (
+    is_key = isinstance(key, jax.Array | np.ndarray) and (
         (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ())
         or (key.dtype == jnp.uint32 and key.shape == (2,))
     )
     if not is_key:
-        raise ValueError(f"key must be one JAX key, such as jax.random.key(0); got {key!r}.")
-    return key
+        raise ValueError(
+            f"key must be one JAX key, such as jax.random.key(0); got {in_brief(key)}."
+        )
+    return key if isinstance(key, jax.Array) else jnp.asarray(key)
 
 
 def check_symmetric(name: str, value) -> Array:
@@ -164,9 +211,20 @@ def real_values(name: str, value: Any) -> np.ndarray | Array:
             f"{name} has {masked} masked entries, and the numbers under a mask would be used: "
             f"leave them out, or fill them with .filled(value)."
         )
-    array = value if isinstance(value, Array) else np.asarray(value)
+    array = value if isinstance(value, Array) else _as_array(name, value)
     _refuse_unreal(name, array.dtype)
     return array
+
+
+def _as_array(name: str, value: Any) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except ValueError:
+        # NumPy's own word for rows of several lengths.
+        raise ValueError(
+            f"{name} must be a number or an array, all of whose rows have one length; got "
+            f"{in_brief(value)}."
+        ) from None
 
 
 def _refuse_unreal(name: str, dtype: Any) -> None:
@@ -231,9 +289,68 @@ def real_output(name: str, value: Any, dtype: Any = None) -> Array:
 
     **Raises:** `ValueError` for complex numbers and what is no number.
     """
+    if isinstance(value, list | tuple) and value:
+        rows = [real_output(name, entry) for entry in value]
+        if len({row.shape for row in rows}) > 1:
+            raise ValueError(
+                f"{name} must give one array; it gives a list of arrays of the shapes "
+                f"{', '.join(str(row.shape) for row in rows)}."
+            )
+        value = jnp.stack(rows)
+    if not isinstance(value, Array | np.ndarray | np.generic | int | float | complex):
+        raise ValueError(f"{name} must give real numbers; it gives {in_brief(value)}.")
+    dtypes = value if isinstance(value, Array) else np.asarray(value)
+    _refuse_unreal(name, dtypes.dtype)
     array = jnp.asarray(value)
-    _refuse_unreal(name, array.dtype)
     return array if dtype is None else array.astype(dtype)
+
+
+def output_shape(name: str, function: Callable, *arguments: Any) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of what a user's function gives for arguments of these shapes.
+
+    Nothing is computed. **Raises:** `ValueError` as `real_output`, and for a function that JAX
+    cannot trace; what the function itself raises.
+    """
+    with traced(name):
+        return eqx.filter_eval_shape(lambda *given: real_output(name, function(*given)), *arguments)
+
+
+@contextmanager
+def traced(name: str) -> Iterator[None]:
+    """Says of a user's function that it asks for the numbers of an array before there are any."""
+    try:
+        yield
+    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
+        raise ValueError(
+            f"{name} must be a function of JAX, which is compiled before there are numbers: use "
+            f"jax.numpy in it, not numpy, and jnp.where, not if, and no float() or int()."
+        ) from error
+
+
+def check_landscape(landscape: Any, kind: type) -> None:
+    """A landscape of the wanted kind, whose numbers JAX can still hold."""
+    check_part("landscape", landscape, kind, "a landscape such as LeastSquares")
+    check_precision(type(landscape).__name__, landscape.dtype)
+
+
+def check_precision(name: str, dtype: Any) -> None:
+    """Raises where float64 numbers meet a JAX whose 64-bit numbers were switched off since."""
+    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
+        raise ValueError(
+            f"{name} was made in {dtype}, and JAX's 64-bit numbers are off now: switch them on "
+            f"once, at the start of the program (jax.config.update('jax_enable_x64', True)), or "
+            f"make it again."
+        )
+
+
+def check_point(name: str, value: Any, landscape: Any) -> Array:
+    """θ, (d,) and finite, in the landscape's dtype."""
+    point = as_real(name, value, landscape.dtype)
+    if point.shape != (landscape.dimension,):
+        raise ValueError(f"{name} must have shape ({landscape.dimension},); got {point.shape}.")
+    if not np.isfinite(np.asarray(point)).all():
+        raise ValueError(f"{name} has entries that are not finite; got {in_brief(value)}.")
+    return point
 
 
 def _refuse_half(name: str, dtype: Any) -> None:
@@ -250,42 +367,3 @@ def _refuse_changed(name: str, changed: np.ndarray, values: np.ndarray, dtype: A
             f"{name} has {int(changed.sum())} integers that {dtype} cannot hold, the first is "
             f"{values[changed][0]}: subtract an offset, rescale, or enable JAX's 64-bit numbers."
         )
-
-
-# Numbers of an array that are shown, and characters of anything else.
-_MOST_NUMBERS = 6
-_MOST_TEXT = 80
-
-
-def in_brief(value: Any) -> str:
-    """`value` in one line: up to six numbers whole, of larger arrays the first ones and the shape.
-
-    Of an Equinox module the name, of anything else the start of its repr.
-    """
-    if isinstance(value, eqx.Module):
-        return f"a {type(value).__name__}"
-    array = _as_numbers(value)
-    if array is None or (array.ndim == 0 and not isinstance(value, np.ndarray | jax.Array)):
-        text = " ".join(repr(value).split())
-        return text if len(text) <= _MOST_TEXT else f"{text[:_MOST_TEXT]}…"
-    if array.ndim == 0:
-        return f"{array[()]:.6g}"
-    shown = ", ".join(f"{x:.6g}" for x in array.ravel()[:_MOST_NUMBERS])
-    if array.ndim == 1 and array.size <= _MOST_NUMBERS:
-        return f"[{shown}]"
-    dots = ", …" if array.size > _MOST_NUMBERS else ""
-    size = f"d = {array.size}" if array.ndim == 1 else f"shape {array.shape}"
-    return f"[{shown}{dots}] ({size})"
-
-
-def _as_numbers(value: Any) -> np.ndarray | None:
-    """`value` as an array of real numbers, or None."""
-    if not isinstance(value, np.ndarray | np.generic | jax.Array | list | tuple):
-        return None
-    if isinstance(value, Tracer):
-        return None
-    try:
-        array = np.asarray(value)
-    except (TypeError, ValueError):
-        return None
-    return array if array.dtype.kind in "fiu" else None

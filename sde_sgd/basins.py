@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
 
-from ._checks import as_float64, check_number, in_brief
+from ._checks import as_float64, check_finite, check_landscape, check_number, check_part, in_brief
 from .landscapes import compiled
 from .landscapes.base import AbstractLandscape
 from .landscapes.gradient_flow import Ending, FlowEnd, follow, follow_all, TOLERANCE
@@ -153,6 +153,7 @@ def find_basins(
     **Raises:** `ValueError` where a flow ends otherwise, with the reason (see `flow_ends`): at a
     saddle, in a flat valley, at infinity, …; for starts of another shape; for d > 4 096.
     """
+    check_landscape(landscape, AbstractLandscape)
     refuse_many_dimensions("find_basins", landscape.dimension)
     theta = _positions(landscape, starts)
     rough, width = (
@@ -225,6 +226,7 @@ def find_saddles(basins: Basins) -> list[Saddle]:
 
     **Raises:** `ValueError` with fewer than two minima.
     """
+    check_part("basins", basins, Basins, "what ss.find_basins gives")
     if len(basins.points) < 2:
         raise ValueError("There is one minimum only: a saddle lies between two.")
     found: list[Saddle] = []
@@ -284,6 +286,7 @@ def _near(a: np.ndarray, b: np.ndarray, width: float) -> bool:
 
 
 def _positions(landscape: AbstractLandscape, points: ArrayLike) -> Float[np.ndarray, "n d"]:
+    check_landscape(landscape, AbstractLandscape)
     array = as_float64("points", points)
     if array.ndim != 2 or array.shape[1] != landscape.dimension or not len(array):
         raise ValueError(f"points must be (n, {landscape.dimension}), got shape {array.shape}.")
@@ -299,11 +302,12 @@ def label_by_nearest(centres: ArrayLike, radius: RealLike = np.inf) -> Callable:
     `Occupation` counts a transition only once the next core is reached.
     """
     places = jnp.asarray(np.array(as_float64("centres", centres)))
-    if places.ndim != 2:
+    if places.ndim != 2 or not places.size:
         raise ValueError(f"centres must be (m, d), got shape {places.shape}.")
-    reach = float(radius)
-    if not reach > 0:
-        raise ValueError(f"radius must be > 0, got {in_brief(radius)}.")
+    check_finite("centres", places)
+    reach = as_float64("radius", radius)
+    if reach.shape != () or not reach > 0:
+        raise ValueError(f"radius must be a number > 0; got {in_brief(radius)}.")
 
     def label(theta):
         distance = jnp.linalg.norm(places.astype(theta.dtype) - theta, axis=1)

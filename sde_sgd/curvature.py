@@ -18,7 +18,17 @@ from numpy.typing import ArrayLike
 from scipy.linalg import eigh_tridiagonal
 from scipy.sparse.linalg import ArpackNoConvergence, eigsh, LinearOperator
 
-from ._checks import as_float64, as_real, real_values
+from ._checks import (
+    as_float64,
+    check_callable,
+    check_choice,
+    check_key,
+    check_landscape,
+    check_number,
+    check_point,
+    check_whole,
+    real_values,
+)
 from .landscapes import compiled
 from .landscapes.base import AbstractFiniteSum, AbstractLandscape
 from .measure.estimate import Estimate
@@ -77,8 +87,7 @@ def hessian_eigenvalues(
     **Raises:** `ValueError` for a count outside 1…d, an unknown `which`, a θ of another
     shape or not finite, and if ARPACK does not converge (raise `tolerance`).
     """
-    if which not in ("largest", "smallest"):
-        raise ValueError(f'which must be "largest" or "smallest"; got {which!r}.')
+    check_choice("which", which, ("largest", "smallest"))
     point = _point(landscape, theta)
     return _extreme(
         lambda v: compiled.hessian_vector_product(landscape, point, v),
@@ -118,8 +127,8 @@ def hessian_trace(
     landscape: AbstractLandscape, theta: ArrayLike, *, key: Key, num_probes: int = 64
 ) -> Estimate:
     """tr ∇²L(θ) by Hutchinson's estimator, mean of zᵀHz over random signs z, with its error."""
-    point, num = _point(landscape, theta), _probes(num_probes)
-    signs = jr.rademacher(key, (num, len(point)), landscape.dtype)
+    point, num = _point(landscape, theta), check_whole("num_probes", num_probes, 2)
+    signs = jr.rademacher(check_key(key), (num, len(point)), landscape.dtype)
     return Estimate.from_samples(np.asarray(_quadratic_forms(landscape, point, signs)))
 
 
@@ -144,7 +153,8 @@ def hessian_noise_trace(
             raise ValueError("A population has no examples to sum over: give a key and num_probes.")
         total = float(_exact_noise_trace(landscape, point))
         return Estimate(np.asarray(total), np.asarray(0.0), landscape.num_examples)
-    z = jr.normal(key, (_probes(num_probes), landscape.noise_dimension), landscape.dtype)
+    num = check_whole("num_probes", num_probes, 2)
+    z = jr.normal(check_key(key), (num, landscape.noise_dimension), landscape.dtype)
     return Estimate.from_samples(np.asarray(_noise_quadratic_forms(landscape, point, z)))
 
 
@@ -163,12 +173,10 @@ def hessian_density(
 
     **Source:** Golub & Welsch 1969; Ghorbani, Krishnan, Xiao 2019 (1901.10159).
     """
-    point, num = _point(landscape, theta), _probes(num_probes)
-    if not num_steps >= 1:
-        raise ValueError(f"num_steps must be >= 1; got {num_steps!r}.")
-    steps = min(int(num_steps), len(point))
+    point, num = _point(landscape, theta), check_whole("num_probes", num_probes, 2)
+    steps = min(check_whole("num_steps", num_steps), len(point))
     nodes, weights = np.zeros((num, steps)), np.zeros((num, steps))
-    for i, own in enumerate(jr.split(key, num)):
+    for i, own in enumerate(jr.split(check_key(key), num)):
         start = jr.normal(own, point.shape, landscape.dtype)
         diagonal, off = (np.asarray(x, float) for x in _lanczos(landscape, point, start, steps))
         # A vanishing step has found an invariant subspace: what follows is rounding.
@@ -197,6 +205,7 @@ def curvature_along(
 
     Every Lanczos run starts from the eigenvector found just before.
     """
+    check_landscape(landscape, AbstractFiniteSum)
     rows = np.asarray(real_values("positions", positions))
     if rows.ndim != 2:
         raise ValueError(f"positions must be (n, {landscape.dimension}), got shape {rows.shape}.")
@@ -225,8 +234,10 @@ def _extreme(
     on_product: Callable[[], None] | None = None,
 ) -> Spectrum:
     size, dtype = landscape.dimension, np.dtype(landscape.dtype)
-    if isinstance(count, bool) or int(count) != count or not 1 <= count <= size:
-        raise ValueError(f"count must be an integer in 1 … {size}; got {count!r}.")
+    count = check_whole("count", count, 1, size)
+    tolerance = check_number("tolerance", tolerance, above=0)
+    if on_product is not None:
+        check_callable("on_product", on_product, "lambda: print('.')")
 
     def matvec(v):
         made = np.asarray(product(jnp.asarray(v.reshape(-1), landscape.dtype)))
@@ -248,14 +259,14 @@ def _extreme(
                 operator,
                 k=count,
                 which="LA" if largest else "SA",
-                tol=max(float(tolerance), float(np.finfo(dtype).eps)),
+                tol=max(tolerance, float(np.finfo(dtype).eps)),
                 v0=first.astype(dtype),
                 ncv=min(size, max(2 * count + 1, 32)),
             )
         except ArpackNoConvergence as error:
             raise ValueError(
                 f"{len(error.eigenvalues)} of {count} eigenvalues converged: raise "
-                f"tolerance={float(tolerance):g} or ask for fewer."
+                f"tolerance={tolerance:g} or ask for fewer."
             ) from None
     order = np.argsort(values)[::-1] if largest else np.argsort(values)
     kept = order[:count]
@@ -263,18 +274,8 @@ def _extreme(
 
 
 def _point(landscape: AbstractLandscape, theta: ArrayLike) -> Float[jax.Array, " d"]:
-    point = as_real("theta", theta, landscape.dtype)
-    if point.shape != (landscape.dimension,):
-        raise ValueError(f"theta must have shape ({landscape.dimension},), got {point.shape}.")
-    if not bool(jnp.isfinite(point).all()):
-        raise ValueError("theta has entries that are not finite.")
-    return point
-
-
-def _probes(num: int) -> int:
-    if isinstance(num, bool) or int(num) != num or num < 2:
-        raise ValueError(f"num_probes must be an integer >= 2, or there is no error; got {num!r}.")
-    return int(num)
+    check_landscape(landscape, AbstractLandscape)
+    return check_point("theta", theta, landscape)
 
 
 # Compiled once for each kind of landscape, not once for each call.

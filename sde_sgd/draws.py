@@ -22,6 +22,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, UInt32
 
+from ._checks import check_key, check_list, check_whole, in_brief, real_values
 from .normal_quantile import normal_quantile
 from .types import Identity, Key
 
@@ -134,23 +135,14 @@ class Draws(eqx.Module):
     @staticmethod
     def create(key: Key, identity, iteration=0, substep=0) -> "Draws":
         """Draws of a key, of members `identity`, at an iteration and substep (integers)."""
-
-        def words(x):
-            # A conversion on the device would be compiled for each shape.
-            return (
-                x if isinstance(x, jax.Array) else jax.device_put(np.asarray(x).astype(np.uint32))
-            )
-
-        each = (words(x).astype(jnp.uint32) for x in (identity, iteration, substep))
-        return Draws(stream_keys(key), *each)
+        named = {"identity": identity, "iteration": iteration, "substep": substep}
+        return Draws(stream_keys(check_key(key)), *(_counter(*pair) for pair in named.items()))
 
     def at(self, iteration=None, substep=None) -> "Draws":
         """The same members at another iteration or substep."""
-        iteration = self.iteration if iteration is None else jnp.asarray(iteration)
-        substep = self.substep if substep is None else jnp.asarray(substep)
-        return Draws(
-            self.streams, self.identity, iteration.astype(jnp.uint32), substep.astype(jnp.uint32)
-        )
+        iteration = self.iteration if iteration is None else _counter("iteration", iteration)
+        substep = self.substep if substep is None else _counter("substep", substep)
+        return Draws(self.streams, self.identity, iteration, substep)
 
     def _key(self, stream: int) -> tuple[Array, Array]:
         """The key whose counters are the members' identities and the entries' indices."""
@@ -181,6 +173,7 @@ class Draws(eqx.Module):
 
     def _alone(self, make: Callable, shape: tuple[int, ...], stream: int, *rest: Any) -> Array:
         """make(self, shape, stream, *rest), of few numbers a member written to memory."""
+        shape, stream = _shape(shape), check_whole("stream", stream, 0, len(Stream) - 1)
         if 1 < int(np.prod(shape, dtype=int)) < _FEW:
             return _written(self, make, (shape, stream, *rest))
         return make(self, shape, stream, *rest)
@@ -197,20 +190,17 @@ class Draws(eqx.Module):
 
     def uniform(self, shape: tuple[int, ...], stream: int, dtype=None) -> Float[Array, "..."]:
         """(members, *shape) uniform numbers in [0, 1), multiples of 2⁻²³ (2⁻⁵² in float64)."""
-        return self._alone(Draws._uniform, shape, stream, dtype)
+        return self._alone(Draws._uniform, shape, stream, _floating(dtype))
 
     def _uniform(self, shape: tuple[int, ...], stream: int, dtype) -> Float[Array, "..."]:
-        dtype = jnp.dtype(jnp.result_type(float) if dtype is None else dtype)
         if np.prod(shape, dtype=int) == 0:
             return jnp.zeros((*self.identity.shape, *shape), dtype)
         high, low = self._words(int(np.prod(shape, dtype=int)), stream)
         if dtype == jnp.float64:
             word = (high.astype(jnp.uint64) << 32) | low.astype(jnp.uint64)
             mantissa = (word >> 12) | jnp.uint64(0x3FF0000000000000)
-        elif dtype == jnp.float32:
-            mantissa = (high >> 9) | jnp.uint32(0x3F800000)
         else:
-            raise ValueError(f"Random numbers come in float32 or float64, not {dtype}.")
+            mantissa = (high >> 9) | jnp.uint32(0x3F800000)
         unit = lax.bitcast_convert_type(mantissa, dtype) - jnp.ones((), dtype)
         return unit.reshape(*self.identity.shape, *shape)
 
@@ -220,11 +210,10 @@ class Draws(eqx.Module):
         float32 numbers have 23 random bits and end at |z| = 5.4 (float64: 52 bits, 8.2),
         as those of `jax.random.normal`; far tails need float64.
         """
-        return self._alone(Draws._normal, shape, stream, dtype)
+        return self._alone(Draws._normal, shape, stream, _floating(dtype))
 
     def _normal(self, shape: tuple[int, ...], stream: int, dtype) -> Float[Array, "..."]:
         unit = self._uniform(shape, stream, dtype)
-        dtype = unit.dtype
         low = np.nextafter(np.array(-1, dtype), np.array(0, dtype))
         symmetric = jnp.maximum(low, unit * (1 - low) + low)
         if dtype == jnp.float64:
@@ -237,8 +226,8 @@ class Draws(eqx.Module):
         Their first three moments are those of a normal number, so that a weak scheme of
         order one keeps its order; their tails are not, so that exit rates come out wrong.
         """
-        dtype = jnp.dtype(jnp.result_type(float) if dtype is None else dtype)
-        size = int(np.prod(shape, dtype=int))
+        shape, stream = _shape(shape), check_whole("stream", stream, 0, len(Stream) - 1)
+        dtype, size = _floating(dtype), int(np.prod(shape, dtype=int))
         if size == 0:
             return jnp.zeros((*self.identity.shape, *shape), dtype)
         # Shift each random bit to the sign bit and or it into 1.0. The two words of a hash are
@@ -265,12 +254,43 @@ class Draws(eqx.Module):
 
         Probabilities are off by at most maximum/2³² relative (4e-7 at 1 797 examples).
         """
-        if not 0 < maximum < 2**31:
-            raise ValueError(f"integers() needs 0 < maximum < 2**31; got {maximum}.")
+        maximum = check_whole("maximum", maximum, most=2**31 - 1)
         return self._alone(Draws._integers, shape, stream, maximum)
 
     def _integers(self, shape: tuple[int, ...], stream: int, maximum: int) -> Int[Array, "..."]:
         return scale_to(self._bits(shape, stream), maximum)
+
+
+def _counter(name: str, value: Any) -> UInt32[Array, "..."]:
+    """Unsigned words of 32 bits of a count, or of an array of counts."""
+    if isinstance(value, jax.Array):
+        whole = jnp.issubdtype(value.dtype, jnp.integer)
+    else:
+        value = np.asarray(real_values(name, value))
+        whole = value.dtype.kind in "iu" and ((value >= 0) & (value < 2**32)).all()
+    if not whole:
+        raise ValueError(f"{name} must be integers from 0 to 2**32 - 1; got {in_brief(value)}.")
+    if isinstance(value, jax.Array):
+        return value.astype(jnp.uint32)
+    # A conversion on the device would be compiled for each shape.
+    return jax.device_put(value.astype(np.uint32))
+
+
+def _shape(shape: Any) -> tuple[int, ...]:
+    return tuple(check_whole("shape", size, 0) for size in check_list("shape", shape, "(2, 3)"))
+
+
+def _floating(dtype: Any) -> np.dtype:
+    """float32 or float64; JAX's default if it is not said."""
+    if dtype is None:
+        return jnp.dtype(jnp.result_type(float))
+    try:
+        found = jnp.dtype(dtype)
+    except TypeError:
+        found = None
+    if found not in (np.float32, np.float64):
+        raise ValueError(f"dtype must be float32 or float64; got {in_brief(dtype)}.")
+    return found
 
 
 def _of_rank(array: Array, rank: int) -> Array:

@@ -10,7 +10,7 @@ from scipy import stats
 from sde_sgd.measure.histogram import check_edges
 from sde_sgd.theory.grid_density import GridDensity
 
-from .._checks import as_float64
+from .._checks import as_float64, check_list
 
 # A cdf, an object that has one, or an array of cell masses.
 Distribution: TypeAlias = Any
@@ -78,6 +78,7 @@ def own_edges(predicted: Distribution) -> tuple[np.ndarray, np.ndarray]:
 
 def cell_masses(predicted: Distribution, edges: Any) -> np.ndarray:
     """Predicted masses of the cells of a pair of edges, flat, the outside last."""
+    edges = check_list("edges", edges, "(x_edges, y_edges)")
     if len(edges) != 2:
         raise ValueError(f"Two coordinates need edges=(x_edges, y_edges); got {len(edges)} arrays.")
     shape = tuple(np.size(e) - 1 for e in edges)
@@ -121,7 +122,9 @@ def _coarsened(density: GridDensity, edges: Any) -> np.ndarray:
 
 def bin_sample(rows: np.ndarray, edges: Any) -> np.ndarray:
     """Counts, (cells,): below, bins, above; of pairs the cells, flat, and outside."""
-    checked = [_edges(e, rows.shape[1]) for e in edges]
+    checked = [
+        line_edges(e, rows.shape[1]) for e in check_list("edges", edges, "(x_edges, y_edges)")
+    ]
     if len(checked) != rows.shape[1]:
         raise ValueError(f"{rows.shape[1]} coordinates need as many arrays of edges.")
     places = [
@@ -136,7 +139,8 @@ def bin_sample(rows: np.ndarray, edges: Any) -> np.ndarray:
     return np.append(inside.ravel(), len(rows) - inside.sum())
 
 
-def _edges(edges: Any, dimension: int) -> np.ndarray:
+def line_edges(edges: Any, dimension: int) -> np.ndarray:
+    """The edges of one axis, checked; `dimension` counts the axes."""
     array = as_float64("edges", edges)
     # A single edge makes two cells, below and above.
     if dimension == 1 and array.shape == (1,) and np.isfinite(array).all():

@@ -12,13 +12,15 @@ import numpy as np
 from jaxtyping import Float, Num, UInt32
 from scipy.spatial.distance import cdist
 
-from .._checks import as_float64
+from .._checks import as_float64, check_key
 
 # (members, d); left open here because `as_ensemble` names the fault and the way out.
 Ensemble: TypeAlias = Num[np.ndarray | jax.Array, "..."]
 # One key; the shape is open for the same reason (`generators` names it).
 Key: TypeAlias = jaxtyping.Key[jax.Array, "..."] | UInt32[np.ndarray | jax.Array, "..."]
 
+# Of bootstraps, relabellings and directions: for p-values of 1e-6, and hours of work.
+MOST_RESAMPLES = 10_000_000
 _BLOCK_ENTRIES = 4_000_000  # of a pairwise distance block: 32 MB in float64
 _DIRECT_DIMENSION = 64  # above it, distances come from a matrix product (15 times faster)
 
@@ -63,17 +65,8 @@ def as_ensembles(**ensembles: Ensemble) -> list[Float[np.ndarray, "members d"]]:
 
 def generators(key: Key, count: int) -> list[np.random.Generator]:
     """Independent NumPy generators, a function of the JAX key alone."""
-    words = np.asarray(jax.random.key_data(key))
-    if words.ndim != 1:
-        raise ValueError(
-            f"key must be one JAX key, as jax.random.key(0); got key data of shape {words.shape}."
-        )
+    words = np.asarray(jax.random.key_data(check_key(key)))
     return np.random.default_rng(np.random.SeedSequence(words.tolist())).spawn(count)
-
-
-def at_least(name: str, value: int, minimum: int) -> None:
-    if value < minimum:
-        raise ValueError(f"{name} must be at least {minimum}; got {value}.")
 
 
 def bootstrap_weights(

@@ -18,17 +18,19 @@ from jaxtyping import Float
 
 from sde_sgd.compare._resample import (
     as_ensembles,
-    at_least,
     bootstrap_weights,
     Ensemble,
     generators,
     Key,
+    MOST_RESAMPLES,
     pair_sums,
     random_directions,
     wasserstein_columns,
 )
 from sde_sgd.compare._text import text_table, with_error
 from sde_sgd.measure.estimate import Estimate
+
+from .._checks import check_choice, check_flag, check_list, check_whole
 
 DistanceName: TypeAlias = Literal["wasserstein", "sliced", "energy"]
 DISTANCES: tuple[DistanceName, ...] = ("wasserstein", "sliced", "energy")
@@ -207,7 +209,8 @@ def distance_table(
     Arguments, shapes and errors as `excess`; `distances` names the rows. Leave out
     "wasserstein" when d is large (see its cost).
     """
-    rows = [_row(name, x, y, reference, key, num_bootstrap, num_directions) for name in distances]
+    names = check_list("distances", distances, '("energy",)')
+    rows = [_row(name, x, y, reference, key, num_bootstrap, num_directions) for name in names]
     return DistanceTable(tuple(rows))
 
 
@@ -235,6 +238,7 @@ def _distance(
 ) -> Estimate:
     x, y = as_ensembles(x=x, y=y)
     options = (key, num_bootstrap, num_directions)
+    unbiased = check_flag("unbiased", unbiased)
     (replicates,) = _resampled(name, x, [y], *options, unbiased=unbiased)
     return _estimate(name, replicates, min(len(x), len(y)))
 
@@ -249,6 +253,7 @@ def _row(
     num_directions: int,
 ) -> DistanceRow:
     x, y, reference = as_ensembles(x=x, y=y, reference=reference)
+    name = check_choice("distance", name, DISTANCES)
     if name != "energy" and len(y) != len(reference):
         raise ValueError(
             f"The floor of a Wasserstein distance depends on the ensemble size: y has {len(y)} "
@@ -276,7 +281,7 @@ def _resampled(
 
     `paired`: member i of all the others is one member, which a resample draws or leaves out.
     """
-    at_least("num_bootstrap", num_bootstrap, 2)
+    num_bootstrap = check_whole("num_bootstrap", num_bootstrap, 2, MOST_RESAMPLES)
     (x, *others), for_members = _projected(name, key, num_directions, x, *others)
     weights_x = bootstrap_weights(for_members, len(x), num_bootstrap)
     drawn = others[:1] if paired else others
@@ -292,12 +297,11 @@ def _projected(
     name: DistanceName, key: Key, num_directions: int, *ensembles: Float[np.ndarray, "_ d"]
 ) -> tuple[list[Float[np.ndarray, "_ columns"]], np.random.Generator]:
     """The ensembles, on random directions for the sliced distance, and a generator for members."""
-    if name not in DISTANCES:
-        raise ValueError(f"distance must be one of {DISTANCES}; got {name!r}.")
+    name = check_choice("distance", name, DISTANCES)
     for_directions, for_members = generators(key, 2)
     if name != "sliced":
         return list(ensembles), for_members
-    at_least("num_directions", num_directions, 2)
+    num_directions = check_whole("num_directions", num_directions, 2, MOST_RESAMPLES)
     directions = random_directions(for_directions, ensembles[0].shape[1], num_directions)
     return [rows @ directions for rows in ensembles], for_members
 

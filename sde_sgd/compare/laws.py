@@ -26,16 +26,17 @@ from sde_sgd.compare._law_tools import (
     cdf_of,
     cell_masses,
     Distribution,
+    line_edges,
     own_edges,
     quantiles,
 )
-from sde_sgd.compare._resample import as_ensemble, at_least, generators, Key
+from sde_sgd.compare._resample import as_ensemble, generators, Key, MOST_RESAMPLES
 from sde_sgd.compare._text import number, text_table, with_error
 from sde_sgd.compare.verdict import compare, Comparison, Verdict
 from sde_sgd.measure.estimate import Estimate
 from sde_sgd.measure.histogram import HistogramResult, JointHistogramResult
 
-from .._checks import as_float64
+from .._checks import as_float64, check_choice, check_number, check_text, check_whole
 
 _DEFAULT_BINS, _LEAST_IN_BIN = 50, 10
 _VERDICTS: tuple[Verdict, ...] = ("agrees", "inconclusive", "disagrees")
@@ -150,8 +151,10 @@ def compare_law(
     **Source:** floors: de Moivre's mean deviation of the binomial law, cell by cell. Massart, Ann.
     Probab. 18 (1990) 1269; McDiarmid, Surveys in Combinatorics (1989) 148.
     """
-    at_least("num_bootstrap", num_bootstrap, 2)
-    options = _options(process, expected)
+    num_bootstrap = check_whole("num_bootstrap", num_bootstrap, 2, MOST_RESAMPLES)
+    name, failure_rate, options = _options(name, process, expected, failure_rate)
+    if resolution is not None:
+        resolution = check_number("resolution", resolution, above=0)
     if isinstance(sample, HistogramResult | JointHistogramResult):
         masses = _histogram_masses(sample, predicted)
         return _binned(sample, masses, resolution, failure_rate, name, options)
@@ -172,7 +175,8 @@ def compare_law(
         bins = max(2, min(_DEFAULT_BINS, num // _LEAST_IN_BIN))
         inner = quantiles(cdf, np.arange(1, bins) / bins, values)
         edges = np.unique(inner)
-    heights = np.concatenate([[0.0], cdf(as_float64("edges", edges)), [1.0]])
+    edges = line_edges(edges, 1)
+    heights = np.concatenate([[0.0], cdf(edges), [1.0]])
     masses = np.diff(heights)
     if (masses < 0).any():
         raise ValueError("The predicted cdf falls somewhere between the edges: it must increase.")
@@ -212,11 +216,11 @@ def compare_laws(
 
     **Raises:** `ValueError` as `compare_law`, and for samples of different dimension.
     """
-    at_least("num_bootstrap", num_bootstrap, 2)
+    num_bootstrap = check_whole("num_bootstrap", num_bootstrap, 2, MOST_RESAMPLES)
     first, second = _members(x, "x"), _members(y, "y")
     if first.shape[1] != second.shape[1]:
         raise ValueError(f"x has shape {first.shape} and y {second.shape}: map both to one space.")
-    options = _options(process, expected)
+    name, failure_rate, options = _options(name, process, expected, failure_rate)
     rng = generators(key, 1)[0]
     sizes, pooled = (len(first), len(second)), np.concatenate([first, second])
     num = min(sizes)
@@ -265,10 +269,17 @@ def compare_laws(
     return LawComparison(rows, variation, wasserstein, p_values, num)
 
 
-def _options(process: str, expected: str) -> dict[str, Any]:
-    if expected not in ("agree", "deviate"):
-        raise ValueError(f'expected must be "agree" or "deviate"; got {expected!r}.')
-    return dict(process=process, expected=expected)
+def _options(
+    name: Any, process: Any, expected: Any, failure_rate: Any
+) -> tuple[str, float, dict[str, Any]]:
+    """Name and failure rate, and what every row of a comparison of laws carries."""
+    check_choice("expected", expected, ("agree", "deviate"))
+    rate = check_number("failure_rate", failure_rate, above=0, below=1)
+    return (
+        check_text("name", name),
+        rate,
+        dict(process=check_text("process", process), expected=expected),
+    )
 
 
 def _members(sample: Any, name: str = "sample") -> np.ndarray:
@@ -348,8 +359,6 @@ def _row(
     if seen:
         reason = f"p = {p_value:.2g}"
     if resolution is not None:
-        if not 0 < resolution < np.inf:
-            raise ValueError(f"resolution must be finite and > 0; got {resolution}.")
         # Both bound the true distance from above with probability 1 − failure_rate.
         sides = 1 if distance.name == "TV" else 2
         slack = np.sqrt(np.log(sides / failure_rate) / (2 * num))

@@ -12,12 +12,22 @@ import numpy as np
 from sde_sgd.compare._noise_control import controlled, noise_control
 from sde_sgd.dynamics.base import AbstractProcess
 from sde_sgd.dynamics.clocks import check_clocks
+from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.measure.estimate import Estimate
 from sde_sgd.simulate.engine import simulate
 from sde_sgd.theory.orders import fit_order, OrderFit
 from sde_sgd.types import Key
 
-from .._checks import as_float64, in_brief
+from .._checks import (
+    check_callable,
+    check_key,
+    check_list,
+    check_number,
+    check_part,
+    check_whole,
+    output_shape,
+    real_output,
+)
 
 
 class WeakError(eqx.Module):
@@ -75,10 +85,11 @@ def weak_error(
 
     **Raises:** `ValueError` for clocks that differ, and for an equation that cannot be refined.
     """
-    if not 2 <= levels <= 6:
-        raise ValueError(
-            f"levels must be 2, ..., 6 solver steps to extrapolate from; got {in_brief(levels)}."
-        )
+    levels = check_whole("levels", levels, 2, 6)
+    check_part("sgd", sgd, AbstractProcess, "a process such as ss.SGD")
+    check_part("sde", sde, AbstractProcess, "an equation such as ss.ModifiedEquation")
+    num_steps = check_whole("num_steps", num_steps)
+    check_of(sgd.landscape, of)
     if sde.weak_order is None:
         raise ValueError(
             f"weak_error extrapolates in the solver step, and {type(sde).__name__} cannot be run "
@@ -86,7 +97,7 @@ def weak_error(
             f"UnderdampedEquation, OverdampedEquation, AdaptiveEquation or SAMEquation."
         )
     check_clocks(sgd, sde, num_steps)
-    own, shared = jr.split(key)
+    own, shared = jr.split(check_key(key))
     steps: int = sde.substeps
     weights = _richardson(sde.weak_order, levels)
 
@@ -102,7 +113,8 @@ def weak_error(
             measures={} if control is None else {"control": control},
             progress=False,
         )
-        values = as_float64("of(θ)", jax.vmap(of)(jnp.asarray(run.positions)))
+        every = jax.vmap(lambda theta: real_output("of(θ)", of(theta)))
+        values = np.asarray(every(jnp.asarray(run.positions)), np.float64)
         return values, None if control is None else run["control"]
 
     runs = []
@@ -124,6 +136,13 @@ def weak_error(
         Estimate.from_samples(removed),
         _difference(*plain),
     )
+
+
+def check_of(landscape: AbstractLandscape, of: Any) -> None:
+    """A JAX function of one θ (d,)."""
+    check_callable("of", of, "lambda theta: theta[0]")
+    probe = jax.ShapeDtypeStruct((landscape.dimension,), landscape.dtype)
+    output_shape("of(θ)", of, probe)
 
 
 def _richardson(order: int, levels: int) -> np.ndarray:
@@ -157,9 +176,14 @@ def weak_order(
     **Raises:** `ValueError` as `weak_error` and `fit_order` (errors below twice their standard
     error), for a time between two iterations, and for learning-rate schedules.
     """
-    found = []
-    for eta, own in zip(learning_rates, jr.split(key, len(learning_rates)), strict=True):
-        sgd, sde = processes(float(eta))
+    check_callable("processes", processes, "lambda eta: (ss.SGD(...), ss.ModifiedEquation(...))")
+    rates = [
+        check_number(f"learning_rates[{i}]", rate, above=0)
+        for i, rate in enumerate(check_list("learning_rates", learning_rates, "[0.1, 0.2]"))
+    ]
+    time, found = check_number("time", time, above=0), []
+    for eta, own in zip(rates, jr.split(check_key(key), len(rates)), strict=True):
+        sgd, sde = _pair(processes(eta))
         exact = time / float(sgd.time(np.asarray(1)))
         if abs(exact - round(exact)) > 1e-6 * exact or round(exact) < 1:
             raise ValueError(
@@ -188,5 +212,15 @@ def weak_order(
         np.array([float(e.standard_error) for e in found]),
         ensemble_size,
     )
-    rates = as_float64("learning_rates", learning_rates)
-    return WeakOrder(rates, errors, fit_order(rates, errors.value, errors.standard_error))
+    fit = fit_order(rates, errors.value, errors.standard_error)
+    return WeakOrder(np.array(rates), errors, fit)
+
+
+def _pair(made: Any) -> tuple[AbstractProcess, AbstractProcess]:
+    """What `processes` made for one rate."""
+    pair = check_list("processes(η)", made, "(ss.SGD(...), ss.ModifiedEquation(...))")
+    if len(pair) != 2:
+        raise ValueError(f"processes(η) must give (sgd, sde); it gives {len(pair)} objects.")
+    for name, process in zip(("sgd", "sde"), pair, strict=True):
+        check_part(f"processes(η): {name}", process, AbstractProcess, "a process such as ss.SGD")
+    return pair[0], pair[1]

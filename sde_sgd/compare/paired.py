@@ -8,7 +8,7 @@ import numpy as np
 from sde_sgd.compare._resample import as_ensemble, Ensemble
 from sde_sgd.measure.estimate import Estimate
 
-from .._checks import as_float64
+from .._checks import as_float64, check_callable
 
 
 def paired_difference(x: Ensemble, y: Ensemble, of: Callable[[Any], Any] | None = None) -> Estimate:
@@ -37,6 +37,7 @@ def paired_difference(x: Ensemble, y: Ensemble, of: Callable[[Any], Any] | None 
             "independent ensembles use energy_distance or compare two Estimates."
         )
     if of is not None:
+        check_callable("of", of, "lambda x: x**2")
         members = len(x)
         x, y = as_float64("of(x)", of(x)), as_float64("of(y)", of(y))
         if x.shape[:1] != (members,) or x.shape != y.shape:

@@ -9,14 +9,16 @@ from jaxtyping import Float
 
 from sde_sgd.compare._resample import (
     as_ensembles,
-    at_least,
     Ensemble,
     generators,
     Key,
+    MOST_RESAMPLES,
     pair_sums,
     random_directions,
     wasserstein_columns,
 )
+
+from .._checks import check_choice, check_number, check_whole
 
 Statistic = Literal["energy", "wasserstein", "sliced"] | Callable[[np.ndarray, np.ndarray], float]
 
@@ -65,26 +67,29 @@ def permutation_test(
     unknown statistic, or `num_permutations` < 1.
     """
     x, y = as_ensembles(x=x, y=y)
-    at_least("num_permutations", num_permutations, 1)
+    num_permutations = check_whole("num_permutations", num_permutations, 1, MOST_RESAMPLES)
     for_directions, for_labels = generators(key, 2)
     pool = np.concatenate([x, y])
     labels = np.tile(np.concatenate([np.ones(len(x)), np.zeros(len(y))]), (num_permutations + 1, 1))
     labels[1:] = for_labels.permuted(labels[1:], axis=1)
     signed = labels / len(x) - (1 - labels) / len(y)
+    if not callable(statistic):
+        check_choice("statistic", statistic, ("energy", "wasserstein", "sliced"))
     if callable(statistic):
-        values = np.array([float(statistic(pool[row == 1], pool[row == 0])) for row in labels])
+        values = np.array(
+            [
+                check_number("statistic(x, y)", statistic(pool[row == 1], pool[row == 0]))
+                for row in labels
+            ]
+        )
     elif statistic == "energy":
         values = -pair_sums(pool, signed, pool, signed)
     elif statistic == "wasserstein":
         values = wasserstein_columns(pool, signed).mean(axis=1)
-    elif statistic == "sliced":
-        at_least("num_directions", num_directions, 2)
+    else:
+        num_directions = check_whole("num_directions", num_directions, 2, MOST_RESAMPLES)
         directions = random_directions(for_directions, pool.shape[1], num_directions)
         values = wasserstein_columns(pool @ directions, signed).mean(axis=1)
-    else:
-        raise ValueError(
-            f"statistic must be 'energy', 'wasserstein', 'sliced' or a function; got {statistic!r}."
-        )
     # A relabelling equal to the observed one may differ from it by rounding: it must count.
     rounding = 1e-12 * np.abs(values).max()
     exceeding = np.count_nonzero(values[1:] >= values[0] - rounding)

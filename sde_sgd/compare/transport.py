@@ -8,11 +8,11 @@ from jaxtyping import Float
 from scipy.interpolate import CubicHermiteSpline
 
 from sde_sgd.compare._law_distances import LawDistance
-from sde_sgd.compare._resample import as_ensemble, at_least, generators, Key
+from sde_sgd.compare._resample import as_ensemble, generators, Key, MOST_RESAMPLES
 from sde_sgd.measure.estimate import Estimate
 from sde_sgd.theory.wasserstein import normal_levels, quantile_function
 
-from .._checks import as_float64
+from .._checks import as_float64, check_whole
 
 _REACH, _NODES = 6.0, 20_001
 
@@ -40,7 +40,7 @@ def wasserstein2(x: Any, y: Any, *, key: Key, num_bootstrap: int = 200) -> LawDi
 
     **Source:** Villani 2003, theorem 2.18.
     """
-    at_least("num_bootstrap", num_bootstrap, 2)
+    num_bootstrap = check_whole("num_bootstrap", num_bootstrap, 2, MOST_RESAMPLES)
     first = _column(x, "x")
     rng = generators(key, 1)[0]
     is_law = any(callable(getattr(y, name, None)) for name in ("quantile", "ppf"))

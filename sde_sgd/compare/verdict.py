@@ -11,7 +11,16 @@ from scipy import special
 from sde_sgd.compare._text import number, score, text_table, with_error
 from sde_sgd.measure.estimate import Estimate
 
-from .._checks import as_float64, in_brief
+from .._checks import (
+    as_float64,
+    check_choice,
+    check_list,
+    check_number,
+    check_part,
+    check_text,
+    check_whole,
+    in_brief,
+)
 
 Verdict: TypeAlias = Literal["agrees", "disagrees", "inconclusive"]
 Values: TypeAlias = ArrayLike | Sequence[Any]
@@ -110,12 +119,8 @@ def sidak_threshold(
 
     **Raises:** `ValueError` unless 0 < failure_rate < 1 and num_entries ≥ 1.
     """
-    if not 0 < failure_rate < 1:
-        raise ValueError(
-            f"failure_rate must lie strictly between 0 and 1; got {in_brief(failure_rate)}."
-        )
-    if num_entries < 1:
-        raise ValueError(f"num_entries must be at least 1; got {in_brief(num_entries)}.")
+    failure_rate = check_number("failure_rate", failure_rate, above=0, below=1)
+    num_entries = check_whole("num_entries", num_entries)
     tail = -np.expm1(np.log1p(-failure_rate) / num_entries) / 2
     if np.isinf(degrees_of_freedom):
         return float(-special.ndtri(tail))
@@ -182,10 +187,9 @@ def compare(
             f"measured must be an Estimate; got {type(measured).__name__}. Nothing measured is "
             "without error: use Estimate.from_samples(one row per independent member)."
         )
-    if expected not in _AS_EXPECTED:
-        raise ValueError(
-            f"expected must be one of {sorted(_AS_EXPECTED)}; got {in_brief(expected)}."
-        )
+    expected = check_choice("expected", expected, tuple(_AS_EXPECTED))
+    name, process = check_text("name", name), check_text("process", process)
+    failure_rate = check_number("failure_rate", failure_rate, above=0, below=1)
     value, error = _real(measured.value, "measured"), measured.standard_error
     if value.size == 0:
         raise ValueError(f"measured has shape {value.shape}: there is nothing to compare.")
@@ -240,7 +244,8 @@ def verdict_table(comparisons: Sequence[Comparison]) -> str:
     """
     header = ("name", "process", "predicted", "measured ± error", "z", "verdict", "expected")
     rows = []
-    for comparison in comparisons:
+    for i, comparison in enumerate(check_list("comparisons", comparisons, "[ss.compare(...)]")):
+        check_part(f"comparisons[{i}]", comparison, Comparison, "what ss.compare gives")
         *cells, expected = _cells(comparison)
         rows.append([*cells, expected if comparison.as_expected else f"{expected} !"])
     return text_table(header, rows)

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from .._checks import check_fraction, check_non_negative
+from .._checks import check_flag, check_fraction, check_non_negative
 from ..landscapes.base import AbstractLandscape
 from ..noise.models import AbstractGradientNoise
 from ..types import Matrix, Scalar, Vector
@@ -108,7 +108,7 @@ class SignSGD(AbstractAdaptive):
     def __init__(self, learning_rate: Any, weight_decay: Any = 0.0, diagonal: bool = False):
         self.learning_rate = LearningRate(learning_rate)
         self.weight_decay = check_non_negative("weight_decay", weight_decay, float)
-        self.diagonal = diagonal
+        self.diagonal = check_flag("diagonal", diagonal)
 
     def rescaling(self) -> optax.GradientTransformation:
         return optax.scale_by_sign()
@@ -210,8 +210,9 @@ class RMSprop(AbstractAdaptive):
         self.epsilon = check_non_negative("epsilon", epsilon, float)
         self.initial = check_non_negative("initial", initial, float)
         self.weight_decay = check_non_negative("weight_decay", weight_decay, float)
-        self.bias_correction, self.noise_dominated = bias_correction, noise_dominated
-        if bias_correction and float(initial) != 0:
+        self.bias_correction = check_flag("bias_correction", bias_correction)
+        self.noise_dominated = check_flag("noise_dominated", noise_dominated)
+        if self.bias_correction and float(self.initial) != 0:
             raise ValueError(
                 f"bias_correction=True is for averages that start at 0; got initial={initial}."
             )
@@ -308,7 +309,7 @@ class Adam(AbstractAdaptive):
         self.beta2 = check_fraction("beta2", beta2)
         self.epsilon = check_non_negative("epsilon", epsilon, float)
         self.weight_decay = check_non_negative("weight_decay", weight_decay, float)
-        self.noise_dominated = noise_dominated
+        self.noise_dominated = check_flag("noise_dominated", noise_dominated)
 
     def rescaling(self) -> optax.GradientTransformation:
         b1, b2, eps = (float(x) for x in (self.beta1, self.beta2, self.epsilon))

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from .._checks import check_part, check_whole, in_brief
+from .._checks import check_landscape, check_part, check_whole, in_brief
 from ..draws import Draws
 from ..landscapes.base import AbstractLandscape
 from ..noise.models import AbstractGradientNoise
@@ -59,7 +59,7 @@ class AdaptiveEquation(AbstractProcess):
         substeps: int = 4,
         refinement: int = 1,
     ):
-        check_part("landscape", landscape, AbstractLandscape, "a landscape such as LeastSquares")
+        check_landscape(landscape, AbstractLandscape)
         check_part("noise", noise, AbstractGradientNoise, "such as MinibatchNoise(sampling)")
         if not isinstance(optimizer, AbstractAdaptive):
             raise ValueError(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from .._checks import check_part, check_whole
+from .._checks import check_choice, check_landscape, check_part, check_whole
 from ..draws import Draws
 from ..landscapes.base import AbstractLandscape
 from ..noise.models import AbstractGradientNoise
@@ -61,7 +61,7 @@ class GradientFlow(AbstractProcess):
         substeps: int = 1,
         solver: dfx.AbstractSolver | None = None,
     ):
-        check_part("landscape", landscape, AbstractLandscape, "a landscape such as LeastSquares")
+        check_landscape(landscape, AbstractLandscape)
         self.landscape = landscape
         self.learning_rate = LearningRate(learning_rate)
         self.solver = dfx.Tsit5() if solver is None else solver
@@ -147,18 +147,14 @@ class ModifiedEquation(AbstractProcess):
         solver: dfx.AbstractSolver | None = None,
         refinement: int = 1,
     ):
-        if order not in (1, 2):
-            raise ValueError(f"order must be 1 or 2; got {order!r}.")
-        if increments not in ("gaussian", "two_point"):
-            raise ValueError(f'increments must be "gaussian" or "two_point"; got {increments!r}.')
-        check_part("landscape", landscape, AbstractLandscape, "a landscape such as LeastSquares")
+        check_landscape(landscape, AbstractLandscape)
         check_part("noise", noise, AbstractGradientNoise, "such as MinibatchNoise(sampling)")
         self.landscape = landscape
         self.learning_rate = LearningRate(learning_rate)
         self.noise = noise
-        self.order = order
+        self.order = check_choice("order", order, (1, 2))
         self.num_substeps = check_whole("substeps", substeps)
-        self.increments = increments
+        self.increments = check_choice("increments", increments, ("gaussian", "two_point"))
         self.refinement = check_whole("refinement", refinement)
         self.solver = dfx.Euler() if solver is None else solver
         check_part("solver", self.solver, dfx.AbstractSolver, "a solver such as diffrax.Euler()")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from .._checks import check_fraction, check_part
+from .._checks import check_fraction, check_landscape, check_part
 from ..draws import Draws, Stream
 from ..landscapes.base import AbstractLandscape
 from ..noise.models import AbstractGradientNoise
@@ -55,13 +55,13 @@ class SGD(AbstractProcess):
         sampling: AbstractSampling,
         momentum: RealLike = 0.0,
     ):
-        check_part("landscape", landscape, AbstractLandscape, "a landscape such as LeastSquares")
+        check_landscape(landscape, AbstractLandscape)
         check_part("sampling", sampling, AbstractSampling, "a scheme such as WithReplacement(8)")
         self.landscape = landscape
         self.learning_rate = LearningRate(learning_rate)
         self.sampling = sampling
         self.momentum = check_fraction("momentum", momentum)
-        self.has_momentum = bool(float(momentum) != 0)
+        self.has_momentum = bool(float(self.momentum) != 0)
         sampling.check(landscape)
 
     @property
@@ -125,13 +125,13 @@ class GaussianSGD(AbstractProcess):
         noise: AbstractGradientNoise,
         momentum: RealLike = 0.0,
     ):
-        check_part("landscape", landscape, AbstractLandscape, "a landscape such as LeastSquares")
+        check_landscape(landscape, AbstractLandscape)
         check_part("noise", noise, AbstractGradientNoise, "such as MinibatchNoise(sampling)")
         self.landscape = landscape
         self.learning_rate = LearningRate(learning_rate)
         self.noise = noise
         self.momentum = check_fraction("momentum", momentum)
-        self.has_momentum = bool(float(momentum) != 0)
+        self.has_momentum = bool(float(self.momentum) != 0)
         noise.check(landscape)
 
     @property

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from .._checks import check_part, check_whole
+from .._checks import check_landscape, check_part, check_whole
 from ..draws import Draws
 from ..landscapes.base import AbstractLandscape
 from ..noise.driving import AbstractDriving
@@ -59,7 +59,7 @@ class DrivenEquation(AbstractProcess):
         driving: AbstractDriving,
         substeps: int = 8,
     ):
-        check_part("landscape", landscape, AbstractLandscape, "a landscape such as LeastSquares")
+        check_landscape(landscape, AbstractLandscape)
         check_part("noise", noise, AbstractGradientNoise, "such as MinibatchNoise(sampling)")
         check_part("driving", driving, AbstractDriving, "such as fractional_noise(0.7)")
         if not noise.additive and driving.roughness > 1 + 1e-9:

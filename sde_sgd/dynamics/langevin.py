@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from .._checks import check_non_negative, check_part
+from .._checks import check_landscape, check_non_negative, check_part
 from ..draws import Draws, Stream
 from ..landscapes.base import AbstractLandscape
 from ..landscapes.control_variate import ControlVariate
@@ -71,7 +71,7 @@ class SGLD(AbstractProcess):
         temperature: RealLike | None = None,
         control_variate: Any = None,
     ):
-        check_part("landscape", landscape, AbstractLandscape, "a landscape such as LeastSquares")
+        check_landscape(landscape, AbstractLandscape)
         check_part("sampling", sampling, AbstractSampling, "a scheme such as WithReplacement(8)")
         if temperature is None:
             if landscape.num_examples is None:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import check_part, check_whole
+from .._checks import check_choice, check_landscape, check_non_negative, check_part, check_whole
 from ..draws import Draws
 from ..landscapes.base import AbstractLandscape
 from ..noise.models import AbstractGradientNoise
@@ -74,11 +74,9 @@ class ProbabilityFlow(AbstractProcess):
         substeps: int = 1,
         solver: dfx.AbstractSolver | None = None,
     ):
-        check_part("landscape", landscape, AbstractLandscape, "a landscape such as LeastSquares")
+        check_landscape(landscape, AbstractLandscape)
         check_part("noise", noise, AbstractGradientNoise, "such as MinibatchNoise(sampling)")
         check_part("score", score, AbstractScore, "a score such as ss.theory.GaussianScore(...)")
-        if order not in (1, 2):
-            raise ValueError(f"order must be 1 or 2; got {order!r}.")
         self.landscape = landscape
         self.learning_rate = LearningRate(learning_rate)
         if self.learning_rate.schedule is not None:
@@ -88,15 +86,13 @@ class ProbabilityFlow(AbstractProcess):
             )
         self.noise = noise
         self.score = score
-        self.order = order
+        self.order = check_choice("order", order, (1, 2))
         self.num_substeps = check_whole("substeps", substeps)
         self.solver = dfx.Tsit5() if solver is None else solver
         check_part("solver", self.solver, dfx.AbstractSolver, "a solver such as diffrax.Tsit5()")
         check_ordinary(self.solver)
-        begin = float(start_time)
-        if not 0 <= begin < np.inf:
-            raise ValueError(f"start_time must be finite and >= 0; got {start_time}.")
-        self.start_time = jnp.asarray(begin, jnp.result_type(float))
+        self.start_time = check_non_negative("start_time", start_time, float)
+        begin = float(self.start_time)
         noise.check(landscape)
         if score.dimension != landscape.dimension:
             raise ValueError(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from .._checks import check_non_negative, check_part, check_whole
+from .._checks import check_flag, check_landscape, check_non_negative, check_part, check_whole
 from ..draws import Draws
 from ..landscapes.base import AbstractFiniteSum, AbstractLandscape
 from ..noise.models import MinibatchNoise
@@ -51,13 +51,13 @@ class SAM(AbstractProcess):
         sampling: AbstractSampling,
         normalized: bool = False,
     ):
-        check_part("landscape", landscape, AbstractLandscape, "a landscape such as LeastSquares")
+        check_landscape(landscape, AbstractLandscape)
         check_part("sampling", sampling, AbstractSampling, "a scheme such as WithReplacement(8)")
         self.landscape = landscape
         self.learning_rate = LearningRate(learning_rate)
         self.radius = check_non_negative("radius", radius, float)
         self.sampling = sampling
-        self.normalized = bool(normalized)
+        self.normalized = check_flag("normalized", normalized)
         sampling.check(landscape)
 
     @property
@@ -142,7 +142,7 @@ class SAMEquation(AbstractProcess):
         substeps: int = 8,
         refinement: int = 1,
     ):
-        check_part("landscape", landscape, AbstractLandscape, "a landscape such as LeastSquares")
+        check_landscape(landscape, AbstractLandscape)
         check_part("noise", noise, MinibatchNoise, "MinibatchNoise(sampling)")
         if not isinstance(landscape, AbstractFiniteSum):
             raise ValueError(

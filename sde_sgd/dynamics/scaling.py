@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._checks import in_brief
+from .._checks import check_number, check_whole, in_brief
 from ..types import RealLike
 from .adaptive import AbstractAdaptive
 
@@ -32,7 +32,11 @@ def linear_scaling(
 
     **Source:** Goyal et al. 2017 (1706.02677); Smith, Le 2017 (1710.06451).
     """
-    eta, kappa = _kappa("learning_rate", learning_rate), _kappa("kappa", kappa)
+    eta = check_number("learning_rate", learning_rate, above=0)
+    kappa = check_number("kappa", kappa, above=0)
+    batch_size = check_whole("batch_size", batch_size)
+    if num_examples is not None:
+        num_examples = check_whole("num_examples", num_examples)
     size = kappa * batch_size
     whole = int(np.rint(size))
     if whole < 1 or abs(size - whole) > 1e-9 * size:
@@ -69,7 +73,7 @@ def square_root_scaling(optimizer: Any, kappa: RealLike) -> AbstractAdaptive:
             f"{in_brief(optimizer)}. "
             f"For SGD there is ss.linear_scaling."
         )
-    kappa = _kappa("kappa", kappa)
+    kappa = check_number("kappa", kappa, above=0)
     for name in ("beta", "beta1", "beta2"):
         beta = getattr(optimizer, name, None)
         if beta is not None and 1 - kappa * (1 - float(beta)) < -1e-12:
@@ -79,10 +83,3 @@ def square_root_scaling(optimizer: Any, kappa: RealLike) -> AbstractAdaptive:
                 f"{1 / (1 - float(beta)):g}, or {name} ≥ {1 - 1 / kappa:g} to start from."
             )
     return optimizer.scaled(kappa)
-
-
-def _kappa(name: str, value: RealLike) -> float:
-    number = float(value)
-    if not 0 < number < np.inf:
-        raise ValueError(f"{name} must be a finite number > 0; got {in_brief(value)}.")
-    return number

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .._checks import in_brief
+from .._checks import check_list, check_part, check_whole
 from ..draws import Draws
 from ..landscapes.base import AbstractLandscape
 from ..types import Positions
@@ -34,15 +34,18 @@ class Stages(AbstractProcess):
     lengths: tuple[int, ...] = eqx.field(static=True)
 
     def __init__(self, processes: Sequence[AbstractProcess], lengths: Sequence[int]):
-        self.processes = tuple(processes)
-        if not self.processes or not all(isinstance(p, AbstractProcess) for p in self.processes):
-            raise ValueError(f"Stages needs processes such as ss.SGD; got {in_brief(processes)}.")
-        if len(lengths) != len(self.processes) or any(int(n) != n or n < 1 for n in lengths):
+        self.processes = tuple(check_list("processes", processes, "[ss.SGD(...), ss.SGD(...)]"))
+        if not self.processes:
+            raise ValueError("processes is empty: Stages needs one at least.")
+        for i, process in enumerate(self.processes):
+            check_part(f"processes[{i}]", process, AbstractProcess, "a process such as ss.SGD")
+        given = check_list("lengths", lengths, "[100, 200]")
+        self.lengths = tuple(check_whole(f"lengths[{i}]", n) for i, n in enumerate(given))
+        if len(given) != len(self.processes):
             raise ValueError(
                 f"lengths must be {len(self.processes)} integers ≥ 1, one a process; got "
-                f"{list(lengths)}."
+                f"{len(given)} of them."
             )
-        self.lengths = tuple(int(n) for n in lengths)
         first = self.processes[0]
         for other in self.processes[1:]:
             if other.landscape is not first.landscape:

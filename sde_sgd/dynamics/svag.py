@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from .._checks import check_part, check_whole
+from .._checks import check_landscape, check_part, check_whole
 from ..draws import Draws
 from ..landscapes.base import AbstractLandscape
 from ..noise.sampling import AbstractSampling, RandomReshuffling
@@ -46,7 +46,7 @@ class SVAG(AbstractProcess):
         sampling: AbstractSampling,
         steps: int,
     ):
-        check_part("landscape", landscape, AbstractLandscape, "a landscape such as LeastSquares")
+        check_landscape(landscape, AbstractLandscape)
         check_part("sampling", sampling, AbstractSampling, "a scheme such as WithReplacement(8)")
         if isinstance(sampling, RandomReshuffling):
             raise ValueError(

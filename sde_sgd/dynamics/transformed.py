@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import check_part
+from .._checks import check_callable, check_flag, check_part, output_shape
 from ..draws import Draws
 from ..landscapes.base import AbstractLandscape
 from ..noise.paths import Increments
@@ -77,9 +77,9 @@ class TransformedEquation(AbstractProcess):
     ):
         check_part("equation", equation, ModifiedEquation, "a ModifiedEquation")
         self.equation = equation
-        self.forward = forward
-        self.inverse = inverse
-        self.tamed = tamed
+        self.forward = check_callable("forward", forward, "jnp.log")
+        self.inverse = check_callable("inverse", inverse, "jnp.exp")
+        self.tamed = check_flag("tamed", tamed)
 
     def __check_init__(self):
         if not isinstance(self.equation.solver, dfx.Euler):
@@ -88,10 +88,10 @@ class TransformedEquation(AbstractProcess):
                 f"{type(self.equation.solver).__name__}. Make it with diffrax.Euler()."
             )
         theta = jax.ShapeDtypeStruct((self.landscape.dimension,), self.landscape.dtype)
-        there = eqx.filter_eval_shape(self.forward, theta)
+        there = output_shape("forward(θ)", self.forward, theta)
         back = None
-        if getattr(there, "ndim", 0) == 1:
-            back = eqx.filter_eval_shape(self.inverse, there)
+        if there.ndim == 1:
+            back = output_shape("inverse(y)", self.inverse, there)
         if back is None or (back.shape, back.dtype) != (theta.shape, theta.dtype):
             raise ValueError(
                 f"forward must take θ {theta.shape} to a vector and inverse take it back, in "

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from .._checks import check_fraction, check_part, check_whole
+from .._checks import check_fraction, check_landscape, check_part, check_whole
 from ..draws import Draws
 from ..landscapes import compiled
 from ..landscapes.base import AbstractLandscape
@@ -72,7 +72,7 @@ class UnderdampedEquation(AbstractProcess):
         substeps: int = 4,
         refinement: int = 1,
     ):
-        check_part("landscape", landscape, AbstractLandscape, "a landscape such as LeastSquares")
+        check_landscape(landscape, AbstractLandscape)
         check_part("noise", noise, AbstractGradientNoise, "such as MinibatchNoise(sampling)")
         self.landscape = landscape
         self.rate = LearningRate(learning_rate)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 from scipy.special import gamma
 
-from .._checks import as_float64, in_brief
+from .._checks import as_float64, check_number, check_whole, in_brief
 from ..draws import Draws, Stream
 
 
@@ -98,9 +98,8 @@ class ColouredNoise(AbstractDriving):
     gaussian: ClassVar[bool] = True
 
     def __init__(self, rates: Any, weights: Any, white: float | int = 0.0):
-        self.rates = tuple(float(x) for x in np.atleast_1d(as_float64("rates", rates)))
-        self.weights = tuple(float(x) for x in np.atleast_1d(as_float64("weights", weights)))
-        self.white = float(white)
+        self.rates, self.weights = _row("rates", rates), _row("weights", weights)
+        self.white = check_number("white", white)
         if len(self.rates) != len(self.weights) or not self.rates:
             raise ValueError(
                 f"ColouredNoise needs one weight for each rate, at least one; got "
@@ -110,11 +109,8 @@ class ColouredNoise(AbstractDriving):
             raise ValueError(
                 f"rates must be finite and > 0, per iteration; got {in_brief(self.rates)}."
             )
-        if not np.isfinite([*self.weights, self.white]).all():
-            raise ValueError(
-                f"weights and white must be finite; got {in_brief(self.weights)}, "
-                f"{in_brief(white)}."
-            )
+        if not np.isfinite(self.weights).all():
+            raise ValueError(f"weights must be finite; got {in_brief(self.weights)}.")
 
     @property
     def roughness(self) -> float:
@@ -167,14 +163,12 @@ class StableNoise(AbstractDriving):
     gaussian: ClassVar[bool] = False
 
     def __init__(self, index: float | int, scale: float | int = float(np.sqrt(0.5))):
-        if not 0 < float(index) <= 2:
+        self.index = check_number("index", index, above=0)
+        if self.index > 2:
             raise ValueError(
-                f"An α-stable law has its index α in (0, 2], 2 being the Gaussian; got "
-                f"{in_brief(index)}."
+                f"index must be in (0, 2], 2 being the Gaussian; got {in_brief(index)}."
             )
-        if not 0 < float(scale) < np.inf:
-            raise ValueError(f"scale must be a finite number > 0; got {in_brief(scale)}.")
-        self.index, self.scale = float(index), float(scale)
+        self.scale = check_number("scale", scale, above=0)
 
     @property
     def roughness(self) -> float:
@@ -194,6 +188,10 @@ class StableNoise(AbstractDriving):
         bent = (jnp.cos((1 - alpha) * angle) / wait) ** ((1 - alpha) / alpha)
         stable = jnp.sin(alpha * angle) / spread * bent
         return None, jnp.asarray(self.scale * time_step ** (1 / alpha), dtype) * stable
+
+
+# Of their joint covariance, a matrix, each step takes the root when it is compiled.
+_MOST_STATES = 1_000
 
 
 def fractional_noise(
@@ -224,17 +222,10 @@ def fractional_noise(
 
     **Source:** Carmona, Coutin 1998; Harms, Stefanovits 2019 (1510.04061).
     """
-    index = float(hurst)
-    if not 0 < index < 1:
-        raise ValueError(
-            f"The Hurst index must lie strictly between 0 and 1; got {in_brief(hurst)}."
-        )
-    if isinstance(num_states, bool) or not isinstance(num_states, int) or num_states < 1:
-        raise ValueError(f"num_states must be an integer ≥ 1; got {in_brief(num_states)}.")
-    if not 0 < slowest < fastest < np.inf:
-        raise ValueError(
-            f"Rates must satisfy 0 < slowest < fastest; got slowest={slowest}, fastest={fastest}."
-        )
+    index = check_number("hurst", hurst, above=0, below=1)
+    num_states = check_whole("num_states", num_states, most=_MOST_STATES)
+    slowest = check_number("slowest", slowest, above=0)
+    fastest = check_number("fastest", fastest, above=slowest)
     power = 0.5 - index
     spacing = np.log(fastest / slowest) / num_states
     rates = slowest * np.exp(spacing * (np.arange(num_states) + 0.5))
@@ -259,10 +250,15 @@ def epoch_noise(batches_per_epoch: int) -> ColouredNoise:
 
     **Arguments:** `batches_per_epoch`: M = N/B ≥ 2.
     """
-    count = batches_per_epoch
-    if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 2:
-        raise ValueError(f"batches_per_epoch must be an integer ≥ 2 (N/B); got {in_brief(count)}.")
-    return ColouredNoise([3 / (int(count) + 1)], [1.0])
+    count = check_whole("batches_per_epoch", batches_per_epoch, 2)
+    return ColouredNoise([3 / (count + 1)], [1.0])
+
+
+def _row(name: str, values: Any) -> tuple[float, ...]:
+    row = np.atleast_1d(as_float64(name, values))
+    if row.ndim != 1:
+        raise ValueError(f"{name} must be numbers in one row; got shape {row.shape}.")
+    return tuple(row.tolist())
 
 
 def _root(covariance: np.ndarray) -> np.ndarray:

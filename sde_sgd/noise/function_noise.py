@@ -3,13 +3,12 @@
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float
 
-from .._checks import in_brief
+from .._checks import in_brief, output_shape, real_output
 from ..landscapes.base import AbstractLandscape
 from ..types import Matrix, Vector
 from .models import AbstractGradientNoise
@@ -37,14 +36,13 @@ class FunctionNoise(AbstractGradientNoise):
     def __check_init__(self):
         if not callable(self.root):
             raise ValueError(
-                f"FunctionNoise needs a function of θ; got "
-                f"{in_brief(self.root)}. A constant covariance "
+                f"root must be a function of θ; got {in_brief(self.root)}. A constant covariance "
                 f"is ConstantNoise(matrix)."
             )
 
     def _shape(self, landscape: AbstractLandscape) -> Any:
         probe = jax.ShapeDtypeStruct((landscape.dimension,), landscape.dtype)
-        return eqx.filter_eval_shape(lambda x: jnp.asarray(self.root(x)), probe)
+        return output_shape("root(θ)", self.root, probe)
 
     def check(self, landscape: AbstractLandscape) -> None:
         found, size = self._shape(landscape), landscape.dimension
@@ -63,20 +61,20 @@ class FunctionNoise(AbstractGradientNoise):
         return self._shape(landscape).shape[-1]
 
     def covariance(self, theta: Vector, landscape: AbstractLandscape) -> Matrix:
-        root = jnp.asarray(self.root(theta))
+        root = real_output("root(θ)", self.root(theta))
         return jnp.diag(root**2) if root.ndim == 1 else root @ root.T
 
     def variance(self, theta: Vector, landscape: AbstractLandscape) -> Vector:
-        root = jnp.asarray(self.root(theta))
+        root = real_output("root(θ)", self.root(theta))
         return root**2 if root.ndim == 1 else jnp.sum(root**2, axis=1)
 
     def diffusion(self, theta: Vector, landscape: AbstractLandscape) -> lx.AbstractLinearOperator:
-        root = jnp.asarray(self.root(theta))
+        root = real_output("root(θ)", self.root(theta))
         return lx.DiagonalLinearOperator(root) if root.ndim == 1 else lx.MatrixLinearOperator(root)
 
     def noisy_gradient(
         self, theta: Vector, z: Float[Array, " k"], amplitude, landscape: AbstractLandscape
     ) -> Vector:
-        root = jnp.asarray(self.root(theta))
+        root = real_output("root(θ)", self.root(theta))
         noise = root * z if root.ndim == 1 else root @ z
         return landscape.gradient(theta) + jnp.asarray(amplitude, theta.dtype) * noise

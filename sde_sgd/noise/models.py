@@ -4,6 +4,7 @@ All of them state C(θ) = Cov(ĝ), the covariance of the gradient that *one iter
 """
 
 import abc
+from functools import partial
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -13,7 +14,14 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import as_real, check_symmetric
+from .._checks import (
+    check_flag,
+    check_landscape,
+    check_point,
+    check_positive,
+    check_symmetric,
+    in_brief,
+)
 from ..landscapes.base import AbstractLandscape
 from ..types import Matrix, Scalar, Vector
 from .sampling import AbstractSampling, RandomReshuffling
@@ -162,8 +170,11 @@ class ConstantNoise(AbstractGradientNoise):
     @staticmethod
     def at(landscape: AbstractLandscape, theta: Vector, sampling: AbstractSampling):
         """c Σ(θ) frozen at one point θ, (d,)."""
-        covariance = eqx.filter_jit(MinibatchNoise(sampling).covariance)
-        return ConstantNoise(covariance(theta, landscape))
+        check_landscape(landscape, AbstractLandscape)
+        noise = MinibatchNoise(sampling)
+        noise.check(landscape)
+        point = check_point("theta", theta, landscape)
+        return ConstantNoise(eqx.filter_jit(noise.covariance)(point, landscape))
 
     def check(self, landscape: AbstractLandscape) -> None:
         if self.matrix.shape[0] != landscape.dimension:
@@ -265,14 +276,12 @@ class HessianNoise(AbstractGradientNoise):
     Mori et al. 2021 (scale = 1/B), for losses ≥ 0: where L < 0 there is no noise.
     """
 
-    scale: Float[Array, ""] = eqx.field(converter=lambda x: as_real("scale", x))
-    times_loss: bool = eqx.field(static=True, default=False)
+    scale: Float[Array, ""] = eqx.field(converter=partial(check_positive, "scale"))
+    times_loss: bool = eqx.field(
+        static=True, default=False, converter=partial(check_flag, "times_loss")
+    )
     additive: ClassVar[bool] = False
     fused: ClassVar[bool] = False
-
-    def __check_init__(self):
-        if self.scale.shape != () or not 0 < float(self.scale) < np.inf:
-            raise ValueError(f"HessianNoise needs a finite scale > 0; got {self.scale}.")
 
     def check(self, landscape: AbstractLandscape) -> None:
         pass
@@ -305,7 +314,8 @@ def _check_sampling(noise: Any) -> None:
     if not isinstance(noise.sampling, AbstractSampling):
         raise ValueError(
             f"{type(noise).__name__} needs the sampling whose noise it models, such as "
-            f"WithReplacement(8); got {noise.sampling!r}. A given matrix is ConstantNoise(matrix)."
+            f"WithReplacement(8); got {in_brief(noise.sampling)}. A given matrix "
+            f"is ConstantNoise(matrix)."
         )
 
 

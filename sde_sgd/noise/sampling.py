@@ -219,6 +219,7 @@ def _subset_factor(num_examples: int | None, batch: int) -> float:
         raise ValueError(
             "A population has no subsets: use WithReplacement, which draws fresh examples."
         )
+    num_examples = check_whole("num_examples", num_examples)
     if batch > num_examples:
         raise ValueError(f"There is no subset of B={batch} of N={num_examples} examples.")
     if num_examples == 1:

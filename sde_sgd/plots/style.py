@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from .._checks import as_float64, check_number, check_part, check_text, check_whole
 from ..measure.estimate import Estimate
 
 # Okabe and Ito's palette, told apart by colour-blind readers too.
@@ -21,6 +22,8 @@ COLOURS = {
 
 def new_figure(rows: int, columns: int, *, width: float | int = 4.2, height: float | int = 3.4):
     """A figure and its (rows, columns) array of axes, without pyplot."""
+    rows, columns = check_whole("rows", rows, 1, 100), check_whole("columns", columns, 1, 100)
+    width, height = check_number("width", width, above=0), check_number("height", height, above=0)
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
@@ -31,17 +34,30 @@ def new_figure(rows: int, columns: int, *, width: float | int = 4.2, height: flo
 
 def points(axis: Axes, x: Any, estimate: Estimate, label: str, **style: Any) -> None:
     """Measured values with bars of ± one standard error."""
+    x = _abscissae(axis, x, estimate, label)
     options = {"fmt": "o", "markersize": 4, "capsize": 2, "linewidth": 1, "color": colour(label)}
     error = np.where(np.isfinite(estimate.standard_error), estimate.standard_error, 0)
-    axis.errorbar(np.asarray(x), estimate.value, yerr=error, label=label, **(options | style))
+    axis.errorbar(x, estimate.value, yerr=error, label=label, **(options | style))
 
 
 def band(axis: Axes, x: Any, estimate: Estimate, label: str, **style: Any) -> None:
     """A line with a band of ± two standard errors."""
+    x = _abscissae(axis, x, estimate, label)
     shade = style.pop("color", colour(label))
     axis.plot(x, estimate.value, color=shade, label=label, **style)
     low, high = estimate.interval(2.0)
-    axis.fill_between(np.asarray(x), low, high, color=shade, alpha=0.25, linewidth=0)
+    axis.fill_between(x, low, high, color=shade, alpha=0.25, linewidth=0)
+
+
+def _abscissae(axis: Any, x: Any, estimate: Any, label: Any) -> np.ndarray:
+    """x, one number for each entry of the estimate; everything else checked as well."""
+    check_part("axis", axis, Axes, "an axis of Matplotlib, such as ss.plots.new_figure gives")
+    check_part("estimate", estimate, Estimate, "an ss.Estimate")
+    check_text("label", label)
+    places = as_float64("x", x)
+    if places.shape != estimate.value.shape:
+        raise ValueError(f"x has shape {places.shape}, and the estimate {estimate.value.shape}.")
+    return places
 
 
 def colour(label: str) -> str:

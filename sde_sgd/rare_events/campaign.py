@@ -128,7 +128,16 @@ class Campaign:
     def save(self, path: Path) -> None:
         """Writes everything atomically."""
         arrays = [x for part in self.done for x in jax.tree.leaves(part)] + self.paths
-        header: dict[str, Any] = {
+        header = self._header()
+        if self.wave is not None:
+            header["wave"] = [self.wave.first, len(self.wave.finished)]
+            header["lineages"] = self.wave.lineages
+            arrays += self.wave.arrays
+            arrays += jax.device_get(jax.tree.leaves((self.wave.replicas, self.wave.rungs)))
+        ckpt.save(path, header, arrays)
+
+    def _header(self) -> dict[str, Any]:
+        return {
             "fingerprint": self.fingerprint,
             "versions": ckpt.versions(),
             "parts": len(self.done),
@@ -138,19 +147,12 @@ class Campaign:
             "iterations": self.iterations,
             "wave": None,
         }
-        if self.wave is not None:
-            header["wave"] = [self.wave.first, len(self.wave.finished)]
-            header["lineages"] = self.wave.lineages
-            arrays += self.wave.arrays
-            arrays += jax.device_get(jax.tree.leaves((self.wave.replicas, self.wave.rungs)))
-        header["num_leaves"] = len(arrays)
-        ckpt.save(path, header, arrays)
 
     def restore(self, checkpoint: ckpt.Checkpoint) -> None:
         """Continues from what `save` wrote."""
         ckpt.sign(self.fingerprint, checkpoint)
         path = checkpoint.path
-        header, arrays = ckpt.load(path, self.fingerprint)
+        header, arrays = ckpt.load(path, self._header())
         width = len(Finished.__dataclass_fields__)
         for _ in range(header["parts"]):
             self.done.append(Finished(*arrays[:width]))

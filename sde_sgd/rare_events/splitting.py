@@ -9,10 +9,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import check_key, check_whole, in_brief
+from .._checks import (
+    check_key,
+    check_landscape,
+    check_number,
+    check_part,
+    check_whole,
+    in_brief,
+    output_shape,
+)
 from ..draws import STREAM_KEYS, stream_keys
 from ..dynamics.base import AbstractProcess
 from ..dynamics.continuous import GradientFlow
+from ..landscapes.base import AbstractLandscape
 from ..memory import available_memory, working_bytes
 from ..simulate.advance import step_cost
 from ..simulate.checkpoint import as_checkpoint, Checkpoint
@@ -95,21 +104,20 @@ def splitting(
     """
     _check_process(process)
     check_outcome("raise", budget)
-    num_replicas = check_whole("num_replicas", num_replicas, most=2**24)
+    num_replicas = check_whole("num_replicas", num_replicas, 2, 2**24)
     num_repetitions = check_whole("num_repetitions", num_repetitions)
     num_levels = check_whole("num_levels", num_levels, most=2**16)
     num_loops = check_whole("num_loops", num_loops)
     burn_in_loops = check_whole("burn_in_loops", burn_in_loops)
     longest = check_whole("longest", longest, most=(2**31 - 1) // (2 * process.substeps))
     key = check_key(key)
-    if num_replicas < 2:
-        raise ValueError("num_replicas must be at least 2: one must survive to be cloned.")
-    if num_paths:
-        num_paths = check_whole("num_paths", num_paths)
-    if not 0 < kill_fraction < 1:
-        raise ValueError(
-            f"kill_fraction must lie strictly in (0, 1); got {in_brief(kill_fraction)}."
-        )
+    num_paths = check_whole("num_paths", num_paths, 0)
+    kill_fraction = check_number("kill_fraction", kill_fraction, above=0, below=1)
+    target = check_number("target", target)
+    origin = origin if callable(origin) else check_number("origin", origin)
+    surface = None if surface is None else check_number("surface", surface)
+    if memory is not None:
+        memory = int(check_number("memory", memory, above=0))
     killed = min(max(1, round(kill_fraction * num_replicas)), num_replicas - 1)
     saved = as_checkpoint(checkpoint)
 
@@ -154,8 +162,8 @@ def splitting(
 
 
 def _check_process(process: Any) -> None:
-    if not isinstance(process, AbstractProcess):
-        raise ValueError(f"splitting needs a process such as ss.SGD; got {in_brief(process)}.")
+    check_part("process", process, AbstractProcess, "a process such as ss.SGD")
+    check_landscape(process.landscape, AbstractLandscape)
     process.check()
     if isinstance(process, GradientFlow):
         raise ValueError("GradientFlow has no noise: a clone would repeat its parent for ever.")
@@ -176,7 +184,7 @@ def _check_function(name: str, function: Any, landscape: Any, kind: Any, what: s
     if not callable(function):
         raise ValueError(f"{name} must be a function of θ; got {in_brief(function)}.")
     probe = jax.ShapeDtypeStruct((landscape.dimension,), landscape.dtype)
-    out = jax.eval_shape(lambda x: jnp.asarray(function(x)), probe)
+    out = output_shape(f"{name}(θ)", function, probe)
     if out.shape != () or not jnp.issubdtype(out.dtype, kind):
         raise ValueError(
             f"{name}(θ) must give {what} for θ of shape {probe.shape}; it gives shape {out.shape} "
@@ -187,9 +195,6 @@ def _check_function(name: str, function: Any, landscape: Any, kind: Any, what: s
 def _check_sets(levels, ends, surface, origin, theta) -> float:
     """The base of the ladder, after A, the surface, B and the start have been put in order."""
     target, low = ends
-    for name, value in (("target", target), ("origin", low), ("surface", surface)):
-        if value is not None and not np.isfinite(value):
-            raise ValueError(f"{name} must be finite; got {in_brief(value)}.")
     if not np.isfinite(levels).all():
         raise ValueError(f"level(theta0) must be finite; it is {levels[~np.isfinite(levels)][0]}.")
     if levels.max() >= target:

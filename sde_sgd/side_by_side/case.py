@@ -10,7 +10,8 @@ import jax
 import jax.random as jr
 import numpy as np
 
-from .._checks import check_key, check_whole
+from .._checks import check_flag, check_key, check_part, check_whole
+from ..compare._resample import MOST_RESAMPLES
 from ..dynamics.base import AbstractProcess
 from ..dynamics.batches import gradient_noise, sampling_of
 from ..measure.base import AbstractMeasure
@@ -91,10 +92,11 @@ def make_case(
     num_steps = check_whole("num_steps", num_steps)
     check_members(ensemble_size)
     check_outcome(on_divergence, budget)
-    check_sides(sgd, sde, num_steps, allow_different)
+    check_part("sgd", sgd, AbstractProcess, "a process such as ss.SGD")
+    check_part("sde", sde, AbstractProcess, "a process such as ss.ModifiedEquation")
+    check_sides(sgd, sde, num_steps, check_flag("allow_different", allow_different))
     fraction = check_step_check(step_check)
-    if check_whole("num_bootstrap", num_bootstrap) < 2:
-        raise ValueError(f"num_bootstrap must be at least 2; got {num_bootstrap}.")
+    num_bootstrap = check_whole("num_bootstrap", num_bootstrap, 2, MOST_RESAMPLES)
     distances = check_distances(distances)
     named = check_observables(sgd, observables, distances)
     at = check_snapshots(snapshots, num_steps)
@@ -120,7 +122,7 @@ def make_case(
         check_measures(measures, own),
         own,
         max(2, round(fraction * ensemble_size)) if checks else 0,
-        substeps == "auto",
+        isinstance(substeps, str),
         {**shared, "on_divergence": on_divergence},
     )
 

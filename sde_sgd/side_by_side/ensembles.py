@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .._checks import check_path
 from ..dynamics.base import AbstractProcess
 from ..measure.base import AbstractMeasure
 from ..simulate.checkpoint import Checkpoint
@@ -113,7 +114,11 @@ def as_folder(checkpoint: str | Path | Checkpoint | None) -> Checkpoint | None:
     """A folder for the checkpoints of several runs, made if it is not there."""
     if checkpoint is None:
         return None
-    made = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
+    made = (
+        checkpoint
+        if isinstance(checkpoint, Checkpoint)
+        else Checkpoint(check_path("checkpoint", checkpoint))
+    )
     if made.path.exists() and not made.path.is_dir():
         raise ValueError(
             f"checkpoint={str(made.path)!r} is a file: a comparison has several runs, and keeps "

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
+from .._checks import check_path
 from ..measure.estimate import Estimate
 from .laws import Distances, LABELS, observable
 from .result import SideBySide
@@ -19,6 +20,9 @@ def load_side_by_side(path: str | Path) -> SideBySide:
 
     **Raises:** `ValueError` for a file that is none of these.
     """
+    path = check_path("path", path)
+    if not path.exists():
+        raise FileNotFoundError(f"{str(path)!r} does not exist.")
     try:
         with xr.open_dataset(path, engine="h5netcdf") as data:
             saved = data.load()

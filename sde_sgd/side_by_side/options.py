@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from .._checks import check_whole, real_output
+from .._checks import check_choice, check_number, check_whole, in_brief, real_output, real_values
 from ..compare.distances import DISTANCES
 from ..dynamics.base import AbstractProcess
 from ..dynamics.continuous import ModifiedEquation
@@ -44,7 +44,7 @@ def check_observables(
         if not isinstance(name, str) or not name or "/" in name:
             raise ValueError(f"An observable's name must be a text without '/'; got {name!r}.")
         if not callable(of):
-            raise ValueError(f"Observable {name!r} must be a function of θ; got {of!r}.")
+            raise ValueError(f"Observable {name!r} must be a function of θ; got {in_brief(of)}.")
         shape = jax.eval_shape(lambda x, f=of, name=name: real_output(name, f(x)), probe).shape
         if shape != ():
             raise ValueError(f"Observable {name!r} must be scalar; it has shape {shape}.")
@@ -62,11 +62,10 @@ def check_distances(distances: Any) -> tuple:
     """Names of distances, each once."""
     if isinstance(distances, str) or not isinstance(distances, Sequence):
         raise ValueError(
-            f"distances must be a tuple of names among {DISTANCES}; got {distances!r}."
+            f"distances must be a tuple of names among {DISTANCES}; got {in_brief(distances)}."
         )
     for name in distances:
-        if name not in DISTANCES:
-            raise ValueError(f"distances must be among {DISTANCES}; got {name!r}.")
+        check_choice("each of distances", name, DISTANCES)
     if len(set(distances)) < len(distances):
         raise ValueError(f"distances names one twice: {tuple(distances)}.")
     return tuple(distances)
@@ -76,17 +75,15 @@ def check_resolution(resolution: Any, observables: Mapping[str, Any]) -> dict[st
     """By observable, the smallest difference of means that matters."""
     given = {} if resolution is None else resolution
     if not isinstance(given, Mapping):
-        raise ValueError(f"resolution must be a dictionary by observable; got {given!r}.")
-    unknown = sorted(set(given) - set(observables))
+        raise ValueError(f"resolution must be a dictionary by observable; got {in_brief(given)}.")
+    unknown = [name for name in given if name not in observables]
     if unknown:
         raise ValueError(
             f"resolution names no observable: {unknown}; there are {sorted(observables)}."
         )
-    for name, value in given.items():
-        number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-        if not number or not 0 < value < np.inf:
-            raise ValueError(f"resolution[{name!r}] must be a finite number > 0; got {value!r}.")
-    return {name: float(value) for name, value in given.items()}
+    return {
+        name: check_number(f"resolution[{name!r}]", value, above=0) for name, value in given.items()
+    }
 
 
 def check_snapshots(snapshots: Any, num_steps: int) -> list[int]:
@@ -96,19 +93,23 @@ def check_snapshots(snapshots: Any, num_steps: int) -> list[int]:
         # Even in √k: closer together at the start, where the laws change fastest.
         spread = num_steps * (np.arange(count + 1) / count) ** 2
         return sorted({round(k) for k in spread.tolist()})
-    chosen = np.asarray(snapshots)
+    chosen = np.asarray(real_values("snapshots", snapshots))
     whole = chosen.ndim == 1 and (chosen.size == 0 or chosen.dtype.kind in "iu")
     if not whole or (chosen < 0).any() or (chosen > num_steps).any():
         raise ValueError(
             f"snapshots must be a number of iterations, or which of 0, ..., {num_steps}; got "
-            f"{snapshots!r}."
+            f"{in_brief(snapshots)}."
         )
     return sorted({0, *(int(k) for k in chosen), num_steps})
 
 
 def check_measures(measures: Any, own: Mapping[str, Any]) -> dict[str, Any]:
     """The user's measures beside those of the comparison."""
-    taken = sorted(set(measures or {}) & set(own))
+    if measures is not None and not isinstance(measures, Mapping):
+        raise ValueError(
+            f"measures must be a dictionary of names and measures; got {in_brief(measures)}."
+        )
+    taken = [name for name in own if name in (measures or {})]
     if taken:
         raise ValueError(f"measures[{taken[0]!r}] is a name of the comparison's own: rename it.")
     return {**(measures or {}), **own}
@@ -126,7 +127,7 @@ def check_step_check(step_check: Any) -> float:
     """A fraction of the ensemble."""
     number = isinstance(step_check, int | float | np.number) and not isinstance(step_check, bool)
     if not number or not 0 <= step_check <= 1:
-        raise ValueError(f"step_check must be a fraction in [0, 1]; got {step_check!r}.")
+        raise ValueError(f"step_check must be a fraction in [0, 1]; got {in_brief(step_check)}.")
     return float(step_check)
 
 
@@ -140,11 +141,11 @@ def at_step(sde: AbstractProcess, substeps: Any, step_check: float) -> AbstractP
             )
         if substeps is not None:
             raise ValueError(
-                f"substeps={substeps!r} asks for another solver step, and {type(sde).__name__} "
-                f"cannot be refined: set the step where the process is made."
+                f"substeps={in_brief(substeps)} asks for another solver step, and "
+                f"{type(sde).__name__} cannot be refined: set the step where the process is made."
             )
         return sde
-    if substeps == "auto":
+    if isinstance(substeps, str) and substeps == "auto":
         if not step_check:
             raise ValueError('substeps="auto" needs the check of the solver step: step_check > 0.')
         return sde

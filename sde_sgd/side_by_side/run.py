@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from .._checks import check_flag, check_progress
 from ..compare.distances import DistanceName
 from ..dynamics.base import AbstractProcess
 from ..measure.base import AbstractMeasure
@@ -94,6 +95,9 @@ def side_by_side(
     for swapped arguments, and for every wrong option, before the first run; `DivergenceError`.
     Warns where the members are too few for any agreement, and where the whole has stopped early.
     """
+    check_progress(progress)
+    allow_deaths = check_flag("allow_deaths", allow_deaths)
+    paired = check_flag("paired", paired)
     case = make_case(
         sgd,
         sde,

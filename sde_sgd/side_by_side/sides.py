@@ -82,8 +82,7 @@ def _equal(one: Any, other: Any) -> bool:
 
 def check_members(ensemble_size: int) -> None:
     """Raises for less than two members; warns where no number of standard errors would do."""
-    if check_whole("ensemble_size", ensemble_size) < 2:
-        raise ValueError(f"A comparison needs ensemble_size ≥ 2; got {ensemble_size}.")
+    check_whole("ensemble_size", ensemble_size, 2)
     threshold = sidak_threshold(1, degrees_of_freedom=2 * (ensemble_size - 1))
     if threshold > 2 * sidak_threshold(1):
         warn(

@@ -16,7 +16,7 @@ import jax.random as jr
 import numpy as np
 import xarray as xr
 
-from .._checks import check_whole
+from .._checks import check_flag, check_list, check_progress, check_whole
 from ..compare import compare, Comparison, verdict_table
 from ..compare._text import number
 from ..dynamics.batches import example_gradients
@@ -161,7 +161,10 @@ def svag_limit(
             f"svag_limit needs ss.SGD without momentum, which SVAG describes; got "
             f"{type(sgd).__name__}{' with momentum' if isinstance(sgd, SGD) else ''}."
         )
-    chosen = tuple(check_whole("each of levels", level) for level in levels)
+    check_progress(progress)
+    allow_deaths = check_flag("allow_deaths", allow_deaths)
+    given = check_list("levels", levels, "(2, 4)")
+    chosen = tuple(check_whole("each of levels", level) for level in given)
     if len(chosen) < 2 or list(chosen) != sorted(set(chosen)):
         raise ValueError(f"levels must be two or more increasing l, such as (2, 4); got {levels}.")
     rate = sgd.learning_rate.schedule or sgd.learning_rate.value

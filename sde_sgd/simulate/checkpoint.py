@@ -2,6 +2,8 @@
 
 import functools
 import json
+import re
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from .._checks import check_path, check_text, in_brief
 from ..netcdf import remove_leftovers, replace_file
 from .fingerprint import unseen
 from .warn import warn
@@ -27,16 +30,28 @@ class Checkpoint(eqx.Module):
     see is refused by name, unless `version` is given, which then is yours to change.
     """
 
-    path: Path = eqx.field(static=True, converter=Path)
+    path: Path = eqx.field(static=True, converter=partial(check_path, "path"))
     every_seconds: float = eqx.field(static=True, default=30.0)
     version: str | None = eqx.field(static=True, default=None)
+
+    def __check_init__(self):
+        seconds = self.every_seconds
+        number = isinstance(seconds, int | float | np.number) and not isinstance(seconds, bool)
+        if not number or not seconds >= 0:
+            raise ValueError(f"every_seconds must be a number ≥ 0; got {in_brief(seconds)}.")
+        if self.version is not None:
+            check_text("version", self.version)
 
 
 def as_checkpoint(checkpoint: Any) -> Checkpoint | None:
     """A path or a `Checkpoint`; the folder must exist."""
     if checkpoint is None:
         return None
-    made = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
+    made = (
+        checkpoint
+        if isinstance(checkpoint, Checkpoint)
+        else Checkpoint(check_path("checkpoint", checkpoint))
+    )
     if not made.path.parent.is_dir():
         raise ValueError(f"The folder of checkpoint={str(made.path)!r} does not exist: create it.")
     if made.path.is_dir():
@@ -70,32 +85,46 @@ def sign(fingerprint: dict[str, Any], checkpoint: Checkpoint) -> None:
 def save(path: Path, header: dict[str, Any], arrays: list[np.ndarray]) -> None:
     """Puts header and arrays in place of the old file, or leaves that as it is."""
     named: dict[str, Any] = {f"leaf{i}": array for i, array in enumerate(arrays)}
-    named["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
+    whole = json.dumps(header | {"num_leaves": len(arrays)})
+    named["header"] = np.frombuffer(whole.encode(), np.uint8)
     replace_file(path, lambda file: np.savez(file, **named))
 
 
-def load(path: Path, fingerprint: Any) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """Header and arrays of a checkpoint, refused when it belongs to another configuration."""
+def load(path: Path, own: dict[str, Any]) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """Header and arrays of a checkpoint, refused when it belongs to another configuration.
+
+    `own`: the header that the run which asks would write.
+    """
     try:
         with np.load(path) as file:
             header = json.loads(bytes(file["header"]).decode())
             arrays = [file[f"leaf{i}"] for i in range(header["num_leaves"])]
+    except (PermissionError, IsADirectoryError) as error:
+        raise ValueError(f"checkpoint={str(path)!r} cannot be read: {error}.") from error
     except Exception as error:
+        # Whatever a file holds: NumPy, zlib and JSON each have errors of their own.
         raise ValueError(
-            f"checkpoint={str(path)!r} exists and is not a checkpoint of this library ({error}): "
-            f"choose another file or remove it."
+            f"checkpoint={str(path)!r} exists and is not a checkpoint of this library, or is "
+            f"damaged: choose another file or remove it."
         ) from error
-    wanted = json.loads(json.dumps(fingerprint))
+    missing = [name for name in own if name not in header]
+    if missing:
+        raise ValueError(
+            f"checkpoint={str(path)!r} was written by another version of this library, or for "
+            f"another kind of run: its header has no {', '.join(missing)}. Choose another file or "
+            f"remove it."
+        )
+    wanted = json.loads(json.dumps(own["fingerprint"]))
     if header["fingerprint"] != wanted:
         where = "; ".join(_differences(header["fingerprint"], wanted)[:4])
         raise ValueError(
             f"checkpoint={str(path)!r} belongs to another configuration: {where}. Choose another "
             f"file, remove this one, or restore the configuration."
         )
-    if header["versions"] != versions():
+    if header["versions"] != own["versions"]:
         warn(
-            f"The checkpoint was written with {header['versions']}, now {versions()}: the resumed "
-            f"run is valid, but may differ in the last bits."
+            f"The checkpoint was written with {header['versions']}, now {own['versions']}: the "
+            f"resumed run is valid, but may differ in the last bits."
         )
     remove_leftovers(path)
     return header, arrays
@@ -120,6 +149,10 @@ def _differences(old: Any, new: Any, path: str = "") -> list[str]:
     return [f"{path} was {_short(old)} and is {_short(new)}"]
 
 
+# A float as a description keeps it, exact to the last bit.
+_HEX = re.compile(r"-?0x[01]\.[0-9a-f]+p[+-][0-9]+")
+
+
 def _short(value: Any) -> str:
-    text = str(value)
+    text = _HEX.sub(lambda found: repr(float.fromhex(found[0])), str(value))
     return text if len(text) < 60 else text[:57] + "..."

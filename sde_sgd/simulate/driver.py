@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import check_whole
+from .._checks import check_progress, check_whole
 from ..draws import stream_keys
 from ..dynamics.base import AbstractProcess
 from ..measure.base import AbstractMeasure
@@ -162,6 +162,7 @@ class Engine:
             new = total // self.record_every - self.done // self.record_every
             what = f"{new} more records of {self.plan.ensemble_size} members"
             check_memory(2 * new * self.plan.row_bytes * self.plan.ensemble_size, self.memory, what)
+        check_progress(progress)
         saved = ckpt.as_checkpoint(checkpoint)
         outcome = self.on_divergence if on_divergence is None else on_divergence
         return self.go(total, progress, saved, budget, outcome, resume=False)
@@ -335,10 +336,10 @@ class Engine:
     def save(self, path: Path) -> None:
         """Writes the whole state atomically."""
         leaves = jax.tree.leaves(self.gather())
-        recorded = self.records()
-        extra = [] if recorded is None else list(recorded)
-        extra.append(self._layout())
-        header = {
+        ckpt.save(path, self._header(), [*leaves, *(self.records() or ()), self._layout()])
+
+    def _header(self) -> dict:
+        return {
             "fingerprint": self.fingerprint,
             "versions": ckpt.versions(),
             "done": self.done,
@@ -346,12 +347,10 @@ class Engine:
             "member_steps": self.member_steps,
             "look": self._look,
             "cut": self._cut(),
-            "num_leaves": len(leaves) + len(extra),
         }
-        ckpt.save(path, header, [*leaves, *extra])
 
     def _restore(self, path: Path, total: int) -> None:
-        header, arrays = ckpt.load(path, self.fingerprint)
+        header, arrays = ckpt.load(path, self._header())
         if header["done"] > total:
             raise ValueError(
                 f"checkpoint={str(path)!r} is at iteration {header['done']}, beyond "

@@ -8,9 +8,19 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._checks import check_key, check_whole
+from .._checks import (
+    check_choice,
+    check_flag,
+    check_key,
+    check_landscape,
+    check_number,
+    check_part,
+    check_progress,
+    check_whole,
+)
 from ..draws import STREAM_KEYS
 from ..dynamics.base import AbstractProcess
+from ..landscapes.base import AbstractLandscape
 from ..measure.base import AbstractMeasure
 from ..terminal import StatusLine
 from ..types import Key
@@ -84,6 +94,7 @@ def simulate(
     time is spent; `DivergenceError` with the partial results.
     """
     check_outcome(on_divergence, budget)
+    check_progress(progress)
     saved = ckpt.as_checkpoint(checkpoint)
     StatusLine(progress).write(f"{type(process).__name__}: looking at its steps …")
     engine = prepare(
@@ -140,14 +151,18 @@ def prepare(
     check_stability: Literal["sample", "full", False] = "sample",
 ) -> Engine:
     """An engine at k = 0, everything checked. Arguments as in `simulate`."""
-    if not isinstance(process, AbstractProcess):
-        raise ValueError(f"simulate needs a process such as ss.SGD; got {process!r}.")
+    check_part("process", process, AbstractProcess, "a process such as ss.SGD")
+    check_landscape(process.landscape, AbstractLandscape)
     num_steps = check_whole("num_steps", num_steps, most=MOST_STEPS)
     ensemble_size = check_whole("ensemble_size", ensemble_size, most=2**32 - 1)
     key = check_key(key)
     process.check()
     check_length(process, num_steps)
     named = check_measures(measures, process, num_steps)
+    check_choice("check_stability", check_stability, ("sample", "full", False))
+    refill = check_flag("refill", refill)
+    if memory is not None:
+        memory = int(check_number("memory", memory, above=0))
     if record_every is not None:
         record_every = check_whole("record_every", record_every)
     if chunk_size is not None:
@@ -172,4 +187,4 @@ def prepare(
     for measure in named.values():
         measure.check_start(theta)
     judge_stability(process, theta, check_stability)
-    return Engine(process, named, theta, key, plan, record_every, bool(refill), memory)
+    return Engine(process, named, theta, key, plan, record_every, refill, memory)

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from .._checks import check_list, check_part, check_whole
 from ..memory import working_bytes
 from .advance import StepCost
 
@@ -53,16 +54,19 @@ def make_mesh(devices: int | Sequence[Any] | None) -> Mesh | None:
     if devices is None:
         return None
     everything = jax.devices()
-    if isinstance(devices, int):
-        if not 1 <= devices <= len(everything):
+    if isinstance(devices, int | np.integer):
+        number = check_whole("devices", devices)
+        if number > len(everything):
             raise ValueError(
                 f"devices={devices}, and JAX sees {len(everything)} ({everything[0].platform})."
             )
-        chosen = everything[:devices]
+        chosen = everything[:number]
     else:
-        chosen = list(devices)
+        chosen = check_list("devices", devices, "jax.devices()")
         if not chosen:
             raise ValueError("devices is empty: give a number of devices or a list of them.")
+        for i, device in enumerate(chosen):
+            check_part(f"devices[{i}]", device, jax.Device, "one of jax.devices()")
     return Mesh(np.array(chosen), ("members",), axis_types=(AxisType.Auto,))
 
 

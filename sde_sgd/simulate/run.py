@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Bool, Float, Int
 
+from .._checks import check_path
 from ..measure.base import MeasureResult
 from ..netcdf import write_dataset
 from .labels import Labels, plain_name, schedules, settings, versions
@@ -77,9 +78,9 @@ class Run:
                 self.failures[name] = error
 
     def __getitem__(self, name: str) -> Any:
-        if name in self.failures:
+        if isinstance(name, str) and name in self.failures:
             raise self.failures[name]
-        if name not in self.results:
+        if not isinstance(name, str) or name not in self.results:
             raise KeyError(f"No measure {name!r} in this run; it has {sorted(self.results)}.")
         return self.results[name]
 
@@ -236,7 +237,7 @@ class Run:
 
         **Raises:** `OSError` where it cannot be written; the old file is then as it was.
         """
-        write_dataset(self.to_xarray(), path)
+        write_dataset(self.to_xarray(), check_path("path", path))
 
 
 def load(path: str | Path) -> xr.Dataset:
@@ -247,7 +248,8 @@ def load(path: str | Path) -> xr.Dataset:
 
     **Raises:** `FileNotFoundError`; `ValueError` for a file of another kind.
     """
-    if not Path(path).exists():
+    path = check_path("path", path)
+    if not path.exists():
         raise FileNotFoundError(f"{str(path)!r} does not exist.")
     try:
         with xr.open_dataset(path, engine="h5netcdf") as data:

@@ -54,8 +54,6 @@ def judge_stability(process: AbstractProcess, theta: jax.Array, examples: str | 
     """
     if examples is False:
         return
-    if examples not in ("sample", "full"):
-        raise ValueError(f'check_stability must be "sample", "full" or False; got {examples!r}.')
     name, rate_name = type(process).__name__, "learning_rate"
     if isinstance(process, OverdampedEquation):
         process, rate_name = process.equation, "learning_rate/(1 − momentum)"

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from .._checks import as_real, real_values
+from .._checks import as_real, check_choice, in_brief, real_output, real_values, traced
 from ..draws import Stream, stream_keys, threefry
 from ..dynamics.base import AbstractProcess
 from ..measure.base import AbstractMeasure, check_carry, check_restart
@@ -41,7 +41,7 @@ def check_measures(measures: Any, process: AbstractProcess, num_steps: int) -> d
             )
         if not isinstance(measure, AbstractMeasure):
             raise ValueError(
-                f"measures[{name!r}] is {measure!r}, which is no measure: use ss.Moments, "
+                f"measures[{name!r}] is {in_brief(measure)}, which is no measure: use ss.Moments, "
                 f"ss.Histogram, ss.Snapshots, ss.FirstPassage or a subclass of AbstractMeasure."
             )
         measure.check(process, num_steps)
@@ -90,12 +90,10 @@ def check_state(members: Any) -> None:
 
 def check_outcome(on_divergence: Any, budget: Any) -> str:
     """What to do with diverged members, "raise" or "mask"; a budget of some seconds."""
-    if on_divergence not in ("raise", "mask"):
-        raise ValueError(f'on_divergence must be "raise" or "mask"; got {on_divergence!r}.')
     number = isinstance(budget, int | float | np.number) and not isinstance(budget, bool)
     if budget is not None and not (number and budget > 0):
-        raise ValueError(f"budget must be a number of seconds > 0; got {budget!r}.")
-    return on_divergence
+        raise ValueError(f"budget must be a number of seconds > 0; got {in_brief(budget)}.")
+    return check_choice("on_divergence", on_divergence, ("raise", "mask"))
 
 
 def warn_of_long_iterations(process: Any, budget: float | None) -> None:
@@ -119,10 +117,15 @@ def starts(process: AbstractProcess, theta0: Any, ensemble_size: int, key) -> ja
             f"theta0 is a model ({type(theta0).__name__}), and must be flat parameters: with "
             f"EmpiricalRisk the model's own are landscape.initial."
         )
+    bytes_ = 2 * ensemble_size * dim * dtype.itemsize
+    check_memory(bytes_, None, f"the starts of {ensemble_size} members")
     if callable(theta0):
         identity = jax.device_put(np.arange(ensemble_size, dtype=np.uint32))
         # Not compiled as a whole: a sampler may look at what has changed since its last call.
-        sampled: Any = jax.vmap(theta0)(_keys(stream_keys(key), identity))
+        with traced("theta0(key)"):
+            sampled = jax.vmap(lambda own: real_output("theta0(key)", theta0(own)))(
+                _keys(stream_keys(key), identity)
+            )
         if sampled.shape != (ensemble_size, dim):
             raise ValueError(
                 f"The sampler theta0(key) must give shape ({dim},); it gave {sampled.shape[1:]}."

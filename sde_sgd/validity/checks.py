@@ -3,12 +3,19 @@
 from typing import Any, NamedTuple
 
 import equinox as eqx
-import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jaxtyping import Float
 
-from .._checks import as_float64, as_real, check_key, check_number, check_whole
+from .._checks import (
+    as_float64,
+    check_key,
+    check_landscape,
+    check_list,
+    check_number,
+    check_point,
+    check_whole,
+)
 from ..dynamics.discrete import SGD
 from ..dynamics.optax_sgd import OptaxSGD
 from ..landscapes.base import AbstractFiniteSum, AbstractLandscape
@@ -103,13 +110,13 @@ def check_request(
         ("num_probes", 2, num_probes),
     ):
         check_whole(name, value, least)
-    for level in svag or ():
-        check_whole("svag", level, 2)
+    levels = None if svag is None else check_list("svag", svag, "(2, 4, 8)")
+    levels = None if levels is None else tuple(check_whole("svag", level, 2) for level in levels)
     key = check_key(key)
     explored = min(num_steps, 500) if explore_steps is None else explore_steps
-    check_whole("explore_steps", explored, 1)
+    explored = check_whole("explore_steps", explored, 1)
     size = default_sample(landscape) if sample is None else sample
-    check_whole("sample", size, 16)
+    size = check_whole("sample", size, 16)
     momentum = float(sgd.momentum)
     factor = sgd.sampling.noise_factor(landscape.num_examples)
     request = Request(
@@ -124,14 +131,14 @@ def check_request(
         num_paths=num_paths,
         explore_steps=explored,
         sample=size,
-        svag=_SVAG_LEVELS if svag is None else tuple(svag),
+        svag=_SVAG_LEVELS if levels is None else levels,
         svag_members=svag_members,
         svag_steps=svag_steps,
         num_probes=num_probes,
         remarks=(),
     )
     if momentum > 0 and request.svag:
-        left_out = ("SVAG left out: it has no momentum",) if svag else ()
+        left_out = ("SVAG left out: it has no momentum",) if levels else ()
         return request._replace(svag=(), remarks=left_out)
     gradients = svag_gradients(request)
     if svag is None and gradients * landscape.dimension > _SVAG_NUMBERS:
@@ -190,12 +197,8 @@ def check_run(landscape: Any, sgd: Any, theta: Any) -> Float[Any, " d"]:
             f"theta is a model ({type(theta).__name__}), and must be flat parameters: with "
             f"EmpiricalRisk the model's own are landscape.initial."
         )
-    point = as_real("theta", theta, landscape.dtype)
-    if point.shape != (landscape.dimension,):
-        raise ValueError(f"theta must have shape ({landscape.dimension},), got {point.shape}.")
-    if not bool(jnp.isfinite(point).all()):
-        raise ValueError("theta has entries that are not finite.")
-    return point
+    check_landscape(landscape, AbstractFiniteSum)
+    return check_point("theta", theta, landscape)
 
 
 def refuse_noiseless(settings: Settings, noise_trace: float, sgd: SGD) -> None:

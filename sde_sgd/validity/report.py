@@ -3,6 +3,7 @@
 import threading
 import time
 
+from .._checks import check_progress
 from ..terminal import StatusLine
 
 
@@ -15,6 +16,7 @@ class Report:
     """
 
     def __init__(self, name: str, stages: int, show: bool | None):
+        check_progress(show)
         self.line = StatusLine(show)
         self.name, self.stages, self.number = name, stages, 0
         self.started = time.monotonic()

@@ -9,7 +9,7 @@ import xarray as xr
 from jaxtyping import ArrayLike, Float, Int
 from matplotlib.figure import Figure
 
-from .._checks import as_float64
+from .._checks import as_float64, check_choice, in_brief, real_values
 from ..compare._text import text_table
 from ..dynamics.base import AbstractProcess
 from ..dynamics.discrete import SGD
@@ -153,8 +153,7 @@ def validity_scan(
     **Raises:** as `validity`; for an empty grid, sizes or rates out of range.
     """
     request = check_request(landscape, sgd, theta, key=key, **(options | {"svag": ()}))
-    if explored not in ("once", "each"):
-        raise ValueError(f'explored must be "once" or "each"; got {explored!r}.')
+    check_choice("explored", explored, ("once", "each"))
     own, size = request.settings, request.sgd.sampling.batch_size
     etas = _rates(learning_rates, own.learning_rate)
     sizes = _sizes(batch_sizes, size, request.landscape.num_examples)
@@ -227,20 +226,24 @@ def _cell(request: Request, ground: Ground, batch: int, eta: float) -> tuple[Set
 def _rates(given: Any, own: float) -> np.ndarray:
     rates = own * _FACTORS if given is None else as_float64("learning_rates", given)
     if rates.ndim != 1 or not len(rates) or not (np.isfinite(rates) & (rates > 0)).all():
-        raise ValueError(f"learning_rates must be finite numbers > 0 in one row; got {given!r}.")
+        raise ValueError(
+            f"learning_rates must be finite numbers > 0 in one row; got {in_brief(given)}."
+        )
     # The run's own, of which a rounded copy may be among them.
     kept = rates[~np.isclose(rates, own, rtol=1e-6)]
     return np.unique([*kept, own])
 
 
 def _sizes(given: Any, own: int, most: int) -> np.ndarray:
-    sizes = np.asarray(np.rint(own * _FACTORS) if given is None else given)
+    sizes = np.asarray(
+        np.rint(own * _FACTORS) if given is None else real_values("batch_sizes", given)
+    )
     if given is None:
         sizes = np.clip(sizes, 1, most).astype(int)
     if sizes.ndim != 1 or not len(sizes) or sizes.dtype.kind not in "iu":
-        raise ValueError(f"batch_sizes must be integers in one row; got {given!r}.")
+        raise ValueError(f"batch_sizes must be integers in one row; got {in_brief(given)}.")
     if sizes.min() < 1 or sizes.max() > most:
-        raise ValueError(f"batch_sizes must be from 1 to N = {most}; got {given!r}.")
+        raise ValueError(f"batch_sizes must be from 1 to N = {most}; got {in_brief(given)}.")
     return np.unique([*sizes, own])
 
 

@@ -202,7 +202,7 @@ def test_resolution():
     assert big.verdict == "agrees"
     small = ss.compare_law(normal(50), law, key=KEY, resolution=0.05)
     assert small.verdict == "inconclusive" and "add members" in small.rows[0].reason
-    with pytest.raises(ValueError, match="resolution must be finite"):
+    with pytest.raises(ValueError, match="resolution must be a finite number > 0"):
         ss.compare_law(normal(50), law, key=KEY, resolution=0.0)
 
 

@@ -71,7 +71,7 @@ def test_substeps(name, substeps):
 @pytest.mark.parametrize("order", [0, 3])
 def test_orders(order):
     """Order 1 or 2."""
-    with pytest.raises(ValueError, match="order must be 1 or 2"):
+    with pytest.raises(ValueError, match="order must be one of 1, 2"):
         equation(order=order)
 
 

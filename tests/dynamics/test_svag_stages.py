@@ -134,7 +134,7 @@ def test_bad_stages():
     land, other = least_squares(), least_squares()
     one, two = (ss.SGD(x, 0.1, ss.WithReplacement(1)) for x in (land, other))
     for processes, lengths, words in (
-        ([], [], "needs processes"),
+        ([], [], "processes is empty"),
         ([one], [1, 2], "integers ≥ 1"),
         ([one, two], [1, 2], "same landscape"),
         ([one, ss.SGD(land, lambda k: 0.1, ss.WithReplacement(1))], [1, 2], "constant"),

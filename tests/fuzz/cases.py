@@ -39,6 +39,8 @@ NO_RECIPE = dict.fromkeys(RESULTS, "the library makes it") | {
     "WhiteNoise": "takes no argument",
     "ExampleWeights": "takes no argument",
     "Stream": "an enumeration",
+    "Draws": "made by Draws.create",
+    "theory.MomentumLaw": "made by MomentumLaw.of",
     "plots.side_by_side_figure": "takes a result alone",
 }
 

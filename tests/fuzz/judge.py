@@ -20,6 +20,9 @@ PACKAGE = str(Path(sde_sgd.__file__).parent)
 # Programs longer than this are not compiled: what reaches the compiler has passed every check.
 LONGEST_PROGRAM = 20_000
 
+# Not empty while a case runs: the parts of a valid call are compiled, whatever they take.
+_running: list[bool] = []
+
 
 class Outcome(NamedTuple):
     """`kind`: accepted, compiles, refused, unnamed, user, raw, hang, crash or invalid."""
@@ -47,6 +50,7 @@ def raise_lines(file):
 
 def outcome(call, argument, value, seconds):
     """What `call()` did, where `argument` of it was replaced by `value`."""
+    _running.append(True)
     before = signal.signal(signal.SIGALRM, _stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
@@ -64,6 +68,7 @@ def outcome(call, argument, value, seconds):
         signal.setitimer(signal.ITIMER_REAL, 0)
         return _judged(error, argument, value)
     finally:
+        _running.clear()
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
 
@@ -94,6 +99,8 @@ def _told(value):
     """Short forms of a value that a message may show."""
     if isinstance(value, bool | int | float | str | bytes | complex | type(None)):
         return {repr(value)[:40]}
+    if isinstance(value, Path):
+        return {str(value)}
     return {getattr(value, "__name__", None), f"a {type(value).__name__}"}
 
 
@@ -110,7 +117,7 @@ def stop_at_the_compiler():
 
     def short_only(backend, computation, *arguments, **options):
         text = computation.operation.get_asm(large_elements_limit=8)
-        if len(text) > LONGEST_PROGRAM:
+        if _running and len(text) > LONGEST_PROGRAM:
             raise Compiles
         return compile_(backend, computation, *arguments, **options)
 

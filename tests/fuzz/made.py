@@ -2,6 +2,7 @@
 
 from functools import cached_property
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -15,8 +16,8 @@ Y = RNG.normal(size=6)
 H = np.array([[1.0, 0.2], [0.2, 0.5]])
 C = np.array([[0.3, 0.1], [0.1, 0.2]])
 THETA = np.array([1.0, -0.5])
-ROWS = RNG.normal(size=(12, 2))
-MORE = RNG.normal(size=(12, 2))
+ROWS = RNG.normal(size=(24, 2))
+MORE = RNG.normal(size=(24, 2))
 
 
 def first(theta):
@@ -85,7 +86,7 @@ class Made:
 
     @cached_property
     def fitted(self):
-        runs = RNG.normal(size=(400, 3, 1)).cumsum(0)
+        runs = RNG.normal(size=(60, 10, 1)).cumsum(0)
         return ss.identify_sparse(runs, self.basis, time_step=0.1, failure_rate=None)
 
     @cached_property
@@ -101,12 +102,12 @@ class Made:
     def run(self):
         watched = {
             "histogram": ss.Histogram([-1.0, 0.0, 1.0], of=first),
-            "passage": ss.FirstPassage(lambda t: t[0] > 0.5),
+            "passage": ss.FirstPassage(lambda t: t[0] > 5.0),
             "occupation": ss.Occupation(lambda t: jnp.where(t[0] > 0, 1, 0), 2),
-            "autocovariance": ss.Autocovariance(first, max_lag=1),
+            "autocovariance": ss.Autocovariance(first, max_lag=30),
         }
         return ss.simulate(
-            self.sgd, THETA, num_steps=8, ensemble_size=4, key=self.key, measures=watched,
+            self.sgd, THETA, num_steps=80, ensemble_size=4, key=self.key, measures=watched,
             progress=False, check_stability=False,
         )  # fmt: skip
 
@@ -120,7 +121,11 @@ class Made:
 
     @cached_property
     def linear_model(self):
-        return [jnp.ones(2)]
+        return eqx.nn.Linear(2, "scalar", key=jr.key(0))
+
+    @cached_property
+    def network(self):
+        return ss.EmpiricalRisk(self.linear_model, X, Y, ss.squared_error)
 
 
 made = Made()

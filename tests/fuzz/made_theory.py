@@ -7,7 +7,7 @@ import numpy as np
 
 import sde_sgd as ss
 
-r = np.random.default_rng(3)
+r = np.random.default_rng(0)
 X1 = r.normal(size=6)
 Y1 = X1 + r.normal(size=6)
 X2 = r.normal(size=(6, 2))

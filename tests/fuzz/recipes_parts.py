@@ -98,14 +98,14 @@ add(
     lambda: (ss.digits_regression, dict(num_directions=2, targets="parity", **_split)),
 )
 add("cross_entropy", lambda: (ss.cross_entropy, dict(logits=jnp.ones(2), label=1)))
-add("squared_error", lambda: (ss.squared_error, dict(prediction=jnp.ones(2), target=1.0)))
+add("squared_error", lambda: (ss.squared_error, dict(prediction=jnp.ones(2), target=jnp.ones(2))))
 add(
     "LeastSquares.minimise",
     lambda: (
         made.sum.minimise,
         dict(
             theta=THETA,
-            method="newton",
+            method="newton-cg",
             tolerance=1e-6,
             max_steps=5,
             budget=None,
@@ -281,7 +281,7 @@ add(
             landscape=made.sum,
             optimizer=ss.Adam(0.1),
             sampling=made.sampling,
-            learning_rate=0.1,
+            learning_rate=None,
         ),
     ),
 )

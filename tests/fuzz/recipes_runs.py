@@ -12,6 +12,7 @@ from .made import first, made, MORE, ROWS, THETA
 from .recipes import add
 
 KEY = jr.key(0)
+_many = np.random.default_rng(3).normal(size=100)
 _when = dict(burn_in=0, every=1)
 _run = dict(num_steps=2, ensemble_size=4, key=KEY)
 
@@ -121,7 +122,12 @@ add(
     "EntropyProduction",
     lambda: (
         ss.EntropyProduction,
-        dict(log_ratio=lambda x, y: x[0] - y[0], log_density=None, at=(1, 2), burn_in=0),
+        dict(
+            log_ratio=lambda x, y: x[0] - y[0],
+            log_density=lambda x: -(x[0] ** 2),
+            at=(1, 2),
+            burn_in=0,
+        ),
     ),
 )
 add("transition_log_ratio", lambda: (ss.transition_log_ratio, dict(process=made.gaussian_sgd)))
@@ -144,8 +150,8 @@ add(
 )
 add("weight_matrix", lambda: (
     ss.weight_matrix,
-    dict(landscape=ss.EmpiricalRisk(jnp.ones((2, 2)), ROWS, MORE, ss.squared_error),
-         where=lambda m: m),
+    dict(landscape=made.network,
+         where=lambda m: m.weight),
 ))  # fmt: skip
 add(
     "binomial_interval",
@@ -156,9 +162,9 @@ add("noise_statistics", lambda: (
     dict(landscape=made.sum, theta=THETA, sampling=made.sampling, key=KEY, num_draws=64,
          num_steps=2, directions=1, block_size=4, tail_fraction=0.1),
 ))  # fmt: skip
-add("block_tail_index", lambda: (ss.block_tail_index, dict(samples=ROWS, block_size=3)))
-add("hill_tail_index", lambda: (ss.hill_tail_index, dict(samples=ROWS, fraction=0.3)))
-add("normality_test", lambda: (ss.normality_test, dict(samples=ROWS)))
+add("block_tail_index", lambda: (ss.block_tail_index, dict(samples=_many, block_size=3)))
+add("hill_tail_index", lambda: (ss.hill_tail_index, dict(samples=_many, fraction=0.3)))
+add("normality_test", lambda: (ss.normality_test, dict(samples=_many)))
 add("HistogramResult.quantile", lambda: (made.histogram.quantile, dict(level=0.5)))
 for _reading in ("rate_interval", "rate_limit"):
     add(
@@ -196,7 +202,7 @@ add("compare_laws", lambda: (ss.compare_laws, dict(x=ROWS[:, 0], y=MORE[:, 0], *
 add("wasserstein_per_direction", lambda: (ss.wasserstein_per_direction, dict(**_two, **_noisy)))
 add("sliced_wasserstein", lambda: (ss.sliced_wasserstein, dict(**_two, **_noisy, num_directions=4)))
 add("energy_distance", lambda: (ss.energy_distance, dict(**_two, **_noisy, unbiased=True)))
-add("wasserstein2", lambda: (ss.wasserstein2, dict(**_two, **_noisy)))
+add("wasserstein2", lambda: (ss.wasserstein2, dict(x=ROWS[:, 0], y=MORE[:, 0], **_noisy)))
 _third = dict(**_two, reference=ROWS + 1, **_noisy, num_directions=4)
 add("excess", lambda: (ss.excess, dict(**_third, distance="energy")))
 add("distance_table", lambda: (ss.distance_table, dict(**_third, distances=("energy",))))
@@ -207,7 +213,7 @@ add(
         dict(**_two, key=KEY, statistic="energy", num_permutations=19, num_directions=4),
     ),
 )
-add("paired_difference", lambda: (ss.paired_difference, dict(**_two, of=first)))
+add("paired_difference", lambda: (ss.paired_difference, dict(**_two, of=lambda x: x**2)))
 _weak = dict(ensemble_size=4, key=KEY, of=first, levels=2)
 add(
     "weak_error",
@@ -271,7 +277,8 @@ add("Basins.assign", lambda: (made.basins.assign, dict(points=[[-1.0], [0.5]])))
 add("label_by_nearest", lambda: (ss.label_by_nearest, dict(centres=[[-1.0], [1.0]], radius=0.5)))
 
 # Identification.
-_series = np.random.default_rng(1).normal(size=(60, 3, 1)).cumsum(0)
+_series = np.random.default_rng(1).normal(size=(60, 10, 1)).cumsum(0)
+_moving = np.random.default_rng(2).normal(size=(6, 250, 1)) * np.arange(1.0, 7.0)[:, None, None]
 _read = dict(time_step=0.1, lag=1)
 add("identify_linear", lambda: (ss.identify_linear, dict(observed=_series, **_read, centre=[0.0])))
 add("identify_sparse", lambda: (
@@ -286,7 +293,7 @@ add("identify_kramers_moyal", lambda: (
 ))  # fmt: skip
 add("identify_from_snapshots", lambda: (
     ss.identify_from_snapshots,
-    dict(observed=np.random.default_rng(2).normal(size=(6, 50, 1)), times=np.arange(6.0),
+    dict(observed=_moving, times=np.arange(6.0),
          basis=made.basis, variance_basis=ss.PolynomialBasis(1, 0), tests=None, linked=False,
          quadrature="spline"),
 ))  # fmt: skip

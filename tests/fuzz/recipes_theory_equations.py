@@ -124,7 +124,7 @@ add(
 add("theory.ScalarLaw.integrate", lambda: (made.scalar_law.integrate, dict(of=lambda x: x[0])))
 add(
     "theory.ScalarLaw.grid_error",
-    lambda: (made.batch_master.propagate(0.0, [1])[0].grid_error, dict(of=lambda x: x[0])),
+    lambda: (made.batch_master.stationary().grid_error, dict(of=lambda x: x[0])),
 )
 add("theory.ScalarLaw.cdf", lambda: (made.scalar_law.cdf, dict(x=0.1)))
 add("theory.ScalarLaw.pdf", lambda: (made.scalar_law.pdf, dict(x=0.1)))

@@ -262,9 +262,11 @@ BAD = {
     "between 0 and 1": lambda: ss.fractional_noise(1.0),
     "between 0 and 1; got 0": lambda: ss.fractional_noise(0.0),
     "num_states": lambda: ss.fractional_noise(0.3, 0),
-    "slowest < fastest": lambda: ss.fractional_noise(0.3, slowest=1.0, fastest=0.1),
+    "fastest must be a finite number > 1": lambda: ss.fractional_noise(
+        0.3, slowest=1.0, fastest=0.1
+    ),
     r"in \(0, 2\]": lambda: ss.StableNoise(2.1),
-    r"in \(0, 2\], 2 being": lambda: ss.StableNoise(0.0),
+    "index must be a finite number > 0": lambda: ss.StableNoise(0.0),
     "scale": lambda: ss.StableNoise(1.0, 0.0),
     "one weight for each rate": lambda: ss.ColouredNoise([1.0, 2.0], [1.0]),
     "> 0, per iteration": lambda: ss.ColouredNoise([0.0], [1.0]),

@@ -42,7 +42,7 @@ def attempt(monkeypatch):
     ("changed", "message"),
     [
         ({"distances": ("energy", "energy")}, "names one twice"),
-        ({"num_bootstrap": 1}, "num_bootstrap must be at least 2; got 1"),
+        ({"num_bootstrap": 1}, "num_bootstrap must be an integer ≥ 2; got 1"),
         ({"resolution": {"los": 0.1}}, r"no observable: \['los'\]; there are \['loss'\]"),
         ({"resolution": {"loss": -1.0}}, r"resolution\['loss'\] must be a finite number > 0"),
         ({"snapshots": 0}, "snapshots must be an integer ≥ 1"),

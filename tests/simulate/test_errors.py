@@ -88,7 +88,7 @@ BAD = {
     "substeps 0": (lambda: sde(substeps=0), "substeps must be an integer ≥ 1"),
     "no process": (
         lambda: ss.simulate("SGD", jnp.zeros(3), num_steps=1, ensemble_size=1, key=jr.key(0)),
-        "needs a process such as ss.SGD",
+        "process must be a process such as ss.SGD; got 'SGD'",
     ),
     "theta0 shape": (
         lambda: simulate(theta0=jnp.zeros(4)),
@@ -114,7 +114,10 @@ BAD = {
     "no steps": (lambda: simulate(num_steps=0), "num_steps must be an integer ≥ 1; got 0"),
     "negative steps": (lambda: simulate(num_steps=-3), "got -3"),
     "steps True": (lambda: simulate(num_steps=True), "got True"),
-    "too many steps": (lambda: simulate(num_steps=2**31), "num_steps must be at most"),
+    "too many steps": (
+        lambda: simulate(num_steps=2**31),
+        "num_steps must be an integer from 1 to 2147483647; got 2147483648",
+    ),
     "measures no dict": (lambda: simulate(measures=ss.Moments()), "measures must be a dictionary"),
     "measure string": (measured("moments"), r"measures\['m'\] is 'moments', which is no measure"),
     "measure class": (measured(ss.Moments), "which is no measure: use ss.Moments"),
@@ -141,9 +144,12 @@ BAD = {
     "budget < 0": (lambda: simulate(budget=-1.0), "got -1.0"),
     "budget NaN": (lambda: simulate(budget=float("nan")), "got nan"),
     "devices": (lambda: simulate(devices=99), r"devices=99, and JAX sees \d+ \(cpu\)"),
-    "devices 0": (lambda: simulate(devices=0), "devices=0"),
+    "devices 0": (lambda: simulate(devices=0), "devices must be an integer ≥ 1; got 0"),
     "devices []": (lambda: simulate(devices=[]), "devices is empty"),
-    "on_divergence": (lambda: simulate(on_divergence="ignore"), '"raise" or "mask"'),
+    "on_divergence": (
+        lambda: simulate(on_divergence="ignore"),
+        "on_divergence must be one of 'raise', 'mask'",
+    ),
     "two points, exits": (
         lambda: simulate(
             sde(increments="two_point"), measures={"m": ss.FirstPassage(left)}, refill=True

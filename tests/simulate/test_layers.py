@@ -9,6 +9,7 @@ import sde_sgd
 ROOT = Path(sde_sgd.__file__).parent
 ORDER = (
     "types",
+    "_brief",
     "_checks",
     "memory",
     "terminal",
@@ -31,7 +32,7 @@ ORDER = (
     "validity",
 )
 # Predictions never simulate, and never draw.
-ONLY = {"theory": {"types", "_checks", "landscapes", "noise"}}
+ONLY = {"theory": {"types", "_brief", "_checks", "landscapes", "noise"}}
 
 
 def layer(path):
