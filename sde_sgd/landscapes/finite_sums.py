@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from .._checks import as_real, check_non_negative, in_brief, real_array, real_values
+from .._checks import as_real, check_flag, check_non_negative, real_array, real_values
 from ..types import RealLike, Vector, Weights
 from .base import AbstractFiniteSum
 from .noise_forms import AbstractNoiseForm, ExampleWeights, ResidualMoments
@@ -113,9 +113,7 @@ class LogisticRegression(AbstractFiniteSum):
             raise ValueError(f"LogisticRegression needs inputs (N, features); got {inputs.shape}.")
         self.data = (inputs, labels)
         self.l2 = check_non_negative("l2", l2, inputs.dtype)
-        if not isinstance(bias, bool | np.bool_):
-            raise ValueError(f"bias must be True or False; got {in_brief(bias)}.")
-        self.bias = bool(bias)
+        self.bias = check_flag("bias", bias)
         self.noise_form = ExampleWeights()
 
     @property

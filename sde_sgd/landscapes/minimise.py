@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.optimize import minimize
 
-from .._checks import as_real, check_choice, check_number, check_whole, in_brief
+from .._checks import as_real, check_choice, check_number, check_progress, check_whole, in_brief
 from ..terminal import Interrupt
 from ..types import RealLike
 from .base import AbstractLandscape
@@ -37,6 +37,7 @@ def minimise(
     """See `AbstractLandscape.minimise`."""
     check_choice("method", method, METHODS)
     most = check_whole("max_steps", max_steps)
+    check_progress(progress)
     share = check_number("tolerance", tolerance, above=0)
     seconds = math.inf if budget is None else check_number("budget", budget, above=0)
     start = _start(landscape, theta)

@@ -166,7 +166,9 @@ def check_tokens(model: Any, inputs: PyTree[Array]) -> None:
 
 def warn_user(message: str) -> None:
     """A warning located at the line that made the landscape."""
-    frame, level = sys._getframe(1), 1
-    while frame is not None and frame.f_code.co_filename.startswith(_INSIDE):
-        frame, level = frame.f_back, level + 1
-    warnings.warn(message, stacklevel=level + 1)
+    frame, depth, level = sys._getframe(1), 1, 1
+    while frame is not None:
+        if frame.f_code.co_filename.startswith(_INSIDE):
+            level = depth + 2
+        frame, depth = frame.f_back, depth + 1
+    warnings.warn(message, stacklevel=level)

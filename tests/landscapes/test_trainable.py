@@ -192,7 +192,8 @@ def test_frozen_batch_norm_is_an_affine_layer(mode):
 
     @eqx.filter_jit
     def see(state, batch):
-        return jax.vmap(model, "batch", (0, None), (0, None), axis_name="batch")(batch, state)[1]
+        seen = jax.vmap(model, in_axes=(0, None), out_axes=(0, None), axis_name="batch")
+        return seen(batch, state)[1]
 
     for seed in range(10):
         state = see(state, jnp.asarray(normal(seed, 5, 3) + 2))
