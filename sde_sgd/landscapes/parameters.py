@@ -57,12 +57,13 @@ class Parameters(eqx.Module):
         if structure == whole:
             chosen = zip(leaves, own, strict=True)
             leaves = [leaf for leaf, place in chosen if isinstance(place, Slot)]
-        shapes = [jnp.shape(leaf) for leaf in leaves]
-        if shapes != [slot.shape for slot in self.slots]:
+        shapes = [leaf.shape for leaf in leaves if hasattr(leaf, "shape")]
+        wanted = [slot.shape for slot in self.slots]
+        if shapes != wanted or len(leaves) != len(wanted):
             raise ValueError(
-                f"These are not the parameters of the landscape's model, which are arrays of "
-                f"shapes {in_brief([slot.shape for slot in self.slots])}; got "
-                f"{in_brief(shapes)}. Pass a model of the same structure, or what unravel gives."
+                f"These are not the parameters of the landscape's model, which are arrays of the "
+                f"shapes {in_brief(wanted)}; got {in_brief(shapes)}. Pass a model of the same "
+                f"structure, or what unravel gives."
             )
         return jnp.concatenate([jnp.ravel(leaf) for leaf in leaves])
 
