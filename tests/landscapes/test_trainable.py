@@ -133,7 +133,7 @@ def test_noise_and_decay_leave_the_fixed_arrays():
         ss.OptaxSGD(landscape, optax.adamw(0.1, weight_decay=0.5), sampling),
     ):
         run = ss.simulate(process, landscape.initial, num_steps=3, ensemble_size=2, key=jr.key(1))
-        after = run.positions[0]
+        after = jnp.asarray(run.positions[0])
         assert float(np.abs(after - landscape.initial).max()) > 1e-3
         for one, other in zip(before, fixed_part(landscape, after), strict=True):
             np.testing.assert_array_equal(one, other)
