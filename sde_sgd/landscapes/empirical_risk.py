@@ -68,7 +68,7 @@ class EmpiricalRisk(AbstractFiniteSum):
         model: Any,
         inputs,
         targets,
-        example_loss: Callable,
+        example_loss: Any,
         *,
         l2: RealLike = 0.0,
         trainable: Any = True,

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -174,7 +175,7 @@ class GaussianTilts(AbstractPopulation):
     noise_covariance: Matrix
     _root: Float[Array, "d rank"]
 
-    def __init__(self, energy: Callable, noise_covariance):
+    def __init__(self, energy: Any, noise_covariance):
         matrix, root = check_covariance("noise_covariance", noise_covariance)
         self.energy = check_callable("energy", energy, "lambda theta: 0.5 * jnp.sum(theta**2)")
         self.noise_covariance = matrix

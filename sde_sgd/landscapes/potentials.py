@@ -5,6 +5,7 @@ noise: Σ_i z_i = 0 and (1/N) Σ_i z_i z_iᵀ = Σ. The sampling schemes index t
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -55,7 +56,7 @@ class Potential(AbstractFiniteSum):
     data: Float[Array, "n d"]
     noise_form: ConstantRoot
 
-    def __init__(self, energy: Callable, noise_covariance=None, *, tilts=None):
+    def __init__(self, energy: Any, noise_covariance=None, *, tilts=None):
         if (noise_covariance is None) == (tilts is None):
             raise ValueError("Potential needs either noise_covariance or tilts, and not both.")
         if tilts is None:
