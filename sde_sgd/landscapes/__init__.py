@@ -13,13 +13,8 @@ from .data import (
     random_labels,
     teacher_student,
 )
-from .finite_sums import (
-    cross_entropy,
-    EmpiricalRisk,
-    LeastSquares,
-    LogisticRegression,
-    squared_error,
-)
+from .empirical_risk import cross_entropy, EmpiricalRisk, squared_error
+from .finite_sums import LeastSquares, LogisticRegression
 from .gradient_flow import Ending, FlowEnd
 from .matrix_populations import (
     GaussianTilts,

@@ -17,6 +17,8 @@ from ..types import Indices, Matrix, RealLike, Scalar, Vector, Weights
 from .blocks import fitting_block, map_blocks, sum_blocks
 from .convolutions import channels_last
 from .noise_forms import AbstractNoiseForm
+from .probe import check_finite_sum, check_population
+from .validate import as_point
 
 if TYPE_CHECKING:
     from .minimise import Minimum
@@ -107,11 +109,12 @@ class AbstractLandscape(eqx.Module):
 
     def hessian(self, theta: Vector) -> Matrix:
         """∇²L(θ), (d, d)."""
-        return jax.jacfwd(self.gradient)(theta)
+        return jax.jacfwd(self.gradient)(as_point(self, theta))
 
     def hessian_vector_product(self, theta: Vector, vector: Vector) -> Vector:
         """∇²L(θ) v at the cost of two gradients."""
-        return jax.jvp(self.gradient, (theta,), (vector,))[1]
+        point, direction = as_point(self, theta), as_point(self, vector, "vector")
+        return jax.jvp(self.gradient, (point,), (direction,))[1]
 
     def minimise(
         self,
@@ -187,13 +190,22 @@ class AbstractFiniteSum(AbstractLandscape):
     data: eqx.AbstractVar[PyTree[Array]]
     noise_form: eqx.AbstractVar[AbstractNoiseForm]
 
+    def __check_init__(self):
+        check_finite_sum(self)
+
     @abc.abstractmethod
     def losses(self, theta: Vector, data: PyTree[Array]) -> Weights:
         """ℓ_i(θ) for the examples in `data`, (n,)."""
 
     @property
     def dtype(self) -> jnp.dtype:
-        return next(x.dtype for x in jax.tree.leaves(self.data) if eqx.is_inexact_array(x))
+        for leaf in jax.tree.leaves(self.data):
+            if eqx.is_inexact_array(leaf):
+                return leaf.dtype
+        raise ValueError(
+            f"The data of {type(self).__name__} have no floating array, whose dtype θ would have: "
+            f"give it a property `dtype`, or cast an array."
+        )
 
     @property
     def num_examples(self) -> int:
@@ -219,13 +231,14 @@ class AbstractFiniteSum(AbstractLandscape):
 
     def example_losses(self, theta: Vector) -> Weights:
         """ℓ_i(θ), (N,)."""
-        losses = channels_last(self.losses)
-        return map_blocks(lambda data: losses(theta, data), self.data, self.example_block)
+        losses, point = channels_last(self.losses), as_point(self, theta)
+        return map_blocks(lambda data: losses(point, data), self.data, self.example_block)
 
     def weighted_gradient(self, theta: Vector, weights: Weights) -> Vector:
         """Jᵀw = Σ_i w_i ∇ℓ_i(θ), (d,): one vector–Jacobian product whatever the weights."""
+        point = as_point(self, theta)
         return sum_blocks(
-            lambda data, own: self._pull_back(theta, data, own),
+            lambda data, own: self._pull_back(point, data, own),
             self.data,
             weights,
             self.example_block,
@@ -242,8 +255,9 @@ class AbstractFiniteSum(AbstractLandscape):
 
     def example_gradients(self, theta: Vector) -> Float[Array, "n d"]:
         """J, (N, d). Costs N gradients and N·d numbers: not for every step."""
+        point = as_point(self, theta)
         return map_blocks(
-            lambda data: self.gradients_of(theta, data), self.data, self.example_block
+            lambda data: self.gradients_of(point, data), self.data, self.example_block
         )
 
     def gradients_of(self, theta: Vector, data: PyTree[Array]) -> Float[Array, "n d"]:
@@ -270,21 +284,21 @@ class AbstractFiniteSum(AbstractLandscape):
         return jnp.mean(self.example_losses(theta))
 
     def gradient(self, theta: Vector) -> Vector:
-        return self.noise_form.gradient(self, theta)
+        return self.noise_form.gradient(self, as_point(self, theta))
 
     def minibatch_loss(self, theta: Vector, examples: Indices) -> Scalar:
-        losses = channels_last(self.losses)
+        losses, point = channels_last(self.losses), as_point(self, theta)
         values = map_blocks(
-            lambda some: losses(theta, self._rows(some)), examples, self.example_block
+            lambda some: losses(point, self._rows(some)), examples, self.example_block
         )
         return jnp.mean(values)
 
     def minibatch_gradient(self, theta: Vector, examples: Indices) -> Vector:
-        size = examples.shape[0]
+        size, point = examples.shape[0], as_point(self, theta)
         return sum_blocks(
-            lambda some, weights: self._pull_back(theta, self._rows(some), weights),
+            lambda some, weights: self._pull_back(point, self._rows(some), weights),
             examples,
-            jnp.full((size,), 1 / size, theta.dtype),
+            jnp.full((size,), 1 / size, point.dtype),
             self.example_block,
         )
 
@@ -296,13 +310,13 @@ class AbstractFiniteSum(AbstractLandscape):
         return root @ root.T
 
     def noisy_gradient(self, theta: Vector, z: Float[Array, " k"], amplitude) -> Vector:
-        return self.noise_form.noisy_gradient(self, theta, z, amplitude)
+        return self.noise_form.noisy_gradient(self, as_point(self, theta), z, amplitude)
 
     def covariance_root(self, theta: Vector) -> Float[Array, "d k"]:
-        return self.noise_form.root(self, theta)
+        return self.noise_form.root(self, as_point(self, theta))
 
     def gradient_variance(self, theta: Vector) -> Vector:
-        return self.noise_form.variance(self, theta)
+        return self.noise_form.variance(self, as_point(self, theta))
 
     def draw_examples(self, draws: Draws, batch_size: int) -> PyTree[Array]:
         return draws.integers((batch_size,), self.num_examples, Stream.BATCH)
@@ -334,6 +348,9 @@ class AbstractPopulation(AbstractLandscape):
             return draws.normal((batch_size, 1), ss.Stream.BATCH, self.dtype)
     ```
     """
+
+    def __check_init__(self):
+        check_population(self)
 
     @property
     def dtype(self) -> jnp.dtype:

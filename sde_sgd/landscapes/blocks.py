@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, PyTree
 
@@ -80,13 +79,6 @@ def fitting_block(gradient: Callable, point: Any, examples: PyTree[Any]) -> int:
     """
     each = max(_bytes(gradient, point, examples, 2) - _bytes(gradient, point, examples, 1), 1)
     return max(1, min(_length(examples), working_bytes() // (_MEMBERS * each)))
-
-
-def check_block(size: Any) -> int:
-    """`example_block` as a user gives it: an integer ≥ 1."""
-    if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
-        raise ValueError(f"example_block must be an integer ≥ 1; got {size!r}.")
-    return int(size)
 
 
 def _bytes(gradient: Callable, point: Any, examples: PyTree[Any], num: int) -> int:

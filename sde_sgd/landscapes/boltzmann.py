@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import check_covariance, check_positive
+from .._checks import check_covariance, check_positive, check_whole
 from ..draws import Draws, Stream
 from ..types import Matrix, RealLike, Scalar, Vector
 from .base import AbstractLandscape
@@ -20,8 +20,7 @@ def scalar_field_kernel(size: int, mass: RealLike) -> Float[Array, "n n"]:
 
     **Raises:** `ValueError` for a ring of fewer than three sites or m ≤ 0 (κ_0 = m² would be 0).
     """
-    if size < 3:
-        raise ValueError(f"scalar_field_kernel needs at least three sites; got {size}.")
+    size = check_whole("size", size, 3)
     m = check_positive("mass", mass)
     shift = jnp.roll(jnp.eye(size), 1, axis=1)
     return (m**2 + 2) * jnp.eye(size) - shift - shift.T
@@ -66,9 +65,7 @@ class GaussianRBM(AbstractLandscape):
                 f"kernel must be positive definite, or its field has no law; its rank is "
                 f"{root.shape[1]} of {matrix.shape[0]}. Take a mass > 0."
             )
-        hidden = matrix.shape[0] if num_hidden is None else num_hidden
-        if hidden < 1:
-            raise ValueError(f"num_hidden must be at least 1; got {hidden}.")
+        hidden = matrix.shape[0] if num_hidden is None else check_whole("num_hidden", num_hidden)
         self.kernel, self.num_hidden = matrix, hidden
         self.mass = check_positive("mass", mass, matrix.dtype)
         values, basis = np.linalg.eigh(np.asarray(matrix, np.float64))

@@ -5,7 +5,7 @@ asked for.
 """
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,8 +14,21 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
-from .._checks import as_real, check_covariance, check_non_negative, in_brief
+from .._checks import (
+    as_real,
+    check_choice,
+    check_covariance,
+    check_key,
+    check_non_negative,
+    check_number,
+    check_whole,
+    in_brief,
+    real_array,
+    real_output,
+)
 from ..types import Key, RealLike
+from .probe import probe
+from .validate import numbers
 
 
 class Dataset(NamedTuple):
@@ -34,6 +47,11 @@ class Dataset(NamedTuple):
     test_inputs: Float[Array, "n_test ..."]
     test_targets: Shaped[Array, " n_test"]
     name: str
+
+    def __repr__(self) -> str:
+        arrays = zip(self._fields, self[:4], strict=False)
+        shapes = ", ".join(f"{name} {a.shape} {a.dtype}" for name, a in arrays)
+        return f"Dataset {self.name}: {shapes}"
 
 
 def digits(
@@ -156,9 +174,10 @@ def digits_regression(
 
     **Raises:** as `digits`.
     """
+    check_choice("targets", targets, ("parity", "label"))
     data = digits(
         scaling="unit",
-        principal_directions=num_directions,
+        principal_directions=check_whole("num_directions", num_directions),
         test_fraction=test_fraction,
         seed=seed,
         dtype=dtype,
@@ -166,10 +185,8 @@ def digits_regression(
     labels = np.asarray(data.targets, np.float64), np.asarray(data.test_targets, np.float64)
     if targets == "parity":
         train, test = (1 - 2 * (label % 2) for label in labels)
-    elif targets == "label":
-        train, test = _standardise(*labels)
     else:
-        raise ValueError(f'targets must be "parity" or "label"; got {in_brief(targets)}.')
+        train, test = _standardise(*labels)
     real = data.inputs.dtype
     return data._replace(
         targets=jnp.asarray(train, real),
@@ -203,11 +220,10 @@ def teacher_student(
     **Raises:** `ValueError` for sizes < 1, negative σ, an A that is no covariance, a teacher whose
     output is no scalar.
     """
-    if num_examples < 1 or dimension < 1 or num_test < 0:
-        raise ValueError(
-            f"teacher_student needs num_examples ≥ 1, dimension ≥ 1 and num_test ≥ 0; got "
-            f"{num_examples}, {dimension} and {num_test}."
-        )
+    num_examples = check_whole("num_examples", num_examples)
+    dimension = check_whole("dimension", dimension)
+    num_test = check_whole("num_test", num_test, 0)
+    check_key(key)
     covariance = jnp.eye(dimension) if feature_covariance is None else feature_covariance
     covariance, root = check_covariance("feature_covariance", covariance)
     if covariance.shape != (dimension, dimension):
@@ -223,25 +239,24 @@ def teacher_student(
     if teacher is None:
         teacher = jr.normal(key_teacher, (dimension,), dtype) / np.sqrt(dimension)
     if callable(teacher):
-        clean = jax.vmap(teacher)(inputs)
+        shape = probe("teacher", teacher, jax.ShapeDtypeStruct((dimension,), dtype))
+        if not isinstance(shape, jax.ShapeDtypeStruct) or shape.shape != ():
+            raise ValueError(
+                f"teacher must give one scalar an example; it gives "
+                f"{getattr(shape, 'shape', type(shape).__name__)}."
+            )
+        clean = real_output("teacher(x)", jax.vmap(teacher)(inputs))
     else:
         weights = as_real("teacher", teacher, dtype)
         if weights.shape != (dimension,):
             raise ValueError(f"teacher must have shape ({dimension},); got {weights.shape}.")
         clean = inputs @ weights
-    if clean.shape != (total,):
-        raise ValueError(
-            f"teacher must give one scalar an example; its outputs have shape {clean.shape} for "
-            f"{total} examples."
-        )
     targets = clean.astype(dtype) + sigma * jr.normal(key_noise, (total,), dtype)
     train, test = slice(num_examples), slice(num_examples, None)
     return Dataset(inputs[train], targets[train], inputs[test], targets[test], "teacher_student")
 
 
-def random_labels(
-    targets: Shaped[Array, " n"], key: Key, num_classes: int | None = None
-) -> Shaped[Array, " n"]:
+def random_labels(targets: Any, key: Key, num_classes: int | None = None) -> Shaped[Array, " n"]:
     """Targets without relation to the inputs, (N,).
 
     A random permutation of `targets`, which keeps how many there are of each; with `num_classes`
@@ -249,21 +264,25 @@ def random_labels(
 
     **Raises:** `ValueError` for `num_classes` < 2.
     """
+    labels = real_array("targets", numbers("targets", targets))
+    if labels.ndim != 1:
+        raise ValueError(f"targets must have shape (N,); got {labels.shape}.")
+    check_key(key)
     if num_classes is None:
-        return jr.permutation(key, targets)
-    if num_classes < 2:
-        raise ValueError(f"random_labels needs num_classes ≥ 2; got {in_brief(num_classes)}.")
-    return jr.randint(key, targets.shape, 0, num_classes, jnp.int32)
+        return jr.permutation(key, labels)
+    most = check_whole("num_classes", num_classes, 2)
+    return jr.randint(key, labels.shape, 0, most, jnp.int32)
 
 
 class _Split:
     """One shuffled split into training and test examples, of any number of arrays."""
 
     def __init__(self, test_fraction: float, seed: int, dtype):
-        if not 0 <= test_fraction < 1:
+        self.test_fraction = check_number("test_fraction", test_fraction, below=1)
+        if self.test_fraction < 0:
             raise ValueError(f"test_fraction must be in [0, 1); got {in_brief(test_fraction)}.")
-        self.test_fraction, self.seed = test_fraction, seed
-        self.dtype = jnp.result_type(float) if dtype is None else dtype
+        self.seed = check_whole("seed", seed, 0)
+        self.dtype = _floating(dtype)
 
     def __call__(self, array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         num_test = int(self.test_fraction * len(array))
@@ -278,6 +297,17 @@ class _Split:
         return Dataset(*train, convert(test_inputs), convert(test_targets), name)
 
 
+def _floating(dtype: Any) -> np.dtype:
+    """The dtype of inputs, float32 or float64."""
+    try:
+        found = np.dtype(jnp.result_type(float) if dtype is None else dtype)
+    except TypeError as error:
+        raise ValueError(f"dtype must be float32 or float64; got {in_brief(dtype)}.") from error
+    if found not in (np.float32, np.float64):
+        raise ValueError(f"dtype must be float32 or float64; got {found}.")
+    return jax.dtypes.canonicalize_dtype(found)
+
+
 def _images(
     name: str,
     pixels: np.ndarray,
@@ -290,15 +320,15 @@ def _images(
     split: _Split,
 ) -> Dataset:
     """Chosen classes of flat `pixels` in [0, 1], split, scaled and laid out."""
-    kept = list(range(10) if classes is None else classes)
-    if len(set(kept)) != len(kept) or len(kept) < 2 or not set(kept) <= set(range(10)):
+    given = range(10) if classes is None else classes
+    kept = [] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
+    whole = all(isinstance(c, int | np.integer) and 0 <= c < 10 for c in kept)
+    if len(kept) < 2 or not whole or len(set(kept)) != len(kept):
         raise ValueError(
             f"classes must be at least two different digits 0…9; got {in_brief(classes)}."
         )
-    if scaling not in ("standard", "unit"):
-        raise ValueError(f'scaling must be "standard" or "unit"; got {in_brief(scaling)}.')
-    if layout not in ("flat", "images"):
-        raise ValueError(f'layout must be "flat" or "images"; got {in_brief(layout)}.')
+    check_choice("scaling", scaling, ("standard", "unit"))
+    check_choice("layout", layout, ("flat", "images"))
     if layout == "images" and principal_directions is not None:
         raise ValueError('principal_directions are no images: leave layout="flat".')
     chosen = np.isin(digit, kept)
@@ -323,10 +353,7 @@ def _standardise(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.nd
 
 def _project(train: np.ndarray, test: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Both on the first k principal directions of `train`, the first of standard deviation 1."""
-    if not 1 <= k <= min(train.shape):
-        raise ValueError(
-            f"principal_directions must be in 1…{min(train.shape)}; got {in_brief(k)}."
-        )
+    k = check_whole("principal_directions", k, 1, min(train.shape))
     mean = train.mean(axis=0)
     _, singular, rows = np.linalg.svd(train - mean, full_matrices=False)
     # The sign of a singular vector is arbitrary: its largest entry is made positive.
@@ -341,5 +368,6 @@ def _package(module: str, package: str, wanted: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise ImportError(
-            f'The data set {wanted} comes with {package}: pip install "sde_sgd[experiments]".'
+            f"The data set {wanted} comes with {package}, which is not installed: pip install "
+            f"{package}."
         ) from error

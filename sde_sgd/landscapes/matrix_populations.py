@@ -4,16 +4,26 @@
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import as_real, check_covariance, check_finite, check_non_negative
+from .._checks import (
+    as_real,
+    check_callable,
+    check_covariance,
+    check_finite,
+    check_non_negative,
+    check_positive,
+    check_whole,
+)
 from ..draws import Draws, Stream
 from ..types import Matrix, RealLike, Scalar, Vector
 from .base import AbstractLandscape, AbstractPopulation
+from .probe import probe_scalar
 
 
 def symmetric_gaussian(z: Float[Array, " entries"], size: int) -> Float[Array, "size size"]:
@@ -165,16 +175,13 @@ class GaussianTilts(AbstractPopulation):
     noise_covariance: Matrix
     _root: Float[Array, "d rank"]
 
-    def __init__(self, energy: Callable, noise_covariance):
+    def __init__(self, energy: Any, noise_covariance):
         matrix, root = check_covariance("noise_covariance", noise_covariance)
-        self.energy, self.noise_covariance = energy, matrix
+        self.energy = check_callable("energy", energy, "lambda theta: 0.5 * jnp.sum(theta**2)")
+        self.noise_covariance = matrix
         self._root = jnp.asarray(root, matrix.dtype)
-        value = jax.eval_shape(energy, jax.ShapeDtypeStruct((self.dimension,), self.dtype))
-        if value.shape != () or value.dtype != self.dtype:
-            raise ValueError(
-                f"energy must map θ of shape ({self.dimension},) and dtype {self.dtype} to a "
-                f"scalar of that dtype; got shape {value.shape} and dtype {value.dtype}."
-            )
+        point = jax.ShapeDtypeStruct((self.dimension,), self.dtype)
+        probe_scalar("energy", energy, self.dtype, point)
 
     @property
     def dimension(self) -> int:
@@ -211,11 +218,7 @@ def symmetric_noise_covariance(size: int, scale: RealLike) -> Float[Array, "d d"
 
     **Raises:** `ValueError` for size < 1 or scale ≤ 0.
     """
-    if size < 1 or not 0 < float(scale) < np.inf:
-        raise ValueError(
-            f"symmetric_noise_covariance needs size ≥ 1 and a finite scale > 0; got {size}, "
-            f"{float(scale)}."
-        )
+    size, scale = check_whole("size", size), check_positive("scale", scale)
     delta = jnp.eye(size)
     same = jnp.einsum("ac,bd->abcd", delta, delta)
     return scale**2 * (same + same.transpose(0, 1, 3, 2)).reshape(size**2, size**2)

@@ -88,12 +88,17 @@ class Surroundings(NamedTuple):
     """The curvature at a point. Beyond d = 64 the ends of the spectrum that Lanczos' method sees.
 
     **Fields:** `smallest`, `largest` eigenvalue of ∇²L; `newton`, |(∇²L)⁻¹∇L| without flat
-    directions: how far the minimum is if L is a parabola.
+    directions: how far the minimum is if L is a parabola; `least` (d,), the direction of the
+    smallest eigenvalue; `vectors` (k, d), all directions, and which of them are `flat` (k,), none
+    of both beyond d = 64.
     """
 
     smallest: Float[Any, ""]
     largest: Float[Any, ""]
     newton: Float[Any, ""]
+    least: Float[Any, " d"]
+    vectors: Float[Any, "k d"]
+    flat: Any
 
 
 @eqx.filter_jit
@@ -103,14 +108,25 @@ def surroundings(landscape: AbstractLandscape, theta: Vector) -> Surroundings:
 
     def seen_from(vector):
         modes = modes_at(landscape, theta, vector)
-        smallest = jnp.where(modes.real, modes.values, jnp.inf).min()
+        upwards = jnp.where(modes.real, modes.values, jnp.inf)
         largest = jnp.where(modes.real, modes.values, -jnp.inf).max()
-        return smallest, largest, newton_length(modes, modes.vectors @ slope)
+        newton = newton_length(modes, modes.vectors @ slope)
+        least = modes.vectors[jnp.argmin(upwards)]
+        return Surroundings(upwards.min(), largest, newton, least, modes.vectors, modes.flat)
 
     if len(theta) <= MOST_MODES:
-        return Surroundings(*seen_from(slope))
-    smallest, largest, newton = lax.map(seen_from, jnp.stack([slope, _any_direction(theta)]))
-    return Surroundings(smallest.min(), largest.max(), newton[0])
+        return seen_from(slope)
+    seen = lax.map(seen_from, jnp.stack([slope, _any_direction(theta)]))
+    # Newton's step lies in the space of the gradient; its end of the spectrum may be in either.
+    which = jnp.argmin(seen.smallest)
+    return Surroundings(
+        seen.smallest.min(),
+        seen.largest.max(),
+        seen.newton[0],
+        seen.least[which],
+        seen.vectors[which, :0],
+        seen.flat[which, :0],
+    )
 
 
 def refuse_many_dimensions(what: str, dimension: int) -> None:

@@ -5,6 +5,7 @@ noise: Σ_i z_i = 0 and (1/N) Σ_i z_i z_iᵀ = Σ. The sampling schemes index t
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -14,6 +15,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .._checks import (
     as_real,
+    check_callable,
     check_covariance,
     check_finite,
     check_positive,
@@ -23,6 +25,7 @@ from .._checks import (
 from ..types import Matrix, RealLike, Scalar, Vector, Weights
 from .base import AbstractFiniteSum
 from .noise_forms import ConstantRoot
+from .probe import probe_scalar
 
 
 class Potential(AbstractFiniteSum):
@@ -53,7 +56,7 @@ class Potential(AbstractFiniteSum):
     data: Float[Array, "n d"]
     noise_form: ConstantRoot
 
-    def __init__(self, energy: Callable, noise_covariance=None, *, tilts=None):
+    def __init__(self, energy: Any, noise_covariance=None, *, tilts=None):
         if (noise_covariance is None) == (tilts is None):
             raise ValueError("Potential needs either noise_covariance or tilts, and not both.")
         if tilts is None:
@@ -65,16 +68,12 @@ class Potential(AbstractFiniteSum):
             points = _check_tilts(tilts)
             dtype = points.dtype
             basis = _column_space(np.asarray(points, np.float64), float(jnp.finfo(dtype).eps))
-        self.energy = energy
+        self.energy = check_callable("energy", energy, "lambda theta: 0.5 * jnp.sum(theta**2)")
         self.data = jnp.asarray(points, dtype)
         spread = np.asarray(points, np.float64).T @ basis / np.sqrt(len(basis))
         self.noise_form = ConstantRoot(energy, jnp.asarray(spread, dtype))
-        value = jax.eval_shape(energy, jax.ShapeDtypeStruct((self.dimension,), dtype))
-        if value.shape != () or value.dtype != dtype:
-            raise ValueError(
-                f"energy must map θ of shape ({self.dimension},) and dtype {dtype} to a scalar of "
-                f"that dtype; got shape {value.shape} and dtype {value.dtype}."
-            )
+        point = jax.ShapeDtypeStruct((self.dimension,), dtype)
+        probe_scalar("energy", energy, dtype, point)
 
     @property
     def dimension(self) -> int:

@@ -15,9 +15,8 @@ from ..landscapes.base import AbstractLandscape
 from ..simulate.warn import warn
 from .rules import different_rules
 
-# Fields that may differ although the loss is one: two landscapes made from the same data have
-# other functions that unravel θ, and other starts or blocks change no value.
-_SAME_LOSS = ("initial", "noise_form", "_unravel", "_block")
+# Fields that may differ although the loss is one: other starts or blocks change no value.
+_SAME_LOSS = ("initial", "noise_form", "_block")
 
 
 def check_sides(

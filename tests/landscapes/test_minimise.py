@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import sde_sgd as ss
-from sde_sgd.landscapes.minimise import _Search, METHODS
+from sde_sgd.landscapes.minimise import METHODS
+from sde_sgd.landscapes.search import Search
 
 
 def rosenbrock(theta):
@@ -133,16 +134,81 @@ def test_what_is_no_minimum(energy, start, options, reason):
     assert np.isfinite(found.theta).all()
 
 
+ALONG = (0.8, 0.6)
+
+
+def along(theta):
+    """A coordinate that is none of the axes, and the one across."""
+    return ALONG[0] * theta[0] + ALONG[1] * theta[1], ALONG[0] * theta[1] - ALONG[1] * theta[0]
+
+
+def valley(power, offset):
+    """U = u^n/n + v²/2 + offset, flat along u at the origin."""
+
+    def energy(theta):
+        u, v = along(theta)
+        return u**power / power + v**2 / 2 + offset
+
+    return energy
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.0])
+@pytest.mark.parametrize(
+    "energy",
+    [
+        lambda u, v: -(u**4),
+        lambda u, v: u**3 - 3 * u * v**2,
+        lambda u, v: u**3 + v**2,
+        lambda u, v: v**2 / 2 - u**4 + u**6,
+        lambda u, v: -(u**4) - v**4,
+        lambda u, v: u**2 * v**2 - u**4,
+    ],
+)
+def test_degenerate_saddles_are_no_minima(energy, offset):
+    """∇U = 0 and ∇²U ≥ 0 at the origin, and U falls from there with the third or fourth power."""
+    landscape = in_the_plane(lambda theta: energy(*along(theta)) + offset)
+    found = landscape.minimise([0.0, 0.0])
+    assert not found.converged
+    assert "degenerate saddle or maximum, move the start" in found.reason, found.reason
+
+
+def test_an_inflection_point_is_no_minimum():
+    """dx/dt = −3x² ends above 0 in x³, where U′ and U″ vanish."""
+    found = in_the_plane(lambda x: x[0] ** 3 + x[1] ** 2 + 1).minimise(
+        [0.5, 0.5], method="gradient-flow", max_steps=300
+    )
+    assert not found.converged, found.reason
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.0])
+@pytest.mark.parametrize("power", [4, 6])
+def test_degenerate_minima_are_minima(power, offset):
+    """u^n/n + v²/2 from u = 1: converged, and Newton's step u/(n − 1) is below √tolerance."""
+    landscape = in_the_plane(valley(power, offset))
+    found = landscape.minimise(ALONG)
+    assert found.converged, found.reason
+    assert abs(along(found.theta)[0]) < (power - 1) * 1e-3
+    at_rest = landscape.minimise([0.0, 0.0])
+    assert at_rest.converged, at_rest.reason
+
+
+def test_a_valley_of_minima_is_flat_and_no_saddle():
+    """(xy − 1)²: minima along xy = 1, where one curvature is zero and U does not fall."""
+    found = in_the_plane(lambda x: (x[0] * x[1] - 1) ** 2).minimise([2.0, 1.0], tolerance=1e-9)
+    assert found.converged, found.reason
+    np.testing.assert_allclose(found.theta[0] * found.theta[1], 1, rtol=1e-8)
+
+
 def test_interruption_and_progress(capsys, monkeypatch):
     """Ctrl-C gives the best point so far; progress=True writes where the search is."""
     landscape = in_the_plane(rosenbrock)
-    begin = _Search.begin
+    begin = Search.begin
 
     def interrupted(search, start):
         begin(search, start)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(_Search, "begin", interrupted)
+    monkeypatch.setattr(Search, "begin", interrupted)
     found = landscape.minimise([-1.2, 1.0], progress=True)
     assert not found.converged and "interrupted" in found.reason
     assert found.smallest_curvature is None

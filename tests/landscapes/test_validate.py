@@ -1,13 +1,29 @@
 """What the landscapes refuse, each with its reason."""
 
+import math
+from collections.abc import Callable
+
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
 from tools import normal
 
-from sde_sgd.landscapes import cross_entropy, EmpiricalRisk, LeastSquares, LogisticRegression
+from sde_sgd.draws import Stream
+from sde_sgd.landscapes import (
+    AbstractFiniteSum,
+    AbstractNoiseForm,
+    AbstractPopulation,
+    cross_entropy,
+    EmpiricalRisk,
+    ExampleWeights,
+    GaussianTilts,
+    LeastSquares,
+    LogisticRegression,
+    Potential,
+)
 
 NUM = 8
 
@@ -92,36 +108,138 @@ BAD = {
     ),
     "vector_loss": (
         lambda: EmpiricalRisk(mlp(), inputs(2), labels(3), lambda p, y: p - y),
-        r"one float64 scalar an example; got shape \(3,\)",
+        r"example_loss must return one float64 scalar; got shape \(3,\)",
     ),
     "model_dtype": (
         lambda: EmpiricalRisk(mlp(dtype=jnp.float32), inputs(2), labels(3), cross_entropy),
-        "parameters are float32, inputs are float64",
+        "The model's arrays are float32, inputs are float64: cast them all to float32 or all to",
     ),
+    "half_model": (
+        lambda: EmpiricalRisk(mlp(dtype=jnp.bfloat16), inputs(2), labels(3), cross_entropy),
+        "The model's parameters must be float32 or float64, not bfloat16",
+    ),
+    "words": (
+        lambda: EmpiricalRisk(mlp(), inputs(2), np.array(["a", "b"] * 4), cross_entropy),
+        r"targets must be real numbers, not of dtype <U1: number classes by np.unique\(targets",
+    ),
+    "ragged": (lambda: LeastSquares([[1.0], [2.0, 3.0]], [1.0, 2.0]), "rows of different lengths"),
+    "nothing": (lambda: LeastSquares(None, jnp.ones(NUM)), "inputs must be an array.*got None"),
 }
 
 
-@pytest.mark.parametrize(("make", "match"), BAD.values(), ids=BAD)
-def test_bad_input_is_refused_with_the_reason(make, match):
-    """ValueError with the offending value."""
+class Raising(eqx.Module):
+    weight: jax.Array
+
+    def __call__(self, x):
+        raise RuntimeError("of the model's own\nwith a second line")
+
+
+def risk(loss):
+    return EmpiricalRisk(mlp(), inputs(2), labels(3), loss)
+
+
+def potential(energy):
+    return Potential(energy, np.eye(2))
+
+
+class Sums(AbstractFiniteSum):
+    """ℓ_i = f(θ, x_i) in one dimension."""
+
+    data: jax.Array
+    function: Callable
+    noise_form: AbstractNoiseForm = ExampleWeights()
+
+    @property
+    def dimension(self):
+        return 1
+
+    def losses(self, theta, data):
+        return self.function(theta, data)
+
+
+class Fresh(AbstractPopulation):
+    """½θ² + xθ in one dimension, with a root that may be none."""
+
+    root: tuple[int, ...] = (1, 1)
+    draws: tuple[int, ...] = ()
+
+    @property
+    def dimension(self):
+        return 1
+
+    def loss(self, theta):
+        return 0.5 * jnp.sum(theta**2)
+
+    def example_loss(self, theta, example):
+        return 0.5 * jnp.sum(theta**2) + jnp.sum(example * theta)
+
+    def covariance_root(self, theta):
+        return jnp.ones(self.root, theta.dtype)
+
+    def draw_examples(self, draws, batch_size):
+        return draws.normal((*self.draws, batch_size, 1), Stream.BATCH, self.dtype)
+
+
+FUNCTIONS = {
+    "auxiliary": (
+        lambda: risk(lambda p, y: (cross_entropy(p, y), {})),
+        r"example_loss must return one scalar alone; it returned a tuple of 2: pass .*\[0\]",
+    ),
+    "no_return": (lambda: risk(lambda p, y: None), "must return numbers; it returned None"),
+    "branch": (
+        lambda: risk(lambda p, y: p[0] if p[0] > 0 else p[1]),
+        "example_loss decides by a number.*jnp.where",
+    ),
+    "or": (lambda: potential(lambda x: x[0] or x[1]), "energy decides by a number.*logical_or"),
+    "mask": (lambda: potential(lambda x: x[x > 0].sum()), "energy decides by a number"),
+    "math": (lambda: potential(lambda x: math.sin(x[0])), "energy takes a number out.*jnp.sin"),
+    "numpy": (lambda: GaussianTilts(lambda x: np.sin(x).sum(), np.eye(2)), "energy takes a numb"),
+    "raising_model": (
+        lambda: EmpiricalRisk(Raising(jnp.ones(2)), inputs(2), labels(3), cross_entropy),
+        r"The model raised RuntimeError when it was called on shape \(2,\) and dtype float64: of "
+        r"the model's own\. Give the inputs",
+    ),
+    "raising_loss": (
+        lambda: risk(lambda p: p.sum()),
+        "example_loss raised TypeError when .*takes 1 positional argument",
+    ),
+    "no_function": (lambda: potential(3.0), "energy must be a function, such as lambda.*got 3.0"),
+    "no_loss": (lambda: risk("mse"), "example_loss must be a function.*got 'mse'"),
+    "energy_shape": (lambda: potential(lambda x: x), r"energy must return one float64 scalar"),
+    "sum_of_losses": (
+        lambda: Sums(jnp.ones(3), lambda theta, data: jnp.sum(theta * data)),
+        r"Sums.losses\(theta, data\) of 2 rows must give shape \(2,\) and dtype float64; got",
+    ),
+    "integers_alone": (
+        lambda: Sums(jnp.arange(3), lambda theta, data: theta * data),
+        "data of Sums have no floating array.*dtype",
+    ),
+    "no_rows": (
+        lambda: Sums(jnp.ones(()), lambda theta, data: theta * data),
+        "data of Sums must be arrays with one leading axis",
+    ),
+    "root": (lambda: Fresh(root=(1,)), r"Fresh.covariance_root must give shape \(1, 1\)"),
+    "draws": (lambda: Fresh(draws=(3,)), r"Fresh.draw_examples.*must give arrays \(members, B"),
+}
+
+
+@pytest.mark.parametrize(("make", "match"), FUNCTIONS.values(), ids=FUNCTIONS)
+def test_a_users_function_is_named_when_it_fails(make, match):
+    """One sentence says whose fault it is, and the way out."""
     with pytest.raises(ValueError, match=match):
         make()
 
 
-def test_dropout_that_is_switched_off_is_accepted():
-    """eqx.nn.inference_mode(model) is stateless and deterministic."""
-    model = eqx.nn.inference_mode(dropout_model())
-    landscape = EmpiricalRisk(model, inputs(2), labels(3), cross_entropy)
-    assert bool(jnp.isfinite(landscape.loss(landscape.initial)))
+def test_a_class_of_the_users_own_that_fits_is_accepted():
+    """ℓ_i = x_iθ, and a population in one dimension."""
+    landscape = Sums(jnp.ones(3), lambda theta, data: theta[0] * data)
+    assert (landscape.dimension, Fresh().dimension) == (1, 1)
+    assert float(landscape.loss(jnp.array([2.0]))) == 2.0
 
 
-def test_a_landscape_keeps_its_data_when_the_array_changes():
-    """Inputs and targets are copies, also of arrays that lie as a device would lay them."""
-    memory = np.zeros(8 * 6 + 64, np.uint8)
-    first = -memory.ctypes.data % 64
-    aligned = memory[first : first + 8 * 6].view(float).reshape(6, 1)
-    aligned[:] = np.arange(6.0)[:, None]
-    landscape = LeastSquares(aligned, aligned[:, 0])
-    aligned[:] = 7.0
-    np.testing.assert_array_equal(landscape.data[0], np.arange(6.0)[:, None])
-    np.testing.assert_array_equal(landscape.data[1], np.arange(6.0))
+@pytest.mark.parametrize("name", ["loss", "gradient", "hessian", "covariance_root"])
+def test_the_point_is_checked(name):
+    """L and its derivatives at a θ of another length."""
+    landscape = LeastSquares(inputs(2), jnp.ones(NUM))
+    with pytest.raises(ValueError, match=r"theta must have shape \(2,\), got \(3,\)"):
+        getattr(landscape, name)(jnp.ones(3))
