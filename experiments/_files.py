@@ -78,13 +78,12 @@ def make_writable(folder: Path) -> None:
 
 
 def write_data(folder: Path, data: xr.Dataset, described: Described) -> None:
-    """`data.nc`, and `config.json` for people. **Raises:** `NotWritten`."""
-    known = dataclasses.asdict(described)
+    """`data.nc`, all or nothing. **Raises:** `NotWritten`."""
+    known = json.dumps(dataclasses.asdict(described))
     try:
-        write_dataset(data.assign_attrs({_DESCRIPTION: json.dumps(known)}), folder / "data.nc")
+        write_dataset(data.assign_attrs({_DESCRIPTION: known}), folder / "data.nc")
     except OSError as error:
         raise NotWritten(str(error.strerror or error)) from error
-    write_json(folder / "config.json", known)
 
 
 def read_data(folder: Path, name: str) -> tuple[Described, xr.Dataset]:

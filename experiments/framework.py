@@ -139,6 +139,7 @@ def _finish(
         "resumed": described.resumed,
         "checks": [comparison.row() for comparison in comparisons],
     }
+    files.write_json(folder / "config.json", dataclasses.asdict(described))
     files.write_json(folder / "verdict.json", verdict)
     files.write_figure(folder / "figure.png", figure)
     show(console, name, comparisons)

@@ -31,9 +31,9 @@ from .disks import can_mount
 from .problems import PROBLEMS
 from .trials import Outcome, VIOLATION
 
-COMMANDS = ("experiment", "--replot")
-KILLS = {"SGD": 12, "SDE": 12, "splitting": 10, "side_by_side": 8, "experiment": 5, "--replot": 3}
-INTERRUPTS = {"SGD": 2, "SDE": 2, "splitting": 2, "side_by_side": 2, "experiment": 1, "--replot": 1}
+COMMANDS = ("experiment", "replot")
+KILLS = {"SGD": 12, "SDE": 12, "splitting": 10, "side_by_side": 8, "experiment": 5, "replot": 3}
+INTERRUPTS = {"SGD": 2, "SDE": 2, "splitting": 2, "side_by_side": 2, "experiment": 1, "replot": 1}
 BUDGETS = {"SGD": 3, "SDE": 3, "splitting": 2, "side_by_side": 2}
 
 
@@ -59,19 +59,19 @@ def of_commands(names: list[str], work: Path, rng: np.random.Generator, quick: b
     done = [
         ("Ctrl-C", "experiment", commands.interrupted, INTERRUPTS["experiment"]),
         ("edited helper", "experiment", commands.edited, 1),
-        ("SIGKILL", "--replot", commands.replot_killed, KILLS["--replot"]),
-        ("Ctrl-C", "--replot", commands.replot_interrupted, INTERRUPTS["--replot"]),
+        ("SIGKILL", "replot", commands.replot_killed, KILLS["replot"]),
+        ("Ctrl-C", "replot", commands.replot_interrupted, INTERRUPTS["replot"]),
     ]
     if disks:
         done += [
             ("full disk", "experiment", commands.full_disk, 1),
             ("read-only folder", "experiment", commands.read_only, 1),
-            ("full disk", "--replot", commands.replot_full_disk, 1),
+            ("full disk", "replot", commands.replot_full_disk, 1),
         ]
     for what, problem, trial, count in done:
         for _ in range(1 if quick else count) if problem in names else ():
             yield commands.attempted(what, problem, lambda trial=trial: trial(command))
-    if "--replot" in names:
+    if "replot" in names:
         yield from commands.replot_broken(command)
 
 
@@ -96,7 +96,8 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="each thing once, two kills")
     parser.add_argument("--only", nargs="+", choices=every, default=every, metavar="PROBLEM")
     chosen = parser.parse_args()
-    assert framework.load(commands.NAME) and tyro
+    # What children import, and the digest of the sources that are loaded.
+    assert tyro and framework.load(commands.NAME) and framework.files.code()
     started, found = time.monotonic(), []
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)

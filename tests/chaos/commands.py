@@ -242,7 +242,7 @@ def replot_broken(command: Command) -> Iterator[Outcome]:
             require(_contents(out) == before, "a file was changed")
             return CLEAR
 
-        yield attempted("broken files", "--replot", refused)
+        yield attempted("broken files", "replot", refused)
     for name in ("config.json", "verdict.json", "figure.png"):
         out = command.out(copy=True)
         (out / NAME / name).write_bytes(b"{")
@@ -251,7 +251,7 @@ def replot_broken(command: Command) -> Iterator[Outcome]:
             command.finish(out, "--replot")
             return EQUAL
 
-        yield attempted("broken files", "--replot", works)
+        yield attempted("broken files", "replot", works)
 
 
 def attempted(what: str, problem: str, trial) -> Outcome:

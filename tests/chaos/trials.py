@@ -206,10 +206,11 @@ def full_disk(problem: Problem) -> str:
 
 
 def read_only(problem: Problem) -> str:
-    """A folder that cannot be written costs the checkpoints, not the run."""
+    """A folder that cannot be written costs the checkpoints, not the run, or is refused at once."""
     with Disk(problem.work / "disk", megabytes=4) as disk:
-        folder = disk.path / "run"
+        folder, fresh = disk.path / "run", disk.path / "fresh"
         prepare(folder)
+        prepare(fresh)
         problem.partial(folder)
         before = saved(folder)
         for path in before:
@@ -219,4 +220,7 @@ def read_only(problem: Problem) -> str:
         ended = of_problem(problem.name, folder).wait()
         require(ended.answer == problem.answer, "a read-only folder costs the run", ended)
         require(saved(folder) == before, "a good file was overwritten", ended)
+        ended = of_problem(problem.name, fresh).wait()
+        refused = ended.code == MESSAGE and "checkpoint=" in ended.message
+        require(refused or ended.answer == problem.answer, "no clear message", ended)
     return EQUAL

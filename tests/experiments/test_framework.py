@@ -84,6 +84,7 @@ def test_files_exit_code_and_replot(tmp_path, monkeypatch):
     (folder / "verdict.json").unlink()
     assert command.main([name, "--out", str(tmp_path), "--replot"]) == 1
     assert json.loads((folder / "verdict.json").read_text())["checks"] == first["checks"]
+    assert json.loads((folder / "config.json").read_text())["config"]["num_steps"] == 20
 
 
 @dataclasses.dataclass(frozen=True)
