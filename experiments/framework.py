@@ -101,6 +101,11 @@ def run(
         raise SystemExit(130) from None
     except files.NotWritten as error:
         raise SystemExit(f"{error} {kept.way}") from None
+    except ValueError as error:
+        if str(kept.folder) not in str(error):
+            raise
+        # A checkpoint that is broken, or of other data than there are now.
+        raise SystemExit(str(error)) from None
     finally:
         if not kept.found:
             kept.remove()

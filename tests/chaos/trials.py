@@ -66,6 +66,7 @@ class Problem:
         ended = of_problem(self.name, folder).wait()
         require(ended.code == COMPLETE, "the run does not go on", ended)
         require(ended.answer == self.answer, "other bits than undisturbed", ended)
+        require("Traceback" not in ended.err, "a traceback", ended)
         require(not list(folder.rglob("*.tmp")), "temporary files are left", ended)
 
     def partial(self, folder: Path) -> None:

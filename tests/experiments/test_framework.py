@@ -164,6 +164,14 @@ def test_an_interrupted_experiment_goes_on(tiny, tmp_path, monkeypatch, capsys):
     (kept,) = (out / "tiny" / "unfinished").iterdir()
     assert len(list(kept.iterdir())) == 2 and not (out / "tiny" / "data.nc").exists()
 
+    # A broken checkpoint is one sentence too.
+    path = kept / "0001.npz"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100])
+    with pytest.raises(SystemExit, match=r"0001\.npz.* is not a checkpoint .* remove it"):
+        command.main(["tiny", "--out", str(out)])
+    path.write_bytes(whole)
+
     # Another seed, preset or parameter starts anew and leaves what is kept.
     for other in (["--seed", "1"], ["--preset", "paper"], ["--rate", "0.3"]):
         counted = iterations(monkeypatch)
