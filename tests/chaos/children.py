@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import jax
 
@@ -96,12 +97,13 @@ class Child:
             time.sleep(0.005)
         seconds = time.monotonic() - self.started
         code = os.waitstatus_to_exitcode(status)
-        texts = []
-        for file in (self._out, self._err):
-            file.seek(0)
-            texts.append(file.read().decode(errors="replace"))
-            file.close()
-        return Ended(code, *texts, seconds)
+        return Ended(code, _written(self._out), _written(self._err), seconds)
+
+
+def _written(file: IO[bytes]) -> str:
+    with file:
+        file.seek(0)
+        return file.read().decode(errors="replace")
 
 
 def of_problem(name: str, folder: Path, budget: float | None = None) -> Child:
