@@ -2,9 +2,14 @@
 
 import dataclasses
 import io
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # Where nothing is there to save Ctrl-C ends the process, without a traceback of the imports.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import jax
 
@@ -38,7 +43,7 @@ def main(arguments: list[str]) -> int:
             )
         console.print(table)
         console.print(
-            "Run one: python -m experiments NAME [--preset paper] [--seed 0] [--out results]; "
+            f"Run one: python -m {__package__} NAME [--preset paper] [--seed 0] [--out results]; "
             "the default preset is smoke, and NAME --help shows every parameter."
         )
         return 0
@@ -57,7 +62,7 @@ def main(arguments: list[str]) -> int:
         preset: str = chosen
         """which of the experiment's presets to start from"""
         seed: int = 0
-        """of the random key"""
+        """of the random key, below 2⁶³"""
         out: Path = Path("results")
         """results go to OUT/NAME/"""
         replot: bool = False
@@ -66,8 +71,10 @@ def main(arguments: list[str]) -> int:
         """parameters that differ from the preset"""
 
     options = tyro.cli(
-        Options, args=rest, prog=f"python -m experiments {name}", description=module.__doc__
+        Options, args=rest, prog=f"python -m {__package__} {name}", description=module.__doc__
     )
+    if not -(2**63) <= options.seed < 2**63:
+        raise SystemExit(f"--seed {options.seed} does not fit into 64 bits: take one below 2⁶³.")
     good = framework.run(
         name, options.config, chosen, options.seed, options.out, options.replot, console
     )

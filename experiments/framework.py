@@ -12,7 +12,6 @@ An experiment is a module of this package with
 
 import dataclasses
 import importlib
-import json
 import pkgutil
 import platform
 import re
@@ -32,15 +31,18 @@ from rich.markup import escape
 from rich.table import Table
 
 import sde_sgd as ss
-from sde_sgd.netcdf import write_dataset
+from sde_sgd.simulate.checkpoint import checkpoints_in
+from sde_sgd.terminal import Interrupt
 
+from . import _files as files
+
+_SAVE_EVERY = 60.0
 _SHARED = {"framework", "peers", "probe", "__main__"}
 
 
 def names() -> list[str]:
     """All experiments, sorted."""
-    package = importlib.import_module("experiments")
-    found = [info.name for info in pkgutil.iter_modules(package.__path__)]
+    found = [info.name for info in pkgutil.iter_modules([str(Path(__file__).parent)])]
     return sorted(name for name in found if name not in _SHARED and not name.startswith("_"))
 
 
@@ -48,7 +50,7 @@ def load(name: str) -> ModuleType:
     """The experiment's module."""
     if name not in names():
         raise SystemExit(f"No experiment {name!r}; there are: {', '.join(names())}.")
-    return importlib.import_module(f"experiments.{name}")
+    return importlib.import_module(f".{name}", __package__)
 
 
 def headline(module: ModuleType, word: str) -> str:
@@ -61,38 +63,95 @@ def headline(module: ModuleType, word: str) -> str:
 def run(
     name: str, config: Any, preset: str, seed: int, out: Path, replot: bool, console: Console
 ) -> bool:
-    """Measures (or reloads), predicts, checks, draws; True if every verdict is as expected."""
-    module = load(name)
-    folder = out / name
-    folder.mkdir(parents=True, exist_ok=True)
+    """Measures (or reloads), predicts, checks, draws; True if every verdict is as expected.
+
+    A call that was killed or interrupted goes on when it is made again: every `simulate` and
+    `splitting` of `measure` has a checkpoint in OUT/NAME/unfinished/, for these arguments and this
+    code alone, until all files are written. Everything else, timings too, is done anew.
+    """
+    module, folder = load(name), out / name
     if replot:
-        config, preset, seed, seconds, device, data = _reload(module, folder)
-    else:
-        started = time.monotonic()
-        data = module.measure(config, jr.key(seed))
-        seconds, device = time.monotonic() - started, _device()
-        described = {"preset": preset, "seed": seed, "config": dataclasses.asdict(config)}
-        _write(folder / "config.json", described)
-        write_dataset(data, folder / "data.nc")
-    predicted = module.predict(config)
-    comparisons = module.check(config, data, predicted)
+        described, data = files.read_data(folder, name)
+        files.make_writable(folder)
+        try:
+            return _finish(module, described, data, folder, console)
+        except files.NotWritten as error:
+            raise SystemExit(f"--replot: {error}") from None
+    files.make_writable(folder)
+    kept = files.unfinished(folder, preset, seed, config, jax.config.read("jax_enable_x64"))
+    if kept.found:
+        console.print(f"Goes on with what an earlier call left in {kept.folder}/.")
+    if kept.others:
+        console.print(
+            f"{kept.folder.parent}/ also holds runs of other arguments or code: "
+            f"{', '.join(kept.others)}. Remove what you do not go back to."
+        )
+    try:
+        with Interrupt(at_once=True):
+            resumed, started = kept.found, time.monotonic()
+            with checkpoints_in(kept.folder, _SAVE_EVERY, kept.version):
+                data = module.measure(config, jr.key(seed))
+            seconds, values = time.monotonic() - started, dataclasses.asdict(config)
+            told = (preset, seed, values, round(seconds, 2), resumed, _device(), files.code())
+            described = files.Described(name, *told)
+            files.write_data(folder, data, described)
+            good = _finish(module, described, data, folder, console)
+    except KeyboardInterrupt:
+        console.print(f"Interrupted. {kept.way}")
+        raise SystemExit(130) from None
+    except files.NotWritten as error:
+        raise SystemExit(f"{error} {kept.way}") from None
+    except ValueError as error:
+        if str(kept.folder) not in str(error):
+            raise
+        # A checkpoint that is broken, or of other data than there are now.
+        raise SystemExit(str(error)) from None
+    finally:
+        if not kept.found:
+            kept.remove()
+    kept.remove()
+    return good
+
+
+def _finish(
+    module: ModuleType, described: files.Described, data: xr.Dataset, folder: Path, console: Console
+) -> bool:
+    """All that follows from the numbers; nothing is written before all of it is there."""
+    name = described.experiment
+    try:
+        config = module.Config(**{k: _tuples(v) for k, v in described.config.items()})
+        predicted = module.predict(config)
+        comparisons = module.check(config, data, predicted)
+        figure = module.plot(config, data, predicted)
+        said = module.conclude(config, data, comparisons) if hasattr(module, "conclude") else None
+    except Exception as error:
+        if described.code == files.code():
+            raise
+        raise SystemExit(
+            f"--replot: {str(folder / 'data.nc')!r} was written by another version of the code, "
+            f"and this one cannot read it ({type(error).__name__}: {error}): run {name} without "
+            f"--replot."
+        ) from error
     verdict = {
         "experiment": name,
         "claim": headline(module, "Claim"),
         "source": headline(module, "Source"),
-        "preset": preset,
-        "seed": seed,
+        "preset": described.preset,
+        "seed": described.seed,
         "versions": _versions(),
-        "device": device,
-        "seconds": round(seconds, 2),
+        "device": described.device,
+        "seconds": described.seconds,
+        "resumed": described.resumed,
         "checks": [comparison.row() for comparison in comparisons],
     }
-    _write(folder / "verdict.json", verdict)
-    module.plot(config, data, predicted).savefig(folder / "figure.png", dpi=150)
+    files.write_json(folder / "config.json", dataclasses.asdict(described))
+    files.write_json(folder / "verdict.json", verdict)
+    files.write_figure(folder / "figure.png", figure)
     show(console, name, comparisons)
-    console.print(f"{seconds:.1f} s of simulation; files in {folder}/")
-    if hasattr(module, "conclude"):
-        console.print(module.conclude(config, data, comparisons))
+    part = " in the last of several calls" if described.resumed else ""
+    console.print(f"{described.seconds:.1f} s of simulation{part}; files in {folder}/")
+    if said is not None:
+        console.print(said)
     return all(comparison.as_expected for comparison in comparisons)
 
 
@@ -133,27 +192,8 @@ def get(data: xr.Dataset, name: str) -> ss.Estimate:
     )
 
 
-def _reload(module: ModuleType, folder: Path):
-    try:
-        described = json.loads((folder / "config.json").read_text())
-        verdict = json.loads((folder / "verdict.json").read_text())
-    except FileNotFoundError as error:
-        raise SystemExit(f"--replot needs an earlier run in {folder}/: {error}.") from None
-    config = module.Config(**{k: _tuples(v) for k, v in described["config"].items()})
-    with xr.open_dataset(folder / "data.nc", engine="h5netcdf") as opened:
-        data = opened.load()
-    kept = described["preset"], described["seed"], verdict["seconds"], verdict["device"]
-    return config, *kept, data
-
-
 def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
-
-
-def _write(path: Path, value: Any) -> None:
-    fresh = path.with_name(f".{path.name}.tmp")
-    fresh.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
-    fresh.replace(path)
 
 
 def _versions() -> dict[str, str]:

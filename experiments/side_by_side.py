@@ -28,8 +28,9 @@ from matplotlib.figure import Figure
 from scipy.spatial.distance import pdist
 
 import sde_sgd as ss
-from experiments.framework import get, put
 from sde_sgd.plots import band, COLOURS, new_figure, points
+
+from .framework import get, put
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,7 +32,9 @@ from jax import lax
 from matplotlib.figure import Figure
 
 import sde_sgd as ss
-from experiments.peers import (
+from sde_sgd.plots import new_figure
+
+from .peers import (
     by_hand_increments,
     by_hand_sgd,
     diffrax_tree,
@@ -40,7 +42,6 @@ from experiments.peers import (
     per_example_scan,
     torchsde_solve,
 )
-from sde_sgd.plots import new_figure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -360,7 +361,7 @@ def _probes() -> dict[str, list[float]]:
     """First calls and peak memory, each in a process of its own."""
 
     def probe(*arguments: str) -> float:
-        command = [sys.executable, "-m", "experiments.probe", *arguments]
+        command = [sys.executable, "-m", f"{__package__}.probe", *arguments]
         environment = {**os.environ, "JAX_ENABLE_X64": "0"}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
         return float(done.stdout.split()[-1])

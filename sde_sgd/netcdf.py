@@ -41,10 +41,11 @@ def replace_file(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def remove_leftovers(path: str | Path) -> None:
-    """Removes what a process that was killed while it wrote `path` has left beside it."""
+    """Removes, where it may, what a process that was killed while it wrote `path` has left."""
     target = Path(os.path.realpath(path))
     for leftover in target.parent.glob(f"{_hidden(target)}.*.tmp"):
-        leftover.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            leftover.unlink()
 
 
 def _hidden(target: Path) -> str:

@@ -68,11 +68,16 @@ class Interrupt:
     With `saves` SIGTERM is a request too: the run saves itself, and then the signal does what it
     would have done at once. A Ctrl-C that is ignored stays ignored; other threads than the main
     one get no signals.
+
+    What one run inside another was asked is told to the outer one, as soon as the inner has ended.
+    `at_once` is for an outer one that has no good place of its own, such as a program of several
+    runs: the run under way saves itself, and then Ctrl-C is raised.
     """
 
-    def __init__(self, saves: bool = False):
+    def __init__(self, saves: bool = False, at_once: bool = False):
         self.requested = False
         self.terminated = False
+        self._at_once = at_once
         self._signals = (signal.SIGINT, signal.SIGTERM) if saves else (signal.SIGINT,)
         self._previous: dict[int, Any] = {}
 
@@ -87,13 +92,16 @@ class Interrupt:
     def __exit__(self, *_) -> None:
         for number, previous in self._previous.items():
             signal.signal(number, previous)
+        around = getattr(self._previous.get(signal.SIGINT), "__self__", None)
         if self.terminated:
             signal.raise_signal(signal.SIGTERM)
+        elif self.requested and isinstance(around, Interrupt):
+            around._handle(signal.SIGINT)
 
-    def _handle(self, number: int, frame: Any) -> None:
+    def _handle(self, number: int, frame: Any = None) -> None:
         if number == signal.SIGTERM:
             self.terminated = True
-        elif self.requested:
+        elif self.requested or self._at_once:
             raise KeyboardInterrupt
         self.requested = True
 

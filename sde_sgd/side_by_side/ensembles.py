@@ -131,5 +131,11 @@ def as_folder(checkpoint: str | Path | Checkpoint | None) -> Checkpoint | None:
             f"The folder in which checkpoint={str(made.path)!r} would be made does not exist: "
             f"create it."
         )
-    made.path.mkdir(exist_ok=True)
+    try:
+        made.path.mkdir(exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ValueError(
+            f"The folder checkpoint={str(made.path)!r} cannot be made ({reason}): name another."
+        ) from None
     return made

@@ -1,8 +1,12 @@
 """Atomic checkpoints: one file that is either the old state or the new one."""
 
+import contextlib
 import functools
+import itertools
 import json
 import re
+from collections.abc import Iterator
+from contextvars import ContextVar
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -43,10 +47,30 @@ class Checkpoint(eqx.Module):
             check_text("version", self.version)
 
 
+_series: ContextVar[Iterator[Checkpoint] | None] = ContextVar("checkpoints", default=None)
+
+
+@contextlib.contextmanager
+def checkpoints_in(folder: Path, every_seconds: float, version: str) -> Iterator[None]:
+    """Within it every run that is given no checkpoint has one in `folder`, in the order of calls.
+
+    The program that is started again finds what it has finished and goes on with the rest. Its
+    n-th run must be the same each time; another is refused, as that of any checkpoint.
+    """
+    numbers = itertools.count()
+    files = (Checkpoint(folder / f"{n:04}.npz", every_seconds, version) for n in numbers)
+    token = _series.set(files)
+    try:
+        yield
+    finally:
+        _series.reset(token)
+
+
 def as_checkpoint(checkpoint: Any) -> Checkpoint | None:
-    """A path or a `Checkpoint`; the folder must exist."""
+    """A path or a `Checkpoint`, or the next of `checkpoints_in`; the folder must exist."""
     if checkpoint is None:
-        return None
+        files = _series.get()
+        return None if files is None else next(files)
     made = (
         checkpoint
         if isinstance(checkpoint, Checkpoint)

@@ -14,8 +14,10 @@ import pytest
 
 import sde_sgd as ss
 from sde_sgd.rare_events.wave import Wave
+from sde_sgd.simulate.checkpoint import checkpoints_in
 from sde_sgd.simulate.driver import Engine
 from sde_sgd.simulate.warn import warn
+from sde_sgd.terminal import Interrupt
 
 OPTIONS = dict(num_steps=40, ensemble_size=3, key=jr.key(0))
 
@@ -84,6 +86,47 @@ def test_ctrl_c_in_the_last_wave_of_splitting(monkeypatch):
             key=jr.key(0),
         )
     assert caught.value.result.complete
+
+
+def test_ctrl_c_of_an_inner_run_ends_the_program_around_it(tmp_path, monkeypatch):
+    """`at_once`: the run under way saves itself, KeyboardInterrupt, and no other run starts."""
+    whole = ss.simulate(process(), jnp.zeros(1), **OPTIONS)
+    advance = Engine.advance
+
+    def pressed(self, length, blocks):
+        moved = advance(self, length, blocks)
+        if self.done == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return moved
+
+    def program():
+        return [ss.simulate(process(), jnp.zeros(1), **OPTIONS).positions for _ in range(3)]
+
+    before = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        patch.setattr(Engine, "advance", pressed)
+        saved = checkpoints_in(tmp_path, 0.0, "1")
+        with pytest.raises(KeyboardInterrupt), Interrupt(at_once=True), saved:
+            program()
+    assert signal.getsignal(signal.SIGINT) is before
+    assert [path.name for path in tmp_path.iterdir()] == ["0000.npz"]
+    with checkpoints_in(tmp_path, 0.0, "1"):
+        again = program()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"000{n}.npz" for n in range(3)]
+    for positions in again:
+        np.testing.assert_array_equal(positions, whole.positions)
+    # Where no run is under way there is nothing to wait for.
+    with pytest.raises(KeyboardInterrupt), Interrupt(at_once=True):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_of_a_run_is_told_to_the_comparison_around_it():
+    """requested(inner) = requested(outer), as soon as the inner one has ended."""
+    with Interrupt() as outer:
+        with Interrupt() as inner:
+            os.kill(os.getpid(), signal.SIGINT)
+        assert inner.requested and outer.requested
 
 
 def test_an_ignored_ctrl_c_stays_ignored(monkeypatch):
