@@ -133,7 +133,7 @@ class Draws(eqx.Module):
     substep: Identity
 
     @staticmethod
-    def create(key: Key, identity, iteration=0, substep=0) -> "Draws":
+    def create(key: Key, identity: Any, iteration: Any = 0, substep: Any = 0) -> "Draws":
         """Draws of a key, of members `identity`, at an iteration and substep (integers)."""
         named = {"identity": identity, "iteration": iteration, "substep": substep}
         return Draws(stream_keys(check_key(key)), *(as_counter(*pair) for pair in named.items()))

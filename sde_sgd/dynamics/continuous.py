@@ -221,8 +221,8 @@ class ModifiedEquation(AbstractProcess):
                 "rate: inside `simulate` that is known, from the time alone it is not. Take the "
                 "terms with a constant learning rate, or diffrax.Midpoint()."
             )
-        member, base = as_counter("member", member), as_counter("iteration", iteration)
-        return self._terms(Draws.create(key, member, base), checked=True)
+        who, base = as_counter("member", member), as_counter("iteration", iteration)
+        return self._terms(Draws.create(key, who, base), checked=True)
 
     def diffusion(self, theta: Vector, direction: Array, iteration: int = 0) -> Vector:
         """√η C^{1/2}(θ) v per √t, for a direction v of `noise.dimension` entries, (d,).

@@ -200,8 +200,9 @@ def refuse_stateful(model: Any) -> None:
                 "switch it off with eqx.nn.inference_mode(model)."
             )
         # A Sequential is a StatefulLayer too, whether or not one of its layers has state.
-        layer = isinstance(node, eqx.nn.StatefulLayer) and not isinstance(node, eqx.nn.Sequential)
-        stateful = isinstance(node, eqx.nn.StateIndex) or (layer and node.is_stateful())
+        stateful = isinstance(node, eqx.nn.StateIndex)
+        if isinstance(node, eqx.nn.StatefulLayer) and not isinstance(node, eqx.nn.Sequential):
+            stateful = node.is_stateful()
         if stateful and not (held and getattr(node, "inference", True)):
             raise ValueError(
                 f"{type(node).__name__} carries running state, so the loss of one example depends "

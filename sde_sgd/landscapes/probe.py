@@ -77,7 +77,9 @@ def check_finite_sum(landscape: Any) -> None:
     """Raises for a finite sum of the user's whose parts do not go together."""
     kind = type(landscape).__name__
     dim = check_whole(f"{kind}.dimension", landscape.dimension)
-    shapes = [getattr(leaf, "shape", ()) for leaf in jax.tree.leaves(landscape.data)]
+    shapes: list[tuple[int, ...]] = [
+        getattr(leaf, "shape", ()) for leaf in jax.tree.leaves(landscape.data)
+    ]
     if not shapes or len({shape[:1] for shape in shapes}) > 1 or shapes[0][:1] in ((), (0,)):
         raise ValueError(
             f"The data of {kind} must be arrays with one leading axis of N ≥ 1 examples; got the "

@@ -32,10 +32,9 @@ def new_figure(rows: int, columns: int, *, width: float | int = 4.2, height: flo
     return figure, axes
 
 
-def points(
-    axis: Axes, x: Any, estimate: Estimate, label: str, errors: int = 1, **style: Any
-) -> None:
-    """Measured values with bars of ± `errors` standard errors."""
+def points(axis: Axes, x: Any, estimate: Estimate, label: str, **style: Any) -> None:
+    """Measured values with bars of ± `errors` standard errors, one by default."""
+    errors = style.pop("errors", 1)
     x = _abscissae(axis, x, estimate, label)
     options = {"fmt": "o", "markersize": 4, "capsize": 2, "linewidth": 1, "color": colour(label)}
     error = np.where(np.isfinite(estimate.standard_error), errors * estimate.standard_error, 0)

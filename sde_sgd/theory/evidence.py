@@ -112,7 +112,7 @@ def evidence_by_quadrature(
     inverse_root = np.linalg.inv(cholesky(hessian, lower=True).T)
     cost = problem.cost(mode)
     beside = mode + np.concatenate([inverse_root.T, -inverse_root.T])
-    unsure = landscape.num_examples * loss_rounding(landscape, beside)
+    unsure = problem.landscape.num_examples * loss_rounding(landscape, beside)
     accuracy = max(accuracy, 10 * unsure)
     log_volume = float(np.linalg.slogdet(inverse_root)[1])
     constant = log_volume + problem.log_det_prior / 2 - len(mode) / 2 * np.log(2 * np.pi)
