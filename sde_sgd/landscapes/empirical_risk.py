@@ -72,7 +72,7 @@ class EmpiricalRisk(AbstractFiniteSum):
         *,
         l2: RealLike = 0.0,
         trainable: Any = True,
-        example_block: int | None = None,
+        example_block: Any = None,
     ):
         check_callable("example_loss", example_loss, "ss.cross_entropy(prediction, target)")
         self._parameters, self.initial = split(model, trainable)

@@ -132,17 +132,17 @@ def test_varying_tensor_with_current():
     box = ((-3.2, 3.2), (-3.4, 3.4))
     nodes, weights = np.polynomial.legendre.leggauss(120)
     mesh = np.stack(np.meshgrid(3.2 * nodes, 3.4 * nodes, indexing="ij"), -1).reshape(-1, 2)
-    mass = np.outer(3.2 * weights, 3.4 * weights).ravel() * np.exp(-evaluate(energy, mesh))
+    mass = np.outer(3.2 * weights, 3.4 * weights).ravel() * np.exp(-evaluate("of", energy, mesh))
     total = mass.sum()
     second = np.array([mass @ mesh[:, 0] ** 2, mass @ (mesh[:, 0] * mesh[:, 1])]) / total
-    spin = mass @ evaluate(turn, mesh) / total
+    spin = mass @ evaluate("of", turn, mesh) / total
     far, moments, spins = [], [], []
     for equation in refinements(
         FokkerPlanck(manufactured_drift, tensor, box, 30, mass_tolerance=1e-4)
     ):
         p = equation.stationary()
         assert p.values.min() >= 0 and equation.generator.diagonal().max() < 0
-        exact = np.exp(-evaluate(energy, p.grid.centres)) / total
+        exact = np.exp(-evaluate("of", energy, p.grid.centres)) / total
         far.append(np.abs(p.values.ravel() - exact).sum() * p.grid.volume)
         moments.append(p.integrate(lambda x: jnp.array([x[0] ** 2, x[0] * x[1]])) - second)
         spins.append(areal_velocity(equation, p) - spin)
@@ -169,8 +169,8 @@ def test_absorbing_square():
         FokkerPlanck(drift, lambda x: diffusion, ((-1, 1), (-1, 1)), 20, "absorbing")
     ):
         centres = equation.grid.centres
-        solved = spsolve(equation.generator.tocsc(), evaluate(image, centres))
-        errors.append(np.abs(solved - evaluate(exact, centres)).mean())
+        solved = spsolve(equation.generator.tocsc(), evaluate("of", image, centres))
+        errors.append(np.abs(solved - evaluate("of", exact, centres)).mean())
     assert order(errors) == pytest.approx([2, 2], abs=0.15)
 
 
