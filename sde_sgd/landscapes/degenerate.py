@@ -21,10 +21,10 @@ _FARTHEST = 0.1
 
 def fall_beside(
     loss: Callable[[np.ndarray], float],
+    rounding: Callable[[np.ndarray], float],
     theta: Float[np.ndarray, " d"],
     around: Surroundings,
     eps: float,
-    rounding: float,
 ) -> float | None:
     """The distance from θ at which L is lower although the curvature at θ allows none; or None.
 
@@ -32,20 +32,22 @@ def fall_beside(
     flat ones at growing distances until it differs from L(θ) by more than its rounding: the
     nearest difference decides.
 
-    **Arguments:** `loss`, L of one θ (d,); `around`, the curvature at θ; `eps` of the dtype, and
-    the `rounding` of L.
+    **Arguments:** `loss`, L of one θ (d,), and its `rounding` there; `around`, the curvature at θ;
+    `eps` of the dtype.
     """
     here, size = loss(theta), float(np.linalg.norm(theta))
     least = _STEPS * float(around.newton)
     for direction, flat in _directions(around):
         distance = max(least, np.sqrt(eps) * (size or float(flat)))
         while distance > 0:
-            rises = [loss(theta + sign * distance * direction) - here for sign in (1, -1)]
+            places = [theta + sign * distance * direction for sign in (1, -1)]
+            rises = [loss(place) - here for place in places]
+            slack = max(rounding(place) for place in (theta, *places))
             # A wall, where L is not finite, is no fall.
             lowest = min((rise for rise in rises if np.isfinite(rise)), default=0.0)
-            if lowest < -rounding:
+            if lowest < -slack:
                 return distance
-            seen = max(map(abs, rises)) > rounding
+            seen = max(map(abs, rises)) > slack
             distance *= _FACTOR
             if seen or not flat or distance > _FARTHEST * max(1.0, size):
                 break

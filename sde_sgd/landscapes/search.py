@@ -238,8 +238,7 @@ class Search:
                 f", but L is so flat that Newton's step is {around.newton:.3g} long: lower "
                 f"tolerance, or add l2 if L falls for ever"
             )
-        rounding = 64 * self.eps * abs(self.best.loss)
-        fall = fall_beside(self._loss, theta, around, self.eps, rounding)
+        fall = fall_beside(self._loss, self._rounding, theta, around, self.eps)
         if fall is not None:
             return (
                 f", but L falls along a direction in which ∇²L is (nearly) zero, and is lower "
@@ -249,6 +248,9 @@ class Search:
 
     def _loss(self, x: np.ndarray) -> float:
         return float(compiled.loss(self.landscape, self.put(x)))
+
+    def _rounding(self, x: np.ndarray) -> float:
+        return 64 * compiled.loss_rounding(self.landscape, x[None])
 
     def close(self) -> None:
         """Ends the line of progress."""

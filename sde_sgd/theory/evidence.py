@@ -19,7 +19,6 @@ from scipy.linalg import cho_solve, cholesky
 from sde_sgd.landscapes import compiled
 from sde_sgd.landscapes.base import AbstractFiniteSum, AbstractLandscape
 from sde_sgd.theory import _arguments
-from sde_sgd.theory.posterior import loss_rounding
 from sde_sgd.types import RealLike
 
 from .._checks import as_float64, check_number, check_whole, in_brief
@@ -112,7 +111,7 @@ def evidence_by_quadrature(
     inverse_root = np.linalg.inv(cholesky(hessian, lower=True).T)
     cost = problem.cost(mode)
     beside = mode + np.concatenate([inverse_root.T, -inverse_root.T])
-    unsure = problem.landscape.num_examples * loss_rounding(landscape, beside)
+    unsure = problem.landscape.num_examples * compiled.loss_rounding(landscape, beside)
     accuracy = max(accuracy, 10 * unsure)
     log_volume = float(np.linalg.slogdet(inverse_root)[1])
     constant = log_volume + problem.log_det_prior / 2 - len(mode) / 2 * np.log(2 * np.pi)

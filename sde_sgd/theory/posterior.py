@@ -1,13 +1,11 @@
 """Mean and covariance of e^{−L/T} in a few dimensions, by quadrature."""
 
-import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
 from sde_sgd.landscapes import compiled
-from sde_sgd.landscapes.base import AbstractFiniteSum, AbstractLandscape
+from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.landscapes.gradient_flow import Ending, follow_all
 from sde_sgd.theory import _arguments
 from sde_sgd.theory.langevin import Gaussian
@@ -51,7 +49,7 @@ def posterior_by_quadrature(
     accuracy = check_number("tolerance", tolerance, above=0, below=1)
     guess = np.zeros(dim) if start is None else _arguments.vector("start", start, dim)
     mode, root = _mode(landscape, guess, bath)
-    unsure = loss_rounding(landscape, mode + np.concatenate([root.T, -root.T])) / bath
+    unsure = compiled.loss_rounding(landscape, mode + np.concatenate([root.T, -root.T])) / bath
     if unsure > _LARGEST_ROUNDING:
         raise ValueError(
             f"temperature={bath:g} is too low for losses in {landscape.dtype}: their rounding is "
@@ -88,20 +86,6 @@ def posterior_by_quadrature(
         f"The moments of e^(−L/T) still move at {count} nodes an axis over ±{reach:g} standard "
         f"deviations: raise tolerance, add l2, or look at the landscape for separate modes."
     )
-
-
-def loss_rounding(landscape: AbstractLandscape, theta: np.ndarray) -> float:
-    """What rounding in the landscape's dtype makes of L at places θ (n, d).
-
-    L may be a small mean of large losses of examples, which rounds as they do.
-    """
-    points = jnp.asarray(theta, landscape.dtype)
-    each = _EXAMPLES if isinstance(landscape, AbstractFiniteSum) else compiled.losses
-    sizes = np.abs(np.asarray(each(landscape, points), np.float64))
-    return float(sizes.reshape(len(theta), -1).mean(axis=1).max() * jnp.finfo(points.dtype).eps)
-
-
-_EXAMPLES = eqx.filter_jit(lambda landscape, points: jax.vmap(landscape.example_losses)(points))
 
 
 def _mode(landscape: AbstractLandscape, guess: np.ndarray, bath: float):

@@ -192,7 +192,7 @@ BAD = {
     "kernel": (lambda: ss.GaussianRBM(jnp.ones((2, 2)), 3.0), "positive definite"),
     "mass": (lambda: ss.GaussianRBM(jnp.eye(2), 0.0), "mass"),
     "hidden": (lambda: ss.GaussianRBM(jnp.eye(2), 1.0, 0), "num_hidden"),
-    "ring": (lambda: ss.scalar_field_kernel(2, 1.0), "three sites"),
+    "ring": (lambda: ss.scalar_field_kernel(2, 1.0), "size must be an integer ≥ 3; got 2"),
     "massless": (lambda: ss.scalar_field_kernel(5, 0.0), "mass"),
     "energy": (lambda: ss.GaussianTilts(lambda x: x, jnp.eye(2)), "scalar"),
     "scale": (lambda: ss.symmetric_noise_covariance(2, 0.0), "scale"),

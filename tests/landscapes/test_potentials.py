@@ -211,10 +211,13 @@ BAD = {
     "uncentred": (lambda: Potential(bowl, tilts=jnp.ones((3, 2))), "must be centred.*to 1.*mean"),
     "tilts_shape": (lambda: Potential(bowl, tilts=jnp.ones(3)), r"\(N, d\).*\(3,\)"),
     "tilts_nan": (lambda: Potential(bowl, tilts=jnp.full((3, 1), jnp.nan)), "tilts has 3"),
-    "energy_shape": (lambda: Potential(lambda x: x, jnp.eye(2)), r"to a scalar.*\(2,\)"),
+    "energy_shape": (
+        lambda: Potential(lambda x: x, jnp.eye(2)),
+        r"one float64 scalar; got shape \(2,\)",
+    ),
     "energy_dtype": (
         lambda: Potential(lambda x: bowl(x).astype(jnp.float32), jnp.eye(2)),
-        "dtype float64 to a scalar.*dtype float32",
+        "one float64 scalar; got shape .* dtype float32",
     ),
     "wells_size": (lambda: sharp_and_flat_wells(jnp.eye(3)), r"\(2, 2\); got \(3, 3\)"),
     "asymmetry": (lambda: double_well(1.0, asymmetry=1.0), r"\(-1, 1\).*got 1.0"),
