@@ -70,7 +70,7 @@ def check_number(
             (False, True): f" > {above:g}",
             (True, False): f" < {below:g}",
             (False, False): f" between {above:g} and {below:g}",
-        }[np.isinf(above), np.isinf(below)]
+        }[bool(np.isinf(above)), bool(np.isinf(below))]
         raise ValueError(f"{name} must be a finite number{bound}; got {in_brief(value)}.")
     return float(number)
 

@@ -7,6 +7,7 @@ a loop over iterations and over blocks of examples. So convolutions are rewritte
 function and its derivatives were traced.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -59,12 +60,18 @@ def patch_bytes(jaxpr: Jaxpr) -> int:
     total = 0
     for equation in jaxpr.eqns:
         if equation.primitive is _CONVOLUTION and max(equation.params["lhs_dilation"]) == 1:
-            kernel, out = equation.invars[1].aval, equation.outvars[0].aval
+            kernel, out = _shaped(equation.invars[1]), _shaped(equation.outvars[0])
             channels = kernel.shape[equation.params["dimension_numbers"].rhs_spec[0]]
-            total += out.size * kernel.size // channels**2 * out.dtype.itemsize
+            total += (
+                math.prod(out.shape) * math.prod(kernel.shape) // channels**2 * out.dtype.itemsize
+            )
         for value in equation.params.values():
             total += sum(map(patch_bytes, _programs(value)))
     return total
+
+
+def _shaped(value: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(value.aval.shape, value.aval.dtype)
 
 
 def _convolve(lhs: Array, rhs: Array, params: dict[str, Any]) -> Array:

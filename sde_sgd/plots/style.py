@@ -29,15 +29,12 @@ def new_figure(rows: int, columns: int, *, width: float | int = 4.2, height: flo
     return figure, axes
 
 
-def points(
-    axis: Axes, x: Any, estimate: Estimate, label: str, errors: int = 1, **style: Any
-) -> None:
-    """Measured values with bars of ± `errors` standard errors."""
+def points(axis: Axes, x: Any, estimate: Estimate, label: str, **style: Any) -> None:
+    """Measured values with bars of ± `errors` standard errors, one by default."""
+    errors = style.pop("errors", 1)
     options = {"fmt": "o", "markersize": 4, "capsize": 2, "linewidth": 1, "color": colour(label)}
-    error = np.where(np.isfinite(estimate.standard_error), estimate.standard_error, 0)
-    axis.errorbar(
-        np.asarray(x), estimate.value, yerr=errors * error, label=label, **(options | style)
-    )
+    error = np.where(np.isfinite(estimate.standard_error), errors * estimate.standard_error, 0)
+    axis.errorbar(np.asarray(x), estimate.value, yerr=error, label=label, **(options | style))
 
 
 def band(axis: Axes, x: Any, estimate: Estimate, label: str, **style: Any) -> None:

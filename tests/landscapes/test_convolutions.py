@@ -140,7 +140,7 @@ def test_patches_of_a_convolution():
         )
 
     def transposed(x):
-        return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", lhs_dilation=(2, 2))
+        return lax.conv_general_dilated(x, kernel, (1, 1), [(1, 1), (1, 1)], lhs_dilation=(2, 2))
 
     assert patch_bytes(jax.make_jaxpr(looped)(image).jaxpr) == 2 * 16 * 9 * 4
     assert patch_bytes(jax.make_jaxpr(transposed)(image).jaxpr) == 0
