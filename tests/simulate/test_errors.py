@@ -114,7 +114,10 @@ BAD = {
     "no steps": (lambda: simulate(num_steps=0), "num_steps must be an integer ≥ 1; got 0"),
     "negative steps": (lambda: simulate(num_steps=-3), "got -3"),
     "steps True": (lambda: simulate(num_steps=True), "got True"),
-    "too many steps": (lambda: simulate(num_steps=2**31), "num_steps must be at most"),
+    "too many steps": (
+        lambda: simulate(num_steps=2**31),
+        "num_steps must be an integer from 1 to 2147483646",
+    ),
     "measures no dict": (lambda: simulate(measures=ss.Moments()), "measures must be a dictionary"),
     "measure string": (measured("moments"), r"measures\['m'\] is 'moments', which is no measure"),
     "measure class": (measured(ss.Moments), "which is no measure: use ss.Moments"),
