@@ -124,4 +124,4 @@ def test_a_long_comparison_says_its_price_first(told, monkeypatch, capsys):
     assert "about 21 min" in attempt(10, True) and told == [("SGD", 1, 8)]
     monkeypatch.setattr(price_module, "_WORTH_SAYING", 1e9)
     told.clear()
-    assert attempt(100, True) == "" and told == [("SGD", 1, 8)]
+    assert attempt(100, True) == "SGD, 8 members:\n" and told == [("SGD", 1, 8)]
