@@ -1,10 +1,9 @@
-"""Every check of what a user hands over: a number, an array, a function, a part, a key.
+"""Every check of what a user hands over: a number, an array, a part, a key.
 
 Each check returns what it checked in the form that the library computes with, or raises one
 `ValueError` that names the argument, its value and the way out.
 """
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -73,21 +72,6 @@ def check_number(
         }[bool(np.isinf(above)), bool(np.isinf(below))]
         raise ValueError(f"{name} must be a finite number{bound}; got {in_brief(value)}.")
     return float(number)
-
-
-def check_callable(name: str, value: Any, example: str) -> Callable:
-    """A function of the user's; `example` shows one."""
-    if not callable(value):
-        raise ValueError(f"{name} must be a function, such as {example}; got {in_brief(value)}.")
-    return value
-
-
-def check_choice(name: str, value: Any, choices: Sequence[Any]) -> Any:
-    """One of a few words."""
-    if not isinstance(value, str) or value not in choices:
-        told = ", ".join(repr(choice) for choice in choices)
-        raise ValueError(f"{name} must be one of {told}; got {in_brief(value)}.")
-    return value
 
 
 def check_fraction(name: str, value: Any) -> Array:

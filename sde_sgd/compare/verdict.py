@@ -240,8 +240,8 @@ def verdict_table(comparisons: Sequence[Comparison]) -> str:
 
     A trailing `!` marks a verdict that is not as expected.
     """
-    header = ("name", "process", "predicted", "measured", "difference ± error", "z", "verdict")
-    header += ("expected",)
+    numbers = ("predicted", "measured", "difference ± error", "z")
+    header = ("name", "process", *numbers, "verdict", "expected")
     rows = []
     for comparison in comparisons:
         *cells, expected = _cells(comparison)
