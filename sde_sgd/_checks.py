@@ -1,4 +1,4 @@
-"""Every check of what a user hands over: a number, an array, a function, a part, a key.
+"""Every check of what a user hands over: a number, an array, a part, a key.
 
 Each check returns what it checked in the form that the library computes with, or raises one
 `ValueError` that names the argument, its value and the way out.

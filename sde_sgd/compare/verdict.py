@@ -247,8 +247,8 @@ def verdict_table(comparisons: Sequence[Comparison]) -> str:
 
     A trailing `!` marks a verdict that is not as expected.
     """
-    header = ("name", "process", "predicted", "measured", "difference ± error", "z", "verdict")
-    header += ("expected",)
+    numbers = ("predicted", "measured", "difference ± error", "z")
+    header = ("name", "process", *numbers, "verdict", "expected")
     rows = []
     for i, comparison in enumerate(check_list("comparisons", comparisons, "[ss.compare(...)]")):
         check_part(f"comparisons[{i}]", comparison, Comparison, "what ss.compare gives")

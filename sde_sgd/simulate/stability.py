@@ -27,7 +27,7 @@ from ..theory.sharpness_aware import (
     max_stable_learning_rate_sam,
     max_stable_learning_rate_sam_equation,
 )
-from ..types import Scalar, Vector
+from ..types import Indices, Scalar, Vector
 from .warn import warn
 
 # Exact mean-square stability costs an eigenproblem of d(d+1)/2 unknowns.
@@ -162,7 +162,8 @@ def _top_eigenvalue(
         rows = None
         if looked_at is not None:
             assert isinstance(landscape, AbstractFiniteSum)
-            rows = np.linspace(0, landscape.num_examples - 1, looked_at).astype(np.int32)
+            places = np.linspace(0, landscape.num_examples - 1, looked_at)
+            rows = jax.device_put(places.astype(np.int32))
         _KNOWN[own] = float(_power_iteration(landscape, rows, jax.device_put(theta)))
         # The identity of a landscape may be another's once it is gone.
         weakref.finalize(landscape, _KNOWN.pop, own, None)
@@ -170,11 +171,11 @@ def _top_eigenvalue(
 
 
 @eqx.filter_jit
-def _power_iteration(landscape: Any, rows: np.ndarray | None, theta: Vector) -> Scalar:
+def _power_iteration(landscape: Any, rows: Indices | None, theta: Vector) -> Scalar:
     def gradient(x):
         if rows is None:
             return landscape.gradient(x)
-        return landscape.minibatch_gradient(x, jnp.asarray(rows))
+        return landscape.minibatch_gradient(x, rows)
 
     def body(_, carry):
         v, _ = carry

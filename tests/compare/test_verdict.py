@@ -248,9 +248,11 @@ def test_the_table_shows_the_worst_entry_and_marks_the_unexpected():
     ]
     lines = verdict_table(comparisons).splitlines()
     assert lines[0].split() == [
-        "name", "process", "predicted", "measured", "±", "error", "z", "verdict", "expected",
+        "name", "process", "predicted", "measured", "difference", "±", "error", "z", "verdict",
+        "expected",
     ]  # fmt: skip
-    assert lines[2].split() == ["mean[1]", "SGD", "0", "1", "±", "1", "+1", "agrees", "agree"]
+    row = ["mean[1]", "SGD", "0", "1", "1", "±", "1", "+1", "agrees", "agree"]
+    assert lines[2].split() == row
     assert lines[3].endswith("agree !") and lines[4].endswith("agree !")
     assert lines[2].index("agrees") == lines[3].index("disagrees") == lines[4].index("inconclusive")
     assert len(verdict_table([]).splitlines()) == 2

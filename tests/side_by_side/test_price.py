@@ -97,7 +97,7 @@ def test_a_forecast_checks_what_the_comparison_checks():
 
 
 def test_a_long_comparison_says_its_price_first(told, monkeypatch, capsys):
-    """More than a minute, and progress shown: one line, substeps·N/B = 8 in it."""
+    """More than a minute, and progress shown: the first line, substeps·N/B = 8 in it."""
 
     class Begun(Exception):
         pass
@@ -115,8 +115,8 @@ def test_a_long_comparison_says_its_price_first(told, monkeypatch, capsys):
             )  # fmt: skip
         return capsys.readouterr().err
 
-    line = attempt(100, True)
-    assert line.count("\n") == 1 and "side_by_side: about 74 min" in line
+    line, ensemble = attempt(100, True).splitlines()
+    assert "side_by_side: about 74 min" in line and ensemble == "SGD, 8 members:"
     assert "takes 8 times the gradients" in line
     assert attempt(100, False) == ""
     # Of few iterations SGD alone is tried: 8 s for 3·8 gradients, 16·8 of them an iteration.
@@ -124,4 +124,4 @@ def test_a_long_comparison_says_its_price_first(told, monkeypatch, capsys):
     assert "about 21 min" in attempt(10, True) and told == [("SGD", 1, 8)]
     monkeypatch.setattr(price_module, "_WORTH_SAYING", 1e9)
     told.clear()
-    assert attempt(100, True) == "" and told == [("SGD", 1, 8)]
+    assert attempt(100, True) == "SGD, 8 members:\n" and told == [("SGD", 1, 8)]

@@ -160,8 +160,8 @@ def test_an_eigenvalue_is_asked_for_once(monkeypatch):
     """Of each landscape, start and number of examples; forgotten with its landscape."""
     asked = []
 
-    def count(landscape, data, theta):
-        asked.append(None if data is None else len(data[0]))
+    def count(landscape, rows, theta):
+        asked.append(None if rows is None else len(rows))
         return jnp.asarray(5.0)
 
     monkeypatch.setattr(stability, "_power_iteration", count)
