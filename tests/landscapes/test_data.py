@@ -1,6 +1,5 @@
 """Data sets: shapes, scales, splits, and the stability of the small regression."""
 
-import importlib
 import sys
 from statistics import NormalDist
 
@@ -11,7 +10,6 @@ import pytest
 
 from sde_sgd.landscapes import (
     breast_cancer,
-    data,
     diabetes,
     digits,
     digits_regression,
