@@ -76,27 +76,34 @@ def hessian_eigenvalues(
     *,
     which: str = "largest",
     tolerance: RealLike = 1e-9,
+    max_products: int | None = None,
     on_product: Callable[[], None] | None = None,
 ) -> Spectrum:
     """The `count` largest (or smallest) eigenvalues of ∇²L(θ), by Lanczos with restarts (ARPACK).
 
     **Arguments:** `theta` (d,); `count` < d; `which`: "largest" or "smallest" (algebraic);
-    `tolerance`: relative, of the eigenvalues; `on_product` is called after every product with the
-    Hessian, which are the whole cost.
+    `tolerance`: of the errors, as a share of the eigenvalue, for the smallest as a share of the
+    largest |eigenvalue| (a network has many near 0: 1e-3 is quick, 1e-9 may take 10⁵ products);
+    `max_products` with the Hessian, which are the whole cost (10 restarts a parameter without it);
+    `on_product` is called after each.
 
     **Raises:** `ValueError` for a count outside 1…d, an unknown `which`, a θ of another
     shape or not finite, and if ARPACK does not converge (raise `tolerance`).
     """
     check_choice("which", which, ("largest", "smallest"))
     point = _point(landscape, theta)
-    return _extreme(
-        lambda v: compiled.hessian_vector_product(landscape, point, v),
-        landscape,
-        count,
-        which == "largest",
-        tolerance,
-        on_product=on_product,
-    )
+
+    def product(v):
+        return compiled.hessian_vector_product(landscape, point, v)
+
+    limits = {"max_products": max_products, "on_product": on_product}
+    if which == "largest":
+        return _extreme(product, landscape, count, tolerance, **limits)
+    # The shift makes the smallest the largest of a positive matrix, and its tolerance one of |H|.
+    size = abs(_extreme(product, landscape, 1, 1e-2, which="LM", **limits).values[0])
+    shift = 1.1 * size
+    found = _extreme(lambda v: shift * v - product(v), landscape, count, tolerance, **limits)
+    return Spectrum(shift - found.values, found.vectors)
 
 
 def gradient_covariance_eigenvalues(
@@ -117,7 +124,6 @@ def gradient_covariance_eigenvalues(
         lambda v: _covariance_product(landscape, point, v),
         landscape,
         count,
-        True,
         tolerance,
         on_product=on_product,
     )
@@ -217,7 +223,7 @@ def curvature_along(
         def product(v, point=point):
             return compiled.hessian_vector_product(landscape, point, v)
 
-        top = _extreme(product, landscape, 1, True, tolerance, before)
+        top = _extreme(product, landscape, 1, tolerance, start=before)
         before = top.vectors[:, 0]
         loss[i], sharp[i] = float(compiled.loss(landscape, point)), top.values[0]
         trace[i] = float(_exact_noise_trace(landscape, point))
@@ -228,16 +234,22 @@ def _extreme(
     product,
     landscape,
     count: int,
-    largest: bool,
     tolerance: RealLike,
+    *,
+    which: str = "LA",
     start=None,
+    max_products: int | None = None,
     on_product: Callable[[], None] | None = None,
 ) -> Spectrum:
+    """The largest eigenvalues of a product ("LA"), or those of the largest size ("LM")."""
     size, dtype = landscape.dimension, np.dtype(landscape.dtype)
     count = check_whole("count", count, 1, size)
     tolerance = check_number("tolerance", tolerance, above=0)
+    if max_products is not None:
+        max_products = check_whole("max_products", max_products)
     if on_product is not None:
         check_callable("on_product", on_product, "lambda: print('.')")
+    basis = min(size, max(2 * count + 1, 32))
 
     def matvec(v):
         made = np.asarray(product(jnp.asarray(v.reshape(-1), landscape.dtype)))
@@ -258,18 +270,19 @@ def _extreme(
             values, vectors = solve(
                 operator,
                 k=count,
-                which="LA" if largest else "SA",
+                which=which,
                 tol=max(tolerance, float(np.finfo(dtype).eps)),
                 v0=first.astype(dtype),
-                ncv=min(size, max(2 * count + 1, 32)),
+                ncv=basis,
+                maxiter=None if max_products is None else max(max_products // basis, 1),
             )
         except ArpackNoConvergence as error:
+            over = "" if max_products is None else f", max_products={max_products}"
             raise ValueError(
                 f"{len(error.eigenvalues)} of {count} eigenvalues converged: raise "
-                f"tolerance={tolerance:g} or ask for fewer."
+                f"tolerance={tolerance:g}{over} or ask for fewer."
             ) from None
-    order = np.argsort(values)[::-1] if largest else np.argsort(values)
-    kept = order[:count]
+    kept = np.argsort(values if which == "LA" else np.abs(values))[::-1][:count]
     return Spectrum(np.asarray(values[kept], float), np.asarray(vectors[:, kept], float))
 
 

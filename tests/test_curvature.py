@@ -41,6 +41,21 @@ def test_eigenvalues_equal_dense(small):
     np.testing.assert_allclose(low.values, values[:3], atol=1e-6 * values[-1])
 
 
+def test_the_smallest_eigenvalue_is_as_exact_as_the_largest_is_large():
+    """min λ(∇²L) of a network within 1e-3·max|λ|, in 300 products; fewer are refused in words."""
+    landscape = network(20, 16, 50)
+    theta = landscape.initial
+    values = np.linalg.eigvalsh(call(landscape.hessian, theta))
+    count = []
+    found = ss.hessian_eigenvalues(
+        landscape, theta, which="smallest", tolerance=1e-3, on_product=lambda: count.append(1)
+    )
+    assert abs(found.values[0] - values[0]) < 1e-3 * np.abs(values).max()
+    assert len(count) < 300
+    with pytest.raises(ValueError, match="0 of 3 eigenvalues converged.*max_products=32"):
+        ss.hessian_eigenvalues(landscape, theta, 3, tolerance=1e-12, max_products=32)
+
+
 def test_gradient_covariance_equals_dense(small):
     """The 5 largest eigenvalues of Σ to 1e-6; a population by its root."""
     landscape, theta, _, covariance = small

@@ -199,10 +199,13 @@ class LearningRate(eqx.Module):
         return self.value.astype(dtype)
 
     def check(self, num_steps: int) -> None:
-        """Raises `ValueError` for a schedule with an η_k, k < `num_steps`, not finite and ≥ 0."""
+        """Raises `ValueError` for a schedule with an η_k, k < `num_steps`, that is no finite number ≥ 0."""
         first = 0
         for rates in self._blocks(num_steps):
-            bad = ~((rates >= 0) & (rates < np.inf))
+            # A schedule that falls to 0 may end at its rounding below it.
+            rounding = 8 * float(jnp.finfo(jnp.float32).eps)  # in which optax computes
+            least = -rounding * np.nanmax(np.abs(rates), initial=0.0)
+            bad = ~((rates >= least) & (rates < np.inf))
             if bad.any():
                 place = int(np.argmax(bad))
                 raise ValueError(

@@ -8,6 +8,7 @@ from ..landscapes.control_variate import ControlVariate
 from ..noise.models import AbstractGradientNoise, ConstantNoise, MinibatchNoise
 from ..noise.sampling import AbstractSampling
 from ..noise.thermal import ThermalNoise
+from .adaptive_equation import AdaptiveEquation
 from .base import AbstractProcess
 from .continuous import GradientFlow, ModifiedEquation
 from .discrete import GaussianSGD, SGD
@@ -52,7 +53,8 @@ def example_gradients(process: AbstractProcess) -> float:
     """Gradients of single examples in one iteration of one member; NaN where not known.
 
     B for a batch (2lB for `SVAG(l)`, 2B for `SAM`), substeps·N for an equation with exact or
-    constant noise, whose step is one weighted gradient of all examples.
+    constant noise, whose step is one weighted gradient of all examples, and twice as many for an
+    `AdaptiveEquation` with exact noise, whose variance takes each example's gradient.
     """
     if isinstance(process, OverdampedEquation):
         return example_gradients(process.equation)
@@ -70,6 +72,9 @@ def example_gradients(process: AbstractProcess) -> float:
     known = isinstance(noise, MinibatchNoise | ConstantNoise)
     if isinstance(process, ModifiedEquation):
         known = known and process.order == 1 and isinstance(process.solver, dfx.Euler)
+    elif isinstance(process, AdaptiveEquation):
+        passes *= 2
+        known = isinstance(noise, MinibatchNoise)
     elif isinstance(process, GradientFlow):
         known = isinstance(process.solver, dfx.Euler)
     elif not isinstance(process, GaussianSGD | UnderdampedEquation):

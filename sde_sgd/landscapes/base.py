@@ -34,6 +34,8 @@ class AbstractLandscape(eqx.Module):
     A landscape of your own derives from `AbstractFiniteSum` (examples in memory: two methods) or
     `AbstractPopulation` (fresh examples: five), whose docstrings show one; an energy without
     examples is `Potential(energy, noise_covariance)`, a network `EmpiricalRisk`.
+
+    A landscape holds arrays, which `jax.jit` cannot hash: `eqx.filter_jit(landscape.gradient)`.
     """
 
     @property

@@ -242,7 +242,8 @@ class Search:
         if fall is not None:
             return (
                 f", but L falls along a direction in which ∇²L is (nearly) zero, and is lower "
-                f"{fall:.2g} away: a degenerate saddle or maximum, move the start a little"
+                f"{fall:.2g} away: a degenerate saddle or maximum, move the start a little; or L "
+                f"falls for ever, as on separable data, and needs l2"
             )
         return ""
 

@@ -18,7 +18,7 @@ _DEATHS = "deaths of "
 def load_side_by_side(path: str | Path) -> SideBySide:
     """What `SideBySide.save` wrote, without its runs: tables, figures and arrays are the same.
 
-    **Raises:** `ValueError` for a file that is none of these.
+    **Raises:** `FileNotFoundError`; `ValueError` for a file that is none of these.
     """
     path = check_path("path", path)
     if not path.exists():

@@ -15,6 +15,7 @@ from .._checks import (
     check_landscape,
     check_number,
     check_part,
+    check_progress,
     check_whole,
 )
 from .._user_functions import naming, refuse_tracing
@@ -121,14 +122,19 @@ def forecast(
     num_steps: int,
     ensemble_size: int,
     key: Key,
+    progress: bool | None = None,
     **options,
 ) -> Forecast:
     """Seconds (compilation included), bytes and gradients of a run, from a few of its iterations.
 
-    At least two iterations of one chunk of members are run. Options as in `simulate`.
+    At least two iterations of one chunk of members are run. Options as in `simulate`; those that
+    say how a run ends or is kept (`budget`, `checkpoint`, `on_divergence`) do not change it.
     """
     refuse_tracing("forecast", process, theta0, key)
-    StatusLine(None).write(f"{type(process).__name__}: trying some iterations …")
+    check_progress(progress)
+    check_outcome(options.pop("on_divergence", "raise"), options.pop("budget", None))
+    options.pop("checkpoint", None)
+    StatusLine(progress).write(f"{type(process).__name__}: trying some iterations …")
     engine = prepare(
         process, theta0, num_steps=num_steps, ensemble_size=ensemble_size, key=key, **options
     )

@@ -92,9 +92,9 @@ def directions(
         landscape, theta, min(count, size), tolerance=_TOLERANCE, on_product=tick
     )
     found: list[tuple[str, np.ndarray]] = []
-    found += [(f"Hessian {i + 1}", v) for i, v in enumerate(sharp.vectors.T)]
+    found += [(f"sharpest {i + 1}", v) for i, v in enumerate(sharp.vectors.T)]
     kept = noisy.values > 1e-9 * max(noisy.values[0], 0.0)
-    found += [(f"noise {i + 1}", v) for i, v in enumerate(noisy.vectors.T) if kept[i]]
+    found += [(f"noisiest {i + 1}", v) for i, v in enumerate(noisy.vectors.T) if kept[i]]
     if gradient is not None:
         found.append(("gradient", gradient))
     if more is not None:

@@ -19,7 +19,7 @@ def data_of(measured, verdict, predicted=None):
         "predicted_error": np.zeros(count),
         "rate_alone": measured,
         "cause": np.full(count, "tails"),
-        "direction": np.full(count, "noise 1"),
+        "direction": np.full(count, "noisiest 1"),
     }
     names = [f"quadratic, replacement {i}" for i in range(count)]
     return xr.Dataset(

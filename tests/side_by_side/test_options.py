@@ -72,7 +72,7 @@ def test_options_of_a_wrong_type_are_told_as_well():
         (check_distances, ("energy",), "tuple of names"),
         (check_distances, (("euclidean",),), "each of distances must be one of .* got 'euclidean'"),
         (check_resolution, (0.1, {"loss": None}), "dictionary by observable"),
-        (check_resolution, ({"loss": "small"}, {"loss": None}), "finite number > 0; got 'small'"),
+        (check_resolution, ({"loss": "small"}, {"loss": None}), "must be a number; got 'small'"),
         (check_snapshots, ([1.5], 4), r"which of 0, ..., 4"),
         (check_snapshots, (2.5, 4), "must be an integer ≥ 1; got 2.5"),
         (check_step_check, ("half",), "fraction in"),

@@ -44,8 +44,11 @@ def test_a_saved_comparison_comes_back_whole(both, tmp_path):
     assert again.figure().get_suptitle() == both.figure().get_suptitle()
     for name, error in both.step_errors.items():
         np.testing.assert_array_equal(again.step_errors[name].value, error.value)
-    with pytest.raises(ValueError, match=r"cannot be read as a netCDF file"):
+    with pytest.raises(FileNotFoundError, match=r"none.nc' does not exist"):
         ss.load_side_by_side(tmp_path / "none.nc")
+    (tmp_path / "text.nc").write_text("no netCDF")
+    with pytest.raises(ValueError, match=r"cannot be read as a netCDF file"):
+        ss.load_side_by_side(tmp_path / "text.nc")
     LANDSCAPE_RUN = xr.Dataset({"position": ("member", np.zeros(3))})
     write_dataset(LANDSCAPE_RUN, tmp_path / "run.nc")
     with pytest.raises(ValueError, match=r"not written by SideBySide.save: it has no"):

@@ -279,17 +279,23 @@ def test_records_hold_their_own_memory_only():
 
 
 def test_a_forecast_counts_gradients():
-    """substeps·N of an SDE and B of SGD, for each of 7 iterations of 3 members."""
+    """substeps·N of an SDE and B of SGD, for each of 7 iterations of 3 members.
+
+    Adam's equation takes the variance of the gradients too: 2·substeps·N.
+    """
     landscape = ss.LeastSquares(np.eye(5)[:, :2] + 0.5, np.arange(5.0))
     sampling = ss.WithReplacement(2)
     sgd = ss.SGD(landscape, learning_rate=0.1, sampling=sampling)
     sde = ss.ModifiedEquation(
         landscape, learning_rate=0.1, noise=ss.MinibatchNoise(sampling), substeps=4
     )
-    common = dict(num_steps=7, ensemble_size=3, key=jr.key(0))
-    prices = [ss.forecast(process, np.zeros(2), **common) for process in (sgd, sde)]
-    assert [p.example_gradients for p in prices] == [7 * 3 * 2, 7 * 3 * 4 * 5]
-    assert [p.gradients_over_sgd for p in prices] == [1, 4 * 5 / 2]
+    adam = ss.AdaptiveEquation(landscape, ss.Adam(0.1), ss.MinibatchNoise(sampling), substeps=3)
+    common = dict(num_steps=7, ensemble_size=3, key=jr.key(0), progress=False, budget=60.0)
+    prices = [ss.forecast(process, np.zeros(2), **common) for process in (sgd, sde, adam)]
+    assert [p.example_gradients for p in prices] == [7 * 3 * 2, 7 * 3 * 4 * 5, 7 * 3 * 2 * 3 * 5]
+    assert [p.gradients_over_sgd for p in prices] == [1, 4 * 5 / 2, 2 * 3 * 5 / 2]
+    with pytest.raises(ValueError, match="on_divergence"):
+        ss.forecast(sgd, np.zeros(2), **common, on_divergence="hide")
 
 
 def test_a_long_run_says_so_first(capsys):
