@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 
 from .._checks import (
-    check_choice,
     check_flag,
     check_key,
     check_landscape,
@@ -166,7 +165,6 @@ def prepare(
     process.check()
     check_length(process, num_steps)
     named = check_measures(measures, process, num_steps)
-    check_choice("check_stability", check_stability, ("sample", "full", False))
     refill = check_flag("refill", refill)
     if memory is not None:
         memory = int(check_number("memory", memory, above=0))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._checks import check_choice
 from ..dynamics.base import AbstractProcess, LearningRate
 from ..dynamics.batches import gradient_noise, noise_factor
 from ..dynamics.continuous import GradientFlow, ModifiedEquation
@@ -51,6 +52,7 @@ def judge_stability(process: AbstractProcess, theta: jax.Array, examples: str | 
     `examples`: "sample" looks at the Hessian of 128 examples where a finite sum other than least
     squares has more, "full" at all of them, False at nothing.
     """
+    check_choice("check_stability", examples, ("sample", "full", False))
     if examples is False:
         return
     name, rate_name = type(process).__name__, "learning_rate"
