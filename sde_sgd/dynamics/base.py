@@ -199,7 +199,7 @@ class LearningRate(eqx.Module):
         return self.value.astype(dtype)
 
     def check(self, num_steps: int) -> None:
-        """Raises `ValueError` for a schedule with an η_k, k < `num_steps`, that is no finite number ≥ 0."""
+        """Raises `ValueError` for a schedule with a negative or infinite η_k, k < `num_steps`."""
         first = 0
         for rates in self._blocks(num_steps):
             # A schedule that falls to 0 may end at its rounding below it.
