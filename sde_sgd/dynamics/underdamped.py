@@ -3,6 +3,7 @@
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -198,7 +199,13 @@ class OverdampedEquation(AbstractProcess):
             refinement=refinement,
         )
         slow = LearningRate(eta / (1 - float(self.momentum)))
-        self.equation = eqx.tree_at(lambda equation: equation.learning_rate, at_eta, slow)
+        # The landscape is a leaf, so that it stays the same object (`Stages` asks).
+        rate = at_eta.learning_rate
+        self.equation = jax.tree.map(
+            lambda part: slow if part is rate else part,
+            at_eta,
+            is_leaf=lambda part: part is rate or part is landscape,
+        )
 
     @property
     def landscape(self) -> AbstractLandscape:

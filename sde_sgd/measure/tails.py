@@ -139,7 +139,7 @@ class TailRatios(AbstractMeasure):
     ) -> TailCarry:
         def add() -> TailCarry:
             size = jnp.abs(evaluate(self.of, after).reshape(after.shape[0], 1, 1))
-            beyond = size.astype(self.thresholds.dtype) > self.thresholds
+            beyond = size.astype(self.thresholds.dtype) > self.thresholds[None]
             undefined = carry.undefined + jnp.isnan(size[:, 0, 0]).astype(jnp.int32)
             return TailCarry(carry.count + 1, carry.beyond + beyond.astype(jnp.int32), undefined)
 

@@ -250,14 +250,19 @@ def test_nothing_moves_in_equilibrium():
 
 
 def test_a_run_can_be_continued():
-    """20 iterations are 10 and 10: the score's clock is that of the run."""
+    """20 iterations are 10 and 10: the score's clock is that of the run.
+
+    The velocity has the landscape's dtype, whatever those of the score, of t and of θ are.
+    """
     flow, theta = gaussian_flow(), jnp.asarray(START.mean)
     options = dict(ensemble_size=4, key=jr.key(0))
     whole = ss.simulate(flow, theta, num_steps=20, **options)
     halves = ss.simulate(flow, theta, num_steps=10, **options).extend(10)
     np.testing.assert_array_equal(whole.positions, halves.positions)
-    single = jax.eval_shape(flow.velocity, jnp.asarray(0.3), theta.astype(jnp.float32))
-    assert single.dtype == jnp.float32
+    hessian, noise, minimum = (np.float32(x) for x in (HESSIAN, NOISE, MINIMUM))
+    landscape = ss.quadratic(hessian, noise, minimum=minimum)
+    single = ss.ProbabilityFlow(landscape, ETA, ss.ConstantNoise(noise), flow.score)
+    assert jax.eval_shape(single.velocity, jnp.asarray(0.3), theta).dtype == jnp.float32
 
 
 WELL = ss.Potential(TiltedWell(jnp.asarray(0.0)), [[1.0]])
