@@ -91,7 +91,7 @@ def test_local_faults():
     read = ss.identify_kramers_moyal
     with pytest.raises(ValueError, match="Nobody starts within"):
         read(x, [40.0], bandwidth=0.5, time_step=0.2)
-    with pytest.raises(ValueError, match="bandwidth must be"):
+    with pytest.raises(ValueError, match="bandwidth, in units of x, must be"):
         read(x, [0.0], bandwidth=-1.0, time_step=0.2)
     with pytest.raises(ValueError, match="degree must be"):
         read(x, [0.0], bandwidth=0.5, time_step=0.2, degree=7)
