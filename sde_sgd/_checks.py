@@ -307,9 +307,7 @@ def real_output(name: str, value: Any, dtype: Any = None) -> Array:
         value = jnp.stack(rows)
     if not isinstance(value, Array | np.ndarray | np.generic | int | float | complex):
         raise ValueError(f"{name} must give real numbers; it gives {in_brief(value)}.")
-    dtypes = value if isinstance(value, Array) else np.asarray(value)
-    _refuse_unreal(name, dtypes.dtype)
-    array = jnp.asarray(value)
+    array = jnp.asarray(real_values(name, value))
     return array if dtype is None else array.astype(dtype)
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from .._checks import check_callable, check_non_negative, check_whole
+from .._checks import check_callable, check_non_negative, check_whole, real_values
 from ..types import RealLike, Vector, Weights
 from .base import AbstractFiniteSum
 from .blocks import fitting_block, map_blocks
@@ -177,13 +177,15 @@ def _some_losses(risk: EmpiricalRisk, some: PyTree[Array], targets: PyTree[Array
     return losses, map_blocks(of_first, targets, risk.example_block)
 
 
-def cross_entropy(logits: Float[Array, " classes"], label) -> Float[Array, ""]:
+def cross_entropy(logits: Any, label: Any) -> Float[Array, ""]:
     """−log softmax(logits)_label for one example, an `example_loss`.
 
     **Arguments:** `logits` (classes,); `label` a boolean, or an integer of any width in
     [0, classes), no one-hot vector (outside the loss is NaN, which `EmpiricalRisk` refuses).
     """
-    label = jnp.asarray(label)
+    logits, label = (jnp.asarray(real_values(*x)) for x in (("logits", logits), ("label", label)))
+    if logits.ndim != 1:
+        raise ValueError(f"logits must have shape (classes,); got {logits.shape}.")
     if label.dtype.itemsize < 4 and not jnp.issubdtype(label.dtype, jnp.floating):
         # The class numbers are made in the label's type, and 200 is no int8.
         label = label.astype(jnp.int32)
@@ -198,11 +200,13 @@ def cross_entropy(logits: Float[Array, " classes"], label) -> Float[Array, ""]:
     return jax.nn.logsumexp(logits) - jnp.where(known, chosen, jnp.nan)
 
 
-def squared_error(prediction: Float[Array, "*out"], target) -> Float[Array, ""]:
+def squared_error(prediction: Any, target: Any) -> Float[Array, ""]:
     """½|prediction − target|² for one example of equal shapes, an `example_loss`."""
-    if jnp.shape(prediction) != jnp.shape(target):
+    given = ("prediction", prediction), ("target", target)
+    prediction, target = (jnp.asarray(real_values(*x)) for x in given)
+    if prediction.shape != target.shape:
         raise ValueError(
-            f"squared_error needs prediction and target of one shape; got {jnp.shape(prediction)} "
-            f"and {jnp.shape(target)}."
+            f"squared_error needs prediction and target of one shape; got {prediction.shape} and "
+            f"{target.shape}."
         )
     return 0.5 * jnp.sum((prediction - target) ** 2)

@@ -55,12 +55,12 @@ def numbers(name: str, value: Any) -> Any:
             f"{name} must be an array of numbers; {in_brief(value)} is none (rows of different "
             f"lengths?)."
         ) from error
-    if array.dtype.kind in "US":
+    if isinstance(array, np.ndarray) and array.dtype.kind in "US":
         raise ValueError(
             f"{name} must be real numbers, not of dtype {array.dtype}: number classes by "
             f"np.unique({name}, return_inverse=True)[1]."
         )
-    if array.dtype.kind == "O":
+    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key) or array.dtype.kind == "O":
         raise ValueError(f"{name} must be an array of real numbers; got {in_brief(value)}.")
     return value
 

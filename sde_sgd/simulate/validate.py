@@ -185,7 +185,10 @@ def _look_at(sampler: Any, keys: jax.Array) -> bool:
     one = jax.ShapeDtypeStruct(keys.shape[1:], keys.dtype)
     with naming("The sampler theta0(key)"):
         # Each a function of its own, as JAX remembers the program of a function.
-        looks = [jax.make_jaxpr(lambda key: jnp.asarray(sampler(key)))(one) for _ in range(2)]
+        looks = [
+            jax.make_jaxpr(lambda key: real_output("theta0(key)", sampler(key)))(one)
+            for _ in range(2)
+        ]
     first, second = ([*look.consts, *_literals(look.jaxpr)] for look in looks)
     if len(first) != len(second) or not all(map(_equal, first, second)):
         raise ValueError(

@@ -51,7 +51,7 @@ from sde_sgd.types import RealLike, Scalar
 from .._checks import check_at_least, check_number, check_part, check_whole
 
 _MOST_NODES = 100_000
-_MOST_CALLS = 20_000
+_MOST_CALLS = 10_000
 
 
 class FlowGap(NamedTuple):

@@ -87,10 +87,18 @@ add(
         ),
     ),
 )
+
+
+def _mnist():
+    """The data set, once its file has been read, which takes seconds."""
+    ss.mnist_subset((0, 1))
+    return ss.mnist_subset
+
+
 _split = dict(test_fraction=0.2, seed=0, dtype=None)
 _images = dict(classes=(0, 1), layout="flat", principal_directions=2, **_split)
 add("digits", lambda: (ss.digits, dict(scaling="standard", **_images)))
-add("mnist_subset", lambda: (ss.mnist_subset, dict(scaling="unit", **_images)))
+add("mnist_subset", lambda: (_mnist(), dict(scaling="unit", **_images)))
 add("breast_cancer", lambda: (ss.breast_cancer, dict(_split)))
 add("diabetes", lambda: (ss.diabetes, dict(_split)))
 add(
