@@ -52,7 +52,7 @@ def test_the_smallest_eigenvalue_is_as_exact_as_the_largest_is_large():
     )
     assert abs(found.values[0] - values[0]) < 1e-3 * np.abs(values).max()
     assert len(count) < 300
-    with pytest.raises(ValueError, match="0 of 3 eigenvalues converged.*max_products=32"):
+    with pytest.raises(ValueError, match=". of 3 eigenvalues converged.*max_products=32"):
         ss.hessian_eigenvalues(landscape, theta, 3, tolerance=1e-12, max_products=32)
 
 
