@@ -20,7 +20,7 @@ def scalar_field_kernel(size: int, mass: RealLike) -> Float[Array, "n n"]:
 
     **Raises:** `ValueError` for a ring of fewer than three sites or m ≤ 0 (κ_0 = m² would be 0).
     """
-    size = check_whole("size", size, 3)
+    size = check_whole("size", size, 3, 10_000)  # .8 GB
     m = check_positive("mass", mass)
     shift = jnp.roll(jnp.eye(size), 1, axis=1)
     return (m**2 + 2) * jnp.eye(size) - shift - shift.T

@@ -308,7 +308,7 @@ def _floating(dtype: Any) -> np.dtype:
     """The dtype of inputs, float32 or float64."""
     try:
         found = np.dtype(jnp.result_type(float) if dtype is None else dtype)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"dtype must be float32 or float64; got {in_brief(dtype)}.") from error
     if found not in (np.float32, np.float64):
         raise ValueError(f"dtype must be float32 or float64; got {found}.")
@@ -327,7 +327,8 @@ def _images(
 ) -> Dataset:
     """Chosen classes of the flat pixels in [0, 1] and digits that are read, split and scaled."""
     given = range(10) if classes is None else classes
-    kept = [] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
+    single = isinstance(given, str) or getattr(given, "ndim", 1) == 0
+    kept = [] if single or not isinstance(given, Iterable) else list(given)
     whole = all(isinstance(c, int | np.integer) and 0 <= c < 10 for c in kept)
     if len(kept) < 2 or not whole or len(set(kept)) != len(kept):
         raise ValueError(

@@ -218,7 +218,8 @@ def symmetric_noise_covariance(size: int, scale: RealLike) -> Float[Array, "d d"
 
     **Raises:** `ValueError` for size < 1 or scale ≤ 0.
     """
-    size, scale = check_whole("size", size), check_positive("scale", scale)
+    size = check_whole("size", size, 1, 100)  # n⁴ numbers, .8 GB
+    scale = check_positive("scale", scale)
     delta = jnp.eye(size)
     same = jnp.einsum("ac,bd->abcd", delta, delta)
     return scale**2 * (same + same.transpose(0, 1, 3, 2)).reshape(size**2, size**2)

@@ -62,6 +62,8 @@ def _results(options):
     while first is not None:
         command = [sys.executable, "-m", "tests.fuzz", *sys.argv[1:], f"--worker={first}"]
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "MPLBACKEND": "Agg"}
+        # A pool of threads in each of several runs waits for the others' cores.
+        environment |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, text=True, env=environment
         ) as worker:
