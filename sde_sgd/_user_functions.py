@@ -71,7 +71,10 @@ def refuse_tracing(name: str, *given: Any) -> None:
 
     Under jit every new array is a tracer; under vmap and grad only what was made of an argument.
     """
-    leaves = jax.tree.leaves(given)
+    try:
+        leaves = jax.tree.leaves(given)
+    except ValueError:  # keys that cannot be sorted, which are refused where they are read
+        leaves = []
     if isinstance(jnp.zeros(()), Tracer) or any(isinstance(leaf, Tracer) for leaf in leaves):
         raise ValueError(
             f"{name} cannot be traced by jax.jit, vmap or grad, as it looks at its numbers and "

@@ -133,7 +133,8 @@ def hessian_trace(
     landscape: AbstractLandscape, theta: ArrayLike, *, key: Key, num_probes: int = 64
 ) -> Estimate:
     """tr ∇²L(θ) by Hutchinson's estimator, mean of zᵀHz over random signs z, with its error."""
-    point, num = _point(landscape, theta), check_whole("num_probes", num_probes, 2)
+    point = _point(landscape, theta)
+    num = _probes(num_probes, point)
     signs = jr.rademacher(check_key(key), (num, len(point)), landscape.dtype)
     return Estimate.from_samples(np.asarray(_quadratic_forms(landscape, point, signs)))
 
@@ -159,7 +160,7 @@ def hessian_noise_trace(
             raise ValueError("A population has no examples to sum over: give a key and num_probes.")
         total = float(_exact_noise_trace(landscape, point))
         return Estimate(np.asarray(total), np.asarray(0.0), landscape.num_examples)
-    num = check_whole("num_probes", num_probes, 2)
+    num = _probes(num_probes, point)
     z = jr.normal(check_key(key), (num, landscape.noise_dimension), landscape.dtype)
     return Estimate.from_samples(np.asarray(_noise_quadratic_forms(landscape, point, z)))
 
@@ -179,7 +180,8 @@ def hessian_density(
 
     **Source:** Golub & Welsch 1969; Ghorbani, Krishnan, Xiao 2019 (1901.10159).
     """
-    point, num = _point(landscape, theta), check_whole("num_probes", num_probes, 2)
+    point = _point(landscape, theta)
+    num = _probes(num_probes, point)
     steps = min(check_whole("num_steps", num_steps), len(point))
     nodes, weights = np.zeros((num, steps)), np.zeros((num, steps))
     for i, own in enumerate(jr.split(check_key(key), num)):
@@ -284,6 +286,11 @@ def _extreme(
             ) from None
     kept = np.argsort(values if which == "LA" else np.abs(values))[::-1][:count]
     return Spectrum(np.asarray(values[kept], float), np.asarray(vectors[:, kept], float))
+
+
+def _probes(num_probes: int, point: Float[jax.Array, " d"]) -> int:
+    """A number of probe vectors that fit in 0.8 GB together."""
+    return check_whole("num_probes", num_probes, 2, max(10**8 // len(point), 2))
 
 
 def _point(landscape: AbstractLandscape, theta: ArrayLike) -> Float[jax.Array, " d"]:

@@ -286,7 +286,7 @@ def _floating(dtype: Any) -> np.dtype:
         return jnp.dtype(jnp.result_type(float))
     try:
         found = jnp.dtype(dtype)
-    except TypeError:
+    except (TypeError, ValueError):
         found = None
     if found not in (np.float32, np.float64):
         raise ValueError(f"dtype must be float32 or float64; got {in_brief(dtype)}.")

@@ -91,7 +91,9 @@ def weak_error(
     levels = check_whole("levels", levels, 2, 6)
     check_part("sgd", sgd, AbstractProcess, "a process such as ss.SGD")
     check_part("sde", sde, AbstractProcess, "an equation such as ss.ModifiedEquation")
-    num_steps = check_whole("num_steps", num_steps)
+    # The noise of every step, at the finest, has a 32-bit number.
+    finest = max(sde.substeps * 2 ** (levels - 1), 1)
+    num_steps = check_whole("num_steps", num_steps, most=2**31 // finest)
     check_of(sgd.landscape, of)
     if sde.weak_order is None:
         raise ValueError(

@@ -95,7 +95,7 @@ class Estimate(eqx.Module):
         """The estimate of some entries, `value[index]` with its errors."""
         try:
             value = self.value[index]
-        except (IndexError, ValueError):  # NumPy's for rows of different lengths
+        except (IndexError, ValueError, OverflowError, TypeError):
             raise IndexError(
                 f"An Estimate of shape {self.value.shape} has no entry {in_brief(index)}."
             ) from None

@@ -273,7 +273,9 @@ def _rows(name: str, samples: Any) -> Float[np.ndarray, "n d"]:
 def _columns(directions: Any, landscape: AbstractLandscape, key: Key) -> Array:
     dim, dtype = landscape.dimension, landscape.dtype
     if isinstance(directions, str) or not hasattr(directions, "__len__"):
-        directions = check_whole("directions, a number or an array (d, k)", directions)
+        # 0.8 GB of random directions at most.
+        most = max(10**8 // dim, 1)
+        directions = check_whole("directions, a number or an array (d, k)", directions, 1, most)
         columns = jr.normal(key, (dim, directions), dtype)
     else:
         columns = as_real("directions", directions, dtype)

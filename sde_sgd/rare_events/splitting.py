@@ -17,6 +17,7 @@ from .._checks import (
     check_whole,
     in_brief,
     output_shape,
+    real_values,
 )
 from .._user_functions import refuse_tracing
 from ..draws import STREAM_KEYS, stream_keys
@@ -132,11 +133,12 @@ def splitting(
     def start(first: int, stop: int) -> jax.Array:
         return starts(process, theta0, stop, key)[first:]
 
-    if surface is not None and (callable(theta0) or jnp.ndim(theta0) != 1):
+    one_point = not callable(theta0) and real_values("theta0", theta0).ndim == 1
+    if surface is not None and not one_point:
         raise ValueError(
             "With a surface, theta0 must be one point (d,): who reached B starts there."
         )
-    if surface is None and not callable(theta0) and jnp.ndim(theta0) != 1:
+    if not callable(theta0) and not one_point:
         raise ValueError("theta0 must be one point (d,) or a sampler key -> (d,).")
     theta = start(0, num_replicas)
     judge_stability(process, theta, "sample")

@@ -96,7 +96,7 @@ def check_resolution(resolution: Any, observables: Mapping[str, Any]) -> dict[st
 def check_snapshots(snapshots: Any, num_steps: int) -> list[int]:
     """Iterations at which the laws are compared: the start and the end among them."""
     if isinstance(snapshots, int | np.integer) or not isinstance(snapshots, Sequence | np.ndarray):
-        count = check_whole("snapshots", snapshots)
+        count = check_whole("snapshots", snapshots, 1, 10_000)
         # Even in √k: closer together at the start, where the laws change fastest.
         spread = num_steps * (np.arange(count + 1) / count) ** 2
         return sorted({round(k) for k in spread.tolist()})

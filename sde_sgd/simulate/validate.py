@@ -102,7 +102,8 @@ def check_state(members: Any) -> None:
 def check_outcome(on_divergence: Any, budget: Any) -> str:
     """What to do with diverged members, "raise" or "mask"; a budget of some seconds."""
     number = isinstance(budget, int | float | np.number) and not isinstance(budget, bool)
-    if budget is not None and not (number and budget > 0):
+    # Seconds are floats, and 10**400 is none.
+    if budget is not None and not (number and (0 < budget < 1e300 or budget == np.inf)):
         raise ValueError(f"budget must be a number of seconds > 0; got {in_brief(budget)}.")
     return check_choice("on_divergence", on_divergence, ("raise", "mask"))
 

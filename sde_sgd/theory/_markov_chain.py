@@ -95,13 +95,22 @@ def _null_vector(block: sparse.csr_array) -> tuple[np.ndarray, float]:
 
 
 def _factorise(matrix):
-    """LU of an M-matrix, which needs no pivoting."""
-    return splu(
-        matrix,
-        permc_spec="MMD_AT_PLUS_A",
-        diag_pivot_thresh=0.0,
-        options={"SymmetricMode": True},
-    )
+    """LU of an M-matrix, which needs no pivoting.
+
+    **Raises:** `ValueError` for rates so far apart that it is singular in double precision.
+    """
+    try:
+        return splu(
+            matrix,
+            permc_spec="MMD_AT_PLUS_A",
+            diag_pivot_thresh=0.0,
+            options={"SymmetricMode": True},
+        )
+    except RuntimeError as error:
+        raise ValueError(
+            "the rates of the grid are so large, or so far apart, that their matrix is singular in "
+            "double precision: take a smaller learning rate, diffusion or box."
+        ) from error
 
 
 def propagate(

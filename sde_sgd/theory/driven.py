@@ -93,7 +93,8 @@ def fractional_ornstein_uhlenbeck_variance(
     slope = check_number("rate", rate, above=0)
     sigma = check_number("amplitude", amplitude, above=0)
     index = check_number("hurst", hurst, above=0, below=1)
-    return float(sigma**2 * gamma(2 * index + 1) / (2 * slope ** (2 * index)))
+    with np.errstate(over="ignore"):
+        return float(np.square(sigma) * gamma(2 * index + 1) / (2 * slope ** (2 * index)))
 
 
 def stationary_scale_stable(

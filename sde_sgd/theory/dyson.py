@@ -222,7 +222,7 @@ def boltzmann_machine_spacing(
     above.
     """
     kappa = _arguments.finite("kernel_level", kernel_level)
-    mu = check_number("mass", mass, above=0)
+    mu = check_number("mass", mass, above=0, below=1e150)  # its square is a number
     eta = check_number("learning_rate", learning_rate, above=0)
     batch = check_at_least("batch_size", batch_size, 1)
     h = eta if time_step is None else check_at_least("time_step", time_step)

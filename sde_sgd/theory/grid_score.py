@@ -74,7 +74,7 @@ class GridScore(AbstractScore):
                 "Take the logarithm of the distance as coordinate, or another box."
             )
         num_times = check_whole("num_times", num_times, 3, _MOST_TIMES)
-        last = check_number("duration", duration, above=0)
+        last = check_number("duration", duration, above=0, below=1e15)
         times = last * np.arange(num_times + 1) / num_times
         rows = [_log_slopes(density, t) for density, t in _densities(equation, start, times)]
         grid = equation.grid

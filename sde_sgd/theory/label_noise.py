@@ -30,7 +30,7 @@ from .._checks import check_number, check_whole
 _FLAT = 1e-6
 _ON_MANIFOLD = 1e-8
 _MOST_STEPS = 10**7
-_MOST_CALLS = 10_000
+_MOST_CALLS = 5_000
 
 
 def label_noise_flow(
@@ -79,15 +79,15 @@ def label_noise_flow(
             f"start is an isolated minimum (smallest Hessian eigenvalue {values[0]:.3g}): there is "
             f"no direction along which label noise could move it."
         )
-    speed = eta * sigma**2 / (4 * size)
-
-    calls = itertools.count(1)
+    speed, calls = eta * sigma**2 / (4 * size), itertools.count(1)
 
     def field(_, x):
-        if next(calls) > _MOST_CALLS:
+        # The step that holds the solution on the manifold is stable below 3.3/speed, of six calls.
+        if next(calls) > _MOST_CALLS or not 1.8 * speed * clock[-1] < _MOST_CALLS:
             raise ValueError(
                 f"times up to {clock[-1]:g} need more than {_MOST_CALLS} evaluations of the flow: "
-                f"ask for earlier times, or a start where L is less steep."
+                f"ask for earlier times, a smaller learning_rate or label_noise, or a start where "
+                f"L is less steep."
             )
         slope, hess, steepest = at(x)
         eigenvalues, vectors = np.linalg.eigh(hess)
@@ -123,7 +123,8 @@ def label_noise_balance(
     **Arguments:** `u`, `w`: the start, whose product is the clean target; losses ½r²;
     `num_steps`: k.
 
-    **Raises:** `ValueError` at η(u² + w²) ≥ 2, where the minimum is unstable.
+    **Raises:** `ValueError` at η(u² + w²) ≥ 2, where the minimum is unstable, and for noise that
+    turns the imbalance round in one step.
     """
     eta = check_number("learning_rate", learning_rate, above=0)
     variance = _arguments.label_noise(label_noise) ** 2
@@ -140,10 +141,17 @@ def label_noise_balance(
             f"learning_rate times u² + w² is {eta * sharpness:g}, not below 2: the minimum is "
             f"unstable. Take learning_rate < {2 / sharpness:g}."
         )
+    with np.errstate(over="ignore"):
+        push = 2 * np.square(eta) * variance
+    if not push < 2 - eta * sharpness:
+        raise ValueError(
+            f"learning_rate²·label_noise²/batch_size = {push / 2:g} turns the imbalance round in "
+            f"one step, and what is left out is not small: take smaller ones."
+        )
     ratio = 1.0
     for _ in range(steps):
         sharpness = np.hypot(ratio * first, 2 * product)
-        ratio *= 1 - eta**2 * 2 * variance / (2 - eta * sharpness)
+        ratio *= 1 - push / (2 - eta * sharpness)
     return float(ratio)
 
 

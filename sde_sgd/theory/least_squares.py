@@ -149,7 +149,7 @@ def transient_moments_least_squares(
     about 16 − log10(|θ0 − θ*|²/variance) digits.
 
     **Raises:** `ValueError` for bad shapes, numbers and combinations, and times between two steps.
-    An unstable rate is allowed: its moments grow; `OverflowError` when they leave float64.
+    An unstable rate is allowed: its moments grow; `ValueError` when they leave float64.
     """
     problem = _problem(inputs, targets, l2, frozen=frozen_noise)
     eta, c, h, mu = _numbers(learning_rate, noise_factor, time_step, momentum, order)
@@ -170,7 +170,7 @@ def transient_moments_least_squares(
             system = moments.affine_system(problem, eta, c, h, order)
             mean, covariance = _propagate(system, unique, delta, exponential=h == 0)
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-        raise OverflowError(
+        raise ValueError(
             f"The moments overflow before t = {clock.max():g}. "
             + _unstable(problem, eta, c, h, mu, order)
         )

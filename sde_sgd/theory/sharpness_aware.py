@@ -30,7 +30,7 @@ from sde_sgd.theory import _arguments, _second_moments as moments
 from sde_sgd.theory.least_squares import _inputs
 from sde_sgd.types import RealLike
 
-from .._checks import check_at_least
+from .._checks import check_at_least, check_number
 
 _ROWS = 2048  # examples per block, so that memory does not grow with N
 Tensor = Float[np.ndarray, "d d d d"]  # of X_ab X'_cd
@@ -200,5 +200,7 @@ def _problem(
     inputs: ArrayLike, radius: RealLike, l2: RealLike, sampling: AbstractSampling
 ) -> tuple[Float[np.ndarray, "N d"], float, float]:
     _arguments.sampling(sampling)
-    rho = check_at_least("radius", radius)
-    return _inputs(inputs), rho, check_at_least("l2", l2)
+    rho, penalty = check_at_least("radius", radius), check_at_least("l2", l2)
+    check_number("radius", rho, below=_arguments.LARGE)
+    check_number("l2", penalty, below=_arguments.LARGE)
+    return _inputs(inputs), rho, penalty

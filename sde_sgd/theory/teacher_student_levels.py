@@ -70,7 +70,7 @@ def teacher_student_spacing(
     eta = check_number("learning_rate", learning_rate, above=0)
     sigma, height = (
         check_number("label_noise", label_noise, 0, _arguments.LARGE),
-        check_number("level", level, above=0),
+        check_number("level", level, 0, _arguments.LARGE),
     )
     batch = _arguments.batch_size(batch_size, 2)
     if time_step is None:

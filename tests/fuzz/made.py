@@ -112,6 +112,15 @@ class Made:
         )  # fmt: skip
 
     @cached_property
+    def long(self):
+        """Of enough members for a correlation time."""
+        return ss.simulate(
+            self.sgd, THETA, num_steps=240, ensemble_size=100, key=self.key, progress=False,
+            measures={"autocovariance": ss.Autocovariance(first, max_lag=60, burn_in=100)},
+            check_stability=False,
+        )  # fmt: skip
+
+    @cached_property
     def basins(self):
         return ss.find_basins(self.well, [[-1.2], [1.2]])
 

@@ -177,7 +177,7 @@ add(
 )
 add(
     "AutocovarianceResult.integrated_time",
-    lambda: (made.run["autocovariance"].integrated_time, dict(window=5.0)),
+    lambda: (made.long["autocovariance"].integrated_time, dict(window=1.0)),
 )
 
 # Comparisons.
