@@ -28,6 +28,8 @@ from .estimate import Estimate
 # Fewer than so many correlation times in all members together say nothing of themselves.
 _LEAST_TIMES = 50
 _MOST_LAGS = 10**6
+# Doubles that a reading works on at once: 2 MB an array.
+_NUMBERS = 2**18
 
 
 class AutocovarianceCarry(eqx.Module):
@@ -256,10 +258,35 @@ class Autocovariance(AbstractMeasure):
         kept = alive & (count > self.lags[-1] // self.every)
         num = int(kept.sum())
         steps = int(count[kept].min()) if num else 0
+        # Some entries at a time: in doubles the whole would be several times the carry.
+        entries, each = carry.shift.shape[1], max(num * self._size, 1)
+        width = max(_NUMBERS // each, 1)
+        blocks = [slice(i, i + width) for i in range(0, entries, width)]
+        found = [self._readings(carry, kept, steps, block) for block in blocks]
+        shape = shape_of_value("Autocovariance", self.of, process.landscape)
+
+        def joined(parts: Sequence[Estimate]) -> Estimate:
+            value, error = (
+                np.concatenate(arrays, axis=1).reshape(len(self.lags), *shape)
+                for arrays in zip(*((p.value, p.standard_error) for p in parts), strict=True)
+            )
+            return Estimate(value, error, num)
+
+        covariance, correlation, summed = (joined(parts) for parts in zip(*found, strict=True))
+        lags = np.array(self.lags)
+        whole = self.lags == tuple(range(0, self.lags[-1] + 1, self.every))
+        return AutocovarianceResult(
+            lags, process.time(lags), covariance, correlation, summed if whole else None, steps
+        )
+
+    def _readings(
+        self, carry: AutocovarianceCarry, kept: np.ndarray, steps: int, block: slice
+    ) -> tuple[Estimate, Estimate, Estimate]:
+        """C(l), C(l)/C(0) and their sum up to l, (lags, entries), of some entries of f."""
         gaps = np.array(self.lags) // self.every
 
         def take(leaf):
-            return np.asarray(leaf, dtype=float)[kept]
+            return np.asarray(leaf)[kept, block].astype(float)
 
         shift, total, early = take(carry.shift), take(carry.total), take(carry.early)
         past = take(carry.past)[:, :, np.arange(steps - self._size, steps) % self._size]
@@ -269,24 +296,16 @@ class Autocovariance(AbstractMeasure):
 
         # Later values of the pairs are all but the first l, earlier ones all but the last l.
         later, before = total - first_sums(early), total - first_sums(past[:, :, ::-1])
-        pairs = steps - gaps
         centre = (total[:, :, :1] / max(steps, 1) + shift[:, :, None]).mean(axis=0)
         centre = centre - shift[:, :, None]
-        each = (take(carry.products) - centre * (later + before)) / pairs + centre**2
+        each = (take(carry.products) - centre * (later + before)) / (steps - gaps) + centre**2
         # As in Moments: the common mean is measured on the same members.
+        num = len(each)
         member_mean = total[:, :, 0] / max(steps, 1) + shift
         spread = ((member_mean - member_mean.mean(axis=0)) ** 2).sum(axis=0)
         each = np.moveaxis(each + spread[:, None] / max(num * (num - 1), 1), 2, 1)
-        shape = shape_of_value("Autocovariance", self.of, process.landscape)
-        each = each.reshape(num, len(self.lags), *shape)
-        summed = None
-        if self.lags == tuple(range(0, self.lags[-1] + 1, self.every)):
-            weighted = self.every * (2 * np.cumsum(each, axis=1) - each[:, :1])
-            summed = ratio(weighted, each[:, :1])
-        lags = np.array(self.lags)
-        times, correlation = process.time(lags), ratio(each, each[:, :1])
-        covariance = Estimate.from_samples(each)
-        return AutocovarianceResult(lags, times, covariance, correlation, summed, steps)
+        weighted = self.every * (2 * np.cumsum(each, axis=1) - each[:, :1])
+        return Estimate.from_samples(each), ratio(each, each[:, :1]), ratio(weighted, each[:, :1])
 
 
 def ratio(top: np.ndarray, bottom: np.ndarray) -> Estimate:
