@@ -1,5 +1,6 @@
-"""Values as the messages of errors show them."""
+"""Values as messages and tables show them, in letters that the terminal has."""
 
+import sys
 from typing import Any
 
 import equinox as eqx
@@ -10,6 +11,31 @@ from jax.core import Tracer
 # Numbers of an array that are shown, and characters of anything else.
 _MOST_NUMBERS = 6
 _MOST_TEXT = 80
+# What is written where an encoding lacks the letters of formulas (ASCII, Windows' cp1252).
+_SPELT = {
+    "η": "eta", "θ": "theta", "λ": "lambda", "μ": "mu", "ρ": "rho", "σ": "sigma", "κ": "kappa",
+    "τ": "tau", "χ": "chi", "Σ": "Sigma", "∇": "grad ", "√": "sqrt ", "∞": "inf", "±": "+-",
+    "−": "-", "·": "*", "×": "x", "²": "^2", "³": "^3", "½": "1/2", "≤": "<=", "≥": ">=", "≠": "!=",
+    "→": "->", "…": "...", "✓": "yes", "✗": "no",
+}  # fmt: skip
+
+
+def for_stdout(text: str) -> str:
+    """`text`, which a user may print, with the letters spelt out that his stdout does not have."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return "".join(_letter(letter, encoding) for letter in text)
+    return text
+
+
+def _letter(letter: str, encoding: str) -> str:
+    try:
+        letter.encode(encoding)
+    except UnicodeEncodeError:
+        return _SPELT.get(letter, "?")
+    return letter
 
 
 def in_brief(value: Any) -> str:

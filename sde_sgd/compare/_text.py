@@ -2,9 +2,13 @@
 
 from collections.abc import Sequence
 
+from .._brief import for_stdout
+
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Left-aligned columns, a header and a rule, joined by newlines."""
+    header = [for_stdout(cell) for cell in header]
+    rows = [[for_stdout(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = [header, ["-" * width for width in widths], *rows]
     return "\n".join(

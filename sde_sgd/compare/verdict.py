@@ -11,6 +11,7 @@ from scipy import special
 from sde_sgd.compare._text import number, score, text_table, with_error
 from sde_sgd.measure.estimate import Estimate
 
+from .._brief import for_stdout
 from .._checks import (
     as_float64,
     check_choice,
@@ -105,7 +106,7 @@ class Comparison(eqx.Module):
         of = f" of {process}" if process else ""
         outcome = "as expected" if self.as_expected else f"expected to {self.expected}"
         because = f": {self.reason}" if self.reason else ""
-        return (
+        return for_stdout(
             f"{name or 'value'}{of} {verdict} ({outcome}): measured {measured}, predicted "
             f"{predicted}, difference {difference}, z = {z}, threshold {self.threshold:.3g}"
             f"{because}"
@@ -282,16 +283,12 @@ def _jsonable(value: Any) -> Any:
     return None if np.isnan(value) else str(value)
 
 
-def _real(value: Values, name: str) -> Float[np.ndarray, "..."]:
-    return as_float64(name, value).copy()
-
-
 def _prediction(predicted: Estimate | Values, shape: tuple[int, ...]) -> Estimate:
     """The prediction as an estimate, without error if it is an array."""
     if isinstance(predicted, Estimate):
         value, error, samples = predicted.value, predicted.standard_error, predicted.num_samples
     else:
-        value = _real(predicted, "predicted")
+        value = as_float64("predicted", predicted).copy()
         value = np.broadcast_to(value, shape) if value.ndim == 0 else value
         error, samples = np.zeros(value.shape), 0
         if not np.isfinite(value).all():
@@ -304,7 +301,7 @@ def _prediction(predicted: Estimate | Values, shape: tuple[int, ...]) -> Estimat
             f"measured has shape {shape} and predicted {value.shape}; they must be equal "
             "(only a scalar prediction is broadcast)."
         )
-    return Estimate(_real(value, "predicted"), error, samples)
+    return Estimate(as_float64("predicted", value).copy(), error, samples)
 
 
 def _resolution(
@@ -312,7 +309,7 @@ def _resolution(
 ) -> Float[np.ndarray, "..."] | None:
     if resolution is None:
         return None
-    width = _real(resolution, "resolution")
+    width = as_float64("resolution", resolution).copy()
     if width.ndim and width.shape != shape:
         raise ValueError(
             f"measured has shape {shape} and resolution {width.shape}; give a scalar or equal "
@@ -328,7 +325,7 @@ def _resolution(
 
 
 def _bias(bias: Values, shape: tuple[int, ...]) -> Float[np.ndarray, "..."]:
-    offset = _real(bias, "bias")
+    offset = as_float64("bias", bias).copy()
     if offset.ndim and offset.shape != shape:
         raise ValueError(
             f"measured has shape {shape} and bias {offset.shape}; give a scalar or equal shapes."

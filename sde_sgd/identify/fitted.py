@@ -6,6 +6,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
+from .._brief import for_stdout
 from .._checks import as_float64
 from ..measure.estimate import Estimate
 from ._regression import covariance
@@ -71,7 +72,7 @@ class FittedSDE(eqx.Module):
             f"FittedSDE at lag {self.lag:.4g} (errors over {self.drift.num_samples} members):",
             *self.equations(),
         ]
-        return "\n  ".join(lines)
+        return for_stdout("\n  ".join(lines))
 
     def _points(self, points: Any) -> np.ndarray:
         array = as_float64("points", points)

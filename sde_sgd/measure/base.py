@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from .._brief import for_stdout
 from .._checks import (
     as_float64,
     check_callable,
@@ -64,7 +65,7 @@ class MeasureResult(eqx.Module):
                 own = isinstance(value, MeasureResult | Estimate)
                 text = repr(value) if own else in_brief(value)
                 lines.append(f"  {field.name} = " + text.replace("\n", "\n  "))
-        return "\n".join(lines)
+        return for_stdout("\n".join(lines))
 
 
 class AbstractMeasure(eqx.Module):

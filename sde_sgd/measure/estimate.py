@@ -5,6 +5,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Num
 
+from .._brief import for_stdout
 from .._checks import as_float64, check_number, check_whole, in_brief, real_values
 
 
@@ -38,7 +39,8 @@ class Estimate(eqx.Module):
 
     def __repr__(self) -> str:
         if self.value.ndim == 0:
-            return f"{self.value:.6g} ± {self.standard_error:.2g} (n={self.num_samples})"
+            text = f"{self.value:.6g} ± {self.standard_error:.2g} (n={self.num_samples})"
+            return for_stdout(text)
         return (
             f"Estimate(value={_digits(self.value, 6)}, "
             f"standard_error={_digits(self.standard_error, 2)}, num_samples={self.num_samples})"

@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
+from .._brief import for_stdout
 from .._checks import check_whole
 from ..measure.estimate import Estimate
 from ..simulate.checkpoint import as_checkpoint, Checkpoint
@@ -104,7 +105,7 @@ class Splitting:
     def __repr__(self) -> str:
         state = "complete" if self.complete else f"of {self.requested_repetitions} requested"
         rate = "" if self.rate is None else f", rate={self.rate} per iteration"
-        return (
+        return for_stdout(
             f"Splitting({self._name}, probability={self.probability}{rate}, "
             f"{self.num_repetitions} repetitions {state}, {self.extinct} extinct, "
             f"{self.seconds:.1f} s)"

@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from .._brief import for_stdout
 from ..compare import Comparison, verdict_table
 from ..measure.estimate import Estimate
 from ..netcdf import write_dataset
@@ -51,7 +52,7 @@ class SideBySide(eqx.Module):
 
     def __repr__(self) -> str:
         how = "" if self.complete else f" (stopped: {self.stopped})"
-        return f"SideBySide of {self.title}{how}\n{self.table}"
+        return for_stdout(f"SideBySide of {self.title}{how}\n{self.table}")
 
     @property
     def complete(self) -> bool:
@@ -119,7 +120,7 @@ class SideBySide(eqx.Module):
             )
         if self.unresolved:
             lines.append(self.unresolved)
-        return "\n".join(lines)
+        return for_stdout("\n".join(lines))
 
     def _how_far(self) -> str:
         if not self.runs:

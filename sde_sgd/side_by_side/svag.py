@@ -16,6 +16,7 @@ import jax.random as jr
 import numpy as np
 import xarray as xr
 
+from .._brief import for_stdout
 from .._checks import check_flag, check_list, check_progress, check_whole
 from ..compare import compare, Comparison, verdict_table
 from ..compare._text import number
@@ -91,7 +92,7 @@ class SvagLimit(eqx.Module):
             f"{number(total)} ({number(total / alone)} times SGD); the exact SDE {number(step)} "
             f"for each of its substeps ({number(step / alone)} times SGD)"
         )
-        return "\n".join(lines)
+        return for_stdout("\n".join(lines))
 
     def to_xarray(self) -> xr.Dataset:
         """Means over (run, k), the extrapolated ones over k, with the settings."""

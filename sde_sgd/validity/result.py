@@ -8,6 +8,7 @@ import xarray as xr
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
+from .._brief import for_stdout
 from ..compare._text import number, text_table, with_error
 from ..measure.estimate import Estimate
 from ..netcdf import write_dataset
@@ -140,7 +141,8 @@ class Validity(eqx.Module):
     @property
     def table(self) -> str:
         """All numbers, and the verdict on the last line, as text."""
-        return "\n\n".join([_summary(self), _directions(self), *self.remarks, self.verdict])
+        parts = _summary(self), _directions(self), *self.remarks, self.verdict
+        return for_stdout("\n\n".join(parts))
 
     def figure(self) -> Figure:
         """D by direction and cause, along η, B and linear scaling, the gap to SVAG(l)."""

@@ -1,6 +1,9 @@
 """What `print` shows of results: numbers, and never the names of dtypes."""
 
+import sys
+
 import numpy as np
+import pytest
 
 import sde_sgd as ss
 from sde_sgd.measure.moments import MomentsResult
@@ -31,3 +34,19 @@ def test_an_equation_is_printed_as_equations():
         ss.identify_sparse(walk, ss.PolynomialBasis(1, 1), time_step=1.0, failure_rate=None)
     )
     assert told.startswith("FittedSDE at lag 1 ") and "b_x = " in told and "a_xx = " in told
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_a_terminal_without_greek_letters(encoding, tmp_path, monkeypatch):
+    """What is printed is spelt out in the letters that there are, in columns as before."""
+    row = ss.compare(
+        ss.Estimate(np.asarray(1.0), np.asarray(0.1), 50), np.asarray(1.1), name="variance of θ"
+    )
+    with open(tmp_path / "out", "w", encoding=encoding, errors="strict") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        print(row, ss.verdict_table([row]), ss.Estimate(np.asarray(1.0), np.asarray(0.1), 5))
+    monkeypatch.undo()
+    text = (tmp_path / "out").read_text(encoding)
+    sign = {"ascii": "+-", "cp1252": "±"}[encoding]
+    assert "variance of theta" in text and f"1 {sign} 0.1 (n=5)" in text and "?" not in text
+    assert f"difference {sign} error" in text
