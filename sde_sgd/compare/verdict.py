@@ -196,7 +196,7 @@ def compare(
     expected = check_choice("expected", expected, tuple(_AS_EXPECTED))
     name, process = check_text("name", name), check_text("process", process)
     failure_rate = check_number("failure_rate", failure_rate, above=0, below=1)
-    value, error = _real(measured.value, "measured"), measured.standard_error
+    value, error = as_float64("measured", measured.value).copy(), measured.standard_error
     if value.size == 0:
         raise ValueError(f"measured has shape {value.shape}: there is nothing to compare.")
     other = _prediction(predicted, value.shape)
