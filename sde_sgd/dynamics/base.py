@@ -230,10 +230,15 @@ class LearningRate(eqx.Module):
         iterations = np.asarray(iterations)
         if self.value is not None:
             return np.asarray(float(self.value) ** power * iterations)
-        if iterations.size == 0:
-            return iterations.astype(float)
-        steps = np.concatenate([*self._blocks(max(int(iterations.max()), 1))]) ** power
-        return np.asarray(np.concatenate([[0.0], np.cumsum(steps)])[iterations])
+        wanted, places = np.unique(iterations, return_inverse=True)
+        found, first, total = np.zeros(len(wanted)), 0, 0.0
+        # Block by block: a run of 10⁹ iterations has no room for all of its rates.
+        for rates in self._blocks(int(wanted[-1]) if len(wanted) else 0):
+            sums = total + np.cumsum(rates**power)
+            inside = (wanted > first) & (wanted <= first + len(rates))
+            found[inside] = sums[wanted[inside] - first - 1]
+            first, total = first + len(rates), sums[-1]
+        return found[places].reshape(iterations.shape)
 
     @property
     def given(self) -> Any:

@@ -1,6 +1,7 @@
 """A schedule is a chain of constant stages, for every process there is; `refined` keeps it."""
 
 import functools
+import tracemalloc
 
 import diffrax as dfx
 import equinox as eqx
@@ -10,6 +11,7 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
+from scipy import special
 from tools import normal
 
 import sde_sgd as ss
@@ -293,3 +295,18 @@ def test_another_solver_step_changes_nothing_else(make, rate):
         assert eqx.tree_equal(found, wanted, rtol=1e-12, atol=0.0)
         np.testing.assert_allclose(found.time(np.arange(5)), start.time(np.arange(5)), rtol=1e-12)
     assert not eqx.tree_equal(start.refined(2, 1), start, rtol=1e-12, atol=0.0)
+
+
+def test_the_time_of_a_long_schedule_is_summed_in_blocks():
+    """t_k = Σ_{j<k} 1/(1 + j) at a few k in any order, without room for all k."""
+    process = ss.SGD(LANDSCAPE, lambda k: 1 / (1 + k), SAMPLING)
+    last = 5 * 2**20
+    wanted = np.array([[last, 0], [1, 2**20 + 1]])
+    process.time(np.array([2**20]))  # compiled before memory is watched
+    tracemalloc.start()
+    found = process.time(wanted)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    harmonic = special.digamma(wanted + 1.0) + np.euler_gamma
+    np.testing.assert_allclose(found, harmonic, rtol=1e-12, atol=1e-12)
+    assert most < 5 * 8 * 2**20, most  # all rates are 40 MB
