@@ -23,7 +23,7 @@ SDE = ss.ModifiedEquation(LANDSCAPE, ETA, NOISE, substeps=2)
 
 
 def test_gradients_of_an_example_in_an_iteration():
-    """B for a batch, 2lB for SVAG(l), 2B for SAM, substeps·N for exact noise, else not known."""
+    """B for a batch, 2lB for SVAG(l), 2B for SAM, substeps·N for exact noise and twice that for Adam's."""
     land, sampling = LANDSCAPE, SAMPLING
     known = {
         B: [SGD, ss.SVAG(land, ETA, sampling, 1), ss.OptaxSGD(land, optax.adam(ETA), sampling)],
@@ -38,6 +38,7 @@ def test_gradients_of_an_example_in_an_iteration():
             ss.ModifiedEquation(land, ETA, ss.ThermalNoise(NOISE, 0.1, ETA), substeps=2),
             ss.UnderdampedEquation(land, ETA, NOISE, MU, substeps=2),
             ss.OverdampedEquation(land, ETA, NOISE, MU, substeps=2),
+            ss.AdaptiveEquation(land, ss.Adam(ETA), NOISE, substeps=1),
         ],
     }
     for count, processes in known.items():
@@ -45,7 +46,7 @@ def test_gradients_of_an_example_in_an_iteration():
     unknown = [
         ss.ModifiedEquation(land, ETA, NOISE, order=2),
         ss.ModifiedEquation(land, ETA, ss.HessianNoise(0.1)),
-        ss.AdaptiveEquation(land, ss.Adam(ETA), NOISE),
+        ss.AdaptiveEquation(land, ss.Adam(ETA), ss.DiagonalNoise(NOISE)),
         ss.GradientFlow(land, ETA),
     ]
     assert all(math.isnan(example_gradients(p)) for p in unknown)
