@@ -23,7 +23,7 @@ SDE = ss.ModifiedEquation(LANDSCAPE, ETA, NOISE, substeps=2)
 
 
 def test_gradients_of_an_example_in_an_iteration():
-    """B for a batch, 2lB for SVAG(l), 2B for SAM, substeps·N for exact noise and twice that for Adam's."""
+    """B a batch, 2lB for SVAG(l), 2B for SAM, substeps·N for exact noise, twice that for Adam."""
     land, sampling = LANDSCAPE, SAMPLING
     known = {
         B: [SGD, ss.SVAG(land, ETA, sampling, 1), ss.OptaxSGD(land, optax.adam(ETA), sampling)],
@@ -46,7 +46,7 @@ def test_gradients_of_an_example_in_an_iteration():
     unknown = [
         ss.ModifiedEquation(land, ETA, NOISE, order=2),
         ss.ModifiedEquation(land, ETA, ss.HessianNoise(0.1)),
-        ss.AdaptiveEquation(land, ss.Adam(ETA), ss.DiagonalNoise(NOISE)),
+        ss.AdaptiveEquation(land, ss.Adam(ETA), ss.DiagonalNoise(sampling)),
         ss.GradientFlow(land, ETA),
     ]
     assert all(math.isnan(example_gradients(p)) for p in unknown)
