@@ -220,8 +220,13 @@ def real_values(name: str, value: Any) -> np.ndarray | Array:
             f"leave them out, or fill them with .filled(value)."
         )
     array = value if isinstance(value, Array) else _as_array(name, value)
-    _refuse_unreal(name, array.dtype)
+    _refuse_unreal(name, array.dtype, value)
     return array
+
+
+def _told(value: Any) -> str:
+    """What was given instead: a word, a dictionary, a model; of arrays the dtype says enough."""
+    return "" if isinstance(value, Array | np.ndarray) else f"; got {in_brief(value)}"
 
 
 def _as_array(name: str, value: Any) -> np.ndarray:
@@ -235,7 +240,7 @@ def _as_array(name: str, value: Any) -> np.ndarray:
         ) from None
 
 
-def _refuse_unreal(name: str, dtype: Any) -> None:
+def _refuse_unreal(name: str, dtype: Any, value: Any) -> None:
     if jnp.issubdtype(dtype, jnp.complexfloating):
         raise ValueError(
             f"{name} must be real, not {dtype}: pass the real part, or the real and the imaginary "
@@ -243,7 +248,7 @@ def _refuse_unreal(name: str, dtype: Any) -> None:
         )
     integer = jnp.issubdtype(dtype, jnp.integer) and not jnp.issubdtype(dtype, np.timedelta64)
     if not (integer or jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, np.bool_)):
-        raise ValueError(f"{name} must be real numbers, not of dtype {dtype}.")
+        raise ValueError(f"{name} must be real numbers, not of dtype {dtype}{_told(value)}.")
 
 
 def real_array(name: str, value: Any) -> Array:

@@ -4,6 +4,7 @@ Every quantity comes from Hessian–vector products (two gradients each) or from
 N×d Jacobian of the example losses (one forward and one reverse pass).
 """
 
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -40,7 +41,7 @@ _DENSE = 16
 class Spectrum(NamedTuple):
     """Extreme eigenvalues and their eigenvectors.
 
-    **Fields:** `values` (k,), falling; `vectors` (d, k), orthonormal columns.
+    **Fields:** `values` (k,), the most extreme first; `vectors` (d, k), orthonormal columns.
     """
 
     values: Float[np.ndarray, " k"]
@@ -84,25 +85,33 @@ def hessian_eigenvalues(
     **Arguments:** `theta` (d,); `count` < d; `which`: "largest" or "smallest" (algebraic);
     `tolerance`: of the errors, as a share of the eigenvalue, for the smallest as a share of the
     largest |eigenvalue| (a network has many near 0: 1e-3 is quick, 1e-9 may take 10⁵ products);
-    `max_products` with the Hessian, which are the whole cost (10 restarts a parameter without it);
-    `on_product` is called after each.
+    `max_products` with the Hessian, which are the whole cost; `on_product` is called after each.
 
     **Raises:** `ValueError` for a count outside 1…d, an unknown `which`, a θ of another
-    shape or not finite, and if ARPACK does not converge (raise `tolerance`).
+    shape or not finite, and if ARPACK does not converge, or not in `max_products`.
     """
     check_choice("which", which, ("largest", "smallest"))
     point = _point(landscape, theta)
 
+    most = None if max_products is None else check_whole("max_products", max_products)
+    done = itertools.count(1)
+
     def product(v):
+        if most is not None and next(done) > most:
+            raise ValueError(
+                f"The {which} eigenvalues need more than max_products={most} products: raise it, "
+                f"raise tolerance={tolerance:g}, or ask for fewer."
+            )
         return compiled.hessian_vector_product(landscape, point, v)
 
-    limits = {"max_products": max_products, "on_product": on_product}
+    def extreme(of, number, share, which):
+        return _extreme(of, landscape, number, share, which=which, on_product=on_product)
+
     if which == "largest":
-        return _extreme(product, landscape, count, tolerance, **limits)
+        return extreme(product, count, tolerance, "LA")
     # The shift makes the smallest the largest of a positive matrix, and its tolerance one of |H|.
-    size = abs(_extreme(product, landscape, 1, 1e-2, which="LM", **limits).values[0])
-    shift = 1.1 * size
-    found = _extreme(lambda v: shift * v - product(v), landscape, count, tolerance, **limits)
+    shift = 1.1 * abs(extreme(product, 1, 1e-2, "LM").values[0])
+    found = extreme(lambda v: shift * v - product(v), count, tolerance, "LA")
     return Spectrum(shift - found.values, found.vectors)
 
 
@@ -240,18 +249,14 @@ def _extreme(
     *,
     which: str = "LA",
     start=None,
-    max_products: int | None = None,
     on_product: Callable[[], None] | None = None,
 ) -> Spectrum:
     """The largest eigenvalues of a product ("LA"), or those of the largest size ("LM")."""
     size, dtype = landscape.dimension, np.dtype(landscape.dtype)
     count = check_whole("count", count, 1, size)
     tolerance = check_number("tolerance", tolerance, above=0)
-    if max_products is not None:
-        max_products = check_whole("max_products", max_products)
     if on_product is not None:
         check_callable("on_product", on_product, "lambda: print('.')")
-    basis = min(size, max(2 * count + 1, 32))
 
     def matvec(v):
         made = np.asarray(product(jnp.asarray(v.reshape(-1), landscape.dtype)))
@@ -275,14 +280,12 @@ def _extreme(
                 which=which,
                 tol=max(tolerance, float(np.finfo(dtype).eps)),
                 v0=first.astype(dtype),
-                ncv=basis,
-                maxiter=None if max_products is None else max(max_products // basis, 1),
+                ncv=min(size, max(2 * count + 1, 32)),
             )
         except ArpackNoConvergence as error:
-            over = "" if max_products is None else f", max_products={max_products}"
             raise ValueError(
                 f"{len(error.eigenvalues)} of {count} eigenvalues converged: raise "
-                f"tolerance={tolerance:g}{over} or ask for fewer."
+                f"tolerance={tolerance:g} or ask for fewer."
             ) from None
     kept = np.argsort(values if which == "LA" else np.abs(values))[::-1][:count]
     return Spectrum(np.asarray(values[kept], float), np.asarray(vectors[:, kept], float))

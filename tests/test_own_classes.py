@@ -58,6 +58,19 @@ def test_a_process():
     own.check()
 
 
+def test_a_step_that_forgets_the_carry_is_told():
+    """`step` returns the state and what observe gave."""
+
+    class Forgetful(ss.AbstractProcess):
+        landscape: ss.AbstractLandscape
+
+        def step(self, state, draws, observe, carry):
+            return 0.9 * state
+
+    with pytest.raises(ValueError, match=r"Forgetful.step must return .* \(state, carry\)"):
+        end(Forgetful(QUADRATIC), START)
+
+
 def test_a_gradient_noise():
     """One step is θ₀ − η(∇L + √(sL(θ₀)) z), z the numbers of Gaussian SGD with C = I."""
     known = end(ss.GaussianSGD(QUADRATIC, 0.1, ss.ConstantNoise(np.eye(2))), START).positions

@@ -81,12 +81,17 @@ def test_a_function_that_jax_cannot_compile_is_named(name):
         assert name == "of, mask"  # JAX's own line, then.
 
 
+def nothing(x):
+    return x[0] / 0 + 1 // 0
+
+
 USELESS = {
     "None": (watched(ss.Moments(lambda x: None)), "of must give real numbers.*None"),
     "a dictionary": (watched(ss.Moments(lambda x: {"a": x})), "of must give real numbers.*'a'"),
     "complex": (watched(ss.Snapshots([1], lambda x: 1j * x)), "of must be real"),
     "too many arguments": (watched(ss.Moments(lambda x, y: x)), "of cannot be called: TypeError"),
     "an error": (watched(ss.Moments(lambda x: x[0] + 1 / 0)), "ZeroDivisionError in <lambda>"),
+    "an error inside": (watched(ss.Moments(lambda x: nothing(x))), "ZeroDivisionError in nothing"),
 }
 
 

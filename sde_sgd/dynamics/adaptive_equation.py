@@ -11,6 +11,7 @@ from .._checks import check_landscape, check_part, check_whole, in_brief
 from ..draws import Draws
 from ..landscapes.base import AbstractLandscape
 from ..noise.models import AbstractGradientNoise
+from ..noise.thermal import check_bath
 from ..types import Positions
 from ._steps import standard_normal, step_members
 from .adaptive import AbstractAdaptive
@@ -71,6 +72,7 @@ class AdaptiveEquation(AbstractProcess):
         self.landscape, self.optimizer, self.noise = landscape, optimizer, noise
         self.num_substeps = check_whole("substeps", substeps)
         self.refinement = check_whole("refinement", refinement)
+        check_bath(noise, optimizer.learning_rate.constant(), "AdaptiveEquation")
         noise.check(landscape)
         optimizer.check(landscape)
 

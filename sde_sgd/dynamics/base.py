@@ -238,7 +238,7 @@ class LearningRate(eqx.Module):
             inside = (wanted > first) & (wanted <= first + len(rates))
             found[inside] = sums[wanted[inside] - first - 1]
             first, total = first + len(rates), sums[-1]
-        return found[places].reshape(iterations.shape)
+        return np.asarray(found[places]).reshape(iterations.shape)
 
     @property
     def given(self) -> Any:

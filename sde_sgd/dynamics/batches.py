@@ -8,6 +8,7 @@ from ..landscapes.control_variate import ControlVariate
 from ..noise.models import AbstractGradientNoise, ConstantNoise, MinibatchNoise
 from ..noise.sampling import AbstractSampling
 from ..noise.thermal import ThermalNoise
+from .adaptive import SignSGD
 from .adaptive_equation import AdaptiveEquation
 from .base import AbstractProcess
 from .continuous import GradientFlow, ModifiedEquation
@@ -53,8 +54,9 @@ def example_gradients(process: AbstractProcess) -> float:
     """Gradients of single examples in one iteration of one member; NaN where not known.
 
     B for a batch (2lB for `SVAG(l)`, 2B for `SAM`), substeps·N for an equation with exact or
-    constant noise, whose step is one weighted gradient of all examples, and twice as many for an
-    `AdaptiveEquation` with exact noise, whose variance takes each example's gradient.
+    constant noise, whose step is one weighted gradient of all examples. For an `AdaptiveEquation`
+    with exact noise the variance adds each example's gradient and their mean: 3·substeps·N, and
+    2·substeps·N for `SignSGD` with independent signs, which takes no weighted gradient.
     """
     if isinstance(process, OverdampedEquation):
         return example_gradients(process.equation)
@@ -73,8 +75,11 @@ def example_gradients(process: AbstractProcess) -> float:
     if isinstance(process, ModifiedEquation):
         known = known and process.order == 1 and isinstance(process.solver, dfx.Euler)
     elif isinstance(process, AdaptiveEquation):
-        passes *= 2
-        known = isinstance(noise, MinibatchNoise)
+        signs = isinstance(process.optimizer, SignSGD)
+        passes *= 2 if signs else 3
+        known = isinstance(noise, MinibatchNoise) and not (
+            isinstance(process.optimizer, SignSGD) and not process.optimizer.diagonal
+        )
     elif isinstance(process, GradientFlow):
         known = isinstance(process.solver, dfx.Euler)
     elif not isinstance(process, GaussianSGD | UnderdampedEquation):

@@ -13,6 +13,7 @@ from ..draws import Draws
 from ..landscapes import compiled
 from ..landscapes.base import AbstractLandscape
 from ..noise.models import AbstractGradientNoise
+from ..noise.thermal import check_bath
 from ..types import Positions, RealLike, Vector
 from ._steps import standard_normal, step_members
 from .base import AbstractProcess, LearningRate, Observe
@@ -189,6 +190,7 @@ class OverdampedEquation(AbstractProcess):
         if eta is None:
             raise ValueError("OverdampedEquation needs a constant learning rate, no schedule.")
         # C is that of an iteration at η, and a bath in it is made for η.
+        check_bath(noise, eta, "OverdampedEquation")
         at_eta = ModifiedEquation(
             landscape,
             eta,

@@ -82,9 +82,13 @@ def iterate(
 
     before = process.position(members.state)
     carries = dict(members.carries)
-    state, watched = process.step(
-        members.state, draws, observe, {name: carries[name] for name in inner}
-    )
+    moved = process.step(members.state, draws, observe, {name: carries[name] for name in inner})
+    if not isinstance(moved, tuple) or len(moved) != 2:
+        raise ValueError(
+            f"{type(process).__name__}.step must return the state and the carry that observe gave, "
+            f"(state, carry)."
+        )
+    state, watched = moved
     carries.update(watched)
     after = process.position(state)
     sound = jnp.all(jnp.abs(after) < _bound(after.dtype), axis=-1)

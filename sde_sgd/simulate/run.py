@@ -255,12 +255,18 @@ def load(path: str | Path) -> xr.Dataset:
         raise FileNotFoundError(f"{str(path)!r} does not exist.")
     try:
         with xr.open_dataset(path, engine="h5netcdf") as data:
-            return data.load()
+            saved = data.load()
     except OSError as error:
         raise ValueError(
             f"{str(path)!r} cannot be read as what Run.save writes ({error}). A checkpoint is read "
             f"by simulate(..., checkpoint=path)."
         ) from error
+    if "process" not in saved.attrs:
+        raise ValueError(
+            f"{str(path)!r} was not written by Run.save: a comparison is read by "
+            f"load_side_by_side, any netCDF file by xarray.load_dataset."
+        )
+    return saved
 
 
 def can_be_pickled(process: Any) -> bool:

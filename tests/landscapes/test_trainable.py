@@ -284,6 +284,10 @@ def test_one_array_in_two_places_is_warned_of():
         warnings.simplefilter("error")
         risk(MODEL, True)
         risk(tied, lambda leaf: leaf.ndim == 1)
+    # One place that is trained leaves the other behind.
+    first = eqx.tree_at(lambda m: m.layers[0].weight, jax.tree.map(lambda _: False, tied), True)
+    with pytest.warns(UserWarning, match=told):
+        risk(tied, first)
 
 
 @pytest.mark.parametrize("kind", ["dictionary", "tuple"])

@@ -13,7 +13,7 @@ from tools import normal
 
 import sde_sgd as ss
 from sde_sgd.draws import Draws
-from sde_sgd.measure import Tick
+from sde_sgd.measure import autocovariance, Tick
 from sde_sgd.measure.autocovariance import ratio
 
 FAILURE_RATE = 2e-5
@@ -90,6 +90,42 @@ def test_covariances_of_the_recorded_trajectory(name):
     else:
         summed = every * (1 + 2 * np.cumsum(mean[1:] / mean[0], axis=0))
         np.testing.assert_allclose(found.summed.value[1:], summed, rtol=1e-9)
+
+
+@pytest.mark.parametrize("numbers", [1, 500])
+def test_entries_are_worked_out_some_at_a_time(numbers, monkeypatch):
+    """Blocks of one entry, or of a few, give the numbers of all at once, each in its place."""
+    landscape = ss.quadratic(jnp.diag(jnp.arange(1.0, 6.0)), 1.0)
+    sgd = ss.SGD(landscape, 0.1, ss.WithReplacement(2))
+    measure = ss.Autocovariance(lags=(0, 1, 4))
+
+    def run():
+        return ss.simulate(
+            sgd, normal(2, 20, 5), num_steps=30, ensemble_size=20, key=jr.key(3),
+            measures={"m": measure},
+        )["m"]  # fmt: skip
+
+    whole = run()
+    monkeypatch.setattr(autocovariance, "_NUMBERS", numbers)
+    parts = run()
+    for name in ("covariance", "correlation"):
+        found, wanted = getattr(parts, name), getattr(whole, name)
+        assert found.value.shape == (3, 5)
+        np.testing.assert_allclose(found.value, wanted.value, rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(found.standard_error, wanted.standard_error, 1e-10, 1e-14)
+
+
+def test_the_dead_are_in_no_autocovariance():
+    """Of 9 members three diverge at once: n = 6, and the numbers of the six alone."""
+    landscape = ss.Potential(lambda x: jnp.where(x[0] > 1e3, -1e9, 0.5) * x[0] ** 2, np.eye(1))
+    sgd = ss.GaussianSGD(landscape, 0.1, ss.ConstantNoise(np.eye(1)))
+    starts = np.concatenate([np.linspace(-1, 1, 6), np.full(3, 1e4)])[:, None]
+    options = dict(num_steps=20, key=jr.key(0), measures={"m": ss.Autocovariance(max_lag=3)})
+    with pytest.warns(UserWarning, match="3 of 9 members"):
+        found = ss.simulate(sgd, starts, ensemble_size=9, on_divergence="mask", **options)["m"]
+    alone = ss.simulate(sgd, starts[:6], ensemble_size=6, **options)["m"]
+    assert found.covariance.num_samples == 6
+    np.testing.assert_allclose(found.covariance.value, alone.covariance.value, rtol=1e-12)
 
 
 def test_float32_keeps_the_covariance_of_small_motion_about_a_large_mean():

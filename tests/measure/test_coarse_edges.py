@@ -30,6 +30,9 @@ def test_edges_that_a_dtype_cannot_tell_apart_are_refused():
     with pytest.raises(ValueError, match=r"too narrow for float32.*0.0625 apart.*subtract an offs"):
         check_resolved("Histogram", fine, np.float32)
     check_resolved("Histogram", fine - 1e6, np.float32)
+    # Widths of .25 that become .3125 or .1875, a quarter more or less, are no more the bins asked.
+    with pytest.raises(ValueError, match="too narrow for float32"):
+        check_resolved("Histogram", 1e6 + np.array([0.0, 0.03, 0.28]), np.float32)
     with jax.enable_x64(False):
         for make in (
             lambda: ss.Histogram(fine),

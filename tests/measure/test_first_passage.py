@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 import sde_sgd as ss
+from sde_sgd.measure.few_exits import few_exits as remark_of
 from sde_sgd.measure.first_passage import FirstPassageCarry
 
 FAILURE_RATE = 2e-5
@@ -314,3 +315,6 @@ def test_one_exit_gives_no_error_bar():
     assert f"{low:.3g} to {high:.3g}" in found.remark
     assert "error bars of 3 exits are rough" in few_exits(3).remark
     assert few_exits(0).remark is None
+    # The error of ten is known to 22 %.
+    assert "error bars of 9 exits are rough" in (remark_of(9, 800.0) or "")
+    assert remark_of(10, 800.0) is None

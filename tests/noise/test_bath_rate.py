@@ -19,6 +19,7 @@ MAKERS = {
     "GaussianSGD": lambda rate, noise: ss.GaussianSGD(LANDSCAPE, rate, noise),
     "UnderdampedEquation": lambda rate, noise: ss.UnderdampedEquation(LANDSCAPE, rate, noise, 0.5),
     "OverdampedEquation": lambda rate, noise: ss.OverdampedEquation(LANDSCAPE, rate, noise, 0.5),
+    "AdaptiveEquation": lambda rate, noise: ss.AdaptiveEquation(LANDSCAPE, ss.Adam(rate), noise),
 }
 
 
@@ -29,7 +30,7 @@ def test_a_bath_of_another_rate_is_refused(name):
     make(0.1, bath(0.1))
     make(0.1, bath(jnp.float32(0.1)))
     make(0.1, bath(1.0, temperature=0.0))
-    with pytest.raises(ValueError, match=r"temperature 0.03 and not 0.3"):
+    with pytest.raises(ValueError, match=rf"this {name} has 0.1.*temperature 0.03 and not 0.3"):
         make(0.1, bath(1.0))
     with pytest.raises(ValueError, match=r"temperature 0.03 and not 0.3"):
         make(0.1, ss.ThermalNoise(bath(1.0), 0.2, 0.1))

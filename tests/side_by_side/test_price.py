@@ -23,7 +23,7 @@ SDE = ss.ModifiedEquation(LANDSCAPE, ETA, NOISE, substeps=2)
 
 
 def test_gradients_of_an_example_in_an_iteration():
-    """B a batch, 2lB for SVAG(l), 2B for SAM, substeps·N for exact noise, twice that for Adam."""
+    """B a batch, 2lB for SVAG(l), 2B for SAM, substeps·N for exact noise, 3·substeps·N for Adam."""
     land, sampling = LANDSCAPE, SAMPLING
     known = {
         B: [SGD, ss.SVAG(land, ETA, sampling, 1), ss.OptaxSGD(land, optax.adam(ETA), sampling)],
@@ -38,7 +38,11 @@ def test_gradients_of_an_example_in_an_iteration():
             ss.ModifiedEquation(land, ETA, ss.ThermalNoise(NOISE, 0.1, ETA), substeps=2),
             ss.UnderdampedEquation(land, ETA, NOISE, MU, substeps=2),
             ss.OverdampedEquation(land, ETA, NOISE, MU, substeps=2),
+            ss.AdaptiveEquation(land, ss.SignSGD(ETA, diagonal=True), NOISE, substeps=1),
+        ],
+        3 * N: [
             ss.AdaptiveEquation(land, ss.Adam(ETA), NOISE, substeps=1),
+            ss.AdaptiveEquation(land, ss.RMSprop(ETA, initial=0.1), NOISE, substeps=1),
         ],
     }
     for count, processes in known.items():
@@ -47,6 +51,7 @@ def test_gradients_of_an_example_in_an_iteration():
         ss.ModifiedEquation(land, ETA, NOISE, order=2),
         ss.ModifiedEquation(land, ETA, ss.HessianNoise(0.1)),
         ss.AdaptiveEquation(land, ss.Adam(ETA), ss.DiagonalNoise(sampling)),
+        ss.AdaptiveEquation(land, ss.SignSGD(ETA), NOISE),
         ss.GradientFlow(land, ETA),
     ]
     assert all(math.isnan(example_gradients(p)) for p in unknown)

@@ -281,7 +281,7 @@ def test_records_hold_their_own_memory_only():
 def test_a_forecast_counts_gradients():
     """substeps·N of an SDE and B of SGD, for each of 7 iterations of 3 members.
 
-    Adam's equation takes the variance of the gradients too: 2·substeps·N.
+    Adam's equation takes the variance of the gradients and their mean too: 3·substeps·N.
     """
     landscape = ss.LeastSquares(np.eye(5)[:, :2] + 0.5, np.arange(5.0))
     sampling = ss.WithReplacement(2)
@@ -292,8 +292,8 @@ def test_a_forecast_counts_gradients():
     adam = ss.AdaptiveEquation(landscape, ss.Adam(0.1), ss.MinibatchNoise(sampling), substeps=3)
     common = dict(num_steps=7, ensemble_size=3, key=jr.key(0), progress=False, budget=60.0)
     prices = [ss.forecast(process, np.zeros(2), **common) for process in (sgd, sde, adam)]
-    assert [p.example_gradients for p in prices] == [7 * 3 * 2, 7 * 3 * 4 * 5, 7 * 3 * 2 * 3 * 5]
-    assert [p.gradients_over_sgd for p in prices] == [1, 4 * 5 / 2, 2 * 3 * 5 / 2]
+    assert [p.example_gradients for p in prices] == [7 * 3 * 2, 7 * 3 * 4 * 5, 7 * 3 * 3 * 3 * 5]
+    assert [p.gradients_over_sgd for p in prices] == [1, 4 * 5 / 2, 3 * 3 * 5 / 2]
     with pytest.raises(ValueError, match="on_divergence"):
         ss.forecast(sgd, np.zeros(2), **common, on_divergence="hide")
 
