@@ -199,7 +199,9 @@ def test_a_bias_widens_the_interval(difference, bias, resolution, verdict):
 
 def test_a_hiding_bias_is_the_reason():
     """The reason names the bias and what could be seen without it; bad bounds are refused."""
-    assert "bias of up to 5, more than the 4.3" in compare(known(0.0, 1.0), 0.0, bias=5.0).reason
+    for difference in (0.0, 5.0):
+        reason = compare(known(difference, 1.0), 0.0, bias=5.0).reason
+        assert "bias of up to 5, more than the 4.3" in reason
     made = compare(known(5.0, 1.0), 0.0, bias=1.0).reason
     assert "difference of up to 5, more than sampling explains (4.3)" in made
     with pytest.raises(ValueError, match="finite bound"):
