@@ -243,30 +243,24 @@ class Run:
 
 
 def load(path: str | Path) -> xr.Dataset:
-    """The labelled arrays that `Run.save` wrote.
+    """The labelled arrays that `Run.save` wrote, or another `save` of this library.
 
     A measure "loss" with a result of several fields has a variable for each, as `loss_values` and
     `loss_standard_error`; settings and versions are attributes.
 
-    **Raises:** `FileNotFoundError`; `ValueError` for a file of another kind.
+    **Raises:** `FileNotFoundError`; `ValueError` for a file that is no netCDF.
     """
     path = check_path("path", path)
     if not path.exists():
         raise FileNotFoundError(f"{str(path)!r} does not exist.")
     try:
         with xr.open_dataset(path, engine="h5netcdf") as data:
-            saved = data.load()
+            return data.load()
     except OSError as error:
         raise ValueError(
             f"{str(path)!r} cannot be read as what Run.save writes ({error}). A checkpoint is read "
             f"by simulate(..., checkpoint=path)."
         ) from error
-    if "process" not in saved.attrs:
-        raise ValueError(
-            f"{str(path)!r} was not written by Run.save: a comparison is read by "
-            f"load_side_by_side, any netCDF file by xarray.load_dataset."
-        )
-    return saved
 
 
 def can_be_pickled(process: Any) -> bool:
