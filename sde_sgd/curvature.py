@@ -84,7 +84,7 @@ def hessian_eigenvalues(
 
     **Arguments:** `theta` (d,); `count` < d; `which`: "largest" or "smallest" (algebraic);
     `tolerance`: of the errors, as a share of the eigenvalue, for the smallest as a share of the
-    largest |eigenvalue| (a network has many near 0: 1e-3 is quick, 1e-9 may take 10⁵ products);
+    largest |eigenvalue| (a network has many near 0, which a small tolerance must tell apart);
     `max_products` with the Hessian, which are the whole cost; `on_product` is called after each.
 
     **Raises:** `ValueError` for a count outside 1…d, an unknown `which`, a θ of another

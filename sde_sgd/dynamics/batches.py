@@ -75,11 +75,11 @@ def example_gradients(process: AbstractProcess) -> float:
     if isinstance(process, ModifiedEquation):
         known = known and process.order == 1 and isinstance(process.solver, dfx.Euler)
     elif isinstance(process, AdaptiveEquation):
-        signs = isinstance(process.optimizer, SignSGD)
-        passes *= 2 if signs else 3
-        known = isinstance(noise, MinibatchNoise) and not (
-            isinstance(process.optimizer, SignSGD) and not process.optimizer.diagonal
-        )
+        optimizer, known = process.optimizer, isinstance(noise, MinibatchNoise)
+        if isinstance(optimizer, SignSGD):
+            passes, known = 2 * passes, known and optimizer.diagonal
+        else:
+            passes *= 3
     elif isinstance(process, GradientFlow):
         known = isinstance(process.solver, dfx.Euler)
     elif not isinstance(process, GaussianSGD | UnderdampedEquation):
