@@ -18,7 +18,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 import sde_sgd as ss
-from sde_sgd.theory import EntryCoefficients, GridDensity
+from sde_sgd.theory.laws import GridDensity
+from sde_sgd.theory.matrices import EntryCoefficients
 
 BOX = (-4.0, 4.0)
 MATRICES = ("encoder", "decoder")
@@ -107,7 +108,7 @@ def start_density(size: Size):
 
 def starts(size: Size, cells: int) -> list[GridDensity]:
     """The start of every group on the grid."""
-    one = ss.theory.FokkerPlanck(lambda w: 0 * w, lambda w: 0 * w[0], BOX, cells).propagate(
+    one = ss.theory.laws.FokkerPlanck(lambda w: 0 * w, lambda w: 0 * w[0], BOX, cells).propagate(
         start_density(size), [0.0]
     )
     return one * (2 * size.inputs)
@@ -135,7 +136,7 @@ def trace_after_step(size: Size, eta: float, batch: int) -> Callable:
 
 def one_step_trace(size: Size, eta: float, batch: int, cells: int, num_points: int) -> float:
     """The mean of `trace_after_step` over points of the start's law."""
-    points = ss.theory.product_points(starts(size, cells), groups(size), num_points)
+    points = ss.theory.matrices.product_points(starts(size, cells), groups(size), num_points)
     mean = trace_after_step(size, eta, batch)
     return float(np.mean(jax.lax.map(mean, jnp.asarray(points), batch_size=1024)))
 
@@ -182,7 +183,8 @@ class Averages:
     def __init__(self, size: Size, noise: ss.AbstractGradientNoise, eta: float, theta: np.ndarray):
         self.groups, self.theta = groups(size), theta
         self.rates = [
-            ss.theory.entry_rates(landscape(size), noise, x, learning_rate=eta) for x in theta
+            ss.theory.matrices.entry_rates(landscape(size), noise, x, learning_rate=eta)
+            for x in theta
         ]
 
     def table(self, num_knots: int, members: slice = slice(None)) -> list[EntryCoefficients]:
@@ -192,7 +194,7 @@ class Averages:
             drift, diffusion = (rate[members] for rate in rates)
             both = np.concatenate([theta[members], -theta[members]])
             pair = np.concatenate([drift, -drift]), np.concatenate([diffusion, diffusion])
-            made = ss.theory.fit_entries(both, pair, self.groups, num_knots=num_knots)
+            made = ss.theory.matrices.fit_entries(both, pair, self.groups, num_knots=num_knots)
             found.append(made)
         return found
 
@@ -201,7 +203,7 @@ def evolve(
     size: Size, table: Sequence[EntryCoefficients], times: np.ndarray, cells: int
 ) -> list[list[GridDensity]]:
     """Densities of the groups at `times`."""
-    return ss.theory.evolve_entries(
+    return ss.theory.matrices.evolve_entries(
         table, times, starts(size, cells), box=BOX, cells=cells, mass_tolerance=TOLERANCE
     )
 
@@ -213,6 +215,6 @@ def end_of_some(
     kept = [0, size.inputs]
     part = [EntryCoefficients(t.knots[kept], t.drift[kept], t.diffusion[kept]) for t in table]
     start = starts(size, cells)[:2]
-    return ss.theory.evolve_entries(
+    return ss.theory.matrices.evolve_entries(
         part, times, start, box=BOX, cells=cells, mass_tolerance=TOLERANCE
     )[-1]

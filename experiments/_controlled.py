@@ -109,7 +109,9 @@ def noise_weights(
     count = int(np.ceil(5 * (exit - low) / deviation)) + 64
     nodes, parts = np.polynomial.legendre.leggauss(count)
     nodes, parts = low + (exit - low) * (nodes + 1) / 2, parts * (exit - low) / 2
-    times = ss.theory.mean_exit_time(drift, diffusion, start=nodes, exits=exit, time_step=step)
+    times = ss.theory.escape.mean_exit_time(
+        drift, diffusion, start=nodes, exits=exit, time_step=step
+    )
 
     def kernel(points):
         noise = (nodes - points[:, None] - step * drift(points)[:, None]) / deviation

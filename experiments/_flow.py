@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import sde_sgd as ss
-from sde_sgd.theory.wasserstein import normal_levels
+from sde_sgd.theory.laws.wasserstein import normal_levels
 
 from . import _line
 
@@ -23,7 +23,7 @@ DIVERGENCE = 0.3 * _line.COLD
 class Changed(eqx.Module):
     """(t, θ) ↦ factor·s(t, θ) + shift, compiled once for all numbers."""
 
-    score: ss.theory.AbstractScore
+    score: ss.theory.equations.AbstractScore
     factor: jax.Array
     shift: jax.Array
 
@@ -41,20 +41,20 @@ class TiltedWell(eqx.Module):
 
 
 def changed(
-    score: ss.theory.AbstractScore, factor: float = 1.0, shift: float = 0.0
-) -> ss.theory.FunctionScore:
+    score: ss.theory.equations.AbstractScore, factor: float = 1.0, shift: float = 0.0
+) -> ss.theory.equations.FunctionScore:
     """The score factor·s + shift."""
     function = Changed(score, jnp.asarray(factor), jnp.full(score.dimension, shift))
-    return ss.theory.FunctionScore(function, score.dimension, 0.0, score.last_time)
+    return ss.theory.equations.FunctionScore(function, score.dimension, 0.0, score.last_time)
 
 
-def gaussian_score(eta: float) -> ss.theory.GaussianScore:
+def gaussian_score(eta: float) -> ss.theory.equations.GaussianScore:
     """Of the quadratic, from a Gaussian start."""
-    start = ss.theory.Gaussian(np.array([1.0, -1.0, 0.5]), np.diag([0.05, 0.02, 0.1]))
-    return ss.theory.GaussianScore(HESSIAN, NOISE, learning_rate=eta, start=start)
+    start = ss.theory.stationary.Gaussian(np.array([1.0, -1.0, 0.5]), np.diag([0.05, 0.02, 0.1]))
+    return ss.theory.equations.GaussianScore(HESSIAN, NOISE, learning_rate=eta, start=start)
 
 
-def quadratic_flow(eta: float, score: ss.theory.AbstractScore) -> ss.ProbabilityFlow:
+def quadratic_flow(eta: float, score: ss.theory.equations.AbstractScore) -> ss.ProbabilityFlow:
     """On the quadratic."""
     landscape = ss.quadratic(HESSIAN, NOISE)
     return ss.ProbabilityFlow(landscape, eta, ss.ConstantNoise(NOISE), score)
@@ -77,13 +77,13 @@ def start_density(theta) -> jax.Array:
     return jnp.exp(-((theta[0] / _line.SPREAD) ** 2) / 2) / (_line.SPREAD * np.sqrt(2 * np.pi))
 
 
-def fokker_planck(cells: int) -> ss.theory.FokkerPlanck:
+def fokker_planck(cells: int) -> ss.theory.laws.FokkerPlanck:
     """∂p/∂t = (V′p)′ + (Dp)″ in the double well."""
-    return ss.theory.FokkerPlanck(
+    return ss.theory.laws.FokkerPlanck(
         lambda theta: theta - theta**3, lambda theta: _line.COLD * (1 + 0.3 * theta), BOX, cells
     )
 
 
-def distance(places: np.ndarray, density: ss.theory.GridDensity) -> float:
+def distance(places: np.ndarray, density: ss.theory.laws.GridDensity) -> float:
     """W₂ on the line, of members that stand at LEVELS of their law from a density."""
     return float(np.sqrt(WEIGHTS @ (places - density.quantile(LEVELS)) ** 2))

@@ -16,7 +16,7 @@ def draw_figure(
     data: xr.Dataset,
     predicted,
     clock: np.ndarray,
-    gaps: dict[str, dict[float, ss.theory.FlowGap]],
+    gaps: dict[str, dict[float, ss.theory.equations.FlowGap]],
     measured: dict[str, list[float]],
     floor: float,
 ):
@@ -78,12 +78,15 @@ def draw_figure(
     fine = np.linspace(0, clock[-1], 80)
     shades = (COLOURS["SGD"], COLOURS["Gaussian SGD"], COLOURS["SDE"], COLOURS["other"])
     for delta, colour in zip(config.relative_errors, shades, strict=False):
-        curve = ss.theory.gaussian_flow_gap(_flow.gaussian_score(config.learning_rate), delta, fine)
+        curve = ss.theory.equations.gaussian_flow_gap(
+            _flow.gaussian_score(config.learning_rate), delta, fine
+        )
         last.plot(fine, curve.gap, color=colour, lw=1)
         last.plot(fine, curve.bound, ":", color=colour, lw=1)
         found = [
-            ss.theory.wasserstein2(
-                ss.theory.Gaussian(np.zeros(3), own), ss.theory.Gaussian(np.zeros(3), law)
+            ss.theory.laws.wasserstein2(
+                ss.theory.stationary.Gaussian(np.zeros(3), own),
+                ss.theory.stationary.Gaussian(np.zeros(3), law),
             )
             for own, law in zip(
                 data[f"covariance δ={delta:g}"].values, predicted["covariance"], strict=True

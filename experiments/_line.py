@@ -41,9 +41,9 @@ def _start(x: np.ndarray) -> np.ndarray:
 @functools.cache
 def fokker_planck(
     eta: float, iterations: tuple[int, ...], cells: int
-) -> list[ss.theory.GridDensity]:
+) -> list[ss.theory.laws.GridDensity]:
     """p(x, t) at t = ηk."""
-    equation = ss.theory.FokkerPlanck(
+    equation = ss.theory.laws.FokkerPlanck(
         lambda theta: theta - theta**3,
         lambda theta: COLD * (1 + 0.3 * theta),
         BOX,
@@ -58,22 +58,22 @@ def fokker_planck(
 @functools.cache
 def master_equation(
     eta: float, iterations: tuple[int, ...], substeps: int | None
-) -> list[ss.theory.ScalarLaw]:
+) -> list[ss.theory.laws.ScalarLaw]:
     """The exact law of SGD (`substeps` None), or of the SDE's own steps, after k iterations."""
     step = eta if substeps is None else eta / substeps
-    law: ss.theory.BatchGradients | ss.theory.GaussianGradient
+    law: ss.theory.laws.BatchGradients | ss.theory.laws.GaussianGradient
     if substeps is None:
-        law = ss.theory.BatchGradients.of(problem(eta), ss.WithReplacement(1))
+        law = ss.theory.laws.BatchGradients.of(problem(eta), ss.WithReplacement(1))
         nodes = 4001
     else:
-        law = ss.theory.GaussianGradient(
+        law = ss.theory.laws.GaussianGradient(
             lambda theta: theta[0] ** 3 - theta[0],
             lambda theta: 2 * COLD / step * (1 + 0.3 * theta[0]),
         )
         nodes = int(3.5 * (BOX[1] - BOX[0]) / np.sqrt(2 * COLD * 0.16 * step))
-    equation = ss.theory.MasterEquation(law, learning_rate=step, box=BOX, nodes=nodes)
+    equation = ss.theory.laws.MasterEquation(law, learning_rate=step, box=BOX, nodes=nodes)
     masses = equation.weights * _start(equation.nodes)
-    start = ss.theory.ScalarLaw(equation.nodes, masses / masses.sum(), 0.0)
+    start = ss.theory.laws.ScalarLaw(equation.nodes, masses / masses.sum(), 0.0)
     times = (substeps or 1) * np.array(iterations)
     return equation.propagate(start, times, on_grid=substeps is None)
 

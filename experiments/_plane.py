@@ -99,10 +99,10 @@ def processes(eta: float, substeps: int) -> dict[str, ss.AbstractProcess]:
 
 
 @functools.cache
-def density(refine: int) -> ss.theory.GridDensity:
+def density(refine: int) -> ss.theory.laws.GridDensity:
     """The stationary Fokker–Planck density, of the landscape and its noise."""
     eta = 0.1  # D does not depend on it
-    return ss.theory.FokkerPlanck.of_sgd(
+    return ss.theory.laws.FokkerPlanck.of_sgd(
         landscape(eta),
         ss.MinibatchNoise(ss.WithReplacement(1)),
         learning_rate=eta,
@@ -112,7 +112,7 @@ def density(refine: int) -> ss.theory.GridDensity:
 
 
 @functools.cache
-def chain_law(step: float, batches: bool, refine: int) -> ss.theory.GridDensity:
+def chain_law(step: float, batches: bool, refine: int) -> ss.theory.laws.GridDensity:
     """The stationary law of SGD at η = `step`, or of Euler's scheme with this step, on the cells.
 
     θ′ = θ − h∇V + √(2h) Σ_j s_j ∇φ_j over the eight signs, or with D^{1/2}ξ over the nine points
@@ -180,7 +180,7 @@ def gibbs_masses() -> np.ndarray:
     return np.outer(*shares)
 
 
-def distance(first: ss.theory.GridDensity, second: ss.theory.GridDensity) -> float:
+def distance(first: ss.theory.laws.GridDensity, second: ss.theory.laws.GridDensity) -> float:
     """Total variation on the cells of EDGES and outside; these are edges of both grids."""
     cells = []
     for law in (first, second):

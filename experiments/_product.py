@@ -70,8 +70,8 @@ def sde_law(temperature: float, step: float) -> np.ndarray:
         return drift, 1 + step * norms
 
     low, nodes = GRIDS[temperature]
-    law = ss.theory.MasterEquation(
-        ss.theory.GaussianGradient(
+    law = ss.theory.laws.MasterEquation(
+        ss.theory.laws.GaussianGradient(
             lambda z: parts(z)[0] / parts(z)[1],
             lambda z: temperature * strength(jnp.exp(2 * z[0])) ** 2 / step / parts(z)[1] ** 2,
         ),
@@ -83,7 +83,7 @@ def sde_law(temperature: float, step: float) -> np.ndarray:
     return np.array([np.exp(2 * law.quantile(0.5)), bounded])
 
 
-def sgd_equation(eta: float, nodes: int) -> ss.theory.MasterEquation:
+def sgd_equation(eta: float, nodes: int) -> ss.theory.laws.MasterEquation:
     """SGD at B = 1 in |u| < 8.
 
     From u = w the step is u ← u(1 − ηg), g = 2x(vx − y). Examples on a fine midpoint rule: leaving
@@ -95,8 +95,8 @@ def sgd_equation(eta: float, nodes: int) -> ss.theory.MasterEquation:
     kept = chance > 1e-10
     x, noise, chance = jnp.asarray(x[kept]), jnp.asarray(noise[kept]), chance[kept]
     # `nodes` is even: u = 0, where SGD would stay, is no node.
-    return ss.theory.MasterEquation(
-        ss.theory.BatchGradients(
+    return ss.theory.laws.MasterEquation(
+        ss.theory.laws.BatchGradients(
             lambda u: 2 * u[0] * x * (u[0] ** 2 * x - x - noise), chance / chance.sum()
         ),
         learning_rate=eta,

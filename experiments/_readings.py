@@ -91,14 +91,14 @@ def near(key) -> Any:
 @functools.cache
 def exact(
     eta: float, substeps: int, long_lag: int, process: str, reading: str
-) -> ss.theory.ReadEquation:
+) -> ss.theory.equations.ReadEquation:
     """What a reading of a process tends to; "limit" is −∇L and ηcΣ."""
     step = eta if process == "SGD" else eta / substeps
     far = long_lag if "long lag" in reading else 1
     kind: Any = reading.removesuffix(", long lag").replace(" ", "_").replace("snapshots", "log_map")
     if reading == "limit":
         step, kind = 0.0, "log_map"
-    return ss.theory.read_least_squares(
+    return ss.theory.equations.read_least_squares(
         *arrays(),
         learning_rate=eta,
         noise_factor=1 / BATCH,
@@ -110,30 +110,30 @@ def exact(
 
 def well_law(
     eta: float, substeps: int, process: str
-) -> tuple[ss.theory.MasterEquation, float, int]:
+) -> tuple[ss.theory.laws.MasterEquation, float, int]:
     """The chain of a process in the double well, its step, and steps an iteration."""
     if process == "SGD":
-        law = ss.theory.BatchGradients.of(_line.problem(eta), ss.WithReplacement(1))
+        law = ss.theory.laws.BatchGradients.of(_line.problem(eta), ss.WithReplacement(1))
         return (
-            ss.theory.MasterEquation(
+            ss.theory.laws.MasterEquation(
                 law, learning_rate=eta, box=_line.BOX, nodes=64, mass_tolerance=1e-6
             ),
             eta,
             1,
         )
     step = eta / substeps
-    gaussian = ss.theory.GaussianGradient(
+    gaussian = ss.theory.laws.GaussianGradient(
         lambda theta: theta[0] ** 3 - theta[0],
         lambda theta: 2 * _line.COLD / step * (1 + 0.3 * theta[0]),
     )
     nodes = int(3.5 * (_line.BOX[1] - _line.BOX[0]) / np.sqrt(2 * _line.COLD * 0.16 * step))
-    chain = ss.theory.MasterEquation(
+    chain = ss.theory.laws.MasterEquation(
         gaussian, learning_rate=step, box=_line.BOX, nodes=nodes, mass_tolerance=1e-6
     )
     return chain, step, substeps
 
 
-def stationary_variance(equation: ss.theory.ReadEquation) -> float:
+def stationary_variance(equation: ss.theory.equations.ReadEquation) -> float:
     """2b₁M + a₂M + a(m) = 0 at the mean m = −b₀/b₁."""
     b, a = equation
     mean = -b[0] / b[1]

@@ -63,7 +63,7 @@ def _below_euler(w: float, edges: np.ndarray, rate: float, batch: int, step: flo
 @functools.cache
 def _tail(rate: float, batch: int, step: float | None, cells: int):
     """(edges, P(|w| > edge)), from a chain on the centres of cells equal in asinh 4w."""
-    index = ss.theory.tail_index_online_least_squares(
+    index = ss.theory.laws.tail_index_online_least_squares(
         learning_rate=rate, batch_size=batch, time_step=step
     )
     # What would lie beyond, a share 1e-8, is held in the last cell.

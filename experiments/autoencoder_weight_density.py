@@ -211,7 +211,7 @@ def closure(config: Config, num_points: int, time_step: float) -> list:
     """Densities of the one-matrix closure at the nodes."""
     shape, times = size(config), config.learning_rate * nodes(config)
     start = problem.starts(shape, config.cells)
-    later = ss.theory.product_closure(
+    later = ss.theory.matrices.product_closure(
         problem.landscape(shape),
         noise(config),
         start,
@@ -250,17 +250,17 @@ def predict(config: Config) -> dict[str, Any]:
 
 
 def _points(config: Config, laws) -> np.ndarray:
-    return ss.theory.product_points(laws, problem.groups(size(config)), MANY)
+    return ss.theory.matrices.product_points(laws, problem.groups(size(config)), MANY)
 
 
 def _all_edges() -> np.ndarray:
     return np.concatenate([[-np.inf], problem.EDGES, [np.inf]])
 
 
-def stored(config: Config, values: np.ndarray) -> list[ss.theory.GridDensity]:
+def stored(config: Config, values: np.ndarray) -> list[ss.theory.laws.GridDensity]:
     """Densities of the groups again, from their values (groups, cells)."""
     grid = problem.starts(size(config), config.cells)[0].grid
-    return [ss.theory.GridDensity(grid, v, 0.0, np.zeros((1, 2)), 0.0) for v in values]
+    return [ss.theory.laws.GridDensity(grid, v, 0.0, np.zeros((1, 2)), 0.0) for v in values]
 
 
 def sample_cdf(values: np.ndarray):

@@ -15,7 +15,7 @@ alike, where pairs stand alone; over B = 4…64 the effective exponent is smalle
 variances in every weight, but independent, has another spacing.
 
 Source: Aarts, Lucini, Park 2024 (2407.16427); the prefactor by the algebra documented in
-sde_sgd.theory.boltzmann_machine_spacing.
+sde_sgd.theory.matrices.boltzmann_machine_spacing.
 
 Command: python -m experiments boltzmann_machine_levels --preset paper
 """
@@ -160,7 +160,7 @@ def predict(config: Config) -> dict[str, Any]:
     for batch in config.batch_sizes:
         for name in PROCESSES:
             step = config.learning_rate / (1 if name == "SGD" else config.substeps)
-            values[f"B={batch} {name}"] = ss.theory.boltzmann_machine_spacing(
+            values[f"B={batch} {name}"] = ss.theory.matrices.boltzmann_machine_spacing(
                 kappa,
                 mass=config.mass,
                 learning_rate=config.learning_rate,

@@ -15,7 +15,7 @@ Claim: areal velocity and entropy production are those of the finite step, told 
 limits η → 0; the network's SGD and its SDE run out of equilibrium, at the linear theory's rate.
 
 Source: "Machine learning in and out of equilibrium" (2306.03521), which has the network, its data
-and loss; exact values at finite steps in sde_sgd.theory.ornstein_uhlenbeck.
+and loss; exact values at finite steps in sde_sgd.theory.stationary.currents.
 
 Command: python -m experiments currents_and_entropy_production --preset paper
 """
@@ -118,14 +118,14 @@ def network() -> tuple[ss.EmpiricalRisk, np.ndarray]:
 
 
 @functools.cache
-def linear_network() -> tuple[ss.theory.StationaryCurrent, np.ndarray]:
+def linear_network() -> tuple[ss.theory.stationary.StationaryCurrent, np.ndarray]:
     """The linear theory at the minimum, and the plane (2, 7) that turns fastest.
 
     q = Pθ has unit covariance, and its two axes are those of the largest pair of eigenvalues.
     """
     landscape, minimum = network()
     covariance = np.asarray(landscape.gradient_covariance(jnp.asarray(minimum))) / NETWORK_BATCH
-    current = ss.theory.stationary_current(
+    current = ss.theory.stationary.stationary_current(
         np.asarray(landscape.hessian(jnp.asarray(minimum))),
         covariance,
         learning_rate=NETWORK_RATE,
@@ -138,9 +138,11 @@ def linear_network() -> tuple[ss.theory.StationaryCurrent, np.ndarray]:
     return current, np.stack([fastest.real, fastest.imag]) @ white
 
 
-def exact(eta: float, step: float) -> ss.theory.StationaryCurrent:
+def exact(eta: float, step: float) -> ss.theory.stationary.StationaryCurrent:
     """The two-dimensional case at learning rate η and step h."""
-    return ss.theory.stationary_current(HESSIAN, NOISE, learning_rate=eta, time_step=step)
+    return ss.theory.stationary.stationary_current(
+        HESSIAN, NOISE, learning_rate=eta, time_step=step
+    )
 
 
 def processes(config: Config, eta: float) -> dict[str, tuple[ss.AbstractProcess, float]]:

@@ -174,7 +174,7 @@ def measure(config: Config, key) -> xr.Dataset:
 def predict(config: Config) -> dict[str, np.ndarray]:
     """The limits of gradient flow, of least ℓ₁ and of least ℓ₂ norm."""
     inputs, targets, planted = problem(config)
-    limit = ss.theory.diagonal_network_limit
+    limit = ss.theory.selection.diagonal_network_limit
     return {
         "gradient flow": limit(inputs, targets, scale=config.scale).beta,
         "small α": limit(inputs, targets, scale=1e-3).beta,
@@ -196,7 +196,7 @@ def own_limits(config: Config, data: xr.Dataset) -> np.ndarray:
     _, share, _ = ends(config, data)
     return np.stack(
         [
-            ss.theory.diagonal_network_limit(
+            ss.theory.selection.diagonal_network_limit(
                 inputs, targets, scale=config.scale * np.sqrt(np.maximum(s, 1e-14))
             ).beta
             for s in share
@@ -286,7 +286,9 @@ def plot(config: Config, data: xr.Dataset, predicted):
     axes[0, 0].legend(frameon=False, fontsize=8)
     inputs, targets, _ = problem(config)
     scales = np.geomspace(0.01, 1.5 * config.scale, 25)
-    limits = [ss.theory.diagonal_network_limit(inputs, targets, scale=a).beta for a in scales]
+    limits = [
+        ss.theory.selection.diagonal_network_limit(inputs, targets, scale=a).beta for a in scales
+    ]
     axes[0, 1].plot(scales, np.abs(limits).sum(axis=1), "k", label="limit at uniform α")
     effective = config.scale * np.exp(np.log(share).mean(axis=1) / 2)
     axes[0, 1].plot(

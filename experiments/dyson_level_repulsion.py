@@ -15,7 +15,7 @@ Claim: SGD has the spacings .18020, .25955, .08984 within .5 % and ⟨s²⟩/⟨
 diffusion read off the runs are Dyson's; noise in one row of W, or on its diagonal, has neither.
 
 Source: Aarts, Lucini, Park 2024 (2407.16427); exact values by moment closure to order four
-(documented in sde_sgd.theory.teacher_student_levels and sde_sgd.theory.dyson).
+(documented in sde_sgd.theory.matrices.teacher_student_levels and sde_sgd.theory.matrices.dyson).
 
 Command: python -m experiments dyson_level_repulsion --preset paper
 """
@@ -82,18 +82,20 @@ TOLD_APART = 1  # the case at which SGD must not have the SDE's spacing
 CONTROLS = ("one row", "diagonal")
 
 
-def exact(config: Config, case: int, process: str) -> ss.theory.TeacherStudentSpacing:
+def exact(config: Config, case: int, process: str) -> ss.theory.matrices.TeacherStudentSpacing:
     """Exact gap of WᵀW of SGD, or of the SDE at its solver step."""
     eta, batch = config.cases[case]
     step = None if process == "SGD" else eta / config.substeps
-    return ss.theory.teacher_student_spacing(learning_rate=eta, batch_size=batch, time_step=step)
+    return ss.theory.matrices.teacher_student_spacing(
+        learning_rate=eta, batch_size=batch, time_step=step
+    )
 
 
-def injected(config: Config, process: str) -> ss.theory.InjectedNoiseLevels:
+def injected(config: Config, process: str) -> ss.theory.matrices.InjectedNoiseLevels:
     """Exact levels with injected noise."""
     eta = config.learning_rate
     step = eta if process == "SGD" else eta / config.substeps
-    return ss.theory.InjectedNoiseLevels(
+    return ss.theory.matrices.InjectedNoiseLevels(
         learning_rate=eta,
         batch_size=config.batch_size,
         noise=config.noise,
@@ -202,7 +204,7 @@ def predict(config: Config) -> dict[str, Any]:
         law = injected(config, name)
         values[f"injected {name}"] = law
         values[f"increments {name}"] = law.increments(EDGES * law.mean_spacing)
-    values["wigner"] = np.diff(ss.theory.wigner_surmise_cdf(EDGES))
+    values["wigner"] = np.diff(ss.theory.matrices.wigner_surmise_cdf(EDGES))
     return values
 
 
@@ -293,7 +295,9 @@ def plot(config: Config, data: xr.Dataset, predicted):
     figure, axes = new_figure(1, 3, width=4.6, height=3.7)
     law, cases, drift = axes[0]
     grid = np.linspace(0, 3.5, 200)
-    law.plot(grid, ss.theory.wigner_surmise(grid), color=COLOURS["prediction"], label="Wigner")
+    law.plot(
+        grid, ss.theory.matrices.wigner_surmise(grid), color=COLOURS["prediction"], label="Wigner"
+    )
     law.plot(grid, np.exp(-grid), color=COLOURS["other"], linestyle=":", label="independent levels")
     place = np.arange(len(config.cases))
     for shift, name in ((-0.12, "SGD"), (0.12, "SDE")):

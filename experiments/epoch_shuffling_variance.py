@@ -11,7 +11,7 @@ Claim: shuffled SGD has the small variance of anticorrelated noise, at every pha
 the SDE that is matched to one step's noise misses it by a factor of 15 at ηh = 0.01.
 
 Source: Kühn, Rosenow 2023 (2306.05300), who give the leading order; the exact value at every
-phase is in sde_sgd.theory.epochs.
+phase is in sde_sgd.theory.stationary.epochs.
 
 Command: python -m experiments epoch_shuffling_variance --preset paper
 """
@@ -135,14 +135,14 @@ def predict(config: Config) -> dict:
     """Exact variances by curvature and process; "limit" is the SDE's for h → 0."""
     eta, values = config.learning_rate, {}
     for curvature in CURVATURES:
-        epochs = ss.theory.stationary_covariance_epochs(
+        epochs = ss.theory.stationary.stationary_covariance_epochs(
             [[curvature]], [[1.0]], learning_rate=eta, batches_per_epoch=config.batches_per_epoch
         )
         values[curvature] = {"shuffled": epochs}
         if curvature > 0:
             at = {"independent": eta, "SDE": eta / config.substeps, "limit": 0.0}
             values[curvature] |= {
-                name: ss.theory.stationary_covariance(
+                name: ss.theory.stationary.stationary_covariance(
                     [[curvature]], [[1.0]], learning_rate=eta, time_step=step
                 )[0, 0]
                 for name, step in at.items()
@@ -210,7 +210,7 @@ def plot(config: Config, data: xr.Dataset, predicted):
     eta, period = config.learning_rate, config.batches_per_epoch
     grid = np.geomspace(1e-3, 1, 60)
     shuffled = [
-        ss.theory.stationary_covariance_epochs(
+        ss.theory.stationary.stationary_covariance_epochs(
             [[h]], [[1.0]], learning_rate=eta, batches_per_epoch=period
         ).average[0, 0]
         for h in grid

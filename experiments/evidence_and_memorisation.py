@@ -105,7 +105,7 @@ def separable(inputs: np.ndarray, labels: np.ndarray) -> bool:
 def fit(inputs, labels, test_inputs, test_labels, prior: float) -> tuple[float, ...]:
     """E, the accuracy in training, the test cross-entropy and the sharpness at the mode."""
     landscape = ss.LogisticRegression(jnp.asarray(inputs), jnp.asarray(labels), num_classes=2)
-    found = ss.theory.laplace_evidence(landscape, prior=prior, num_classes=2)
+    found = ss.theory.selection.laplace_evidence(landscape, prior=prior, num_classes=2)
 
     def logits(x):
         return x @ found.mode[:-1] + found.mode[-1]

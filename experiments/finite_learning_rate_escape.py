@@ -15,7 +15,7 @@ Claim: Gaussian SGD escapes in the time of the kernel equation at its own learni
 h = .01), and not in the 729.67 of the continuous limit.
 
 Source: Gardiner, Handbook of Stochastic Methods, 5.2.7, for the SDE; the kernel equation is
-solved on Gauss–Legendre nodes in sde_sgd.theory.kernel_equation.
+solved on Gauss–Legendre nodes in sde_sgd.theory.escape.kernel_equation.
 
 Command: python -m experiments finite_learning_rate_escape --preset paper
 """
@@ -137,14 +137,14 @@ def predict(config: Config) -> dict[str, np.ndarray]:
     route = {"start": -1.0, "exits": 1.0}
 
     def kernel(h: float, d: float = config.diffusion) -> float:
-        return float(ss.theory.mean_exit_time(force, d, time_step=h, **route))
+        return float(ss.theory.escape.mean_exit_time(force, d, time_step=h, **route))
 
-    bare = ss.theory.eyring_kramers(
+    bare = ss.theory.escape.eyring_kramers(
         ss.double_well(1.0), config.diffusion, minimum=[-1.0], saddle=[0.1]
     )
     steps = (*config.learning_rates, config.solver_step)
     left = [noise_weights(force, config.diffusion, h, LOWEST, 1.0)[1] for h in steps]
-    half = ss.theory.mean_exit_time(force, config.diffusion, start=-1.0, exits=0.0)
+    half = ss.theory.escape.mean_exit_time(force, config.diffusion, start=-1.0, exits=0.0)
     return {
         "Gaussian SGD": np.array([kernel(eta) for eta in config.learning_rates]),
         "SDE": np.array(kernel(config.solver_step)),
@@ -221,7 +221,7 @@ def plot(config: Config, data: xr.Dataset, predicted):
     (axis,) = axes[0]
     steps = np.linspace(config.solver_step, 1.15 * max(config.learning_rates), 12)
     curve = [
-        ss.theory.mean_exit_time(force, config.diffusion, start=-1.0, exits=1.0, time_step=h)
+        ss.theory.escape.mean_exit_time(force, config.diffusion, start=-1.0, exits=1.0, time_step=h)
         for h in steps
     ]
     axis.plot(steps, curve, color=COLOURS["prediction"], lw=1.2, label="kernel equation, exact")

@@ -13,7 +13,7 @@ Claim: SGD with momentum has the discrete covariance and not that of the SDE, by
 η = 1, and the SDE run has the value of its own step.
 
 Source: Liu, Ziyin, Ueda 2021 (2012.03636); the discrete and the continuous
-Lyapunov equations are solved directly in sde_sgd.theory.lyapunov.
+Lyapunov equations are solved directly in sde_sgd.theory.stationary.lyapunov.
 
 Command: python -m experiments finite_learning_rate_variance --preset paper
 """
@@ -106,13 +106,13 @@ def predict(config: Config) -> dict[str, dict[str, np.ndarray]]:
     for case, (eta, mu, hessian, noise) in CASES.items():
         slow = eta / (1 - mu)
         values[case] = {
-            "SGD": ss.theory.stationary_covariance_momentum(
+            "SGD": ss.theory.stationary.stationary_covariance_momentum(
                 hessian, noise, learning_rate=eta, momentum=mu
             ),
-            "SDE, own step": ss.theory.stationary_covariance(
+            "SDE, own step": ss.theory.stationary.stationary_covariance(
                 hessian, noise, learning_rate=slow, time_step=slow / _substeps(config, mu)
             ),
-            "SDE": ss.theory.stationary_covariance(hessian, noise, learning_rate=slow),
+            "SDE": ss.theory.stationary.stationary_covariance(hessian, noise, learning_rate=slow),
         }
     return values
 

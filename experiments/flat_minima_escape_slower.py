@@ -161,10 +161,10 @@ def exact(config: Config, noise: str, well: str, process: str, eta: float, size:
     spread = variance(config, noise, well)
     if process == "SGD":
         landscape = ss.Potential(energy, np.array([[float(spread(0.0))]]))
-        law = ss.theory.BatchGradients.of(landscape, ss.WithReplacement(size))
-        return float(ss.theory.batch_exit_time(law, learning_rate=eta, **ROUTES[well]).mean)
+        law = ss.theory.laws.BatchGradients.of(landscape, ss.WithReplacement(size))
+        return float(ss.theory.escape.batch_exit_time(law, learning_rate=eta, **ROUTES[well]).mean)
     step = {"Gaussian SGD": eta, "SDE": eta / config.substeps, "limit": 0.0}[process]
-    time = ss.theory.mean_exit_time(
+    time = ss.theory.escape.mean_exit_time(
         force, lambda x: eta * spread(x) / (2 * size), time_step=step, **ROUTES[well]
     )
     return float(time)
@@ -204,7 +204,7 @@ def exponent(config: Config, noise: str, well: str) -> float:
 def xie_exponent(well: str, fraction: float) -> float:
     """2ΔU (s/U″ + (1 − s)/|U″_top|), read from the library's law at two batch sizes."""
     small, large = (
-        ss.theory.xie_escape_time(
+        ss.theory.escape.xie_escape_time(
             minimum_curvature=CURVATURE[well],
             saddle_curvature=TOP,
             barrier=HEIGHT,

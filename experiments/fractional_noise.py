@@ -85,7 +85,7 @@ def variance(config: Config, hurst: float, eta: float, num_states: int, step: fl
     """Exact for the states and the step (in iterations), h = C = 1."""
     noise = driving(hurst, num_states)
     return float(
-        ss.theory.stationary_covariance_driven(
+        ss.theory.stationary.stationary_covariance_driven(
             [[1.0]], [[1.0]], noise, learning_rate=eta, time_step=step
         )[0, 0]
     )
@@ -93,18 +93,18 @@ def variance(config: Config, hurst: float, eta: float, num_states: int, step: fl
 
 def formula(hurst: float, eta: float) -> float:
     """η^{2−2H} Γ(2H+1)/2."""
-    return ss.theory.fractional_ornstein_uhlenbeck_variance(eta, eta, hurst)
+    return ss.theory.stationary.fractional_ornstein_uhlenbeck_variance(eta, eta, hurst)
 
 
 def epochs(config: Config, name: str, step: float = 0.0) -> float:
     """Variance on ½hθ² under epoch noise, white noise, or of shuffled SGD; S = 1."""
     eta, h = config.learning_rates[0], [[config.curvature]]
     if name == "SGD":
-        return ss.theory.stationary_covariance_epochs(
+        return ss.theory.stationary.stationary_covariance_epochs(
             h, [[1.0]], learning_rate=eta, batches_per_epoch=config.batches_per_epoch
         ).average[0, 0]
     noise = ss.WhiteNoise() if name == "white" else ss.epoch_noise(config.batches_per_epoch)
-    return ss.theory.stationary_covariance_driven(
+    return ss.theory.stationary.stationary_covariance_driven(
         h, [[1.0]], noise, learning_rate=eta, time_step=step
     )[0, 0]
 
@@ -203,7 +203,7 @@ def check(config: Config, data: xr.Dataset, predicted) -> list[ss.Comparison]:
         errors = [
             float(f.standard_error) * e / o for f, e, o in zip(found, exact, own, strict=True)
         ]
-        fit = ss.theory.fit_order(rates, np.array(scaled), np.array(errors))
+        fit = ss.theory.equations.fit_order(rates, np.array(scaled), np.array(errors))
         order = ss.Estimate(fit.order, fit.uncertainty, config.ensemble_size)
         add(order, slope, f"H={hurst:g}: exponent of η, 2 − 2H", "fractional")
         if hurst != 0.5:

@@ -13,7 +13,7 @@ Claim: SGD has Kesten's tail; the SDE and the published formula have others at e
 η → 0, where βη/B → 1.7956 (SGD), 1 (SDE) and 2 (published).
 
 Source: Kesten 1973; Gürbüzbalaban, Şimşekli, Zhu 2021, "The heavy-tail phenomenon in SGD"; the
-published formula is quoted in sde_sgd.theory.kesten.
+published formula is quoted in sde_sgd.theory.laws.kesten.
 
 Command: python -m experiments heavy_tails_kesten --preset paper
 """
@@ -89,10 +89,10 @@ def indices(config: Config, batch: int) -> dict[str, float]:
     options: dict[str, Any] = dict(learning_rate=config.learning_rate, batch_size=batch)
     step = config.learning_rate / config.euler_substeps
     return {
-        "SGD": ss.theory.tail_index_online_least_squares(**options),
-        "SDE": ss.theory.tail_index_online_least_squares(**options, time_step=0.0),
-        "Euler": ss.theory.tail_index_online_least_squares(**options, time_step=step),
-        "published": ss.theory.tail_index_published(**options),
+        "SGD": ss.theory.laws.tail_index_online_least_squares(**options),
+        "SDE": ss.theory.laws.tail_index_online_least_squares(**options, time_step=0.0),
+        "Euler": ss.theory.laws.tail_index_online_least_squares(**options, time_step=step),
+        "published": ss.theory.laws.tail_index_published(**options),
     }
 
 
@@ -145,8 +145,8 @@ def measure(config: Config, key) -> xr.Dataset:
 def sde_ratios(config: Config, batch: int) -> np.ndarray:
     """P(|w| > 2u)/P(|w| > u) of the SDE's own steps, at its levels."""
     eta, step = config.learning_rate, config.learning_rate / config.substeps
-    law = ss.theory.MasterEquation(
-        ss.theory.GaussianGradient(
+    law = ss.theory.laws.MasterEquation(
+        ss.theory.laws.GaussianGradient(
             lambda y: (1 + eta / batch) * jnp.tanh(y[0]),
             lambda y: 2 * eta / batch / step + 0 * y[0],
         ),
@@ -183,9 +183,11 @@ def predict(config: Config) -> dict:
         values[batch]["moment"] = moment(config, batch, values[batch]["SGD"])
     small: dict[str, Any] = dict(learning_rate=SMALLEST, batch_size=4)
     values["small"] = {
-        "SGD": ss.theory.tail_index_online_least_squares(**small) * SMALLEST / 4,
-        "SDE": ss.theory.tail_index_online_least_squares(**small, time_step=0.0) * SMALLEST / 4,
-        "published": ss.theory.tail_index_published(**small) * SMALLEST / 4,
+        "SGD": ss.theory.laws.tail_index_online_least_squares(**small) * SMALLEST / 4,
+        "SDE": ss.theory.laws.tail_index_online_least_squares(**small, time_step=0.0)
+        * SMALLEST
+        / 4,
+        "published": ss.theory.laws.tail_index_published(**small) * SMALLEST / 4,
     }
     return values
 
@@ -249,8 +251,8 @@ def check(config: Config, data: xr.Dataset, predicted) -> list[ss.Comparison]:
             )
         )
     small = predicted["small"]
-    limits = (("SGD", ss.theory.tail_index_limit(), "agree"), ("SDE", 1.0, "agree"))
-    limits += (("published", 2.0, "agree"), ("SDE", ss.theory.tail_index_limit(), "deviate"))
+    limits = (("SGD", ss.theory.laws.tail_index_limit(), "agree"), ("SDE", 1.0, "agree"))
+    limits += (("published", 2.0, "agree"), ("SDE", ss.theory.laws.tail_index_limit(), "deviate"))
     for name, limit, expected in limits:
         rows.append(
             row(
@@ -317,16 +319,16 @@ def plot(config: Config, data: xr.Dataset, predicted):
     last, grid = axes[0, -1], np.geomspace(0.002, 1.0, 25)
     for batch, style in ((1, "--"), (4, "-")):
         options: list[dict[str, Any]] = [dict(learning_rate=e, batch_size=batch) for e in grid]
-        index = ss.theory.tail_index_online_least_squares
+        index = ss.theory.laws.tail_index_online_least_squares
         curves = {
             "SGD": [index(**o) for o in options],
             "SDE": [index(**o, time_step=0.0) for o in options],
-            "published": [ss.theory.tail_index_published(**o) for o in options],
+            "published": [ss.theory.laws.tail_index_published(**o) for o in options],
         }
         for name, colour in (("SGD", "SGD"), ("SDE", "SDE"), ("published", "other")):
             scaled = np.array(curves[name]) * grid / batch
             last.plot(grid, scaled, style, color=COLOURS[colour], label=f"{name}, B = {batch}")
-    last.axhline(ss.theory.tail_index_limit(), color="black", lw=0.8, label="1.7956")
+    last.axhline(ss.theory.laws.tail_index_limit(), color="black", lw=0.8, label="1.7956")
     last.set_xscale("log")
     last.set_xlabel("η")
     last.set_ylabel("βη/B")

@@ -15,7 +15,7 @@ a curved double well in the plane, and no others.
 
 Source: Kramers–Moyal: Risken 1989; finite lag: Gottschall & Peinke 2008; sparse basis: Brunton et
 al. 2016; second-order equation: Li, Tai, E 2019. The finite-η readings are derived here
-(sde_sgd.theory.identification).
+(sde_sgd.theory.equations.identification).
 
 Command: python -m experiments identify_sde_from_sgd --preset paper
 """
@@ -117,12 +117,14 @@ def readings(config: Config, seen: np.ndarray) -> dict[str, ss.FittedSDE]:
     }
 
 
-def exact(config: Config, process: str, reading: str) -> ss.theory.ReadEquation:
+def exact(config: Config, process: str, reading: str) -> ss.theory.equations.ReadEquation:
     """What a reading of a process tends to; "limit" is −∇L and ηcΣ."""
     return problems.exact(config.learning_rate, config.substeps, config.long_lag, process, reading)
 
 
-def covers(found: ss.FittedSDE, value: ss.theory.ReadEquation, shrink: float = 1.0) -> np.ndarray:
+def covers(
+    found: ss.FittedSDE, value: ss.theory.equations.ReadEquation, shrink: float = 1.0
+) -> np.ndarray:
     """Whether the 95 % interval of each of the five coefficients holds the exact value."""
     half = shrink * stdtrit(found.drift.num_samples - 1, 0.975)
     inside = []
@@ -237,7 +239,7 @@ def predict(config: Config) -> dict[Any, Any]:
             found[process, name] = exact(config, process, name)
         chain, step, each = problems.well_law(config.well_learning_rate, config.substeps, process)
         for name, lag in (("naive", 1), ("centred", 1), ("naive, long lag", config.long_lag)):
-            moments = ss.theory.conditional_moments(chain, POINTS, [lag * each])
+            moments = ss.theory.equations.conditional_moments(chain, POINTS, [lag * each])
             kind: Any = name.removesuffix(", long lag")
             found[process, "well", name] = moments.read(step, kind)
     found["limit"] = exact(config, "SGD", "limit")
@@ -246,7 +248,7 @@ def predict(config: Config) -> dict[Any, Any]:
     found["second order"] = (1 + config.learning_rate / 2 * slope) * found["limit"].drift
     found["well limit"] = (POINTS - POINTS**3, 2 * _line.COLD * (1 + 0.3 * POINTS))
     found["variance"] = float(
-        ss.theory.stationary_covariance_least_squares(
+        ss.theory.stationary.stationary_covariance_least_squares(
             problems.arrays()[0][:, None],
             problems.arrays()[1],
             learning_rate=config.learning_rate,

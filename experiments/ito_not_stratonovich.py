@@ -15,7 +15,7 @@ Claim: every process has the law of its own step, and these tend to Itô's densi
 and Gibbs's are excluded, for SGD as for the SDE.
 
 Source: the Itô density is textbook (Risken 1989, 5.13); the discrete laws are solved from the
-master equation, in sde_sgd.theory.master_equation.
+master equation, in sde_sgd.theory.laws.master_equation.
 
 Command: python -m experiments ito_not_stratonovich --preset paper
 """
@@ -232,24 +232,24 @@ def value(law, case: Case) -> float:
 
 
 @functools.cache
-def densities(name: str) -> dict[str, ss.theory.StationaryDensity]:
+def densities(name: str) -> dict[str, ss.theory.laws.StationaryDensity]:
     """The limit h → 0 in three readings; Gibbs with D at x = 0."""
     case = CASES[name]
     return {
-        "Itô": ss.theory.stationary_density(case.gradient, case.diffusion, **case.options),
-        "Stratonovich": ss.theory.stationary_density(
+        "Itô": ss.theory.laws.stationary_density(case.gradient, case.diffusion, **case.options),
+        "Stratonovich": ss.theory.laws.stationary_density(
             case.gradient, case.diffusion, convention="stratonovich", **case.options
         ),
-        "Gibbs": ss.theory.gibbs_density(case.gradient, case.diffusion(0.0), **case.options),
+        "Gibbs": ss.theory.laws.gibbs_density(case.gradient, case.diffusion(0.0), **case.options),
     }
 
 
 @functools.cache
-def own_laws(config: Config, name: str) -> dict[str, ss.theory.ScalarLaw]:
+def own_laws(config: Config, name: str) -> dict[str, ss.theory.laws.ScalarLaw]:
     """The exact stationary law of every process at its own step, and of Euler's at half of it."""
     case, eta, problem = CASES[name], rate(config, name), landscape(config, name)
     laws = {
-        "SGD": (ss.theory.BatchGradients.of(problem, ss.WithReplacement(1)), eta, 6001),
+        "SGD": (ss.theory.laws.BatchGradients.of(problem, ss.WithReplacement(1)), eta, 6001),
         "Gaussian SGD": (None, eta, 500),
         "SDE": (None, eta / config.substeps, 1000),
         "half": (None, eta / config.substeps / 2, 1500),
@@ -257,12 +257,12 @@ def own_laws(config: Config, name: str) -> dict[str, ss.theory.ScalarLaw]:
     found = {}
     for process, (law, step, nodes) in laws.items():
         if law is None:
-            law = ss.theory.GaussianGradient(
+            law = ss.theory.laws.GaussianGradient(
                 lambda theta: case.gradient(theta[0]),
                 lambda theta, step=step: 2 / step * case.diffusion(theta[0]),
             )
         # Of the heavy tails of the first case, 1e-7 lies beyond the box and changes nothing here.
-        found[process] = ss.theory.MasterEquation(
+        found[process] = ss.theory.laws.MasterEquation(
             law, learning_rate=step, box=case.box, nodes=nodes, mass_tolerance=1e-5
         ).stationary()
     return found

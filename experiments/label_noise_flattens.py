@@ -11,7 +11,7 @@ together; diagonal noise of the same variances does so only on average, isotropi
 
 Source: Blanc et al. 2020 (1904.09080) and Damian, Ma, Lee 2021 (2106.06530) for the flow; Ziyin et
 al. 2023 (2308.06671) for the balance identity; the finite-η rate is exact algebra (documented in
-sde_sgd.theory.label_noise).
+sde_sgd.theory.selection.weights.label_noise).
 
 Command: python -m experiments label_noise_flattens --preset paper
 """
@@ -132,8 +132,11 @@ def predict(config: Config) -> dict[str, np.ndarray]:
         "label_noise": config.label_noise,
     }
     at = steps(config)
-    exact = [ss.theory.label_noise_balance(*config.start, num_steps=int(k), **options) for k in at]
-    path = ss.theory.label_noise_flow(
+    exact = [
+        ss.theory.selection.label_noise_balance(*config.start, num_steps=int(k), **options)
+        for k in at
+    ]
+    path = ss.theory.selection.label_noise_flow(
         landscape(config, 0.0), config.start, times=config.learning_rate * at, **options
     )
     first = config.start[0] ** 2 - config.start[1] ** 2

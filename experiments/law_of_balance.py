@@ -1,11 +1,12 @@
 """The law of balance holds for the SDE, measured in logarithms; SGD has other values or diverges.
 
-Two weights, losses (uwx − y)², x ~ N(0, 1), y = x + N(0, 1), T = η/B. In the balanced state
-u² = w² = v the SDE is one equation with the stationary density p(v) of
-`sde_sgd.theory.law_of_balance_density`: a power v^{β₂/(2α₃T)−3/2} at 0, so that the mass collapses
-at T = 1/3, and a tail v^{−7/2}, so that means converge slowly and medians are compared. Its noise
-grows faster than v: Euler diverges in (u, w), and steps are taken in (log u, log w), tamed. The
-exact law of these steps, and that of SGD with fresh examples at B = 1, solve master equations.
+Two weights, losses (uwx − y)², x ~ N(0, 1), y = x + N(0, 1), T = η/B. In the balanced state u² = w²
+= v the SDE is one equation with the stationary density p(v) of
+`sde_sgd.theory.selection.law_of_balance_density`: a power v^{β₂/(2α₃T)−3/2} at 0, so that the mass
+collapses at T = 1/3, and a tail v^{−7/2}, so that means converge slowly and medians are compared.
+Its noise grows faster than v: Euler diverges in (u, w), and steps are taken in (log u, log w),
+tamed. The exact law of these steps, and that of SGD with fresh examples at B = 1, solve master
+equations.
 
 Each SGD step multiplies u² − w² by 1 − η²g², g = ∂ℓ̂/∂(uw), exactly. Noise that is independent in
 u and w, as strong as the minibatch's, spreads u² − w² over the members; isotropic noise keeps
@@ -65,7 +66,7 @@ PRESETS = {
 }
 
 TEMPERATURES = (0.05, 0.15, 0.25)
-MOMENTS = ss.theory.balance_moments_gaussian()
+MOMENTS = ss.theory.selection.balance_moments_gaussian()
 QUANTITIES = ("median v", "E 1/(1 + v)")
 
 
@@ -179,13 +180,15 @@ def _unbalanced(config: Config, variables, problem: Product, keys) -> None:
         put(variables, f"spread {name}", ss.Estimate.from_samples(spread))
         # The gradient that moved u, from the step itself: u' = u − ηgw.
         gradient = (u[:-1] - u[1:]) / (eta * w[:-1])
-        exact = difference[:-1] * ss.theory.balance_factor(gradient, learning_rate=eta)
+        exact = difference[:-1] * ss.theory.selection.balance_factor(gradient, learning_rate=eta)
         variables[f"residual {name}"] = ((), float(np.abs(difference[1:] - exact).max()))
 
 
-def densities() -> dict[float, ss.theory.StationaryDensity]:
+def densities() -> dict[float, ss.theory.laws.StationaryDensity]:
     """The published density at each T."""
-    return {t: ss.theory.law_of_balance_density(MOMENTS, temperature=t) for t in TEMPERATURES}
+    return {
+        t: ss.theory.selection.law_of_balance_density(MOMENTS, temperature=t) for t in TEMPERATURES
+    }
 
 
 def predict(config: Config) -> dict[float, dict]:

@@ -18,7 +18,7 @@ learning rate; constant noise underestimates the fluctuations of SGD even with t
 
 Source: Mandt, Hoffman, Blei 2017 (1704.04289), for the Ornstein–Uhlenbeck form; Liu,
 Ziyin, Ueda 2021 (2012.03636), for finite η; the exact forms are derived in
-sde_sgd.theory.least_squares.
+sde_sgd.theory.stationary.least_squares.
 
 Command: python -m experiments least_squares_exact_covariance --preset paper
 """
@@ -105,7 +105,7 @@ def measure(config: Config, key) -> xr.Dataset:
     """Stationary covariances (η, d, d); the second half of a run that starts at the minimum."""
     variables = {}
     for data, (inputs, targets) in problems(config).items():
-        start = jnp.asarray(ss.theory.stationary_mean_least_squares(inputs, targets))
+        start = jnp.asarray(ss.theory.stationary.stationary_mean_least_squares(inputs, targets))
         found = {name: [] for name in LABELS}
         for eta in config.learning_rates:
             key, *keys = jr.split(key, 4)
@@ -137,7 +137,7 @@ def curves(config: Config, data: str, rates) -> dict[str, np.ndarray]:
     inputs, targets = problems(config)[data]
 
     def exact(eta, **options):
-        return ss.theory.stationary_covariance_least_squares(
+        return ss.theory.stationary.stationary_covariance_least_squares(
             inputs, targets, learning_rate=eta, noise_factor=1 / config.batch_size, **options
         )
 

@@ -13,7 +13,7 @@ of its own η, which leaves the SDE's by more than a tenth well before SGD becom
 without replacement, c = (N−B)/(B(N−1)), end the rule by a second way, at κB = N.
 
 Source: Goyal et al. 2017 (1706.02677); Smith, Le 2017 (1710.06451); exact values by second-moment
-closure (documented in sde_sgd.theory.least_squares).
+closure (documented in sde_sgd.theory.stationary.least_squares).
 
 Command: python -m experiments linear_scaling_breaks --preset paper
 """
@@ -82,7 +82,7 @@ def measure(config: Config, key) -> xr.Dataset:
     """Stationary |θ − θ*|² (the trace of M) of every process at equal time ηk."""
     inputs, targets = problem(config)
     landscape = ss.LeastSquares(inputs, targets)
-    minimum = jnp.asarray(ss.theory.stationary_mean_least_squares(inputs, targets))
+    minimum = jnp.asarray(ss.theory.stationary.stationary_mean_least_squares(inputs, targets))
 
     def distance(theta):
         return jnp.sum((theta - minimum) ** 2)
@@ -114,7 +114,7 @@ def trace(config: Config, kappa: float, step: float | None, subsets: bool = Fals
     inputs, targets = problem(config)
     eta, size, num = kappa * config.learning_rate, kappa * config.batch_size, len(inputs)
     factor = (num - size) / (size * (num - 1)) if subsets else 1 / size
-    matrix = ss.theory.stationary_covariance_least_squares(
+    matrix = ss.theory.stationary.stationary_covariance_least_squares(
         inputs,
         targets,
         learning_rate=eta,
@@ -131,7 +131,7 @@ def largest(config: Config) -> tuple[float, float]:
 
     def stable(kappa):
         eta, size = kappa * config.learning_rate, kappa * config.batch_size
-        most = ss.theory.max_stable_learning_rate(inputs, noise_factor=1 / size)
+        most = ss.theory.stationary.max_stable_learning_rate(inputs, noise_factor=1 / size)
         return eta < most
 
     def off(kappa):

@@ -135,12 +135,12 @@ def levels(config: Config) -> ss.Levels:
     return ss.Levels(ss.weight_matrix(landscape(config), lambda x: x.layers[2].weight), "gram")
 
 
-def law(config: Config) -> ss.theory.MarchenkoPastur:
+def law(config: Config) -> ss.theory.matrices.MarchenkoPastur:
     """The law at the start."""
-    return ss.theory.MarchenkoPastur(config.inner / config.outer)
+    return ss.theory.matrices.MarchenkoPastur(config.inner / config.outer)
 
 
-def distance(found: np.ndarray, law: ss.theory.MarchenkoPastur) -> np.ndarray:
+def distance(found: np.ndarray, law: ss.theory.matrices.MarchenkoPastur) -> np.ndarray:
     """sup |F − F_MP| of the levels of each matrix, (..., m) → (...)."""
     size = found.shape[-1]
     exact = law.cdf(np.sort(found, axis=-1))
@@ -212,17 +212,17 @@ def predict(config: Config) -> dict[str, Any]:
     ratio = config.inner / config.outer
     return {
         "law": law(config),
-        "another ratio": ss.theory.MarchenkoPastur(1.5 * ratio),
-        "another variance": ss.theory.MarchenkoPastur(ratio, 1.25),
+        "another ratio": ss.theory.matrices.MarchenkoPastur(1.5 * ratio),
+        "another variance": ss.theory.matrices.MarchenkoPastur(ratio, 1.25),
     }
 
 
-def p_value(found: np.ndarray, law: ss.theory.MarchenkoPastur) -> float:
+def p_value(found: np.ndarray, law: ss.theory.matrices.MarchenkoPastur) -> float:
     """P of the Kolmogorov–Smirnov test for independent levels (n,)."""
     return float(stats.kstest(found, lambda x: law.cdf(x)).pvalue)
 
 
-def passes(found: np.ndarray, law: ss.theory.MarchenkoPastur) -> ss.Estimate:
+def passes(found: np.ndarray, law: ss.theory.matrices.MarchenkoPastur) -> ss.Estimate:
     """1 if p ≥ `SMALLEST_P`, else 0: the test is a decision, its error rate fixed beforehand."""
     return scalar(float(p_value(found, law) >= SMALLEST_P), 0.0, 2)
 

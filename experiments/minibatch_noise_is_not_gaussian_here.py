@@ -114,13 +114,15 @@ def measure(config: Config, key) -> xr.Dataset:
 def iterations(config: Config, process: str, eta: float, variance: float) -> float:
     """Exact mean number of iterations; of the "SDE" in continuous time."""
     if process == "SGD":
-        law = ss.theory.BatchGradients.of(ss.double_well(variance), ss.WithReplacement(1))
+        law = ss.theory.laws.BatchGradients.of(ss.double_well(variance), ss.WithReplacement(1))
         return (
-            float(ss.theory.batch_exit_time(law, learning_rate=eta, start=-1.0, exits=1.0).mean)
+            float(
+                ss.theory.escape.batch_exit_time(law, learning_rate=eta, start=-1.0, exits=1.0).mean
+            )
             / eta
         )
     step = {"SDE": 0.0, "Gaussian SGD": eta, "SDE at its step": eta / config.substeps}[process]
-    time = ss.theory.mean_exit_time(force, eta * variance / 2, time_step=step, **ROUTE)
+    time = ss.theory.escape.mean_exit_time(force, eta * variance / 2, time_step=step, **ROUTE)
     return float(time) / eta
 
 
@@ -131,7 +133,7 @@ def predict(config: Config) -> dict[str, np.ndarray]:
     well = ss.double_well(config.variance)
 
     def exponent(noise) -> float:
-        return ss.theory.quasi_potential(well, noise, start=-1.0, end=0.0).barrier
+        return ss.theory.escape.quasi_potential(well, noise, start=-1.0, end=0.0).barrier
 
     def slopes(process: str) -> np.ndarray:
         # t = η·iterations has the prefactor that tends to a constant.
@@ -263,7 +265,7 @@ def plot(config: Config, data: xr.Dataset, predicted):
         ("batches", ss.WithReplacement(1), "SGD"),
         ("Gaussian, SDE", ss.ConstantNoise([[config.variance]]), "SDE"),
     ):
-        found = ss.theory.quasi_potential(well, noise, start=-1.0, end=0.0)
+        found = ss.theory.escape.quasi_potential(well, noise, start=-1.0, end=0.0)
         right.plot(
             found.positions,
             found.slopes,

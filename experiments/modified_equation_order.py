@@ -15,7 +15,7 @@ Claim: fitted orders are 1.0 ± .1 and 2.0 ± .1, by Monte Carlo too, which find
 order. In the stationary state order 2 is the worse of the two.
 
 Source: Li, Tai, E 2017 and 2019 (1511.06251, 1811.01558), Theorem 9; exact errors by moment closure
-and backward equations (documented in sde_sgd.theory.orders).
+and backward equations (documented in sde_sgd.theory.equations.orders).
 
 Command: python -m experiments modified_equation_order --preset paper
 """
@@ -143,7 +143,7 @@ def measure(config: Config, key) -> xr.Dataset:
 def exact(name: str, rates, order=1, equation=None) -> np.ndarray:
     """Weak errors of the f that is sampled, without sampling errors."""
     case = CASES[name]
-    return theory.weak_errors_scalar(
+    return theory.equations.weak_errors_scalar(
         landscape(name),
         SAMPLING,
         of=case.of,
@@ -158,7 +158,7 @@ def exact(name: str, rates, order=1, equation=None) -> np.ndarray:
 
 def closure(order: int) -> np.ndarray:
     """Weak errors of E x on the quadratic, by moment closure."""
-    found = theory.weak_errors_least_squares(
+    found = theory.equations.weak_errors_least_squares(
         *PAIR, learning_rates=QUADRATIC, noise_factor=1.0, time=1.0, theta0=[1.0], order=order
     )
     return found.mean[:, 0]
@@ -240,10 +240,10 @@ def check(config: Config, data: xr.Dataset, predicted) -> list[ss.Comparison]:
         )
 
     for name, fitted in predicted["fits"].items():
-        found = theory.fit_order(*fitted).order
+        found = theory.equations.fit_order(*fitted).order
         order_row(ss.Estimate(found, 0.0, 2), name[-1], f"{name[:-2]}: fitted order, E x")
     for name, errors in predicted["controls"].items():
-        found = theory.fit_order(LOGISTIC, errors).order
+        found = theory.equations.fit_order(LOGISTIC, errors).order
         label = f"logistic: order with {name}"
         order_row(ss.Estimate(found, 0.0, 2), 2, label, expected="deviate")
     for name, case in CASES.items():
@@ -267,7 +267,7 @@ def check(config: Config, data: xr.Dataset, predicted) -> list[ss.Comparison]:
                     )
     eta = 0.1
     options: dict[str, Any] = {"learning_rate": eta, "noise_factor": 1.0}
-    cov = theory.stationary_covariance_least_squares
+    cov = theory.stationary.stationary_covariance_least_squares
     sgd = cov(*PAIR, time_step=eta, **options)[0, 0]
     gaps = [abs(cov(*PAIR, time_step=0.0, order=p, **options)[0, 0] - sgd) for p in (1, 2)]
     rows.append(
@@ -288,10 +288,10 @@ def conclude(config: Config, data: xr.Dataset, comparisons: list[ss.Comparison])
     values = predict(config)
     found = []
     for name, fitted in values["fits"].items():
-        fit = theory.fit_order(*fitted)
+        fit = theory.equations.fit_order(*fitted)
         found.append(f"{name[:-2]} {fit.order:.3f} ± {fit.uncertainty:.3f}")
     wrong = [
-        f"{name} {theory.fit_order(LOGISTIC, errors).order:.2f}"
+        f"{name} {theory.equations.fit_order(LOGISTIC, errors).order:.2f}"
         for name, errors in values["controls"].items()
     ]
     sampled = [sampled_order(config, data, name, order) for name in CASES for order in (1, 2)]

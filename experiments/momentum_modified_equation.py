@@ -16,7 +16,7 @@ and 6), the more the larger η; the underdamped one follows the transient of hea
 of order one in η at fixed μ; Li–Tai–E's coefficients, which are for x ← x + ηv, fail on this clock.
 
 Source: Li, Tai, E 2019 (1811.01558), section 5; Liu, Ziyin, Ueda 2021 (2012.03636); exact laws of
-the linear chains (documented in sde_sgd.theory.momentum).
+the linear chains (documented in sde_sgd.theory.stationary.momentum).
 
 Command: python -m experiments momentum_modified_equation --preset paper
 """
@@ -101,7 +101,7 @@ def measure(config: Config, key) -> xr.Dataset:
 
 def law(name: str, eta: float, mu: float, c: float = 1.0, substeps: int | None = None):
     """The exact law of a process on ½x²."""
-    return theory.MomentumLaw.of(
+    return theory.stationary.MomentumLaw.of(
         name, [[1.0]], [[c]], learning_rate=eta, momentum=mu, substeps=substeps
     )
 
@@ -171,7 +171,7 @@ def check(config: Config, data: xr.Dataset, predicted) -> list[ss.Comparison]:
     for mu in (0.5, 0.9):
         for key, expected in (("transient", "agree"), ("wrong", "deviate")):
             rates, errors = predicted[f"{key} {mu}"]
-            fit = theory.fit_order(rates[-3:], errors[-3:])
+            fit = theory.equations.fit_order(rates[-3:], errors[-3:])
             form = "" if key == "transient" else ", Li–Tai–E's form on this clock"
             rows.append(
                 ss.compare(
@@ -221,7 +221,7 @@ def plot(config: Config, data: xr.Dataset, predicted):
     left.set_ylabel("variance / that of the SDEs (bars: exact)")
     for mu, colour in ((0.5, "SGD"), (0.9, "SDE")):
         rates, errors = predicted[f"transient {mu}"]
-        slope = theory.fit_order(rates[-3:], errors[-3:]).order
+        slope = theory.equations.fit_order(rates[-3:], errors[-3:]).order
         label = f"underdamped SDE, μ = {mu:g}: slope {slope:.2f}"
         right.loglog(rates, errors, "o-", color=COLOURS[colour], markersize=3, label=label)
         rates, errors = predicted[f"wrong {mu}"]

@@ -152,7 +152,7 @@ def iterations(config: Config, label: str, radius: float, step: float | None = N
     if label == "SGD":
         return _mixture_time(eta, size, radius)
     h = eta / config.substeps if step is None else step
-    time = ss.theory.mean_exit_time(
+    time = ss.theory.escape.mean_exit_time(
         lambda w: -w,
         lambda w: eta * (FACTOR[label] * w**2 + 1) / (2 * size),
         start=0.0,
@@ -186,11 +186,11 @@ def stationary_shares(config: Config, label: str) -> np.ndarray:
     if label == "SGD":
         return _mixture_shares(eta, size)
     h = eta / config.substeps
-    law = ss.theory.GaussianGradient(
+    law = ss.theory.laws.GaussianGradient(
         lambda theta: theta[0],
         lambda theta: eta / h * (FACTOR[label] * theta[0] ** 2 + 1) / size,
     )
-    chain = ss.theory.MasterEquation(
+    chain = ss.theory.laws.MasterEquation(
         law, learning_rate=h, box=(-15.0, 15.0), nodes=1200, mass_tolerance=1e-5
     )
     found = chain.stationary()
@@ -231,7 +231,7 @@ def power(config: Config, label: str) -> float:
 def published_power(config: Config) -> float:
     """d log τ/d log R of Mori's rate as R → ∞, L_s/L* = 1 + R²."""
     rates = [
-        ss.theory.mori_escape_rate(
+        ss.theory.escape.mori_escape_rate(
             minimum_curvature=CURVATURE,
             saddle_loss=MINIMUM_LOSS * ratio,
             minimum_loss=MINIMUM_LOSS,
@@ -254,16 +254,16 @@ def predict(config: Config) -> dict[str, np.ndarray]:
         values[f"{label} shares"] = stationary_shares(config, label)
         values[f"{label} power"] = np.array(power(config, label))
     values["power, SGD"] = np.array(
-        ss.theory.tail_index_online_least_squares(learning_rate=eta, batch_size=size)
+        ss.theory.laws.tail_index_online_least_squares(learning_rate=eta, batch_size=size)
     )
     values["power, SDE"] = np.array(1 + size / eta)
     values["power, SDE, Mori's Σ"] = np.array(published_power(config))
-    phi = ss.theory.mori_stationary_exponent(
+    phi = ss.theory.escape.mori_stationary_exponent(
         minimum_curvature=CURVATURE, learning_rate=eta, batch_size=size
     )
     values["φ"] = np.array(phi)
     for label, factor in FACTOR.items():
-        density = ss.theory.stationary_density(
+        density = ss.theory.laws.stationary_density(
             lambda w: w, lambda w, factor=factor: eta * (factor * w**2 + 1) / (2 * size)
         )
         at = np.array(FAR)

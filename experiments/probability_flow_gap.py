@@ -13,7 +13,7 @@ with ŝ = s + a that of the accumulated current, proportional to the residual; s
 estimate leave a gap; all of them lie below the bound of the residual.
 
 Source: Song et al. 2021 (2011.13456) for the flow; Deveney et al. 2023 (2311.15996) for W₂ and the
-Fokker–Planck residual; `sde_sgd.theory.flow_gap` for the bound and first order used here.
+Fokker–Planck residual; `sde_sgd.theory.equations.flow_gap` for the bound and first order used here.
 
 Command: python -m experiments probability_flow_gap --preset paper
 """
@@ -77,16 +77,16 @@ def times(config: Config) -> np.ndarray:
     return config.learning_rate * np.array(config.steps)
 
 
-def densities(config: Config) -> list[ss.theory.GridDensity]:
+def densities(config: Config) -> list[ss.theory.laws.GridDensity]:
     """p at t = 0 and at the compared times."""
     equation = _flow.fokker_planck(config.cells)
     return equation.propagate(_flow.start_density, [0.0, *times(config)])
 
 
-def grid_score(config: Config) -> ss.theory.GridScore:
+def grid_score(config: Config) -> ss.theory.equations.GridScore:
     """s in the double well, until the last compared time."""
     equation, last = _flow.fokker_planck(config.cells), times(config)[-1]
-    return ss.theory.GridScore(equation, _flow.start_density, duration=last, num_times=48)
+    return ss.theory.equations.GridScore(equation, _flow.start_density, duration=last, num_times=48)
 
 
 def in_the_well(config: Config, score, starts, key, tilt: float = 0.0, substeps: int = 1):
@@ -109,7 +109,7 @@ def members(config: Config, process, theta0, size: int, key, at=None) -> np.ndar
     return run["x"].values[..., 0]
 
 
-def pushed_covariances(config: Config, score: ss.theory.AbstractScore, key) -> np.ndarray:
+def pushed_covariances(config: Config, score: ss.theory.equations.AbstractScore, key) -> np.ndarray:
     """(steps, 3, 3): the flow is affine, and its matrix shows on four members."""
     start = _flow.gaussian_score(config.learning_rate).law(0.0)
     flow = _flow.quadratic_flow(config.learning_rate, score)
@@ -168,17 +168,19 @@ def measure(config: Config, key) -> xr.Dataset:
     return xr.Dataset(variables, {"k": list(config.steps), "level": ("node", _flow.LEVELS)})
 
 
-def kernel_score(config: Config, sample: np.ndarray, width: float) -> ss.theory.KernelScore:
+def kernel_score(
+    config: Config, sample: np.ndarray, width: float
+) -> ss.theory.equations.KernelScore:
     """Of the recorded members of an SDE that is not the one of the flow's starts."""
     clock = config.learning_rate * np.array(kernel_steps(config))
-    return ss.theory.KernelScore(sample[..., None], clock, width)
+    return ss.theory.equations.KernelScore(sample[..., None], clock, width)
 
 
-def gap(config: Config, score, exact) -> ss.theory.FlowGap:
+def gap(config: Config, score, exact) -> ss.theory.equations.FlowGap:
     """Residual, bound and first order of a wrong score in the double well, every half iteration."""
     clock = config.learning_rate * np.arange(2 * config.steps[-1] + 1) / 2
     clock[-1] = exact.last_time
-    return ss.theory.grid_flow_gap(
+    return ss.theory.equations.grid_flow_gap(
         _flow.fokker_planck(config.cells),
         _flow.start_density,
         exact,
@@ -196,7 +198,7 @@ def predict(config: Config) -> dict[str, Any]:
     return {
         "covariance": np.stack([exact.law(t).covariance for t in clock]),
         "gaussian": {
-            delta: ss.theory.gaussian_flow_gap(exact, delta, clock)
+            delta: ss.theory.equations.gaussian_flow_gap(exact, delta, clock)
             for delta in config.relative_errors
         },
         "densities": densities(config),
@@ -205,7 +207,9 @@ def predict(config: Config) -> dict[str, Any]:
     }
 
 
-def kernels(config: Config, data: xr.Dataset, predicted) -> dict[float, ss.theory.FlowGap]:
+def kernels(
+    config: Config, data: xr.Dataset, predicted
+) -> dict[float, ss.theory.equations.FlowGap]:
     """Residual and bound of the kernel scores, which need the recorded sample."""
     if "kernels" not in predicted:
         predicted["kernels"] = {
@@ -343,7 +347,7 @@ def conclude(config: Config, data: xr.Dataset, comparisons: list[ss.Comparison])
     )
     grown = []
     for delta in config.relative_errors:
-        made = ss.theory.gaussian_flow_gap(exact, delta, times(config)[[0, -1]])
+        made = ss.theory.equations.gaussian_flow_gap(exact, delta, times(config)[[0, -1]])
         first, last = (f"{w:.4f} at t = {t:g}" for w, t in zip(made.gap, made.times, strict=True))
         grown.append(f"{first}, {last} (δ = {delta:g})")
     return (

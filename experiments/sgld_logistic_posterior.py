@@ -102,9 +102,11 @@ def landscape(config: Config) -> ss.LogisticRegression:
 
 
 @functools.cache
-def posterior(config: Config) -> ss.theory.Gaussian:
+def posterior(config: Config) -> ss.theory.stationary.Gaussian:
     """Mean and covariance by quadrature."""
-    return ss.theory.posterior_by_quadrature(landscape(config), temperature=1 / config.num_examples)
+    return ss.theory.stationary.posterior_by_quadrature(
+        landscape(config), temperature=1 / config.num_examples
+    )
 
 
 @eqx.filter_jit
@@ -184,7 +186,9 @@ def linear_noise(config: Config, name: str, eta: float, size: int) -> float:
     num = config.num_examples
     factor = (num - size) / (size * (num - 1)) if name == "SGLD" else 0.0
     noise = factor * sigma + 2 / (num * eta) * np.eye(2)
-    found = ss.theory.stationary_covariance(hess, noise, learning_rate=eta, time_step=eta)
+    found = ss.theory.stationary.stationary_covariance(
+        hess, noise, learning_rate=eta, time_step=eta
+    )
     return float(np.trace(found @ hess) * num / 2 - 1)
 
 

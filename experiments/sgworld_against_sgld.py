@@ -14,7 +14,7 @@ covariance at every learning rate and batch size; SGWORLD's bias is smaller than
 cost, 2 to 3 times at N = 16, and with independent batches it would not be.
 
 Source: Adhikari et al. 2023 (2306.03521), SGWORLD; Shaw, Whalley 2025 (2501.16055); Baker et al.
-2019 (1706.05439), SGLD-CV; exact values in sde_sgd.theory.langevin.
+2019 (1706.05439), SGLD-CV; exact values in sde_sgd.theory.stationary.langevin.
 
 Command: python -m experiments sgworld_against_sgld --preset paper
 """
@@ -98,17 +98,17 @@ def samplers(config: Config, eta: float, size: int) -> dict[str, ss.AbstractProc
 
 
 @functools.lru_cache(maxsize=1024)
-def exact(config: Config, name: str, eta: float, size: int) -> ss.theory.Gaussian:
+def exact(config: Config, name: str, eta: float, size: int) -> ss.theory.stationary.Gaussian:
     """Mean and covariance over all steps, exactly."""
     x, y, landscape = linear(config)
     num = config.num_examples
     bath = 1 / num
     if name == "SGWORLD":
-        return ss.theory.langevin_epochs(
+        return ss.theory.stationary.langevin_epochs(
             x, y, learning_rate=eta, batch_size=size, temperature=bath, l2=L2
         ).average
     minimum = np.asarray(landscape.minimum())
-    covariance = ss.theory.stationary_covariance_langevin(
+    covariance = ss.theory.stationary.stationary_covariance_langevin(
         x,
         y,
         learning_rate=eta,
@@ -118,17 +118,19 @@ def exact(config: Config, name: str, eta: float, size: int) -> ss.theory.Gaussia
         l2=L2,
         anchor=minimum if name == "SGLD-CV" else None,
     )
-    return ss.theory.Gaussian(minimum, covariance)
+    return ss.theory.stationary.Gaussian(minimum, covariance)
 
 
 @functools.lru_cache(maxsize=4)
-def posterior(config: Config) -> ss.theory.Gaussian:
+def posterior(config: Config) -> ss.theory.stationary.Gaussian:
     """Of linear regression."""
     x, y, _ = linear(config)
-    return ss.theory.posterior_least_squares(x, y, temperature=1 / config.num_examples, l2=L2)
+    return ss.theory.stationary.posterior_least_squares(
+        x, y, temperature=1 / config.num_examples, l2=L2
+    )
 
 
-def whitened(config: Config, law: ss.theory.Gaussian) -> np.ndarray:
+def whitened(config: Config, law: ss.theory.stationary.Gaussian) -> np.ndarray:
     """V^{−1/2} E(θ − θ*)(θ − θ*)ᵀ V^{−1/2}, (d, d)."""
     aim = posterior(config)
     values, vectors = np.linalg.eigh(aim.covariance)
@@ -169,7 +171,7 @@ class Square(eqx.Module):
         return jnp.outer(z, z)
 
 
-def simulate(config: Config, process, law: ss.theory.Gaussian, key, period: int):
+def simulate(config: Config, process, law: ss.theory.stationary.Gaussian, key, period: int):
     """Second moment about the posterior's mean, whitened by it, (2, 2)."""
     aim = posterior(config)
     values, vectors = np.linalg.eigh(aim.covariance)

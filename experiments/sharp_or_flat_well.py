@@ -164,8 +164,8 @@ def predict(config: Config) -> dict[str, float]:
     which, sde = label(config), {}
     for eta, size in cells(config):
         sampling = ss.WithReplacement(size)
-        master = ss.theory.MasterEquation(
-            ss.theory.BatchGradients.of(landscape, sampling),
+        master = ss.theory.laws.MasterEquation(
+            ss.theory.laws.BatchGradients.of(landscape, sampling),
             learning_rate=eta,
             box=BOX,
             nodes=config.nodes,
@@ -176,7 +176,7 @@ def predict(config: Config) -> dict[str, float]:
         values[f"SGD {eta:g} {size}"] = float(1 - end.cdf(-config.asymmetry))
         ratio = round(eta / size, 12)
         if ratio not in sde:
-            equation = ss.theory.FokkerPlanck.of_sgd(
+            equation = ss.theory.laws.FokkerPlanck.of_sgd(
                 landscape,
                 ss.MinibatchNoise(sampling),
                 learning_rate=eta,
@@ -186,11 +186,11 @@ def predict(config: Config) -> dict[str, float]:
             (density,) = equation.propagate([-1.0], [config.horizon])
             sde[ratio] = (
                 float(1 - density.cdf(-config.asymmetry)),
-                float(ss.theory.weights_on_grid(equation.stationary(), which, 2)[1]),
+                float(ss.theory.selection.weights_on_grid(equation.stationary(), which, 2)[1]),
             )
         values[f"SDE {eta:g} {size}"], values[f"long run {eta:g} {size}"] = sde[ratio]
     flat, noise = plane(config)
-    equation = ss.theory.FokkerPlanck.of_sgd(
+    equation = ss.theory.laws.FokkerPlanck.of_sgd(
         flat,
         noise,
         learning_rate=PLANE_RATE,
@@ -199,7 +199,7 @@ def predict(config: Config) -> dict[str, float]:
         mass_tolerance=1e-3,
     )
     (density,) = equation.propagate([0.0, 0.5], [config.horizon])
-    values["plane"] = float(ss.theory.weights_on_grid(density, side, 2)[1])
+    values["plane"] = float(ss.theory.selection.weights_on_grid(density, side, 2)[1])
     return values
 
 

@@ -14,8 +14,8 @@ own sampling scheme, in every entry, and has no other: SGD has neither the SDE's
 noise.
 
 Source: second-moment closure, exact for any finite data set (documented in
-sde_sgd.theory.least_squares); the frozen-noise form is Mandt, Hoffman, Blei 2017 (1704.04289) with
-the finite-step term of Liu, Ziyin, Ueda 2021 (2012.03636).
+sde_sgd.theory.stationary.least_squares); the frozen-noise form is Mandt, Hoffman, Blei 2017
+(1704.04289) with the finite-step term of Liu, Ziyin, Ueda 2021 (2012.03636).
 
 Command: python -m experiments stationary_covariance --preset paper
 """
@@ -134,7 +134,7 @@ def measure(config: Config, key) -> xr.Dataset:
     variables = {}
     for data, (inputs, targets) in problems(config).items():
         key, *keys = jr.split(key, 4)
-        start = jnp.asarray(ss.theory.stationary_mean_least_squares(inputs, targets))
+        start = jnp.asarray(ss.theory.stationary.stationary_mean_least_squares(inputs, targets))
         for (name, process), own in zip(processes(config, data).items(), keys, strict=False):
             run = ss.simulate(
                 process,
@@ -155,7 +155,7 @@ def predict(config: Config) -> dict[str, dict[str, np.ndarray]]:
     for data, (inputs, targets) in problems(config).items():
 
         def exact(c, h=eta, frozen=False, inputs=inputs, targets=targets):
-            return ss.theory.stationary_covariance_least_squares(
+            return ss.theory.stationary.stationary_covariance_least_squares(
                 inputs, targets, learning_rate=eta, noise_factor=c, time_step=h, frozen_noise=frozen
             )
 

@@ -12,7 +12,7 @@ for l = 1, 2, 4, …; the distance to the SDE falls as 1/l; and no finite l has 
 where the difference can be seen.
 
 Source: Li, Malladi, Arora 2021 (2102.12470), Theorem 4.3; variances by second-moment closure after
-Ziyin, Liu, Mori, Ueda 2021 (documented in sde_sgd.theory.population_least_squares).
+Ziyin, Liu, Mori, Ueda 2021 (documented in sde_sgd.theory.stationary.population_least_squares).
 
 Command: python -m experiments svag_converges --preset paper
 """
@@ -97,7 +97,7 @@ def measure(config: Config, key) -> xr.Dataset:
 def variance(config: Config, step: float) -> float:
     """The exact variance at solver step `step`; 0 for the SDE."""
     return float(
-        ss.theory.stationary_covariance_population_least_squares(
+        ss.theory.stationary.stationary_covariance_population_least_squares(
             [[config.feature_variance]],
             label_noise=config.label_noise,
             learning_rate=config.learning_rate,
@@ -113,7 +113,7 @@ def predict(config: Config) -> dict[str, float]:
     values = {name: variance(config, eta / steps) for name, steps in names(config).items()}
     many = 2.0 ** np.arange(3, 8)
     gaps = [variance(config, eta / m) - variance(config, 0.0) for m in many]
-    order = ss.theory.fit_order(1 / many, gaps).order
+    order = ss.theory.equations.fit_order(1 / many, gaps).order
     return values | {"limit": variance(config, 0.0), "order": order}
 
 

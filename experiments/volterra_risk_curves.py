@@ -17,7 +17,7 @@ critical learning rate the risk grows, each process by its own exact factor and 
 (d = 128).
 
 Source: Paquette, Paquette, Adlam, Pennington 2022 (2205.07069), Collins-Woodfin, Paquette 2023
-(2304.06847); exact means by Isserlis' theorem (documented in sde_sgd.theory.volterra).
+(2304.06847); exact means by Isserlis' theorem (documented in sde_sgd.theory.equations.online_risk).
 
 Command: python -m experiments volterra_risk_curves --preset paper
 """
@@ -86,10 +86,12 @@ OTHER = {"SGD": "SDE", "SDE": "SGD"}
 
 
 @functools.cache
-def problem(config: Config, dimension: int) -> theory.OnlineRisk:
+def problem(config: Config, dimension: int) -> theory.equations.OnlineRisk:
     """Spectrum and start in `dimension` dimensions."""
     spectrum = np.arange(1, dimension + 1) / dimension
-    return theory.OnlineRisk(spectrum, np.full(dimension, 1 / dimension), config.label_noise)
+    return theory.equations.OnlineRisk(
+        spectrum, np.full(dimension, 1 / dimension), config.label_noise
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from importlib.metadata import version as _version
 
-from . import theory as theory
-from .basins import (
+from sde_sgd import theory as theory
+from sde_sgd.basins import (
     Basins as Basins,
     find_basins as find_basins,
     find_saddles as find_saddles,
@@ -11,7 +11,7 @@ from .basins import (
     label_by_nearest as label_by_nearest,
     Saddle as Saddle,
 )
-from .compare import (
+from sde_sgd.compare import (
     compare as compare,
     compare_law as compare_law,
     compare_laws as compare_laws,
@@ -30,7 +30,7 @@ from .compare import (
     WeakError as WeakError,
     WeakOrder as WeakOrder,
 )
-from .curvature import (
+from sde_sgd.curvature import (
     curvature_along as curvature_along,
     gradient_covariance_eigenvalues as gradient_covariance_eigenvalues,
     hessian_density as hessian_density,
@@ -38,34 +38,7 @@ from .curvature import (
     hessian_noise_trace as hessian_noise_trace,
     hessian_trace as hessian_trace,
 )
-from .draws import Draws as Draws, Stream as Stream
-from .dynamics import (
-    AbstractAdaptive as AbstractAdaptive,
-    AbstractProcess as AbstractProcess,
-    Adam as Adam,
-    AdaptiveEquation as AdaptiveEquation,
-    DrivenEquation as DrivenEquation,
-    GaussianSGD as GaussianSGD,
-    GradientFlow as GradientFlow,
-    linear_scaling as linear_scaling,
-    ModifiedEquation as ModifiedEquation,
-    OptaxSGD as OptaxSGD,
-    OverdampedEquation as OverdampedEquation,
-    ProbabilityFlow as ProbabilityFlow,
-    RMSprop as RMSprop,
-    SAM as SAM,
-    SAMEquation as SAMEquation,
-    ScaledSGD as ScaledSGD,
-    SGD as SGD,
-    SGLD as SGLD,
-    SignSGD as SignSGD,
-    square_root_scaling as square_root_scaling,
-    Stages as Stages,
-    SVAG as SVAG,
-    TransformedEquation as TransformedEquation,
-    UnderdampedEquation as UnderdampedEquation,
-)
-from .identify import (
+from sde_sgd.identify import (
     FittedSDE as FittedSDE,
     FunctionBasis as FunctionBasis,
     identify_from_snapshots as identify_from_snapshots,
@@ -76,8 +49,8 @@ from .identify import (
     PolynomialBasis as PolynomialBasis,
     WeakForm as WeakForm,
 )
-from .landscapes import *  # noqa: F403
-from .measure import (
+from sde_sgd.landscapes import *  # noqa: F403
+from sde_sgd.measure import (
     AbstractMeasure as AbstractMeasure,
     ArealVelocity as ArealVelocity,
     Autocovariance as Autocovariance,
@@ -104,7 +77,7 @@ from .measure import (
     transition_log_ratio as transition_log_ratio,
     weight_matrix as weight_matrix,
 )
-from .noise import (
+from sde_sgd.noise import (
     AbstractDriving as AbstractDriving,
     AbstractGradientNoise as AbstractGradientNoise,
     AbstractSampling as AbstractSampling,
@@ -124,12 +97,39 @@ from .noise import (
     WithoutReplacement as WithoutReplacement,
     WithReplacement as WithReplacement,
 )
-from .rare_events import (
+from sde_sgd.processes import (
+    AbstractAdaptive as AbstractAdaptive,
+    AbstractProcess as AbstractProcess,
+    Adam as Adam,
+    AdaptiveEquation as AdaptiveEquation,
+    DrivenEquation as DrivenEquation,
+    GaussianSGD as GaussianSGD,
+    GradientFlow as GradientFlow,
+    linear_scaling as linear_scaling,
+    ModifiedEquation as ModifiedEquation,
+    OptaxSGD as OptaxSGD,
+    OverdampedEquation as OverdampedEquation,
+    ProbabilityFlow as ProbabilityFlow,
+    RMSprop as RMSprop,
+    SAM as SAM,
+    SAMEquation as SAMEquation,
+    ScaledSGD as ScaledSGD,
+    SGD as SGD,
+    SGLD as SGLD,
+    SignSGD as SignSGD,
+    square_root_scaling as square_root_scaling,
+    Stages as Stages,
+    SVAG as SVAG,
+    TransformedEquation as TransformedEquation,
+    UnderdampedEquation as UnderdampedEquation,
+)
+from sde_sgd.random.draws import Draws as Draws, Stream as Stream
+from sde_sgd.rare_events import (
     Splitting as Splitting,
     splitting as splitting,
     SplittingError as SplittingError,
 )
-from .side_by_side import (
+from sde_sgd.side_by_side import (
     forecast_side_by_side as forecast_side_by_side,
     load_side_by_side as load_side_by_side,
     side_by_side as side_by_side,
@@ -137,7 +137,7 @@ from .side_by_side import (
     svag_limit as svag_limit,
     SvagLimit as SvagLimit,
 )
-from .simulate import (
+from sde_sgd.simulate import (
     Checkpoint as Checkpoint,
     DivergenceError as DivergenceError,
     Forecast as Forecast,
@@ -147,7 +147,7 @@ from .simulate import (
     Run as Run,
     simulate as simulate,
 )
-from .validity import (
+from sde_sgd.validity import (
     forecast_validity as forecast_validity,
     Validity as Validity,
     validity as validity,

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ._brief import in_brief as in_brief
-from ._user_functions import naming
-from .types import RealLike
+from sde_sgd._brief import in_brief as in_brief
+from sde_sgd._user_functions import naming
+from sde_sgd.types import RealLike
 
 # Relative asymmetry and negative eigenvalues that pass as rounding of a float32 computation.
 _ROUNDING = 1e-6

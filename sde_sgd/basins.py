@@ -11,18 +11,25 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
 
-from ._checks import as_float64, check_finite, check_landscape, check_number, check_part, in_brief
-from .landscapes import compiled
-from .landscapes.base import AbstractLandscape
-from .landscapes.gradient_flow import Ending, FlowEnd, follow, follow_all, TOLERANCE
-from .landscapes.modes import (
+from sde_sgd._checks import (
+    as_float64,
+    check_finite,
+    check_landscape,
+    check_number,
+    check_part,
+    in_brief,
+)
+from sde_sgd.landscapes import compiled
+from sde_sgd.landscapes.base import AbstractLandscape
+from sde_sgd.landscapes.gradient_flow import Ending, FlowEnd, follow, follow_all, TOLERANCE
+from sde_sgd.landscapes.modes import (
     flat_directions,
     least_curvature,
     MOST_MODES,
     refuse_many_dimensions,
 )
-from .theory.eyring_kramers import stationary_point, StationaryPoint
-from .types import RealLike
+from sde_sgd.theory.escape.eyring_kramers_rates import stationary_point, StationaryPoint
+from sde_sgd.types import RealLike
 
 # Of the distance between two minima, the points tried on the way from one to the other.
 _SCAN = 17

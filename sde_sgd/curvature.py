@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from scipy.linalg import eigh_tridiagonal
 from scipy.sparse.linalg import ArpackNoConvergence, eigsh, LinearOperator
 
-from ._checks import (
+from sde_sgd._checks import (
     as_float64,
     check_callable,
     check_choice,
@@ -30,10 +30,10 @@ from ._checks import (
     check_whole,
     real_values,
 )
-from .landscapes import compiled
-from .landscapes.base import AbstractFiniteSum, AbstractLandscape
-from .measure.estimate import Estimate
-from .types import Key, RealLike
+from sde_sgd.estimate import Estimate
+from sde_sgd.landscapes import compiled
+from sde_sgd.landscapes.base import AbstractFiniteSum, AbstractLandscape
+from sde_sgd.types import Key, RealLike
 
 _DENSE = 16
 

@@ -6,7 +6,7 @@ import threading
 import time
 from typing import Any
 
-from ._checks import check_progress
+from sde_sgd._checks import check_progress
 
 
 class StatusLine:

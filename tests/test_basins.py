@@ -141,7 +141,7 @@ def test_a_hessian_that_cannot_be_formed_is_refused():
     start = np.zeros(100_000)
     for search in (
         lambda: ss.find_basins(landscape, start[None]),
-        lambda: ss.theory.stationary_point(landscape, start),
+        lambda: ss.theory.escape.stationary_point(landscape, start),
     ):
         with pytest.raises(ValueError, match="80 GB.*4096.*minimise.*label_by_nearest") as raised:
             search()

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import example, given, settings, strategies as st
 from scipy import special
 
-from sde_sgd import draws as draws_module, normal_quantile as quantile_module
-from sde_sgd.draws import Draws, key_words, scale_to, Stream, threefry
-from sde_sgd.normal_quantile import normal_quantile
+from sde_sgd.random import draws as draws_module, normal_quantile as quantile_module
+from sde_sgd.random.draws import Draws, key_words, scale_to, Stream, threefry
+from sde_sgd.random.normal_quantile import normal_quantile
 
 KEY = jr.key(20)
 DTYPES = (jnp.float32, jnp.float64)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sde_sgd.draws import Draws, Stream
+from sde_sgd.random.draws import Draws, Stream
 
 # Probability that a statistical test here fails on a correct generator; keys are fixed.
 FAILURE_RATE = 2e-5

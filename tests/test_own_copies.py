@@ -41,7 +41,7 @@ CASES = {
     "ArealVelocity": (lambda centre: ss.ArealVelocity(centre=centre), [[1.0, 2.0]]),
     "PolynomialBasis": (lambda centre: ss.PolynomialBasis(2, 2, centre), [[1.0, 2.0]]),
     "Estimate": (lambda v, e: ss.Estimate(v, e, 3), [EDGES, EDGES]),
-    "Gaussian": (ss.theory.Gaussian, [[1.0, 2.0], MATRIX]),
+    "Gaussian": (ss.theory.stationary.Gaussian, [[1.0, 2.0], MATRIX]),
     "ConstantNoise": (ss.ConstantNoise, [MATRIX]),
     "HessianNoise": (ss.HessianNoise, [0.5]),
     "LeastSquares": (ss.LeastSquares, [POINTS, [1.0, 2.0]]),
@@ -59,8 +59,8 @@ CASES = {
     "SAM": (lambda eta: ss.SAM(ss.quadratic(1.0, 1.0), eta, 0.5, WR), [0.1]),
     "label_by_nearest": (ss.label_by_nearest, [POINTS]),
     "GaussianScore": (
-        lambda h, c, mean, m: ss.theory.GaussianScore(
-            h, c, learning_rate=0.1, start=ss.theory.Gaussian(mean, c), minimum=m
+        lambda h, c, mean, m: ss.theory.equations.GaussianScore(
+            h, c, learning_rate=0.1, start=ss.theory.stationary.Gaussian(mean, c), minimum=m
         ),
         [MATRIX, MATRIX, [1.0, 2.0], [3.0, 4.0]],
     ),

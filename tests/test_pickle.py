@@ -154,7 +154,7 @@ def comparisons():
         num_draws=512,
     )
     yield ss.PolynomialBasis(1, 2)
-    yield ss.theory.Gaussian(np.zeros(2), np.eye(2))
+    yield ss.theory.stationary.Gaussian(np.zeros(2), np.eye(2))
 
 
 def test_what_is_made_without_a_run():

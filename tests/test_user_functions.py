@@ -12,7 +12,7 @@ import optax
 import pytest
 
 import sde_sgd as ss
-from sde_sgd.draws import Draws
+from sde_sgd.random.draws import Draws
 
 LANDSCAPE = ss.quadratic(1.0, 1.0)
 SAMPLING = ss.WithReplacement(1)

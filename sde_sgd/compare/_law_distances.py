@@ -9,7 +9,7 @@ from scipy import special, stats
 
 from sde_sgd.compare._exact_tail import multinomial_cells, p_value
 from sde_sgd.compare._law_tools import binomial_deviation, groups, quantiles
-from sde_sgd.measure.estimate import Estimate
+from sde_sgd.estimate import Estimate
 
 NUM_NULL = 1000
 

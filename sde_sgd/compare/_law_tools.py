@@ -7,10 +7,9 @@ import numpy as np
 from jaxtyping import Array
 from scipy import stats
 
+from sde_sgd._checks import as_float64, check_list
 from sde_sgd.measure.histogram import check_edges
-from sde_sgd.theory.grid_density import GridDensity
-
-from .._checks import as_float64, check_list
+from sde_sgd.theory.laws.grid_density import GridDensity
 
 # A cdf, an object that has one, or an array of cell masses.
 Distribution: TypeAlias = Any

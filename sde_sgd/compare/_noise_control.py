@@ -10,9 +10,9 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, UInt32
 
-from .._checks import as_real, real_output
-from ..measure.base import AbstractMeasure, Tick
-from ..types import Alive, Positions, Vector
+from sde_sgd._checks import as_real, real_output
+from sde_sgd.measure.base import AbstractMeasure, Tick
+from sde_sgd.types import Alive, Positions, Vector
 
 # Lengths are rounded up to this many steps, so that one executable serves many.
 _ROWS = 256

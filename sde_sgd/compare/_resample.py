@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Num, UInt32
 from scipy.spatial.distance import cdist
 
-from .._checks import as_float64, check_key
+from sde_sgd._checks import as_float64, check_key
 
 # (members, d); left open here because `as_ensemble` names the fault and the way out.
 Ensemble: TypeAlias = Num[np.ndarray | jax.Array, "..."]

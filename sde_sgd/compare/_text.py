@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from .._brief import for_stdout
+from sde_sgd._brief import for_stdout
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -16,6 +16,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
+from sde_sgd._checks import check_choice, check_flag, check_list, check_whole
 from sde_sgd.compare._resample import (
     as_ensembles,
     bootstrap_weights,
@@ -28,9 +29,7 @@ from sde_sgd.compare._resample import (
     wasserstein_columns,
 )
 from sde_sgd.compare._text import text_table, with_error
-from sde_sgd.measure.estimate import Estimate
-
-from .._checks import check_choice, check_flag, check_list, check_whole
+from sde_sgd.estimate import Estimate
 
 DistanceName: TypeAlias = Literal["wasserstein", "sliced", "energy"]
 DISTANCES: tuple[DistanceName, ...] = ("wasserstein", "sliced", "energy")

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import special, stats
 
+from sde_sgd._checks import as_float64, check_choice, check_number, check_text, check_whole
 from sde_sgd.compare._exact_tail import p_value, relabelled_cells
 from sde_sgd.compare._law_distances import (
     LawDistance,
@@ -33,10 +34,8 @@ from sde_sgd.compare._law_tools import (
 from sde_sgd.compare._resample import as_ensemble, generators, Key, MOST_RESAMPLES
 from sde_sgd.compare._text import number, text_table, with_error
 from sde_sgd.compare.verdict import compare, Comparison, Verdict
-from sde_sgd.measure.estimate import Estimate
+from sde_sgd.estimate import Estimate
 from sde_sgd.measure.histogram import HistogramResult, JointHistogramResult
-
-from .._checks import as_float64, check_choice, check_number, check_text, check_whole
 
 _DEFAULT_BINS, _LEAST_IN_BIN = 50, 10
 _VERDICTS: tuple[Verdict, ...] = ("agrees", "inconclusive", "disagrees")

@@ -9,17 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from sde_sgd.compare._noise_control import controlled, noise_control
-from sde_sgd.dynamics.base import AbstractProcess
-from sde_sgd.dynamics.clocks import check_clocks
-from sde_sgd.landscapes.base import AbstractLandscape
-from sde_sgd.measure.estimate import Estimate
-from sde_sgd.simulate.engine import simulate
-from sde_sgd.simulate.validate import starts
-from sde_sgd.theory.orders import fit_order, OrderFit
-from sde_sgd.types import Key
-
-from .._checks import (
+from sde_sgd._checks import (
     check_callable,
     check_key,
     check_list,
@@ -29,7 +19,16 @@ from .._checks import (
     output_shape,
     real_output,
 )
-from .._user_functions import refuse_tracing
+from sde_sgd._user_functions import refuse_tracing
+from sde_sgd.compare._noise_control import controlled, noise_control
+from sde_sgd.estimate import Estimate
+from sde_sgd.landscapes.base import AbstractLandscape
+from sde_sgd.processes.base import AbstractProcess
+from sde_sgd.processes.clocks import check_clocks
+from sde_sgd.simulate.engine import simulate
+from sde_sgd.simulate.validate import starts
+from sde_sgd.theory.equations.orders import fit_order, OrderFit
+from sde_sgd.types import Key
 
 
 class WeakError(eqx.Module):

@@ -5,10 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from sde_sgd._checks import as_float64, check_callable
 from sde_sgd.compare._resample import as_ensemble, Ensemble
-from sde_sgd.measure.estimate import Estimate
-
-from .._checks import as_float64, check_callable
+from sde_sgd.estimate import Estimate
 
 
 def paired_difference(x: Ensemble, y: Ensemble, of: Callable[[Any], Any] | None = None) -> Estimate:

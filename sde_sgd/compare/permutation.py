@@ -7,6 +7,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
+from sde_sgd._checks import check_choice, check_number, check_whole
 from sde_sgd.compare._resample import (
     as_ensembles,
     Ensemble,
@@ -17,8 +18,6 @@ from sde_sgd.compare._resample import (
     random_directions,
     wasserstein_columns,
 )
-
-from .._checks import check_choice, check_number, check_whole
 
 Statistic = Literal["energy", "wasserstein", "sliced"] | Callable[[np.ndarray, np.ndarray], float]
 

@@ -7,12 +7,11 @@ import numpy as np
 from jaxtyping import Float
 from scipy.interpolate import CubicHermiteSpline
 
+from sde_sgd._checks import as_float64, check_whole
 from sde_sgd.compare._law_distances import LawDistance
 from sde_sgd.compare._resample import as_ensemble, generators, Key, MOST_RESAMPLES
-from sde_sgd.measure.estimate import Estimate
-from sde_sgd.theory.wasserstein import normal_levels, quantile_function
-
-from .._checks import as_float64, check_whole
+from sde_sgd.estimate import Estimate
+from sde_sgd.theory.laws.wasserstein import normal_levels, quantile_function
 
 _REACH, _NODES = 6.0, 20_001
 
@@ -36,7 +35,7 @@ def wasserstein2(x: Any, y: Any, *, key: Key, num_bootstrap: int = 200) -> LawDi
     `floor_spread`, `excess`.
 
     **Raises:** `ValueError` for more than one dimension, NaN, too few members. Of Gaussians, and
-    of two predicted laws, the distance is `ss.theory.wasserstein2`.
+    of two predicted laws, the distance is `ss.theory.laws.wasserstein2`.
 
     **Source:** Villani 2003, theorem 2.18.
     """
@@ -124,6 +123,6 @@ def _column(sample: Any, name: str) -> Float[np.ndarray, " n"]:
     if rows.shape[1] != 1:
         raise ValueError(
             f"{name} has shape {rows.shape}: W2 of samples is exact on the line only. Take a "
-            f"projection, sliced_wasserstein, or theory.wasserstein2 of Gaussians."
+            f"projection, sliced_wasserstein, or theory.laws.wasserstein2 of Gaussians."
         )
     return np.sort(rows[:, 0])

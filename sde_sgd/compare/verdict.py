@@ -8,11 +8,8 @@ import numpy as np
 from jaxtyping import ArrayLike, Bool, Float, Int
 from scipy import special
 
-from sde_sgd.compare._text import number, score, text_table, with_error
-from sde_sgd.measure.estimate import Estimate
-
-from .._brief import for_stdout
-from .._checks import (
+from sde_sgd._brief import for_stdout
+from sde_sgd._checks import (
     as_float64,
     check_choice,
     check_list,
@@ -22,6 +19,8 @@ from .._checks import (
     check_whole,
     in_brief,
 )
+from sde_sgd.compare._text import number, score, text_table, with_error
+from sde_sgd.estimate import Estimate
 
 Verdict: TypeAlias = Literal["agrees", "disagrees", "inconclusive"]
 Values: TypeAlias = ArrayLike | Sequence[Any]

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from .._checks import as_float64, check_number, check_whole
-from ..simulate.run import Run
-from ..theory.identification import extrapolation_weights
+from sde_sgd._checks import as_float64, check_number, check_whole
+from sde_sgd.simulate.run import Run
+from sde_sgd.theory.equations.identification import extrapolation_weights
 
 # Clusters from which a covariance over members is worth anything.
 _LEAST_MEMBERS = 8

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy.special import gammaln
 
-from .._checks import (
+from sde_sgd._checks import (
     as_float64,
     check_callable,
     check_finite,
@@ -21,7 +21,7 @@ from .._checks import (
     in_brief,
     output_shape,
 )
-from ..types import Vector
+from sde_sgd.types import Vector
 
 _MOST_FUNCTIONS = 10_000
 

@@ -6,11 +6,11 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
-from .._brief import for_stdout
-from .._checks import as_float64
-from ..measure.estimate import Estimate
-from ._regression import covariance
-from .basis import AbstractBasis, values
+from sde_sgd._brief import for_stdout
+from sde_sgd._checks import as_float64
+from sde_sgd.estimate import Estimate
+from sde_sgd.identify._regression import covariance
+from sde_sgd.identify.basis import AbstractBasis, values
 
 
 class FittedSDE(eqx.Module):

@@ -6,10 +6,15 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
-from .._checks import as_float64, check_choice, check_number, check_whole, in_brief
-from ..measure.estimate import Estimate
-from ._data import increments, relaxation_time, trajectories
-from ._regression import covariance, expected_squares, normal_equations, Undetermined
+from sde_sgd._checks import as_float64, check_choice, check_number, check_whole, in_brief
+from sde_sgd.estimate import Estimate
+from sde_sgd.identify._data import increments, relaxation_time, trajectories
+from sde_sgd.identify._regression import (
+    covariance,
+    expected_squares,
+    normal_equations,
+    Undetermined,
+)
 
 # Members that must have visited a neighbourhood for an error there.
 _LEAST_VISITORS = 8
@@ -61,9 +66,9 @@ def identify_kramers_moyal(
     Residuals are smaller than errors by their leverage; "centred" fits their squares to what they
     are then expected to be, so that a has no bias from the fit of b. Both are jackknifed over
     members. Squares are skewed: at 40 members intervals of a hold it in about 9 of 10 cases where
-    19 of 20 are asked for. `theory.finite_lag_bias` evaluates the biases of the lag. Of SGD
-    recorded at every iteration, lag 1 reads b = −∇L and, "centred", a = ηcΣ without any bias from
-    the step; "naive", a = ηcΣ + η∇L². The bandwidth adds ½b″·bandwidth²/5 to b for degree 1
+    19 of 20 are asked for. `theory.equations.finite_lag_bias` evaluates the biases of the lag. Of
+    SGD recorded at every iteration, lag 1 reads b = −∇L and, "centred", a = ηcΣ without any bias
+    from the step; "naive", a = ηcΣ + η∇L². The bandwidth adds ½b″·bandwidth²/5 to b for degree 1
     (nothing where b is a polynomial of the degree that is fitted), and the same of a″ to a. If the
     drift is linear, `identify_linear` has no bias from the lag at all. `ConditionalIncrements`
     keeps the sums of one iteration in bins while a run goes on, where trajectories would not fit in

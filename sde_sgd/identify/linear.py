@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ._data import increments, trajectories
-from ._regression import normal_equations
-from .basis import PolynomialBasis, values
-from .fitted import assemble, FittedSDE
+from sde_sgd.identify._data import increments, trajectories
+from sde_sgd.identify._regression import normal_equations
+from sde_sgd.identify.basis import PolynomialBasis, values
+from sde_sgd.identify.fitted import assemble, FittedSDE
 
 _MOST_COORDINATES = 4
 
@@ -22,7 +22,7 @@ def identify_linear(
     e^{τG} ψ(θ_t) for ψ = (1, θ_i, θ_iθ_j). P = e^{τG} is a regression, G = log(P)/τ, and b and a
     are its rows: the Ornstein–Uhlenbeck process (constant a) is the case −log(A)/τ. Least squares
     has this form. Of SGD it reads the SDE with the law of SGD *at every iteration*
-    (`theory.read_least_squares(reading="log_map")`): −log(1 − ηh)/η in place of h.
+    (`theory.equations.read_least_squares(reading="log_map")`): −log(1 − ηh)/η in place of h.
 
     **Arguments:** `observed`, `time_step` as in `identify_kramers_moyal`, for 1 to 4 coordinates;
     `lag` τ in records; `centre` c (d,), zero if not given: results are polynomials in θ − c.

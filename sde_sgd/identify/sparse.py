@@ -4,12 +4,18 @@ from typing import Any
 
 import numpy as np
 
-from .._checks import check_choice, check_number, check_whole
-from ..compare.verdict import sidak_threshold
-from ._data import increments, trajectories
-from ._regression import covariance, expected_squares, Fit, normal_equations, NormalEquations
-from .basis import AbstractBasis, check_basis, PolynomialBasis, values
-from .fitted import assemble, FittedSDE
+from sde_sgd._checks import check_choice, check_number, check_whole
+from sde_sgd.compare.verdict import sidak_threshold
+from sde_sgd.identify._data import increments, trajectories
+from sde_sgd.identify._regression import (
+    covariance,
+    expected_squares,
+    Fit,
+    normal_equations,
+    NormalEquations,
+)
+from sde_sgd.identify.basis import AbstractBasis, check_basis, PolynomialBasis, values
+from sde_sgd.identify.fitted import assemble, FittedSDE
 
 
 def identify_sparse(

@@ -8,10 +8,10 @@ from jaxtyping import Float
 from scipy.interpolate import CubicSpline
 from scipy.stats import chi2
 
-from .._checks import check_choice, check_flag
-from ._data import snapshots
-from .basis import AbstractBasis, check_basis, derivatives, PolynomialBasis, values
-from .fitted import assemble, FittedSDE
+from sde_sgd._checks import check_choice, check_flag
+from sde_sgd.identify._data import snapshots
+from sde_sgd.identify.basis import AbstractBasis, check_basis, derivatives, PolynomialBasis, values
+from sde_sgd.identify.fitted import assemble, FittedSDE
 
 # Members for each moment condition; at so few, intervals are about a tenth too short.
 _MEMBERS_A_CONDITION = 20

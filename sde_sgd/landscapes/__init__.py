@@ -1,9 +1,9 @@
 """What is minimised: example losses over data, analytic potentials, populations, data sets."""
 
-from .base import AbstractFiniteSum, AbstractLandscape, AbstractPopulation
-from .boltzmann import GaussianRBM, scalar_field_kernel
-from .control_variate import ControlVariate
-from .data import (
+from sde_sgd.landscapes.base import AbstractFiniteSum, AbstractLandscape, AbstractPopulation
+from sde_sgd.landscapes.boltzmann import GaussianRBM, scalar_field_kernel
+from sde_sgd.landscapes.control_variate import ControlVariate
+from sde_sgd.landscapes.data import (
     breast_cancer,
     Dataset,
     diabetes,
@@ -13,18 +13,18 @@ from .data import (
     random_labels,
     teacher_student,
 )
-from .empirical_risk import cross_entropy, EmpiricalRisk, squared_error
-from .finite_sums import LeastSquares, LogisticRegression
-from .gradient_flow import Ending, FlowEnd
-from .matrix_populations import (
+from sde_sgd.landscapes.empirical_risk import cross_entropy, EmpiricalRisk, squared_error
+from sde_sgd.landscapes.finite_sums import LeastSquares, LogisticRegression
+from sde_sgd.landscapes.gradient_flow import Ending, FlowEnd
+from sde_sgd.landscapes.matrix_populations import (
     GaussianTilts,
     LinearTeacherStudent,
     symmetric_noise_covariance,
 )
-from .minimise import Minimum
-from .noise_forms import AbstractNoiseForm, ExampleWeights
-from .population import PopulationLeastSquares
-from .potentials import (
+from sde_sgd.landscapes.minimise import Minimum
+from sde_sgd.landscapes.noise_forms import AbstractNoiseForm, ExampleWeights
+from sde_sgd.landscapes.population import PopulationLeastSquares
+from sde_sgd.landscapes.potentials import (
     double_well,
     DoubleWellEnergy,
     mueller_brown,

@@ -12,16 +12,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ..draws import Draws, Stream
-from ..types import Indices, Matrix, RealLike, Scalar, Vector, Weights
-from .blocks import fitting_block, map_blocks, sum_blocks
-from .convolutions import channels_last
-from .noise_forms import AbstractNoiseForm
-from .probe import check_finite_sum, check_population
-from .validate import as_point
+from sde_sgd.landscapes.blocks import fitting_block, map_blocks, sum_blocks
+from sde_sgd.landscapes.convolutions import channels_last
+from sde_sgd.landscapes.noise_forms import AbstractNoiseForm
+from sde_sgd.landscapes.probe import check_finite_sum, check_population
+from sde_sgd.landscapes.validate import as_point
+from sde_sgd.random.draws import Draws, Stream
+from sde_sgd.types import Indices, Matrix, RealLike, Scalar, Vector, Weights
 
 if TYPE_CHECKING:
-    from .minimise import Minimum
+    from sde_sgd.landscapes.minimise import Minimum
 
 
 class AbstractLandscape(eqx.Module):
@@ -151,7 +151,7 @@ class AbstractLandscape(eqx.Module):
 
         **Raises:** `ValueError` for a θ of another shape, or where L is not finite.
         """
-        from .minimise import minimise
+        from sde_sgd.landscapes.minimise import minimise
 
         return minimise(self, theta, method, tolerance, max_steps, budget, progress)
 

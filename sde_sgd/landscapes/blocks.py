@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, PyTree
 
-from ..memory import peak_bytes, working_bytes
+from sde_sgd.memory import peak_bytes, working_bytes
 
 # Eight members' blocks fill what one compiled step should hold.
 _MEMBERS = 8

@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import check_covariance, check_positive, check_whole
-from ..draws import Draws, Stream
-from ..types import Matrix, RealLike, Scalar, Vector
-from .base import AbstractLandscape
-from .matrix_populations import symmetric_gaussian
+from sde_sgd._checks import check_covariance, check_positive, check_whole
+from sde_sgd.landscapes.base import AbstractLandscape
+from sde_sgd.landscapes.matrix_populations import symmetric_gaussian
+from sde_sgd.random.draws import Draws, Stream
+from sde_sgd.types import Matrix, RealLike, Scalar, Vector
 
 
 def scalar_field_kernel(size: int, mass: RealLike) -> Float[Array, "n n"]:

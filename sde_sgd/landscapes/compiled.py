@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..types import Matrix, Positions, Scalar, Vector
-from .base import AbstractFiniteSum, AbstractLandscape
+from sde_sgd.landscapes.base import AbstractFiniteSum, AbstractLandscape
+from sde_sgd.types import Matrix, Positions, Scalar, Vector
 
 
 @eqx.filter_jit

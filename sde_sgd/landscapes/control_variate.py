@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from .._checks import as_real, check_finite
-from ..types import Vector, Weights
-from .base import AbstractFiniteSum
-from .noise_forms import AbstractNoiseForm, ExampleWeights
+from sde_sgd._checks import as_real, check_finite
+from sde_sgd.landscapes.base import AbstractFiniteSum
+from sde_sgd.landscapes.noise_forms import AbstractNoiseForm, ExampleWeights
+from sde_sgd.types import Vector, Weights
 
 
 class ControlVariate(AbstractFiniteSum):

@@ -15,7 +15,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
-from .._checks import (
+from sde_sgd._checks import (
     as_real,
     check_choice,
     check_covariance,
@@ -27,9 +27,9 @@ from .._checks import (
     real_array,
     real_output,
 )
-from ..types import Key, RealLike
-from .probe import probe
-from .validate import numbers
+from sde_sgd.landscapes.probe import probe
+from sde_sgd.landscapes.validate import numbers
+from sde_sgd.types import Key, RealLike
 
 
 class Dataset(NamedTuple):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from jaxtyping import Float
 
-from .modes import Surroundings
+from sde_sgd.landscapes.modes import Surroundings
 
 # A minimum of x^{2k} is 2k − 1 of Newton's steps away, and as far behind it L has its value again:
 # at this many steps L has risen up to k = 5, and on a parabola to 361 times its height.

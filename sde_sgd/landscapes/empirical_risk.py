@@ -9,14 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from .._checks import check_callable, check_non_negative, check_whole, real_values
-from ..types import RealLike, Vector, Weights
-from .base import AbstractFiniteSum
-from .blocks import fitting_block, map_blocks
-from .noise_forms import AbstractNoiseForm, ExampleWeights
-from .parameters import Parameters, split
-from .probe import probe, probe_scalar
-from .validate import check_examples, check_one_dtype, check_tokens, example_arrays
+from sde_sgd._checks import check_callable, check_non_negative, check_whole, real_values
+from sde_sgd.landscapes.base import AbstractFiniteSum
+from sde_sgd.landscapes.blocks import fitting_block, map_blocks
+from sde_sgd.landscapes.noise_forms import AbstractNoiseForm, ExampleWeights
+from sde_sgd.landscapes.parameters import Parameters, split
+from sde_sgd.landscapes.probe import probe, probe_scalar
+from sde_sgd.landscapes.validate import (
+    check_examples,
+    check_one_dtype,
+    check_tokens,
+    example_arrays,
+)
+from sde_sgd.types import RealLike, Vector, Weights
 
 # Examples on which a model is run when a landscape is made.
 _LOOKED_AT = 256

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from .._checks import as_real, check_flag, check_non_negative, real_array, real_values
-from ..types import RealLike, Vector, Weights
-from .base import AbstractFiniteSum
-from .noise_forms import AbstractNoiseForm, ExampleWeights, ResidualMoments
-from .validate import check_examples, check_labels, check_one_dtype, numbers
+from sde_sgd._checks import as_real, check_flag, check_non_negative, real_array, real_values
+from sde_sgd.landscapes.base import AbstractFiniteSum
+from sde_sgd.landscapes.noise_forms import AbstractNoiseForm, ExampleWeights, ResidualMoments
+from sde_sgd.landscapes.validate import check_examples, check_labels, check_one_dtype, numbers
+from sde_sgd.types import RealLike, Vector, Weights
 
 # Up to here a d×d Cholesky factor of Σ(θ) costs less than N normal numbers.
 _FEW_DIMENSIONS = 8

@@ -17,9 +17,9 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 from numpy.typing import ArrayLike
 
-from ..types import RealLike, Scalar, Vector
-from .base import AbstractLandscape
-from .modes import falls_somewhere, Modes, modes_at, MOST_MODES, newton_length
+from sde_sgd.landscapes.base import AbstractLandscape
+from sde_sgd.landscapes.modes import falls_somewhere, Modes, modes_at, MOST_MODES, newton_length
+from sde_sgd.types import RealLike, Scalar, Vector
 
 MOST_STEPS = 16384
 # Of the error of a step, relative to its length.

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import (
+from sde_sgd._checks import (
     as_real,
     check_callable,
     check_covariance,
@@ -20,10 +20,10 @@ from .._checks import (
     check_positive,
     check_whole,
 )
-from ..draws import Draws, Stream
-from ..types import Matrix, RealLike, Scalar, Vector
-from .base import AbstractLandscape, AbstractPopulation
-from .probe import probe_scalar
+from sde_sgd.landscapes.base import AbstractLandscape, AbstractPopulation
+from sde_sgd.landscapes.probe import probe_scalar
+from sde_sgd.random.draws import Draws, Stream
+from sde_sgd.types import Matrix, RealLike, Scalar, Vector
 
 
 def symmetric_gaussian(z: Float[Array, " entries"], size: int) -> Float[Array, "size size"]:

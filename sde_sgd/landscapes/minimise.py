@@ -12,12 +12,19 @@ import numpy as np
 from jaxtyping import Float
 from scipy.optimize import minimize
 
-from .._checks import as_real, check_choice, check_number, check_progress, check_whole, in_brief
-from ..terminal import Interrupt
-from ..types import RealLike
-from .base import AbstractLandscape
-from .gradient_flow import begin_flow, Ending, follow_some, RUNNING, TOLERANCE
-from .search import Minimum, Search, Stalled, Stop
+from sde_sgd._checks import (
+    as_real,
+    check_choice,
+    check_number,
+    check_progress,
+    check_whole,
+    in_brief,
+)
+from sde_sgd.landscapes.base import AbstractLandscape
+from sde_sgd.landscapes.gradient_flow import begin_flow, Ending, follow_some, RUNNING, TOLERANCE
+from sde_sgd.landscapes.search import Minimum, Search, Stalled, Stop
+from sde_sgd.terminal import Interrupt
+from sde_sgd.types import RealLike
 
 METHODS = ("lbfgs", "newton-cg", "gradient-flow")
 # Seconds of the flow between two looks at the clock.

@@ -8,8 +8,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from ..types import Scalar, Vector
-from .base import AbstractLandscape
+from sde_sgd.landscapes.base import AbstractLandscape
+from sde_sgd.types import Scalar, Vector
 
 # Up to this d ∇²L is formed; beyond, its part in a Krylov space of this dimension.
 MOST_MODES = 64

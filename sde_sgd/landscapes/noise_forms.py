@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from ..types import Matrix, Vector, Weights
-from .blocks import fitting_block, sum_blocks
+from sde_sgd.landscapes.blocks import fitting_block, sum_blocks
+from sde_sgd.types import Matrix, Vector, Weights
 
 if TYPE_CHECKING:
-    from .base import AbstractFiniteSum
+    from sde_sgd.landscapes.base import AbstractFiniteSum
 
 
 class AbstractNoiseForm(eqx.Module):

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from .._checks import as_real, in_brief
-from ..types import Vector
-from .probe import first_line
-from .validate import warn_user
+from sde_sgd._checks import as_real, in_brief
+from sde_sgd.landscapes.probe import first_line
+from sde_sgd.landscapes.validate import warn_user
+from sde_sgd.types import Vector
 
 _STATE = (eqx.nn.State, eqx.nn.StateIndex)
 

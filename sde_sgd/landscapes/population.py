@@ -3,10 +3,10 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._checks import as_real, check_covariance, check_finite, check_non_negative
-from ..draws import Draws, Stream
-from ..types import Matrix, RealLike, Scalar, Vector
-from .base import AbstractPopulation
+from sde_sgd._checks import as_real, check_covariance, check_finite, check_non_negative
+from sde_sgd.landscapes.base import AbstractPopulation
+from sde_sgd.random.draws import Draws, Stream
+from sde_sgd.types import Matrix, RealLike, Scalar, Vector
 
 
 class PopulationLeastSquares(AbstractPopulation):
@@ -22,7 +22,8 @@ class PopulationLeastSquares(AbstractPopulation):
     - `label_noise`: σ ≥ 0, a standard deviation.
     - `minimum`: θ*, (d,); zero if not given.
 
-    `sde_sgd.theory.stationary_covariance_population_least_squares` is its stationary law.
+    `sde_sgd.theory.stationary.stationary_covariance_population_least_squares` is its stationary
+    law.
 
     **Raises:** `ValueError` for an A that is no covariance, negative σ, shapes that differ, NaN.
     """

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from .._checks import (
+from sde_sgd._checks import (
     as_real,
     check_callable,
     check_covariance,
@@ -22,10 +22,10 @@ from .._checks import (
     check_symmetric,
     in_brief,
 )
-from ..types import Matrix, RealLike, Scalar, Vector, Weights
-from .base import AbstractFiniteSum
-from .noise_forms import ConstantRoot
-from .probe import probe_scalar
+from sde_sgd.landscapes.base import AbstractFiniteSum
+from sde_sgd.landscapes.noise_forms import ConstantRoot
+from sde_sgd.landscapes.probe import probe_scalar
+from sde_sgd.types import Matrix, RealLike, Scalar, Vector, Weights
 
 
 class Potential(AbstractFiniteSum):

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from .._checks import check_whole, in_brief
-from ..draws import Draws, STREAM_KEYS
+from sde_sgd._checks import check_whole, in_brief
+from sde_sgd.random.draws import Draws, STREAM_KEYS
 
 _BRANCHES = (jax.errors.TracerBoolConversionError, jax.errors.NonConcreteBooleanIndexError)
 _LEAVES_JAX = (

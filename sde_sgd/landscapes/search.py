@@ -11,13 +11,13 @@ from jax import lax
 from jaxtyping import Array
 from scipy.sparse.linalg import cg, LinearOperator
 
-from .._checks import in_brief
-from ..terminal import StatusLine
-from ..types import Vector
-from . import compiled
-from .base import AbstractLandscape
-from .degenerate import fall_beside
-from .modes import curvature_rounding, MOST_MODES, Surroundings, surroundings
+from sde_sgd._checks import in_brief
+from sde_sgd.landscapes import compiled
+from sde_sgd.landscapes.base import AbstractLandscape
+from sde_sgd.landscapes.degenerate import fall_beside
+from sde_sgd.landscapes.modes import curvature_rounding, MOST_MODES, Surroundings, surroundings
+from sde_sgd.terminal import StatusLine
+from sde_sgd.types import Vector
 
 # Draws of the gradient noise from which the size of one example's gradient is estimated.
 _NUM_DRAWS = 8

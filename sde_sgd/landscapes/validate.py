@@ -13,8 +13,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
-from .._checks import as_real, check_finite, check_whole, in_brief, real_array, real_values
-from ..types import Vector
+from sde_sgd._checks import as_real, check_finite, check_whole, in_brief, real_array, real_values
+from sde_sgd.types import Vector
 
 # Where frames between a constructor and the user's line are: ours, and Equinox's metaclass.
 _INSIDE = tuple(str(Path(found).parent) + os.sep for found in (__file__, eqx.__file__))

@@ -9,9 +9,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array
 
-from .._checks import check_flag, check_number, check_whole, in_brief
-from ..types import Alive, Positions
-from .base import (
+from sde_sgd._checks import check_flag, check_number, check_whole, in_brief
+from sde_sgd.estimate import Estimate
+from sde_sgd.measure.base import (
     AbstractMeasure,
     add_compensated,
     check_of,
@@ -23,7 +23,7 @@ from .base import (
     shape_of_value,
     Tick,
 )
-from .estimate import Estimate
+from sde_sgd.types import Alive, Positions
 
 # Fewer than so many correlation times in all members together say nothing of themselves.
 _LEAST_TIMES = 50

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from .._brief import for_stdout
-from .._checks import (
+from sde_sgd._brief import for_stdout
+from sde_sgd._checks import (
     as_float64,
     check_callable,
     check_whole,
@@ -21,10 +21,10 @@ from .._checks import (
     real_output,
     real_values,
 )
-from .._user_functions import naming
-from ..draws import Draws, STREAM_KEYS
-from ..types import Alive, Positions
-from .estimate import Estimate
+from sde_sgd._user_functions import naming
+from sde_sgd.estimate import Estimate
+from sde_sgd.random.draws import Draws, STREAM_KEYS
+from sde_sgd.types import Alive, Positions
 
 
 class Tick(eqx.Module):

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import check_callable
-from ..types import Scalar, Vector
-from .base import shape_at_theta
+from sde_sgd._checks import check_callable
+from sde_sgd.measure.base import shape_at_theta
+from sde_sgd.types import Scalar, Vector
 
 _EXAMPLE = "lambda theta: theta[0] - 1"
 

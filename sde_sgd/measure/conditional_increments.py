@@ -9,10 +9,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from .._checks import check_callable
-from ..types import Alive, Positions
-from .autocovariance import ratio
-from .base import (
+from sde_sgd._checks import check_callable
+from sde_sgd.estimate import Estimate
+from sde_sgd.measure.autocovariance import ratio
+from sde_sgd.measure.base import (
     AbstractMeasure,
     add_compensated,
     check_schedule,
@@ -22,8 +22,8 @@ from .base import (
     shape_of_value,
     Tick,
 )
-from .estimate import Estimate
-from .histogram import bins, check_resolved
+from sde_sgd.measure.histogram import bins, check_resolved
+from sde_sgd.types import Alive, Positions
 
 
 class ConditionalIncrementsResult(MeasureResult):

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import as_real, in_brief
-from ..types import Alive, Positions
-from .base import (
+from sde_sgd._checks import as_real, in_brief
+from sde_sgd.estimate import Estimate
+from sde_sgd.measure.base import (
     AbstractMeasure,
     add_compensated,
     check_of,
@@ -20,7 +20,7 @@ from .base import (
     shape_of_value,
     Tick,
 )
-from .estimate import Estimate
+from sde_sgd.types import Alive, Positions
 
 
 class ArealCarry(eqx.Module):

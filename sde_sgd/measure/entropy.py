@@ -10,13 +10,9 @@ import numpy as np
 from diffrax import Euler
 from jaxtyping import Array
 
-from .._checks import check_callable, output_shape
-from ..dynamics.base import AbstractProcess
-from ..dynamics.continuous import ModifiedEquation
-from ..dynamics.discrete import GaussianSGD
-from ..dynamics.terms import drift_correction
-from ..types import Alive, Matrix, Positions, Scalar, Vector
-from .base import (
+from sde_sgd._checks import check_callable, output_shape
+from sde_sgd.estimate import Estimate
+from sde_sgd.measure.base import (
     AbstractMeasure,
     add_compensated,
     check_schedule,
@@ -24,9 +20,13 @@ from .base import (
     MeasureResult,
     Tick,
 )
-from .currents import elapsed
-from .estimate import Estimate
-from .histogram import bounded
+from sde_sgd.measure.currents import elapsed
+from sde_sgd.measure.histogram import bounded
+from sde_sgd.processes.base import AbstractProcess
+from sde_sgd.processes.continuous.modified import ModifiedEquation
+from sde_sgd.processes.continuous.terms import drift_correction
+from sde_sgd.processes.discrete.sgd import GaussianSGD
+from sde_sgd.types import Alive, Matrix, Positions, Scalar, Vector
 
 # Effective samples of e^{−σ} below which a few members decide its mean. For normal σ of
 # variance s² the share is e^{−s²}: beyond s² = 2.3 even the standard error is unreliable.

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from .estimate import Estimate
+from sde_sgd.estimate import Estimate
 
 # Exits below which an error bar is said to be rough: with ten its own relative error is 22 %.
 _FEW_EXITS = 10

@@ -10,13 +10,20 @@ import numpy as np
 from jaxtyping import Array
 from scipy import special, stats
 
-from .._checks import check_callable, check_flag, check_number, check_part
-from ..draws import Stream
-from ..types import Alive, Positions
-from .base import AbstractMeasure, MeasureResult, shape_at_theta, Tick
-from .brownian_bridge import BrownianBridge
-from .estimate import Estimate
-from .few_exits import few_exits, few_lives, garwood, over_members, renewal_time, scaled
+from sde_sgd._checks import check_callable, check_flag, check_number, check_part
+from sde_sgd.estimate import Estimate
+from sde_sgd.measure.base import AbstractMeasure, MeasureResult, shape_at_theta, Tick
+from sde_sgd.measure.brownian_bridge import BrownianBridge
+from sde_sgd.measure.few_exits import (
+    few_exits,
+    few_lives,
+    garwood,
+    over_members,
+    renewal_time,
+    scaled,
+)
+from sde_sgd.random.draws import Stream
+from sde_sgd.types import Alive, Positions
 
 _EXAMPLE = "lambda theta: theta[0] > 1"
 

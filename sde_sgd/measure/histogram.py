@@ -9,9 +9,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from .._checks import as_float64, in_brief
-from ..types import Alive, Positions
-from .base import (
+from sde_sgd._checks import as_float64, in_brief
+from sde_sgd.estimate import Estimate
+from sde_sgd.measure.base import (
     AbstractMeasure,
     check_of,
     check_schedule,
@@ -22,7 +22,7 @@ from .base import (
     shape_of_value,
     Tick,
 )
-from .estimate import Estimate
+from sde_sgd.types import Alive, Positions
 
 
 class HistogramResult(MeasureResult):

@@ -9,9 +9,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array
 
-from .._checks import in_brief
-from ..types import Alive, Positions
-from .base import (
+from sde_sgd._checks import in_brief
+from sde_sgd.estimate import Estimate
+from sde_sgd.measure.base import (
     AbstractMeasure,
     add_compensated,
     check_of,
@@ -22,7 +22,7 @@ from .base import (
     shape_of_value,
     Tick,
 )
-from .estimate import Estimate
+from sde_sgd.types import Alive, Positions
 
 
 class MomentsCarry(eqx.Module):

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy.special import log_ndtr
 
-from .._checks import (
+from sde_sgd._checks import (
     as_float64,
     as_real,
     check_key,
@@ -20,11 +20,11 @@ from .._checks import (
     check_whole,
     in_brief,
 )
-from ..draws import Draws
-from ..landscapes.base import AbstractLandscape
-from ..noise.sampling import AbstractSampling
-from ..types import Key
-from .estimate import Estimate
+from sde_sgd.estimate import Estimate
+from sde_sgd.landscapes.base import AbstractLandscape
+from sde_sgd.noise.sampling import AbstractSampling
+from sde_sgd.random.draws import Draws
+from sde_sgd.types import Key
 
 _MOST_BYTES = 2**30
 

@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 from scipy import special
 
-from .._checks import (
+from sde_sgd._checks import (
     as_float64,
     check_callable,
     check_choice,
@@ -19,9 +19,16 @@ from .._checks import (
     check_whole,
     in_brief,
 )
-from ..types import Alive, Positions
-from .base import AbstractMeasure, check_schedule, due, MeasureResult, shape_at_theta, Tick
-from .estimate import Estimate
+from sde_sgd.estimate import Estimate
+from sde_sgd.measure.base import (
+    AbstractMeasure,
+    check_schedule,
+    due,
+    MeasureResult,
+    shape_at_theta,
+    Tick,
+)
+from sde_sgd.types import Alive, Positions
 
 _EXAMPLE = "lambda theta: (theta[0] > 0).astype(int)"
 

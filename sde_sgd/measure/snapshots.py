@@ -9,8 +9,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array
 
-from ..types import Alive, Positions
-from .base import (
+from sde_sgd.measure.base import (
     AbstractMeasure,
     check_of,
     evaluate,
@@ -19,6 +18,7 @@ from .base import (
     shape_of_value,
     Tick,
 )
+from sde_sgd.types import Alive, Positions
 
 
 class SnapshotsCarry(eqx.Module):

@@ -10,10 +10,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from .._checks import check_callable, check_choice, in_brief, real_output
-from .._user_functions import naming
-from ..types import Alive, Positions, Vector
-from .base import (
+from sde_sgd._checks import check_callable, check_choice, in_brief, real_output
+from sde_sgd._user_functions import naming
+from sde_sgd.estimate import Estimate
+from sde_sgd.measure.base import (
     AbstractMeasure,
     add_compensated,
     check_schedule,
@@ -23,8 +23,8 @@ from .base import (
     shape_at_theta,
     Tick,
 )
-from .estimate import Estimate
-from .histogram import bins, bounded, check_resolved
+from sde_sgd.measure.histogram import bins, bounded, check_resolved
+from sde_sgd.types import Alive, Positions, Vector
 
 _EXAMPLE = "lambda theta: theta.reshape(2, 2)"
 _KINDS = ("eigenvalues", "singular_values", "gram")

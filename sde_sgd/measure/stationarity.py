@@ -10,10 +10,10 @@ from jax import lax
 from jaxtyping import Array
 from scipy import special
 
-from .._checks import check_number
-from ..types import Alive, Positions
-from .autocovariance import ratio
-from .base import (
+from sde_sgd._checks import check_number
+from sde_sgd.estimate import Estimate
+from sde_sgd.measure.autocovariance import ratio
+from sde_sgd.measure.base import (
     AbstractMeasure,
     add_compensated,
     check_of,
@@ -23,7 +23,7 @@ from .base import (
     shape_of_value,
     Tick,
 )
-from .estimate import Estimate
+from sde_sgd.types import Alive, Positions
 
 _BLOCKS = 32
 _LEAST_MEMBERS = 8

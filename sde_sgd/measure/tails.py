@@ -9,10 +9,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from .._checks import check_number, in_brief
-from ..types import Alive, Positions
-from .autocovariance import ratio
-from .base import (
+from sde_sgd._checks import check_number, in_brief
+from sde_sgd.estimate import Estimate
+from sde_sgd.measure.autocovariance import ratio
+from sde_sgd.measure.base import (
     AbstractMeasure,
     check_of,
     check_schedule,
@@ -23,8 +23,8 @@ from .base import (
     shape_of_value,
     Tick,
 )
-from .estimate import Estimate
-from .histogram import round_up
+from sde_sgd.measure.histogram import round_up
+from sde_sgd.types import Alive, Positions
 
 
 class TailCarry(eqx.Module):

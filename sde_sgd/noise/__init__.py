@@ -1,6 +1,6 @@
 """Sampling schemes, gradient-noise models and Diffrax noise paths."""
 
-from .driving import (
+from sde_sgd.noise.driving import (
     AbstractDriving as AbstractDriving,
     ColouredNoise as ColouredNoise,
     epoch_noise as epoch_noise,
@@ -8,8 +8,8 @@ from .driving import (
     StableNoise as StableNoise,
     WhiteNoise as WhiteNoise,
 )
-from .function_noise import FunctionNoise as FunctionNoise
-from .models import (
+from sde_sgd.noise.function_noise import FunctionNoise as FunctionNoise
+from sde_sgd.noise.models import (
     AbstractGradientNoise as AbstractGradientNoise,
     ConstantNoise as ConstantNoise,
     covariance_operator as covariance_operator,
@@ -18,11 +18,11 @@ from .models import (
     IsotropicNoise as IsotropicNoise,
     MinibatchNoise as MinibatchNoise,
 )
-from .paths import IterationNoise as IterationNoise
-from .sampling import (
+from sde_sgd.noise.paths import IterationNoise as IterationNoise
+from sde_sgd.noise.sampling import (
     AbstractSampling as AbstractSampling,
     RandomReshuffling as RandomReshuffling,
     WithoutReplacement as WithoutReplacement,
     WithReplacement as WithReplacement,
 )
-from .thermal import ThermalNoise as ThermalNoise
+from sde_sgd.noise.thermal import ThermalNoise as ThermalNoise

@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 from scipy.special import gamma
 
-from .._checks import as_float64, check_number, check_whole, in_brief
-from ..draws import Draws, Stream
+from sde_sgd._checks import as_float64, check_number, check_whole, in_brief
+from sde_sgd.random.draws import Draws, Stream
 
 
 class AbstractDriving(eqx.Module):
@@ -242,11 +242,11 @@ def fractional_noise(
 def epoch_noise(batches_per_epoch: int) -> ColouredNoise:
     """Ornstein–Uhlenbeck noise matched to shuffled epochs of M batches: dZ = dY, γ = 3/(M + 1).
 
-    White over short times, while over long ones the noises add up to zero: the correlation
-    R(s) = δ(s) − (γ/2)e^{−γ|s|} stands for the −1/(M−1) between two steps of an epoch, with the
-    same integral (`theory.epoch_noise_autocovariance`). γ is chosen so that θ has the variance
-    η²s²(M+1)/6 of shuffled SGD, averaged over the epoch, where the curvature h → 0; at ηhM ≳ 1
-    the match is approximate.
+    White over short times, while over long ones the noises add up to zero: the correlation R(s) =
+    δ(s) − (γ/2)e^{−γ|s|} stands for the −1/(M−1) between two steps of an epoch, with the same
+    integral (`theory.stationary.epoch_noise_autocovariance`). γ is chosen so that θ has the
+    variance η²s²(M+1)/6 of shuffled SGD, averaged over the epoch, where the curvature h → 0; at ηhM
+    ≳ 1 the match is approximate.
 
     **Arguments:** `batches_per_epoch`: M = N/B ≥ 2.
     """

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float
 
-from .._checks import in_brief, output_shape, real_output
-from ..landscapes.base import AbstractLandscape
-from ..types import Matrix, Vector
-from .models import AbstractGradientNoise
+from sde_sgd._checks import in_brief, output_shape, real_output
+from sde_sgd.landscapes.base import AbstractLandscape
+from sde_sgd.noise.models import AbstractGradientNoise
+from sde_sgd.types import Matrix, Vector
 
 
 class FunctionNoise(AbstractGradientNoise):

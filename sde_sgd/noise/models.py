@@ -14,7 +14,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import (
+from sde_sgd._checks import (
     check_flag,
     check_landscape,
     check_point,
@@ -22,9 +22,9 @@ from .._checks import (
     check_symmetric,
     in_brief,
 )
-from ..landscapes.base import AbstractLandscape
-from ..types import Matrix, Scalar, Vector
-from .sampling import AbstractSampling, RandomReshuffling
+from sde_sgd.landscapes.base import AbstractLandscape
+from sde_sgd.noise.sampling import AbstractSampling, RandomReshuffling
+from sde_sgd.types import Matrix, Scalar, Vector
 
 
 class AbstractGradientNoise(eqx.Module):

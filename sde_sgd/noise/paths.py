@@ -7,7 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..draws import Draws, Stream
+from sde_sgd.random.draws import Draws, Stream
 
 Increments: TypeAlias = Literal["gaussian", "two_point"]
 

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Int, PyTree
 
-from .._checks import check_whole
-from ..draws import Draws, scale_to, Stream
-from ..landscapes.base import AbstractLandscape
+from sde_sgd._checks import check_whole
+from sde_sgd.landscapes.base import AbstractLandscape
+from sde_sgd.random.draws import Draws, scale_to, Stream
 
 # Floyd's algorithm compares each new index with all others, B² in all; beyond B² = 128 N
 # sorting N random keys is cheaper (measured on a CPU: .13 ns a comparison, 25 ns a key).

@@ -7,10 +7,10 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import check_non_negative, check_positive, in_brief
-from ..landscapes.base import AbstractLandscape
-from ..types import Matrix, RealLike, Vector
-from .models import AbstractGradientNoise
+from sde_sgd._checks import check_non_negative, check_positive, in_brief
+from sde_sgd.landscapes.base import AbstractLandscape
+from sde_sgd.noise.models import AbstractGradientNoise
+from sde_sgd.types import Matrix, RealLike, Vector
 
 
 class ThermalNoise(AbstractGradientNoise):

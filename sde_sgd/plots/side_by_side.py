@@ -6,10 +6,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .style import band, COLOURS, new_figure, points
+from sde_sgd.plots.style import band, COLOURS, new_figure, points
 
 if TYPE_CHECKING:
-    from ..side_by_side import SideBySide
+    from sde_sgd.side_by_side import SideBySide
 
 # Up to so many members each is a point: a histogram of them would show its bins.
 _FEW = 12

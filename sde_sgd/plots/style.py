@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .._checks import as_float64, check_number, check_part, check_text, check_whole
-from ..measure.estimate import Estimate
+from sde_sgd._checks import as_float64, check_number, check_part, check_text, check_whole
+from sde_sgd.estimate import Estimate
 
 # Okabe and Ito's palette, told apart by colour-blind readers too.
 COLOURS = {

@@ -7,12 +7,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..measure.estimate import Estimate
-from .style import COLOURS, new_figure, points
+from sde_sgd.estimate import Estimate
+from sde_sgd.plots.style import COLOURS, new_figure, points
 
 if TYPE_CHECKING:
-    from ..validity.lines import Line
-    from ..validity.result import Validity
+    from sde_sgd.validity.lines import Line
+    from sde_sgd.validity.result import Validity
 
 _CAUSES = {
     "mean": ("mean", "#56B4E9"),

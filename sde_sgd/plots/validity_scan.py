@@ -8,11 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from .style import COLOURS, new_figure
-from .validity import above, FAR, STATES, tolerance_line, two_sigmas
+from sde_sgd.plots.style import COLOURS, new_figure
+from sde_sgd.plots.validity import above, FAR, STATES, tolerance_line, two_sigmas
 
 if TYPE_CHECKING:
-    from ..validity.scan import ValidityScan
+    from sde_sgd.validity.scan import ValidityScan
 
 
 def figure(scan: "ValidityScan") -> Figure:

@@ -1,5 +1,5 @@
 """Rare events: adaptive multilevel splitting."""
 
-from .result import Splitting as Splitting
-from .splitting import splitting as splitting
-from .wave import SplittingError as SplittingError
+from sde_sgd.rare_events.result import Splitting as Splitting
+from sde_sgd.rare_events.splitting import splitting as splitting
+from sde_sgd.rare_events.wave import SplittingError as SplittingError

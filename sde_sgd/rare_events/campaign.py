@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..simulate import checkpoint as ckpt
-from ..simulate.fingerprint import describe
-from ..simulate.warn import warn
-from ..terminal import Interrupt
-from .passage import Passage
-from .wave import Finished, Settings, Wave
+from sde_sgd.rare_events.passage import Passage
+from sde_sgd.rare_events.wave import Finished, Settings, Wave
+from sde_sgd.simulate import checkpoint as ckpt
+from sde_sgd.simulate.fingerprint import describe
+from sde_sgd.simulate.warn import warn
+from sde_sgd.terminal import Interrupt
 
 _SEGMENT_SECONDS = 1.0
 

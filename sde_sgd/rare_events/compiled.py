@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Int, PyTree
 
-from ..draws import Draws, Stream
-from ..types import Identity
-from .passage import Passage, Replica, RUNNING
+from sde_sgd.random.draws import Draws, Stream
+from sde_sgd.rare_events.passage import Passage, Replica, RUNNING
+from sde_sgd.types import Identity
 
 
 class Rungs(eqx.Module):

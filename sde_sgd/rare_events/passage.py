@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ..draws import Draws
-from ..dynamics.base import AbstractProcess
-from ..types import Identity, Positions, Vector
+from sde_sgd.processes.base import AbstractProcess
+from sde_sgd.random.draws import Draws
+from sde_sgd.types import Identity, Positions, Vector
 
 RUNNING, BACK, REACHED, BROKEN = 0, 1, 2, 3
 

@@ -6,14 +6,14 @@ from typing import Any, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
-from .._brief import for_stdout
-from .._checks import check_whole
-from ..measure.estimate import Estimate
-from ..simulate.checkpoint import as_checkpoint, Checkpoint
-from ..simulate.run import can_be_pickled
-from ..terminal import ended
-from .campaign import Campaign
-from .wave import SplittingError
+from sde_sgd._brief import for_stdout
+from sde_sgd._checks import check_whole
+from sde_sgd.estimate import Estimate
+from sde_sgd.rare_events.campaign import Campaign
+from sde_sgd.rare_events.wave import SplittingError
+from sde_sgd.simulate.checkpoint import as_checkpoint, Checkpoint
+from sde_sgd.simulate.run import can_be_pickled
+from sde_sgd.terminal import ended
 
 Saved: TypeAlias = str | Path | Checkpoint | None
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import (
+from sde_sgd._checks import (
     check_key,
     check_landscape,
     check_number,
@@ -19,22 +19,22 @@ from .._checks import (
     output_shape,
     real_values,
 )
-from .._user_functions import refuse_tracing
-from ..draws import STREAM_KEYS, stream_keys
-from ..dynamics.base import AbstractProcess
-from ..dynamics.continuous import GradientFlow
-from ..landscapes.base import AbstractLandscape
-from ..memory import available_memory, working_bytes
-from ..simulate.advance import step_cost
-from ..simulate.checkpoint import as_checkpoint, Checkpoint
-from ..simulate.stability import judge_stability
-from ..simulate.validate import check_memory, check_outcome, check_state, starts
-from ..types import Key, RealLike
-from .campaign import Campaign
-from .compiled import create
-from .passage import Passage
-from .result import run, Splitting
-from .wave import Settings
+from sde_sgd._user_functions import refuse_tracing
+from sde_sgd.landscapes.base import AbstractLandscape
+from sde_sgd.memory import available_memory, working_bytes
+from sde_sgd.processes.base import AbstractProcess
+from sde_sgd.processes.continuous.modified import GradientFlow
+from sde_sgd.random.draws import STREAM_KEYS, stream_keys
+from sde_sgd.rare_events.campaign import Campaign
+from sde_sgd.rare_events.compiled import create
+from sde_sgd.rare_events.passage import Passage
+from sde_sgd.rare_events.result import run, Splitting
+from sde_sgd.rare_events.wave import Settings
+from sde_sgd.simulate.advance import step_cost
+from sde_sgd.simulate.checkpoint import as_checkpoint, Checkpoint
+from sde_sgd.simulate.stability import judge_stability
+from sde_sgd.simulate.validate import check_memory, check_outcome, check_state, starts
+from sde_sgd.types import Key, RealLike
 
 
 def splitting(

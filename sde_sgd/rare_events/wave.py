@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Int
 
-from .compiled import branch, create, replay, segment, words
-from .passage import BROKEN, REACHED, RUNNING
+from sde_sgd.rare_events.compiled import branch, create, replay, segment, words
+from sde_sgd.rare_events.passage import BROKEN, REACHED, RUNNING
 
 if TYPE_CHECKING:
-    from .campaign import Campaign
+    from sde_sgd.rare_events.campaign import Campaign
 
 _create = eqx.filter_jit(create)
 # Turns after which a wave is worth compiling for.

@@ -1,11 +1,11 @@
 """The main job: SGD and its SDE from one start, on one clock, compared with errors."""
 
-from .laws import Distances, Observable
-from .load import load_side_by_side
-from .price import forecast_side_by_side
-from .result import SideBySide
-from .run import side_by_side
-from .svag import svag_limit, SvagLimit
+from sde_sgd.side_by_side.laws import Distances, Observable
+from sde_sgd.side_by_side.load import load_side_by_side
+from sde_sgd.side_by_side.price import forecast_side_by_side
+from sde_sgd.side_by_side.result import SideBySide
+from sde_sgd.side_by_side.run import side_by_side
+from sde_sgd.side_by_side.svag import svag_limit, SvagLimit
 
 __all__ = [
     "Distances",

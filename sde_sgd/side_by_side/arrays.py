@@ -5,11 +5,11 @@ from typing import Any, TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from ..measure.estimate import Estimate
-from .laws import LABELS
+from sde_sgd.estimate import Estimate
+from sde_sgd.side_by_side.laws import LABELS
 
 if TYPE_CHECKING:
-    from .result import SideBySide
+    from sde_sgd.side_by_side.result import SideBySide
 
 
 def to_dataset(result: "SideBySide") -> xr.Dataset:

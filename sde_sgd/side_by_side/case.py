@@ -10,16 +10,12 @@ import jax
 import jax.random as jr
 import numpy as np
 
-from .._checks import check_flag, check_key, check_part, check_whole
-from ..compare._resample import MOST_RESAMPLES
-from ..dynamics.base import AbstractProcess
-from ..dynamics.batches import gradient_noise, sampling_of
-from ..measure.base import AbstractMeasure
-from ..simulate.fingerprint import describe
-from ..simulate.labels import versions
-from ..simulate.validate import check_outcome, starts as checked_starts
-from ..types import Key
-from .options import (
+from sde_sgd._checks import check_flag, check_key, check_part, check_whole
+from sde_sgd.compare._resample import MOST_RESAMPLES
+from sde_sgd.measure.base import AbstractMeasure
+from sde_sgd.processes.base import AbstractProcess
+from sde_sgd.processes.batches import gradient_noise, sampling_of
+from sde_sgd.side_by_side.options import (
     at_step,
     check_distances,
     check_measures,
@@ -29,7 +25,11 @@ from .options import (
     check_step_check,
     own_measures,
 )
-from .sides import check_members, check_sides
+from sde_sgd.side_by_side.sides import check_members, check_sides
+from sde_sgd.simulate.fingerprint import describe
+from sde_sgd.simulate.labels import versions
+from sde_sgd.simulate.validate import check_outcome, starts as checked_starts
+from sde_sgd.types import Key
 
 # Options of `simulate` that all runs of a comparison share.
 _SHARED = ("record_every", "refill", "memory", "chunk_size", "devices", "check_stability")

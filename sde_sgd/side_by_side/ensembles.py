@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .._checks import check_path
-from ..dynamics.base import AbstractProcess
-from ..measure.base import AbstractMeasure
-from ..simulate.checkpoint import Checkpoint
-from ..simulate.engine import simulate
-from ..simulate.run import DivergenceError, Run
-from ..terminal import Interrupt, StatusLine
-from ..types import Key
+from sde_sgd._checks import check_path
+from sde_sgd.measure.base import AbstractMeasure
+from sde_sgd.processes.base import AbstractProcess
+from sde_sgd.simulate.checkpoint import Checkpoint
+from sde_sgd.simulate.engine import simulate
+from sde_sgd.simulate.run import DivergenceError, Run
+from sde_sgd.terminal import Interrupt, StatusLine
+from sde_sgd.types import Key
 
 
 class Stopped(Exception):

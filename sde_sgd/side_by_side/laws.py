@@ -6,12 +6,12 @@ import equinox as eqx
 import jax.random as jr
 import numpy as np
 
-from ..compare import distance_table
-from ..compare.distances import DistanceName
-from ..measure.estimate import Estimate
-from ..simulate.run import Run
-from ..types import Key
-from .step import member_rows, StepErrors
+from sde_sgd.compare import distance_table
+from sde_sgd.compare.distances import DistanceName
+from sde_sgd.estimate import Estimate
+from sde_sgd.side_by_side.step import member_rows, StepErrors
+from sde_sgd.simulate.run import Run
+from sde_sgd.types import Key
 
 # The three ensembles whose laws are compared.
 LABELS = ("SGD", "SGD (second ensemble)", "SDE")

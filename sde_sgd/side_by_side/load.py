@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from .._checks import check_path
-from ..measure.estimate import Estimate
-from .laws import Distances, LABELS, observable
-from .result import SideBySide
-from .verdicts import verdicts
+from sde_sgd._checks import check_path
+from sde_sgd.estimate import Estimate
+from sde_sgd.side_by_side.laws import Distances, LABELS, observable
+from sde_sgd.side_by_side.result import SideBySide
+from sde_sgd.side_by_side.verdicts import verdicts
 
 _DEATHS = "deaths of "
 

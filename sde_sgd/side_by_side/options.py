@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from .._checks import (
+from sde_sgd._checks import (
     check_choice,
     check_number,
     check_whole,
@@ -14,11 +14,11 @@ from .._checks import (
     output_shape,
     real_values,
 )
-from ..compare.distances import DISTANCES
-from ..dynamics.base import AbstractProcess
-from ..dynamics.continuous import ModifiedEquation
-from ..measure.snapshots import Snapshots
-from ..simulate.warn import warn
+from sde_sgd.compare.distances import DISTANCES
+from sde_sgd.measure.snapshots import Snapshots
+from sde_sgd.processes.base import AbstractProcess
+from sde_sgd.processes.continuous.modified import ModifiedEquation
+from sde_sgd.simulate.warn import warn
 
 # What a saved comparison calls the numbers of an observable and of a distance.
 _OF_OBSERVABLE = ("step_error", "paired")

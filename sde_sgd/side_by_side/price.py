@@ -3,15 +3,15 @@
 import math
 from typing import Any
 
-from ..dynamics.base import AbstractProcess
-from ..dynamics.batches import example_gradients
-from ..simulate.engine import forecast
-from ..simulate.forecast import duration, Forecast
-from ..simulate.price import Price
-from ..terminal import StatusLine
-from ..types import Key
-from .case import Case, make_case
-from .ensembles import starts_of
+from sde_sgd.processes.base import AbstractProcess
+from sde_sgd.processes.batches import example_gradients
+from sde_sgd.side_by_side.case import Case, make_case
+from sde_sgd.side_by_side.ensembles import starts_of
+from sde_sgd.simulate.engine import forecast
+from sde_sgd.simulate.forecast import duration, Forecast
+from sde_sgd.simulate.price import Price
+from sde_sgd.terminal import StatusLine
+from sde_sgd.types import Key
 
 # Seconds from which on a run says beforehand what it will cost.
 _WORTH_SAYING = 60

@@ -8,15 +8,15 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from .._brief import for_stdout
-from ..compare import Comparison, verdict_table
-from ..measure.estimate import Estimate
-from ..netcdf import write_dataset
-from ..plots.side_by_side import figure as draw_figure
-from ..simulate.run import Run
-from .arrays import to_dataset
-from .laws import Distances, Observable
-from .verdicts import AGAINST_SDE
+from sde_sgd._brief import for_stdout
+from sde_sgd.compare import Comparison, verdict_table
+from sde_sgd.estimate import Estimate
+from sde_sgd.netcdf import write_dataset
+from sde_sgd.plots.side_by_side import figure as draw_figure
+from sde_sgd.side_by_side.arrays import to_dataset
+from sde_sgd.side_by_side.laws import Distances, Observable
+from sde_sgd.side_by_side.verdicts import AGAINST_SDE
+from sde_sgd.simulate.run import Run
 
 
 class SideBySide(eqx.Module):

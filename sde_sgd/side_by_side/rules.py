@@ -10,18 +10,18 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from ..dynamics.adaptive_equation import AdaptiveEquation
-from ..dynamics.base import AbstractProcess, LearningRate
-from ..dynamics.continuous import GradientFlow, ModifiedEquation
-from ..dynamics.discrete import GaussianSGD, SGD
-from ..dynamics.driven import DrivenEquation
-from ..dynamics.langevin import SGLD
-from ..dynamics.optax_sgd import OptaxSGD
-from ..dynamics.probability_flow import ProbabilityFlow
-from ..dynamics.sam import SAM, SAMEquation
-from ..dynamics.svag import SVAG
-from ..dynamics.transformed import TransformedEquation
-from ..dynamics.underdamped import OverdampedEquation, UnderdampedEquation
+from sde_sgd.processes.base import AbstractProcess, LearningRate
+from sde_sgd.processes.continuous.adaptive import AdaptiveEquation
+from sde_sgd.processes.continuous.driven import DrivenEquation
+from sde_sgd.processes.continuous.modified import GradientFlow, ModifiedEquation
+from sde_sgd.processes.continuous.momentum import OverdampedEquation, UnderdampedEquation
+from sde_sgd.processes.continuous.probability_flow import ProbabilityFlow
+from sde_sgd.processes.continuous.transformed import TransformedEquation
+from sde_sgd.processes.discrete.langevin import SGLD
+from sde_sgd.processes.discrete.optax_sgd import OptaxSGD
+from sde_sgd.processes.discrete.sam import SAM, SAMEquation
+from sde_sgd.processes.discrete.sgd import GaussianSGD, SGD
+from sde_sgd.processes.discrete.svag import SVAG
 
 _SIZES = (1.0, 1e4, 0.0)
 

@@ -7,21 +7,17 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .._checks import check_flag, check_progress
-from .._user_functions import refuse_tracing
-from ..compare.distances import DistanceName
-from ..dynamics.base import AbstractProcess
-from ..measure.base import AbstractMeasure
-from ..simulate.checkpoint import Checkpoint
-from ..simulate.engine import prepare
-from ..simulate.warn import warn
-from ..types import Key
-from .case import Case, make_case, settings_of
-from .ensembles import as_folder, Ensembles, Stopped
-from .laws import laws, observed, paired as paired_differences
-from .price import announce
-from .result import SideBySide
-from .step import (
+from sde_sgd._checks import check_flag, check_progress
+from sde_sgd._user_functions import refuse_tracing
+from sde_sgd.compare.distances import DistanceName
+from sde_sgd.measure.base import AbstractMeasure
+from sde_sgd.processes.base import AbstractProcess
+from sde_sgd.side_by_side.case import Case, make_case, settings_of
+from sde_sgd.side_by_side.ensembles import as_folder, Ensembles, Stopped
+from sde_sgd.side_by_side.laws import laws, observed, paired as paired_differences
+from sde_sgd.side_by_side.price import announce
+from sde_sgd.side_by_side.result import SideBySide
+from sde_sgd.side_by_side.step import (
     largest,
     next_check,
     step_errors,
@@ -29,7 +25,11 @@ from .step import (
     Visible,
     visible_differences,
 )
-from .verdicts import unresolved, verdicts
+from sde_sgd.side_by_side.verdicts import unresolved, verdicts
+from sde_sgd.simulate.checkpoint import Checkpoint
+from sde_sgd.simulate.engine import prepare
+from sde_sgd.simulate.warn import warn
+from sde_sgd.types import Key
 
 
 def side_by_side(

@@ -6,14 +6,14 @@ from typing import Any
 import equinox as eqx
 import numpy as np
 
-from .._checks import check_whole
-from ..compare import sidak_threshold
-from ..dynamics.base import AbstractProcess
-from ..dynamics.batches import noise_factor, temperature
-from ..dynamics.clocks import check_clocks
-from ..landscapes.base import AbstractLandscape
-from ..simulate.warn import warn
-from .rules import different_rules
+from sde_sgd._checks import check_whole
+from sde_sgd.compare import sidak_threshold
+from sde_sgd.landscapes.base import AbstractLandscape
+from sde_sgd.processes.base import AbstractProcess
+from sde_sgd.processes.batches import noise_factor, temperature
+from sde_sgd.processes.clocks import check_clocks
+from sde_sgd.side_by_side.rules import different_rules
+from sde_sgd.simulate.warn import warn
 
 # Fields that may differ although the loss is one: other starts or blocks change no value.
 _SAME_LOSS = ("initial", "noise_form", "_block")

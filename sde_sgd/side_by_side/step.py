@@ -15,12 +15,12 @@ import equinox as eqx
 import jax.random as jr
 import numpy as np
 
-from ..compare import distance_change, distance_table, sidak_threshold
-from ..compare.distances import DistanceName
-from ..dynamics.base import AbstractProcess
-from ..measure.estimate import Estimate
-from ..simulate.run import Run
-from ..types import Key
+from sde_sgd.compare import distance_change, distance_table, sidak_threshold
+from sde_sgd.compare.distances import DistanceName
+from sde_sgd.estimate import Estimate
+from sde_sgd.processes.base import AbstractProcess
+from sde_sgd.simulate.run import Run
+from sde_sgd.types import Key
 
 # Solver steps an iteration that "auto" may choose.
 MOST_SUBSTEPS = 512

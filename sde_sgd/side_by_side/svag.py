@@ -16,22 +16,22 @@ import jax.random as jr
 import numpy as np
 import xarray as xr
 
-from .._brief import for_stdout
-from .._checks import check_flag, check_list, check_progress, check_whole
-from ..compare import compare, Comparison, verdict_table
-from ..compare._text import number
-from ..dynamics.batches import example_gradients
-from ..dynamics.discrete import SGD
-from ..dynamics.svag import SVAG
-from ..measure.estimate import Estimate
-from ..netcdf import write_dataset
-from ..simulate.checkpoint import Checkpoint
-from ..simulate.run import Run
-from ..simulate.warn import warn
-from ..types import Key
-from .case import make_case, settings_of
-from .ensembles import as_folder, Ensembles, Stopped
-from .verdicts import of_survivors
+from sde_sgd._brief import for_stdout
+from sde_sgd._checks import check_flag, check_list, check_progress, check_whole
+from sde_sgd.compare import compare, Comparison, verdict_table
+from sde_sgd.compare._text import number
+from sde_sgd.estimate import Estimate
+from sde_sgd.netcdf import write_dataset
+from sde_sgd.processes.batches import example_gradients
+from sde_sgd.processes.discrete.sgd import SGD
+from sde_sgd.processes.discrete.svag import SVAG
+from sde_sgd.side_by_side.case import make_case, settings_of
+from sde_sgd.side_by_side.ensembles import as_folder, Ensembles, Stopped
+from sde_sgd.side_by_side.verdicts import of_survivors
+from sde_sgd.simulate.checkpoint import Checkpoint
+from sde_sgd.simulate.run import Run
+from sde_sgd.simulate.warn import warn
+from sde_sgd.types import Key
 
 
 class SvagLimit(eqx.Module):

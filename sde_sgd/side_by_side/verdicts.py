@@ -5,10 +5,17 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ..compare import compare, Comparison
-from ..measure.estimate import Estimate
-from .laws import Distances, Observable
-from .step import bound, largest, MOST_SUBSTEPS, StepErrors, substeps_needed, Visible
+from sde_sgd.compare import compare, Comparison
+from sde_sgd.estimate import Estimate
+from sde_sgd.side_by_side.laws import Distances, Observable
+from sde_sgd.side_by_side.step import (
+    bound,
+    largest,
+    MOST_SUBSTEPS,
+    StepErrors,
+    substeps_needed,
+    Visible,
+)
 
 AGAINST_SDE, AGAINST_SGD = "SGD against SDE", "SGD against SGD"
 

@@ -1,7 +1,7 @@
 """The engine."""
 
-from .checkpoint import Checkpoint as Checkpoint
-from .engine import forecast as forecast, simulate as simulate
-from .forecast import Forecast as Forecast
-from .price import Price as Price
-from .run import DivergenceError as DivergenceError, load as load, Run as Run
+from sde_sgd.simulate.checkpoint import Checkpoint as Checkpoint
+from sde_sgd.simulate.engine import forecast as forecast, simulate as simulate
+from sde_sgd.simulate.forecast import Forecast as Forecast
+from sde_sgd.simulate.price import Price as Price
+from sde_sgd.simulate.run import DivergenceError as DivergenceError, load as load, Run as Run

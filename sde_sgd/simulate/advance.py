@@ -11,12 +11,12 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, PyTree
 
-from ..draws import Draws, STREAM_KEYS
-from ..dynamics.base import AbstractProcess
-from ..landscapes.convolutions import convolves, patch_bytes
-from ..measure.base import AbstractMeasure, Tick
-from ..memory import peak_of
-from ..types import Alive, Identity, Positions
+from sde_sgd.landscapes.convolutions import convolves, patch_bytes
+from sde_sgd.measure.base import AbstractMeasure, Tick
+from sde_sgd.memory import peak_of
+from sde_sgd.processes.base import AbstractProcess
+from sde_sgd.random.draws import Draws, STREAM_KEYS
+from sde_sgd.types import Alive, Identity, Positions
 
 
 class Members(eqx.Module):

@@ -16,10 +16,10 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from .._checks import check_path, check_text, in_brief
-from ..netcdf import remove_leftovers, replace_file
-from .fingerprint import unseen
-from .warn import warn
+from sde_sgd._checks import check_path, check_text, in_brief
+from sde_sgd.netcdf import remove_leftovers, replace_file
+from sde_sgd.simulate.fingerprint import unseen
+from sde_sgd.simulate.warn import warn
 
 
 class Checkpoint(eqx.Module):

@@ -10,22 +10,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import check_progress, check_whole
-from ..draws import stream_keys
-from ..dynamics.base import AbstractProcess
-from ..measure.base import AbstractMeasure
-from ..terminal import ended, Interrupt
-from ..types import Key
-from . import checkpoint as ckpt
-from .advance import advance, at_rest, create, Members
-from .fingerprint import describe
-from .forecast import Forecast, foreseen
-from .plan import Plan
-from .progress import Progress
-from .rest import cut, halved, in_halves, next_look
-from .run import DivergenceError, Run
-from .validate import check_length, check_memory, check_outcome
-from .warn import warn
+from sde_sgd._checks import check_progress, check_whole
+from sde_sgd.measure.base import AbstractMeasure
+from sde_sgd.processes.base import AbstractProcess
+from sde_sgd.random.draws import stream_keys
+from sde_sgd.simulate import checkpoint as ckpt
+from sde_sgd.simulate.advance import advance, at_rest, create, Members
+from sde_sgd.simulate.fingerprint import describe
+from sde_sgd.simulate.forecast import Forecast, foreseen
+from sde_sgd.simulate.plan import Plan
+from sde_sgd.simulate.progress import Progress
+from sde_sgd.simulate.rest import cut, halved, in_halves, next_look
+from sde_sgd.simulate.run import DivergenceError, Run
+from sde_sgd.simulate.validate import check_length, check_memory, check_outcome
+from sde_sgd.simulate.warn import warn
+from sde_sgd.terminal import ended, Interrupt
+from sde_sgd.types import Key
 
 # Iterations are 32-bit, and measures store them signed.
 MOST_STEPS = 2**31 - 2

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._checks import (
+from sde_sgd._checks import (
     check_flag,
     check_key,
     check_landscape,
@@ -17,21 +17,19 @@ from .._checks import (
     check_progress,
     check_whole,
 )
-from .._user_functions import naming, refuse_tracing
-from ..draws import STREAM_KEYS
-from ..dynamics.base import AbstractProcess
-from ..landscapes.base import AbstractLandscape
-from ..measure.base import AbstractMeasure
-from ..terminal import StatusLine
-from ..types import Key
-from . import checkpoint as ckpt
-from .advance import create, step_cost
-from .driver import Engine, MOST_STEPS
-from .forecast import Forecast, rehearse
-from .plan import make_mesh, make_plan
-from .run import Run
-from .stability import judge_stability
-from .validate import (
+from sde_sgd._user_functions import naming, refuse_tracing
+from sde_sgd.landscapes.base import AbstractLandscape
+from sde_sgd.measure.base import AbstractMeasure
+from sde_sgd.processes.base import AbstractProcess
+from sde_sgd.random.draws import STREAM_KEYS
+from sde_sgd.simulate import checkpoint as ckpt
+from sde_sgd.simulate.advance import create, step_cost
+from sde_sgd.simulate.driver import Engine, MOST_STEPS
+from sde_sgd.simulate.forecast import Forecast, rehearse
+from sde_sgd.simulate.plan import make_mesh, make_plan
+from sde_sgd.simulate.run import Run
+from sde_sgd.simulate.stability import judge_stability
+from sde_sgd.simulate.validate import (
     check_length,
     check_measures,
     check_memory,
@@ -41,6 +39,8 @@ from .validate import (
     starts,
     warn_of_long_iterations,
 )
+from sde_sgd.terminal import StatusLine
+from sde_sgd.types import Key
 
 
 def simulate(

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .references import file_digest, library, references
+from sde_sgd.simulate.references import file_digest, library, references
 
 # What `type` and decorators write into a class, which its own lines do not say.
 _GENERATED = {"__dict__", "__weakref__", "__doc__", "__module__", "__qualname__", "__slots__"}

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import equinox as eqx
 
-from ..dynamics.batches import example_gradients, sampling_of
+from sde_sgd.processes.batches import example_gradients, sampling_of
 
 if TYPE_CHECKING:
-    from .driver import Engine
+    from sde_sgd.simulate.driver import Engine
 
 
 class Forecast(eqx.Module):

@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..dynamics.base import AbstractProcess, LearningRate
-from ..landscapes.base import AbstractLandscape
-from ..measure.base import MeasureResult
-from ..measure.estimate import Estimate
-from . import checkpoint
-from .fingerprint import describe
+from sde_sgd.estimate import Estimate
+from sde_sgd.landscapes.base import AbstractLandscape
+from sde_sgd.measure.base import MeasureResult
+from sde_sgd.processes.base import AbstractProcess, LearningRate
+from sde_sgd.simulate import checkpoint
+from sde_sgd.simulate.fingerprint import describe
 
 # A schedule is stored at so many iterations at most.
 _MOST_RATES = 10**6

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from .._checks import check_list, check_part, check_whole
-from ..memory import working_bytes
-from .advance import StepCost
+from sde_sgd._checks import check_list, check_part, check_whole
+from sde_sgd.memory import working_bytes
+from sde_sgd.simulate.advance import StepCost
 
 _RECORD_BYTES = 64 * 2**20
 

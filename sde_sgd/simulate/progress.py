@@ -3,8 +3,8 @@
 import math
 import time
 
-from ..terminal import StatusLine
-from .forecast import duration, Forecast
+from sde_sgd.simulate.forecast import duration, Forecast
+from sde_sgd.terminal import StatusLine
 
 # Seconds from which on a run says beforehand what it will take.
 _LONG = 60

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from .advance import Members
+from sde_sgd.simulate.advance import Members
 
 # Bytes that pass through the steps between two looks at who rests: a second of work or more, which
 # pays for the compilation of a smaller batch. It is counted and never timed, so that a resumed

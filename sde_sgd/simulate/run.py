@@ -11,14 +11,14 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Bool, Float, Int
 
-from .._checks import check_path, in_brief
-from ..measure.base import MeasureResult
-from ..netcdf import write_dataset
-from .labels import Labels, plain_name, schedules, settings, versions
-from .warn import warn
+from sde_sgd._checks import check_path, in_brief
+from sde_sgd.measure.base import MeasureResult
+from sde_sgd.netcdf import write_dataset
+from sde_sgd.simulate.labels import Labels, plain_name, schedules, settings, versions
+from sde_sgd.simulate.warn import warn
 
 if TYPE_CHECKING:
-    from .driver import Engine
+    from sde_sgd.simulate.driver import Engine
 
 
 class Run:

@@ -9,27 +9,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import check_choice
-from ..dynamics.base import AbstractProcess, LearningRate
-from ..dynamics.batches import gradient_noise, noise_factor
-from ..dynamics.continuous import GradientFlow, ModifiedEquation
-from ..dynamics.driven import DrivenEquation
-from ..dynamics.optax_sgd import OptaxSGD
-from ..dynamics.probability_flow import ProbabilityFlow
-from ..dynamics.sam import SAM, SAMEquation
-from ..dynamics.underdamped import OverdampedEquation
-from ..landscapes.base import AbstractFiniteSum, AbstractLandscape
-from ..landscapes.finite_sums import LeastSquares
-from ..noise.driving import WhiteNoise
-from ..noise.models import MinibatchNoise
-from ..noise.sampling import RandomReshuffling
-from ..theory.least_squares import max_stable_learning_rate, mean_square_stability
-from ..theory.sharpness_aware import (
+from sde_sgd._checks import check_choice
+from sde_sgd.landscapes.base import AbstractFiniteSum, AbstractLandscape
+from sde_sgd.landscapes.finite_sums import LeastSquares
+from sde_sgd.noise.driving import WhiteNoise
+from sde_sgd.noise.models import MinibatchNoise
+from sde_sgd.noise.sampling import RandomReshuffling
+from sde_sgd.processes.base import AbstractProcess, LearningRate
+from sde_sgd.processes.batches import gradient_noise, noise_factor
+from sde_sgd.processes.continuous.driven import DrivenEquation
+from sde_sgd.processes.continuous.modified import GradientFlow, ModifiedEquation
+from sde_sgd.processes.continuous.momentum import OverdampedEquation
+from sde_sgd.processes.continuous.probability_flow import ProbabilityFlow
+from sde_sgd.processes.discrete.optax_sgd import OptaxSGD
+from sde_sgd.processes.discrete.sam import SAM, SAMEquation
+from sde_sgd.simulate.warn import warn
+from sde_sgd.theory.stationary.least_squares import max_stable_learning_rate, mean_square_stability
+from sde_sgd.theory.stationary.sharpness_aware import (
     max_stable_learning_rate_sam,
     max_stable_learning_rate_sam_equation,
 )
-from ..types import Indices, Scalar, Vector
-from .warn import warn
+from sde_sgd.types import Indices, Scalar, Vector
 
 # Exact mean-square stability costs an eigenproblem of d(d+1)/2 unknowns.
 _EXACT_STABILITY = 40

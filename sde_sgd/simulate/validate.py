@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from .._checks import as_real, check_choice, in_brief, real_output, real_values
-from .._user_functions import naming
-from ..draws import Stream, stream_keys, threefry
-from ..dynamics.base import AbstractProcess, LearningRate
-from ..measure.base import AbstractMeasure, check_carry, check_restart
-from ..memory import available_memory
-from .labels import plain_name
-from .warn import warn
+from sde_sgd._checks import as_real, check_choice, in_brief, real_output, real_values
+from sde_sgd._user_functions import naming
+from sde_sgd.measure.base import AbstractMeasure, check_carry, check_restart
+from sde_sgd.memory import available_memory
+from sde_sgd.processes.base import AbstractProcess, LearningRate
+from sde_sgd.random.draws import Stream, stream_keys, threefry
+from sde_sgd.simulate.labels import plain_name
+from sde_sgd.simulate.warn import warn
 
 # No compiled loop turns faster.
 _LEAST_STEP_SECONDS = 2e-7

@@ -9,11 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from sde_sgd.landscapes.base import AbstractLandscape
-from sde_sgd.noise.models import AbstractGradientNoise
-from sde_sgd.noise.sampling import AbstractSampling
-
-from .._checks import (
+from sde_sgd._checks import (
     as_float64,
     check_at_least,
     check_choice,
@@ -24,6 +20,9 @@ from .._checks import (
     check_whole,
     in_brief,
 )
+from sde_sgd.landscapes.base import AbstractLandscape
+from sde_sgd.noise.models import AbstractGradientNoise
+from sde_sgd.noise.sampling import AbstractSampling
 
 # Every integer up to this is a float64.
 _MOST_STEPS = 2.0**53

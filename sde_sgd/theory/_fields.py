@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import (
+from sde_sgd._checks import (
     as_float64,
     as_real,
     check_callable,

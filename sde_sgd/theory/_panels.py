@@ -84,7 +84,7 @@ class Panels(NamedTuple):
             raise ValueError(
                 f"The barrier is ∫ V'/D = {top - bottom:.4g} high, so that the exit time exceeds "
                 f"e^{_LARGEST_PHI:g}, more than a float64 holds: raise the diffusion, or ask for "
-                f"the exponent alone (theory.quasi_potential)."
+                f"the exponent alone (theory.escape.quasi_potential)."
             )
         return float(top)
 

@@ -7,7 +7,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Float
 
-from .._checks import (
+from sde_sgd._checks import (
     as_float64,
     check_key,
     check_landscape,
@@ -16,13 +16,13 @@ from .._checks import (
     check_point,
     check_whole,
 )
-from ..dynamics.discrete import SGD
-from ..dynamics.optax_sgd import OptaxSGD
-from ..landscapes.base import AbstractFiniteSum, AbstractLandscape
-from ..types import Key, Vector
-from .examples import default_sample
-from .local_model import Settings
-from .probes import WHOLE
+from sde_sgd.landscapes.base import AbstractFiniteSum, AbstractLandscape
+from sde_sgd.processes.discrete.optax_sgd import OptaxSGD
+from sde_sgd.processes.discrete.sgd import SGD
+from sde_sgd.types import Key, Vector
+from sde_sgd.validity.examples import default_sample
+from sde_sgd.validity.local_model import Settings
+from sde_sgd.validity.probes import WHOLE
 
 _KNOWN = (
     "ss.SGD, with or without momentum (ss.ModifiedEquation, ss.UnderdampedEquation); for "

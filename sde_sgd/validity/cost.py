@@ -7,17 +7,17 @@ import jax
 import numpy as np
 from jaxtyping import ArrayLike
 
-from ..dynamics.base import AbstractProcess
-from ..landscapes import compiled
-from ..landscapes.base import AbstractLandscape
-from ..memory import peak_bytes
-from ..simulate.engine import forecast
-from ..simulate.price import Price
-from ..types import Key
-from .checks import check_request, Request, svag_gradients
-from .examples import Examples
-from .local_model import LocalModel
-from .rule import View, watch
+from sde_sgd.landscapes import compiled
+from sde_sgd.landscapes.base import AbstractLandscape
+from sde_sgd.memory import peak_bytes
+from sde_sgd.processes.base import AbstractProcess
+from sde_sgd.simulate.engine import forecast
+from sde_sgd.simulate.price import Price
+from sde_sgd.types import Key
+from sde_sgd.validity.checks import check_request, Request, svag_gradients
+from sde_sgd.validity.examples import Examples
+from sde_sgd.validity.local_model import LocalModel
+from sde_sgd.validity.rule import View, watch
 
 # Passes over an example: forwards is one, and a gradient is three.
 _GRADIENT = 3

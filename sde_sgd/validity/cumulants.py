@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from ..noise.sampling import AbstractSampling, WithReplacement
+from sde_sgd.noise.sampling import AbstractSampling, WithReplacement
 
 
 class Shape(NamedTuple):

@@ -7,9 +7,9 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from ..landscapes.base import AbstractFiniteSum
-from ..landscapes.noise_forms import AbstractNoiseForm, ExampleWeights
-from ..types import Key, Vector, Weights
+from sde_sgd.landscapes.base import AbstractFiniteSum
+from sde_sgd.landscapes.noise_forms import AbstractNoiseForm, ExampleWeights
+from sde_sgd.types import Key, Vector, Weights
 
 # A sample's gradients, all together, are at most so many numbers …
 _NUMBERS = 5 * 10**7

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from ..noise.sampling import AbstractSampling
-from .local_model import Settings
-from .rule import largest, State, View, watch
+from sde_sgd.noise.sampling import AbstractSampling
+from sde_sgd.validity.local_model import Settings
+from sde_sgd.validity.rule import largest, State, View, watch
 
 # No line is followed to runs of more iterations than this.
 _MOST_STEPS = 200_000

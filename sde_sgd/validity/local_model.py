@@ -14,7 +14,8 @@ so that the first two moments close. With momentum μ the state is y = (z, v), e
 
 Both are linear in (1, E y, E yyᵀ): a power of one matrix, and of one matrix exponential.
 
-Source: the closure of `sde_sgd.theory.least_squares`, for example Hessians of any rank and sign.
+Source: the closure of `sde_sgd.theory.stationary.least_squares`, for example Hessians of any rank
+and sign.
 """
 
 from typing import NamedTuple

@@ -3,21 +3,21 @@
 import numpy as np
 from jaxtyping import ArrayLike
 
-from ..dynamics.base import AbstractProcess
-from ..landscapes.base import AbstractLandscape
-from ..measure.estimate import Estimate
-from ..types import Key, RealLike
-from .checks import check_request, Request
-from .cost import LOOKS, price, rates, work
-from .examples import Examples
-from .lines import along_batch_sizes, along_learning_rates, along_linear_scaling
-from .probes import noise_curvature
-from .report import Report
-from .result import Validity
-from .rule import largest, watch
-from .survey import explore, Explored, Ground, predictor, survey
-from .svag_gap import svag_gaps
-from .verdict import in_words, overruled
+from sde_sgd.estimate import Estimate
+from sde_sgd.landscapes.base import AbstractLandscape
+from sde_sgd.processes.base import AbstractProcess
+from sde_sgd.types import Key, RealLike
+from sde_sgd.validity.checks import check_request, Request
+from sde_sgd.validity.cost import LOOKS, price, rates, work
+from sde_sgd.validity.examples import Examples
+from sde_sgd.validity.lines import along_batch_sizes, along_learning_rates, along_linear_scaling
+from sde_sgd.validity.probes import noise_curvature
+from sde_sgd.validity.report import Report
+from sde_sgd.validity.result import Validity
+from sde_sgd.validity.rule import largest, watch
+from sde_sgd.validity.survey import explore, Explored, Ground, predictor, survey
+from sde_sgd.validity.svag_gap import svag_gaps
+from sde_sgd.validity.verdict import in_words, overruled
 
 
 def validity(

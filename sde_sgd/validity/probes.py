@@ -14,14 +14,14 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..curvature import gradient_covariance_eigenvalues, hessian_eigenvalues
-from ..landscapes import compiled
-from ..landscapes.base import AbstractFiniteSum
-from ..landscapes.blocks import map_blocks
-from ..measure.estimate import Estimate
-from ..memory import working_bytes
-from ..types import Key, Vector
-from .examples import Examples
+from sde_sgd.curvature import gradient_covariance_eigenvalues, hessian_eigenvalues
+from sde_sgd.estimate import Estimate
+from sde_sgd.landscapes import compiled
+from sde_sgd.landscapes.base import AbstractFiniteSum
+from sde_sgd.landscapes.blocks import map_blocks
+from sde_sgd.memory import working_bytes
+from sde_sgd.types import Key, Vector
+from sde_sgd.validity.examples import Examples
 
 # Up to this dimension all of θ is watched, so that nothing is left out of the model.
 WHOLE = 8

@@ -3,7 +3,7 @@
 import threading
 import time
 
-from ..terminal import StatusLine
+from sde_sgd.terminal import StatusLine
 
 
 class Report:

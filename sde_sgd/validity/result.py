@@ -8,17 +8,17 @@ import xarray as xr
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from .._brief import for_stdout
-from ..compare._text import number, text_table, with_error
-from ..measure.estimate import Estimate
-from ..netcdf import write_dataset
-from ..plots.validity import figure as draw_figure
-from ..simulate.run import load
-from .lines import at_equal_time, Line
-from .local_model import Settings
-from .probes import Norms
-from .rule import largest, Watched
-from .storage import as_dataset, fields
+from sde_sgd._brief import for_stdout
+from sde_sgd.compare._text import number, text_table, with_error
+from sde_sgd.estimate import Estimate
+from sde_sgd.netcdf import write_dataset
+from sde_sgd.plots.validity import figure as draw_figure
+from sde_sgd.simulate.run import load
+from sde_sgd.validity.lines import at_equal_time, Line
+from sde_sgd.validity.local_model import Settings
+from sde_sgd.validity.probes import Norms
+from sde_sgd.validity.rule import largest, Watched
+from sde_sgd.validity.storage import as_dataset, fields
 
 
 class Validity(eqx.Module):

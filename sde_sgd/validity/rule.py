@@ -25,9 +25,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..noise.sampling import AbstractSampling, RandomReshuffling
-from .cumulants import batch_shape, epoch_ratio, Shape
-from .local_model import impulse_response, LocalModel, Moments, Settings
+from sde_sgd.noise.sampling import AbstractSampling, RandomReshuffling
+from sde_sgd.validity.cumulants import batch_shape, epoch_ratio, Shape
+from sde_sgd.validity.local_model import impulse_response, LocalModel, Moments, Settings
 
 _SIGMAS = 2.0
 

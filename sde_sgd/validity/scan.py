@@ -9,22 +9,22 @@ import xarray as xr
 from jaxtyping import ArrayLike, Float, Int
 from matplotlib.figure import Figure
 
-from .._checks import as_float64, check_choice, in_brief, real_values
-from ..compare._text import text_table
-from ..dynamics.base import AbstractProcess
-from ..dynamics.discrete import SGD
-from ..landscapes.base import AbstractLandscape
-from ..netcdf import write_dataset
-from ..plots.validity_scan import figure as draw_figure
-from ..types import Key
-from .checks import check_request, Request
-from .lines import at_equal_time, with_batch
-from .local_model import Settings
-from .measure import announced
-from .report import Report
-from .rule import largest, State, watch
-from .storage import about
-from .survey import explore, Explored, Ground, predictor, survey
+from sde_sgd._checks import as_float64, check_choice, in_brief, real_values
+from sde_sgd.compare._text import text_table
+from sde_sgd.landscapes.base import AbstractLandscape
+from sde_sgd.netcdf import write_dataset
+from sde_sgd.plots.validity_scan import figure as draw_figure
+from sde_sgd.processes.base import AbstractProcess
+from sde_sgd.processes.discrete.sgd import SGD
+from sde_sgd.types import Key
+from sde_sgd.validity.checks import check_request, Request
+from sde_sgd.validity.lines import at_equal_time, with_batch
+from sde_sgd.validity.local_model import Settings
+from sde_sgd.validity.measure import announced
+from sde_sgd.validity.report import Report
+from sde_sgd.validity.rule import largest, State, watch
+from sde_sgd.validity.storage import about
+from sde_sgd.validity.survey import explore, Explored, Ground, predictor, survey
 
 _FACTORS = 2.0 ** np.arange(-4, 5)
 

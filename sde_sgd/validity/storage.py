@@ -5,16 +5,16 @@ from typing import Any, TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from ..measure.estimate import Estimate
-from ..simulate.labels import versions
-from .cumulants import Shape
-from .lines import Line
-from .local_model import Settings
-from .probes import Norms
-from .rule import Shares, Watched
+from sde_sgd.estimate import Estimate
+from sde_sgd.simulate.labels import versions
+from sde_sgd.validity.cumulants import Shape
+from sde_sgd.validity.lines import Line
+from sde_sgd.validity.local_model import Settings
+from sde_sgd.validity.probes import Norms
+from sde_sgd.validity.rule import Shares, Watched
 
 if TYPE_CHECKING:
-    from .result import Validity
+    from sde_sgd.validity.result import Validity
 
 _LINES = {
     "by_learning_rate": "learning_rate",

@@ -6,16 +6,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ..dynamics.discrete import SGD
-from ..landscapes import compiled
-from ..simulate.engine import simulate
-from ..simulate.run import DivergenceError
-from ..types import Key, Vector
-from .checks import refuse_noiseless, Request
-from .examples import Examples
-from .lines import Predictor
-from .local_model import LocalModel
-from .probes import (
+from sde_sgd.landscapes import compiled
+from sde_sgd.processes.discrete.sgd import SGD
+from sde_sgd.simulate.engine import simulate
+from sde_sgd.simulate.run import DivergenceError
+from sde_sgd.types import Key, Vector
+from sde_sgd.validity.checks import refuse_noiseless, Request
+from sde_sgd.validity.examples import Examples
+from sde_sgd.validity.lines import Predictor
+from sde_sgd.validity.local_model import LocalModel
+from sde_sgd.validity.probes import (
     Directions,
     directions as find_directions,
     example_models,
@@ -23,8 +23,8 @@ from .probes import (
     Norms,
     norms as find_norms,
 )
-from .report import Report
-from .rule import View
+from sde_sgd.validity.report import Report
+from sde_sgd.validity.rule import View
 
 # The examples of a sample are left out in so many groups, one at a time.
 _GROUPS = 8

@@ -8,13 +8,13 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Float
 
-from ..dynamics.discrete import SGD
-from ..dynamics.svag import SVAG
-from ..measure.estimate import Estimate
-from ..measure.snapshots import Snapshots
-from ..noise.sampling import RandomReshuffling, WithoutReplacement
-from ..simulate.engine import simulate
-from ..types import Key, Vector
+from sde_sgd.estimate import Estimate
+from sde_sgd.measure.snapshots import Snapshots
+from sde_sgd.noise.sampling import RandomReshuffling, WithoutReplacement
+from sde_sgd.processes.discrete.sgd import SGD
+from sde_sgd.processes.discrete.svag import SVAG
+from sde_sgd.simulate.engine import simulate
+from sde_sgd.types import Key, Vector
 
 
 def svag_gaps(

@@ -4,10 +4,10 @@ import itertools
 
 import numpy as np
 
-from ..measure.estimate import Estimate
-from .lines import at_equal_time, Line
-from .local_model import Settings
-from .rule import decide, State, Watched
+from sde_sgd.estimate import Estimate
+from sde_sgd.validity.lines import at_equal_time, Line
+from sde_sgd.validity.local_model import Settings
+from sde_sgd.validity.rule import decide, State, Watched
 
 # A measured gap to SVAG overrules a prediction from so many of its errors on.
 _SIGMAS = 4.0

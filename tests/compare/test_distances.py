@@ -21,7 +21,7 @@ from sde_sgd.compare import (
 )
 from sde_sgd.compare._resample import bootstrap_weights
 from sde_sgd.compare.distances import _replicates, DistanceName
-from sde_sgd.measure.estimate import Estimate
+from sde_sgd.estimate import Estimate
 
 KEY = jr.key(0)
 QUANTILE = stats.norm.isf(1e-5)  # two-sided failure rate 2e-5

@@ -265,7 +265,7 @@ def test_two_dimensions():
 def test_a_density_on_a_grid():
     """The Fokker–Planck density of ½|θ|² and its cells, its own or coarser ones of its edges."""
     box = [[-2.0, 2.0], [-2.0, 2.0]]
-    equation = ss.theory.FokkerPlanck(
+    equation = ss.theory.laws.FokkerPlanck(
         lambda x: -x, lambda x: 0.1 * jnp.eye(2), box=box, cells=(40, 40)
     )
     density = equation.stationary()

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from sde_sgd.compare import compare, paired_difference
-from sde_sgd.measure.estimate import Estimate
+from sde_sgd.estimate import Estimate
 
 
 def test_the_error_is_that_of_the_differences():

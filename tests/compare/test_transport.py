@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 import sde_sgd as ss
-from sde_sgd.theory import Gaussian
+from sde_sgd.theory.stationary import Gaussian
 
 RNG = np.random.default_rng(2)
 
@@ -16,14 +16,14 @@ def test_gaussian_laws():
     diagonal = Gaussian(np.array([1.0, 0.0]), np.diag([4.0, 0.25]))
     other = Gaussian(np.array([0.0, 2.0]), np.diag([1.0, 0.0]))
     exact = np.sqrt(5 + 1 + 0.25)
-    assert ss.theory.wasserstein2(diagonal, other) == pytest.approx(exact, rel=1e-7)
+    assert ss.theory.laws.wasserstein2(diagonal, other) == pytest.approx(exact, rel=1e-7)
     # tr(AB) and det give tr (A^{1/2}BA^{1/2})^{1/2} = √(tr AB + 2√det AB) in the plane.
     a, b = np.array([[2.0, 0.5], [0.5, 1.0]]), np.array([[0.7, -0.4], [-0.4, 1.5]])
     root = np.sqrt(np.trace(a @ b) + 2 * np.sqrt(np.linalg.det(a @ b)))
     bures = np.sqrt(np.trace(a + b) - 2 * root)
-    found = ss.theory.wasserstein2(Gaussian(np.zeros(2), a), Gaussian(np.zeros(2), b))
+    found = ss.theory.laws.wasserstein2(Gaussian(np.zeros(2), a), Gaussian(np.zeros(2), b))
     assert found == pytest.approx(bures, rel=1e-7)
-    line = ss.theory.wasserstein2(stats.norm(0.3, 1.2), stats.norm())
+    line = ss.theory.laws.wasserstein2(stats.norm(0.3, 1.2), stats.norm())
     assert line == pytest.approx(np.hypot(0.3, 0.2), rel=1e-6)
 
 
@@ -63,8 +63,10 @@ def test_floor_of_equal_laws():
 
 BAD = {
     "exact on the line": lambda: ss.wasserstein2(np.zeros((9, 2)), np.zeros(9), key=jr.key(0)),
-    "For samples use ss.wasserstein2": lambda: ss.theory.wasserstein2(np.zeros(9), stats.norm()),
-    "1 and 2 dimensions": lambda: ss.theory.wasserstein2(
+    "For samples use ss.wasserstein2": lambda: ss.theory.laws.wasserstein2(
+        np.zeros(9), stats.norm()
+    ),
+    "1 and 2 dimensions": lambda: ss.theory.laws.wasserstein2(
         Gaussian(np.zeros(1), np.eye(1)), Gaussian(np.zeros(2), np.eye(2))
     ),
     "NaN": lambda: ss.wasserstein2(np.full(9, np.nan), stats.norm(), key=jr.key(0)),

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from sde_sgd.compare import compare, sidak_threshold, verdict_table
-from sde_sgd.measure.estimate import Estimate
+from sde_sgd.estimate import Estimate
 
 FAILURE_RATE = 2e-5
 

@@ -48,7 +48,7 @@ def measured():
 
 
 def exact(rates, order=1):
-    return theory.weak_errors_scalar(
+    return theory.equations.weak_errors_scalar(
         ss.LeastSquares(*PAIR),
         SAMPLING,
         of=sine,
@@ -76,7 +76,7 @@ def test_errors_are_the_exact_ones():
 def test_order_by_monte_carlo():
     """The fitted order is that of the exact errors at the same rates, to ± .05."""
     fit = measured().fit
-    own = theory.fit_order(np.array(RATES), exact(RATES)).order
+    own = theory.equations.fit_order(np.array(RATES), exact(RATES)).order
     assert abs(fit.order - own) < 4.3 * fit.uncertainty < 0.05
 
 
@@ -148,7 +148,7 @@ def test_richardson_reaches_the_limit():
     )
     values = []
     for step in (0.0, eta):
-        m = theory.transient_moments_least_squares(
+        m = theory.stationary.transient_moments_least_squares(
             *PAIR, learning_rate=eta, noise_factor=1.0, time_step=step, times=[1.0], theta0=[1.0]
         )
         values.append(float(m.mean[0, 0] ** 2 + m.covariance[0, 0, 0]))
@@ -161,7 +161,7 @@ def test_richardson_reaches_the_limit():
 
 
 def _euler(eta, substeps):
-    m = theory.transient_moments_least_squares(
+    m = theory.stationary.transient_moments_least_squares(
         *PAIR,
         learning_rate=eta,
         noise_factor=1.0,

@@ -12,7 +12,7 @@ from scipy import integrate, special, stats
 from tools import call
 
 import sde_sgd as ss
-from sde_sgd.dynamics._signs import joint_signs
+from sde_sgd.processes.discrete._signs import joint_signs
 
 PLAIN = {"progress": False}
 

@@ -11,7 +11,7 @@ import pytest
 from tools import normal
 
 import sde_sgd as ss
-from sde_sgd.dynamics.terms import separate_terms
+from sde_sgd.processes.continuous.terms import separate_terms
 
 ETA = 0.1
 FALLING = optax.linear_schedule(0.2, 0.01, 6)

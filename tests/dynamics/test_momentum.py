@@ -10,7 +10,8 @@ import pytest
 from scipy.integrate import solve_ivp
 
 import sde_sgd as ss
-from sde_sgd.theory import fit_order, MomentumLaw
+from sde_sgd.theory.equations import fit_order
+from sde_sgd.theory.stationary import MomentumLaw
 
 HESS = np.array([[1.0, 0.3], [0.3, 0.5]])
 NOISE = np.array([[1.0, 0.4], [0.4, 0.6]])
@@ -40,9 +41,9 @@ def test_stationary_against_the_library():
     """Heavy ball and underdamped = the Lyapunov functions of theory, overdamped = OU at η/(1−μ)."""
     options = {"learning_rate": 0.3, "momentum": 0.6}
     expected = (
-        ss.theory.stationary_covariance_momentum(HESS, NOISE, **options),
-        ss.theory.stationary_covariance_underdamped(HESS, NOISE, **options),
-        ss.theory.stationary_covariance(HESS, NOISE, learning_rate=0.75, time_step=0.0),
+        ss.theory.stationary.stationary_covariance_momentum(HESS, NOISE, **options),
+        ss.theory.stationary.stationary_covariance_underdamped(HESS, NOISE, **options),
+        ss.theory.stationary.stationary_covariance(HESS, NOISE, learning_rate=0.75, time_step=0.0),
     )
     for kind, value in zip(_KINDS, expected, strict=True):
         np.testing.assert_allclose(law(kind).stationary_covariance(), value, rtol=1e-9)

@@ -39,7 +39,7 @@ def spacing(name):
 
 
 def exact():
-    return ss.theory.teacher_student_spacing(
+    return ss.theory.matrices.teacher_student_spacing(
         learning_rate=ETA, batch_size=BATCH, time_step=ETA / SUBSTEPS
     ).mean
 

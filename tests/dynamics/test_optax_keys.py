@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import sde_sgd as ss
-from sde_sgd.draws import Draws, stream_keys
+from sde_sgd.random.draws import Draws, stream_keys
 
 ETA, GAMMA, RATE = 0.5, 0.55, 0.1
 # L = θ²/2 in both coordinates, and every batch is all of the data: the optimiser's noise is all.

@@ -11,7 +11,7 @@ from optax import contrib
 from tools import normal
 
 import sde_sgd as ss
-from sde_sgd.draws import Draws, stream_keys
+from sde_sgd.random.draws import Draws, stream_keys
 from sde_sgd.simulate.fingerprint import describe
 
 INPUTS = normal(0, 8, 2)

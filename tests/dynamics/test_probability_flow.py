@@ -14,7 +14,8 @@ from scipy.special import ndtr
 from tools import normal
 
 import sde_sgd as ss
-from sde_sgd.theory import FunctionScore, Gaussian, GaussianScore, GridScore, KernelScore
+from sde_sgd.theory.equations import FunctionScore, GaussianScore, GridScore, KernelScore
+from sde_sgd.theory.stationary import Gaussian
 
 ETA = 0.1
 HESSIAN = np.array([[2.0, 0.5, 0.0], [0.5, 1.0, 0.2], [0.0, 0.2, 0.3]])
@@ -26,7 +27,7 @@ START = Gaussian(np.array([1.0, -1.0, 0.5]), np.diag([0.05, 0.02, 0.1]))
 class Scaled(eqx.Module):
     """(t, θ) ↦ factor·s(t, θ): a number as an array, so that all factors share one compilation."""
 
-    score: ss.theory.AbstractScore
+    score: ss.theory.equations.AbstractScore
     factor: jax.Array
 
     def __call__(self, t, theta):
@@ -39,7 +40,7 @@ def scaled(score, factor):
 
 def exact_moments(hessian, time, start=START):
     """m_t and M_t by matrix exponentials: those from a point, and e^{−Ht}M₀e^{−Ht}."""
-    point = ss.theory.transient_moments_linear(
+    point = ss.theory.stationary.transient_moments_linear(
         hessian,
         NOISE,
         learning_rate=ETA,
@@ -144,7 +145,7 @@ def start_density(x):
 @functools.cache
 def line(cells):
     """Densities at t = 0 and TIMES, and the score."""
-    equation = ss.theory.FokkerPlanck(
+    equation = ss.theory.laws.FokkerPlanck(
         lambda x: x - x**3, lambda x: DIFFUSION * (1 + SLOPE * x), BOX, cells
     )
     densities = equation.propagate(start_density, [0.0, *(ETA * k for k in TIMES)])
@@ -292,20 +293,20 @@ BAD = {
     "known for 0 <= t <= 4": lambda: flow_on_the_line(start_time=5.0),
     "ends after 40 iterations": lambda: run_of(flow_on_the_line(), jnp.zeros(1), 41),
     "starts lie where the score": lambda: run_of(flow_on_the_line(), jnp.full(1, 2.39)),
-    "such as ss.theory.GaussianScore": lambda: flow_on_the_line(lambda t, x: -x),
+    "such as ss.theory.equations.GaussianScore": lambda: flow_on_the_line(lambda t, x: -x),
     "start_time must be": lambda: flow_on_the_line(start_time=-1.0),
     "positive in every cell": lambda: GridScore(
-        ss.theory.FokkerPlanck(lambda x: -x, lambda x: 0.1, (-2.0, 2.0), 40),
+        ss.theory.laws.FokkerPlanck(lambda x: -x, lambda x: 0.1, (-2.0, 2.0), 40),
         [0.0],
         duration=1.0,
     ),
     "do not absorb": lambda: GridScore(
-        ss.theory.FokkerPlanck(lambda x: -x, lambda x: 0.1, (-2.0, 2.0), 40, "absorbing"),
+        ss.theory.laws.FokkerPlanck(lambda x: -x, lambda x: 0.1, (-2.0, 2.0), 40, "absorbing"),
         start_density,
         duration=1.0,
     ),
     "one dimension: in the plane": lambda: GridScore(
-        ss.theory.FokkerPlanck(lambda x: -x, lambda x: 0.1, ((-2.0, 2.0),) * 2, 10),
+        ss.theory.laws.FokkerPlanck(lambda x: -x, lambda x: 0.1, ((-2.0, 2.0),) * 2, 10),
         start_density,
         duration=1.0,
     ),

@@ -15,8 +15,8 @@ from scipy import special
 from tools import normal
 
 import sde_sgd as ss
-from sde_sgd.draws import Draws
-from sde_sgd.dynamics.base import AbstractProcess
+from sde_sgd.processes.base import AbstractProcess
+from sde_sgd.random.draws import Draws
 
 RATES = (0.5, 0.5, 0.1, 0.1)
 LANDSCAPE = ss.LeastSquares(0.6 * normal(0, 7, 2), normal(1, 7))
@@ -101,7 +101,7 @@ SCHEDULED = {
 
 
 def probability_flow(rate):
-    score = ss.theory.FunctionScore(lambda t, x: -x, 2)
+    score = ss.theory.equations.FunctionScore(lambda t, x: -x, 2)
     return ss.ProbabilityFlow(LANDSCAPE, rate, NOISE, score)
 
 

@@ -16,13 +16,13 @@ TARGETS = INPUTS @ np.array([1.0, -0.5]) + RNG.normal(size=12)
 LANDSCAPE = ss.LeastSquares(INPUTS, TARGETS, l2=0.05)
 MINIMUM = LANDSCAPE.minimum()
 ETA, SIZE, BATH = 0.15, 3, 1 / 12
-EXACT = ss.theory.langevin_epochs(
+EXACT = ss.theory.stationary.langevin_epochs(
     INPUTS, TARGETS, learning_rate=ETA, batch_size=SIZE, temperature=BATH, l2=0.05
 )
 
 
 def closure(factor, **given):
-    return ss.theory.stationary_covariance_langevin(
+    return ss.theory.stationary.stationary_covariance_langevin(
         INPUTS, TARGETS, learning_rate=ETA, noise_factor=factor, temperature=BATH, l2=0.05, **given
     )
 

@@ -40,7 +40,7 @@ def test_svag_moments_are_those_of_euler(steps):
     options = {"learning_rate": ETA, "noise_factor": 1.0, "times": [6 * ETA], "theta0": START}
     verdicts = []
     for step in (ETA / steps, ETA / (3 * steps)):
-        exact = ss.theory.transient_moments_least_squares(
+        exact = ss.theory.stationary.transient_moments_least_squares(
             INPUTS, TARGETS, time_step=step, **options
         )
         offset = theta - exact.mean[0]
@@ -56,14 +56,14 @@ def test_svag_variances_of_theory():
     """(η, a, B) = (.5, 1, 4): .1, .083333, .076923 at l = 1, 2, 4; SDE .0714286; gap ∝ 1/l."""
 
     def variance(step):
-        return ss.theory.stationary_covariance_population_least_squares(
+        return ss.theory.stationary.stationary_covariance_population_least_squares(
             [[1.0]], label_noise=1.0, learning_rate=0.5, batch_size=4, time_step=step
         )[0, 0]
 
     found = [variance(0.5 / m) for m in (1, 2, 4)] + [variance(0.0)]
     np.testing.assert_allclose(found, [0.1, 0.083333, 0.076923, 0.0714286], atol=5e-7)
     gaps = [variance(0.5 / m) - variance(0.0) for m in (8, 16, 32, 64)]
-    assert abs(ss.theory.fit_order([8.0, 16.0, 32.0, 64.0], gaps).order + 1) < 0.1
+    assert abs(ss.theory.equations.fit_order([8.0, 16.0, 32.0, 64.0], gaps).order + 1) < 0.1
 
 
 def test_svag_refuses_epochs():

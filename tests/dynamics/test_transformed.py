@@ -12,7 +12,7 @@ import tools
 from scipy import stats
 
 import sde_sgd as ss
-from sde_sgd.draws import Draws, Stream
+from sde_sgd.random.draws import Draws, Stream
 
 FAILURE_RATE = 2e-5
 ETA, SUBSTEPS, STEPS = 0.25, 2, 40

@@ -62,7 +62,7 @@ def test_trace_after_one_step():
 def test_closure_does_not_learn():
     """Under a product of symmetric laws E L ≥ L(0); the truth with correlated matrices is below."""
     landscape, groups = problem.landscape(SIZE), problem.groups(SIZE)
-    points = ss.theory.product_points(problem.starts(SIZE, 100), groups, 2**11)
+    points = ss.theory.matrices.product_points(problem.starts(SIZE, 100), groups, 2**11)
     mean = jax.jit(lambda x: jnp.mean(jax.vmap(landscape.loss)(x)))
     zero = float(landscape.loss(jnp.zeros(12)))
     assert float(mean(jnp.asarray(points))) > zero

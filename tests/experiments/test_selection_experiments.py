@@ -107,7 +107,9 @@ def test_best_batch_of_the_quadratic(setting):
     eps, num, m = setting
     for size in (1.0, 7.0, 150.0):
         noise = [[(num - size) / (size * (num - 1))]]
-        law = ss.theory.MomentumLaw.of("heavy_ball", [[1.0]], noise, learning_rate=eps, momentum=m)
+        law = ss.theory.stationary.MomentumLaw.of(
+            "heavy_ball", [[1.0]], noise, learning_rate=eps, momentum=m
+        )
         exact = law.stationary_covariance().item()
         assert _best_batch.known_variance(setting, size) == pytest.approx(exact, rel=1e-9)
     found: Any = minimize_scalar(

@@ -56,7 +56,7 @@ def test_exponent_of_exact_powers(gamma):
 
 def test_distance_is_kolmogorovs():
     """sup |F − F_MP| of SciPy, matrix by matrix."""
-    law = ss.theory.MarchenkoPastur(0.5)
+    law = ss.theory.matrices.MarchenkoPastur(0.5)
     levels = np.random.default_rng(0).uniform(0.1, 3.5, (3, 2, 9))
     found = marchenko_pastur_departure.distance(levels, law)
     for index in np.ndindex(3, 2):

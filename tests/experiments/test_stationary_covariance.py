@@ -98,7 +98,7 @@ def test_presets_are_large_enough(preset):
                 assert (np.abs(exact[value] - m) / error).max() > 2 * threshold
     for data in experiment.REAL:
         inputs, _ = experiment.problems(config)[data]
-        decay = ss.theory.mean_square_stability(
+        decay = ss.theory.stationary.mean_square_stability(
             inputs,
             learning_rate=config.learning_rate,
             noise_factor=1 / config.batch_size,

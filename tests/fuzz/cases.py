@@ -20,27 +20,29 @@ SECONDS = 5.0
 
 # What the library makes and the user reads.
 RESULTS = """
-    Basins Comparison DivergenceError Ending FittedSDE FlowEnd Forecast
-    LocalCoefficients MeasureResult Minimum NoiseStatistics Price Run Saddle ScaledSGD
-    SideBySide Splitting SplittingError SvagLimit Validity ValidityScan WeakError
-    WeakForm WeakOrder Dataset QuadraticEnergy DoubleWellEnergy SharpAndFlatWellsEnergy
-    MuellerBrownEnergy theory.BalanceMoments theory.BatchExitTime
-    theory.ConditionalMoments theory.DiagonalNetworkLimit theory.EpochCovariance
-    theory.Evidence theory.ExitTime theory.EyringKramers theory.FlowGap
-    theory.GridDensity theory.GridFunction theory.LangevinEpochs
-    theory.LeastSquaresErrors theory.LinearEquation theory.MeanSquareStability
-    theory.OrderFit theory.QuasiPotential theory.ReadEquation theory.ScalarErrors
-    theory.ScalarLaw theory.ScalarMoments theory.StationaryCurrent
-    theory.StationaryDensity theory.StationaryPoint theory.TeacherStudentSpacing
-    theory.TransientMoments theory.EntropyProduction
+    Basins Comparison DivergenceError Ending FittedSDE FlowEnd Forecast LocalCoefficients
+    MeasureResult Minimum NoiseStatistics Price Run Saddle ScaledSGD SideBySide Splitting
+    SplittingError SvagLimit Validity ValidityScan WeakError WeakForm WeakOrder Dataset
+    QuadraticEnergy DoubleWellEnergy SharpAndFlatWellsEnergy MuellerBrownEnergy
+    theory.selection.BalanceMoments theory.escape.BatchExitTime theory.equations.ConditionalMoments
+    theory.selection.DiagonalNetworkLimit theory.stationary.EpochCovariance
+    theory.selection.Evidence theory.escape.ExitTime theory.escape.EyringKramers
+    theory.equations.FlowGap theory.laws.GridDensity theory.escape.GridFunction
+    theory.stationary.LangevinEpochs theory.equations.LeastSquaresErrors
+    theory.equations.LinearEquation theory.stationary.MeanSquareStability theory.equations.OrderFit
+    theory.escape.QuasiPotential theory.equations.ReadEquation theory.equations.ScalarErrors
+    theory.laws.ScalarLaw theory.stationary.ScalarMoments theory.stationary.StationaryCurrent
+    theory.laws.StationaryDensity theory.escape.StationaryPoint
+    theory.matrices.TeacherStudentSpacing theory.stationary.TransientMoments
+    theory.stationary.EntropyProduction
 """.split()  # noqa: SIM905
 NO_RECIPE = dict.fromkeys(RESULTS, "the library makes it") | {
-    "theory.tail_index_limit": "takes no argument",
+    "theory.laws.tail_index_limit": "takes no argument",
     "WhiteNoise": "takes no argument",
     "ExampleWeights": "takes no argument",
     "Stream": "an enumeration",
     "Draws": "made by Draws.create",
-    "theory.MomentumLaw": "made by MomentumLaw.of",
+    "theory.stationary.MomentumLaw": "made by MomentumLaw.of",
     "plots.side_by_side_figure": "takes a result alone",
 }
 

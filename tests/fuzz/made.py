@@ -73,8 +73,8 @@ class Made:
 
     @cached_property
     def score(self):
-        start = ss.theory.Gaussian(np.zeros(2), np.eye(2))
-        return ss.theory.GaussianScore(H, C, learning_rate=0.1, start=start)
+        start = ss.theory.stationary.Gaussian(np.zeros(2), np.eye(2))
+        return ss.theory.equations.GaussianScore(H, C, learning_rate=0.1, start=start)
 
     @cached_property
     def estimate(self):

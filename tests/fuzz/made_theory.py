@@ -58,7 +58,7 @@ class Made:
 
     @cached_property
     def fokker_planck(self):
-        return ss.theory.FokkerPlanck(lambda x: -x, 0.5, (-5.0, 5.0), 40)
+        return ss.theory.laws.FokkerPlanck(lambda x: -x, 0.5, (-5.0, 5.0), 40)
 
     @cached_property
     def density(self):
@@ -66,27 +66,27 @@ class Made:
 
     @cached_property
     def gaussian_gradient(self):
-        return ss.theory.GaussianGradient(lambda x: x[0], 1.0)
+        return ss.theory.laws.GaussianGradient(lambda x: x[0], 1.0)
 
     @cached_property
     def batch_gradients(self):
-        return ss.theory.BatchGradients.of(self.line, ss.WithReplacement(2))
+        return ss.theory.laws.BatchGradients.of(self.line, ss.WithReplacement(2))
 
     @cached_property
     def master(self):
-        return ss.theory.MasterEquation(
+        return ss.theory.laws.MasterEquation(
             self.gaussian_gradient, learning_rate=0.3, box=(-4.0, 4.0), nodes=60
         )
 
     @cached_property
     def batch_master(self):
-        return ss.theory.MasterEquation(
+        return ss.theory.laws.MasterEquation(
             self.batch_gradients, learning_rate=0.3, box=(-8.0, 8.0), nodes=60
         )
 
     @cached_property
     def kramers_moyal(self):
-        return ss.theory.KramersMoyal(
+        return ss.theory.laws.KramersMoyal(
             self.gaussian_gradient,
             learning_rate=0.1,
             box=(-4.0, 4.0),
@@ -101,29 +101,29 @@ class Made:
 
     @cached_property
     def stationary(self):
-        return ss.theory.stationary_density(lambda x: x, 0.5)
+        return ss.theory.laws.stationary_density(lambda x: x, 0.5)
 
     @cached_property
     def gaussian_score(self):
-        return ss.theory.GaussianScore(
-            H, C, learning_rate=0.1, start=ss.theory.Gaussian(np.zeros(2), np.eye(2))
+        return ss.theory.equations.GaussianScore(
+            H, C, learning_rate=0.1, start=ss.theory.stationary.Gaussian(np.zeros(2), np.eye(2))
         )
 
     @cached_property
     def function_score(self):
-        return ss.theory.FunctionScore(lambda t, x: -x, 1)
+        return ss.theory.equations.FunctionScore(lambda t, x: -x, 1)
 
     @cached_property
     def grid_score(self):
-        return ss.theory.GridScore(self.fokker_planck, wide, duration=0.3, num_times=4)
+        return ss.theory.equations.GridScore(self.fokker_planck, wide, duration=0.3, num_times=4)
 
     @cached_property
     def kernel_score(self):
-        return ss.theory.KernelScore(r.normal(size=(2, 30, 1)), [0.0, 1.0])
+        return ss.theory.equations.KernelScore(r.normal(size=(2, 30, 1)), [0.0, 1.0])
 
     @cached_property
     def risk(self):
-        return ss.theory.OnlineRisk([1.0, 0.5], [1.0, 1.0], 0.1, 2)
+        return ss.theory.equations.OnlineRisk([1.0, 0.5], [1.0, 1.0], 0.1, 2)
 
     @cached_property
     def population(self):
@@ -131,35 +131,39 @@ class Made:
 
     @cached_property
     def balance(self):
-        return ss.theory.balance_moments_gaussian()
+        return ss.theory.selection.balance_moments_gaussian()
 
     @cached_property
     def levels(self):
-        return ss.theory.InjectedNoiseLevels(learning_rate=0.1, batch_size=4, noise=1.0)
+        return ss.theory.matrices.InjectedNoiseLevels(learning_rate=0.1, batch_size=4, noise=1.0)
 
     @cached_property
     def marchenko_pastur(self):
-        return ss.theory.MarchenkoPastur(0.5)
+        return ss.theory.matrices.MarchenkoPastur(0.5)
 
     @cached_property
     def grid_function(self):
-        return ss.theory.mean_exit_time_on_grid(self.fokker_planck, lambda x: x[0] > 1.0)
+        return ss.theory.escape.mean_exit_time_on_grid(self.fokker_planck, lambda x: x[0] > 1.0)
 
     @cached_property
     def moments_read(self):
-        return ss.theory.conditional_moments(self.master, [0.0, 0.5], [1])
+        return ss.theory.equations.conditional_moments(self.master, [0.0, 0.5], [1])
 
     @cached_property
     def momentum_law(self):
-        return ss.theory.MomentumLaw.of("heavy_ball", H, C, learning_rate=0.1, momentum=0.5)
+        return ss.theory.stationary.MomentumLaw.of(
+            "heavy_ball", H, C, learning_rate=0.1, momentum=0.5
+        )
 
     @cached_property
     def entries(self):
-        return ss.theory.fit_entries(pts, (-pts, np.ones_like(pts)), [[0], [1]], num_knots=4)
+        return ss.theory.matrices.fit_entries(
+            pts, (-pts, np.ones_like(pts)), [[0], [1]], num_knots=4
+        )
 
     @cached_property
     def current(self):
-        return ss.theory.stationary_current(H, C, learning_rate=0.1)
+        return ss.theory.stationary.stationary_current(H, C, learning_rate=0.1)
 
     @cached_property
     def logistic(self):

@@ -9,58 +9,58 @@ from .made_theory import C, H, made, pts, wide, X2, Y2
 from .recipes import add
 
 add(
-    "theory.committor_on_grid",
+    "theory.escape.committor_on_grid",
     lambda: (
-        ss.theory.committor_on_grid,
+        ss.theory.escape.committor_on_grid,
         dict(equation=made.fokker_planck, lower=lambda x: x[0] < -1.0, upper=lambda x: x[0] > 1.0),
     ),
 )
 add(
-    "theory.mean_exit_time_on_grid",
+    "theory.escape.mean_exit_time_on_grid",
     lambda: (
-        ss.theory.mean_exit_time_on_grid,
+        ss.theory.escape.mean_exit_time_on_grid,
         dict(equation=made.fokker_planck, exited=lambda x: x[0] > 1.0),
     ),
 )
-add("theory.GridFunction.__call__", lambda: (made.grid_function, dict(theta=[0.5])))
+add("theory.escape.GridFunction.__call__", lambda: (made.grid_function, dict(theta=[0.5])))
 add(
-    "theory.batch_committor",
+    "theory.escape.batch_committor",
     lambda: (
-        ss.theory.batch_committor,
+        ss.theory.escape.batch_committor,
         dict(
             law=made.batch_gradients, learning_rate=0.3, start=0.0, lower=-0.1, upper=0.1, cells=40
         ),
     ),
 )
 add(
-    "theory.batch_exit_time",
+    "theory.escape.batch_exit_time",
     lambda: (
-        ss.theory.batch_exit_time,
+        ss.theory.escape.batch_exit_time,
         dict(law=made.batch_gradients, learning_rate=0.3, start=0.0, exits=(-0.1, 0.1), cells=40),
     ),
 )
 add(
-    "theory.diagonal_network_limit",
+    "theory.selection.diagonal_network_limit",
     lambda: (
-        ss.theory.diagonal_network_limit,
+        ss.theory.selection.diagonal_network_limit,
         dict(inputs=X2[:1], targets=Y2[:1], scale=0.5, start=[0.0, 0.1]),
     ),
 )
 add(
-    "theory.hyperbolic_entropy",
-    lambda: (ss.theory.hyperbolic_entropy, dict(beta=[1.0, 2.0], scale=0.5)),
+    "theory.selection.hyperbolic_entropy",
+    lambda: (ss.theory.selection.hyperbolic_entropy, dict(beta=[1.0, 2.0], scale=0.5)),
 )
 add(
-    "theory.fractional_ornstein_uhlenbeck_variance",
+    "theory.stationary.fractional_ornstein_uhlenbeck_variance",
     lambda: (
-        ss.theory.fractional_ornstein_uhlenbeck_variance,
+        ss.theory.stationary.fractional_ornstein_uhlenbeck_variance,
         dict(rate=1.0, amplitude=1.0, hurst=0.5),
     ),
 )
 add(
-    "theory.stationary_covariance_driven",
+    "theory.stationary.stationary_covariance_driven",
     lambda: (
-        ss.theory.stationary_covariance_driven,
+        ss.theory.stationary.stationary_covariance_driven,
         dict(
             hessian=H,
             gradient_noise=C,
@@ -71,53 +71,56 @@ add(
     ),
 )
 add(
-    "theory.stationary_scale_stable",
+    "theory.stationary.stationary_scale_stable",
     lambda: (
-        ss.theory.stationary_scale_stable,
+        ss.theory.stationary.stationary_scale_stable,
         dict(rate=1.0, amplitude=1.0, driving=ss.StableNoise(1.5), time_step=0.1),
     ),
 )
 add(
-    "theory.boltzmann_machine_spacing",
+    "theory.matrices.boltzmann_machine_spacing",
     lambda: (
-        ss.theory.boltzmann_machine_spacing,
+        ss.theory.matrices.boltzmann_machine_spacing,
         dict(kernel_level=0.5, mass=1.0, learning_rate=0.01, batch_size=4, time_step=0.01),
     ),
 )
 add(
-    "theory.coulomb_gas_log_density",
+    "theory.matrices.coulomb_gas_log_density",
     lambda: (
-        ss.theory.coulomb_gas_log_density,
+        ss.theory.matrices.coulomb_gas_log_density,
         dict(levels=[0.0, 1.0], strength=1.0, potential=lambda x: x**2),
     ),
 )
 add(
-    "theory.dyson_drift",
-    lambda: (ss.theory.dyson_drift, dict(levels=[0.0, 1.0], strength=1.0, force=lambda x: -x)),
+    "theory.matrices.dyson_drift",
+    lambda: (
+        ss.theory.matrices.dyson_drift,
+        dict(levels=[0.0, 1.0], strength=1.0, force=lambda x: -x),
+    ),
 )
 add(
-    "theory.InjectedNoiseLevels",
+    "theory.matrices.InjectedNoiseLevels",
     lambda: (
-        ss.theory.InjectedNoiseLevels,
+        ss.theory.matrices.InjectedNoiseLevels,
         dict(learning_rate=0.1, batch_size=4, noise=1.0, level=1.0, time_step=0.05),
     ),
 )
 add(
-    "theory.InjectedNoiseLevels.spacing_density",
+    "theory.matrices.InjectedNoiseLevels.spacing_density",
     lambda: (made.levels.spacing_density, dict(spacing=[0.1, 0.2])),
 )
 add(
-    "theory.InjectedNoiseLevels.gap_transition",
+    "theory.matrices.InjectedNoiseLevels.gap_transition",
     lambda: (made.levels.gap_transition, dict(spacing=[0.1, 0.2])),
 )
 add(
-    "theory.InjectedNoiseLevels.increments",
+    "theory.matrices.InjectedNoiseLevels.increments",
     lambda: (made.levels.increments, dict(edges=[0.1, 0.2])),
 )
 add(
-    "theory.conditional_coefficients",
+    "theory.matrices.conditional_coefficients",
     lambda: (
-        ss.theory.conditional_coefficients,
+        ss.theory.matrices.conditional_coefficients,
         dict(
             landscape=made.plane,
             noise=ss.MinibatchNoise(ss.WithReplacement(2)),
@@ -130,9 +133,9 @@ add(
     ),
 )
 add(
-    "theory.entry_rates",
+    "theory.matrices.entry_rates",
     lambda: (
-        ss.theory.entry_rates,
+        ss.theory.matrices.entry_rates,
         dict(
             landscape=made.plane,
             noise=ss.MinibatchNoise(ss.WithReplacement(2)),
@@ -142,9 +145,9 @@ add(
     ),
 )
 add(
-    "theory.EntryCoefficients",
+    "theory.matrices.EntryCoefficients",
     lambda: (
-        ss.theory.EntryCoefficients,
+        ss.theory.matrices.EntryCoefficients,
         dict(
             knots=np.array([[0.0, 1.0]]),
             drift=np.array([[0.0, 1.0]]),
@@ -153,13 +156,13 @@ add(
     ),
 )
 add(
-    "theory.EntryCoefficients.equation",
+    "theory.matrices.EntryCoefficients.equation",
     lambda: (made.entries.equation, dict(group=0, box=(-5.0, 5.0), cells=20)),
 )
 add(
-    "theory.evolve_entries",
+    "theory.matrices.evolve_entries",
     lambda: (
-        ss.theory.evolve_entries,
+        ss.theory.matrices.evolve_entries,
         dict(
             coefficients=[made.entries, made.entries],
             times=[0.0, 0.01],
@@ -171,9 +174,9 @@ add(
     ),
 )
 add(
-    "theory.fit_entries",
+    "theory.matrices.fit_entries",
     lambda: (
-        ss.theory.fit_entries,
+        ss.theory.matrices.fit_entries,
         dict(
             positions=pts,
             rates=(-pts, np.ones_like(pts)),
@@ -184,20 +187,23 @@ add(
     ),
 )
 add(
-    "theory.epoch_noise_autocovariance",
-    lambda: (ss.theory.epoch_noise_autocovariance, dict(batches_per_epoch=4, lags=[0, 1])),
+    "theory.stationary.epoch_noise_autocovariance",
+    lambda: (
+        ss.theory.stationary.epoch_noise_autocovariance,
+        dict(batches_per_epoch=4, lags=[0, 1]),
+    ),
 )
 add(
-    "theory.stationary_covariance_epochs",
+    "theory.stationary.stationary_covariance_epochs",
     lambda: (
-        ss.theory.stationary_covariance_epochs,
+        ss.theory.stationary.stationary_covariance_epochs,
         dict(hessian=H, gradient_noise=C, learning_rate=0.1, batches_per_epoch=3, momentum=0.5),
     ),
 )
 add(
-    "theory.mori_escape_rate",
+    "theory.escape.mori_escape_rate",
     lambda: (
-        ss.theory.mori_escape_rate,
+        ss.theory.escape.mori_escape_rate,
         dict(
             minimum_curvature=1.0,
             saddle_loss=2.0,
@@ -210,20 +216,20 @@ add(
     ),
 )
 add(
-    "theory.mori_stationary_exponent",
+    "theory.escape.mori_stationary_exponent",
     lambda: (
-        ss.theory.mori_stationary_exponent,
+        ss.theory.escape.mori_stationary_exponent,
         dict(minimum_curvature=1.0, learning_rate=0.1, batch_size=4),
     ),
 )
 add(
-    "theory.watched_barrier_shift",
-    lambda: (ss.theory.watched_barrier_shift, dict(diffusion=1.0, time_step=0.1)),
+    "theory.escape.watched_barrier_shift",
+    lambda: (ss.theory.escape.watched_barrier_shift, dict(diffusion=1.0, time_step=0.1)),
 )
 add(
-    "theory.xie_escape_time",
+    "theory.escape.xie_escape_time",
     lambda: (
-        ss.theory.xie_escape_time,
+        ss.theory.escape.xie_escape_time,
         dict(
             minimum_curvature=1.0,
             saddle_curvature=-1.0,
@@ -235,65 +241,65 @@ add(
     ),
 )
 add(
-    "theory.evidence_by_quadrature",
+    "theory.selection.evidence_by_quadrature",
     lambda: (
-        ss.theory.evidence_by_quadrature,
+        ss.theory.selection.evidence_by_quadrature,
         dict(landscape=made.logistic, prior=1.0, num_classes=2, start=[0.1], tolerance=1e-8),
     ),
 )
 add(
-    "theory.laplace_evidence",
+    "theory.selection.laplace_evidence",
     lambda: (
-        ss.theory.laplace_evidence,
+        ss.theory.selection.laplace_evidence,
         dict(landscape=made.logistic, prior=1.0, num_classes=2, start=[0.1]),
     ),
 )
 add(
-    "theory.committor",
+    "theory.escape.committor",
     lambda: (
-        ss.theory.committor,
+        ss.theory.escape.committor,
         dict(drift=lambda x: -x, diffusion=0.5, start=0.1, lower=-1.0, upper=1.0, time_step=0.0),
     ),
 )
 add(
-    "theory.committor (chain)",
+    "theory.escape.committor (chain)",
     lambda: (
-        ss.theory.committor,
+        ss.theory.escape.committor,
         dict(drift=lambda x: -x, diffusion=0.5, start=0.1, lower=-1.0, upper=1.0, time_step=0.1),
     ),
 )
 add(
-    "theory.drift_and_diffusion",
+    "theory.escape.drift_and_diffusion",
     lambda: (
-        ss.theory.drift_and_diffusion,
+        ss.theory.escape.drift_and_diffusion,
         dict(landscape=made.well, noise=made.constant_noise, learning_rate=0.1, order=1),
     ),
 )
 add(
-    "theory.exit_time",
+    "theory.escape.exit_time",
     lambda: (
-        ss.theory.exit_time,
+        ss.theory.escape.exit_time,
         dict(drift=lambda x: -x, diffusion=0.5, start=0.1, exits=1.0, wall=-1.0, time_step=0.0),
     ),
 )
 add(
-    "theory.mean_exit_time",
+    "theory.escape.mean_exit_time",
     lambda: (
-        ss.theory.mean_exit_time,
+        ss.theory.escape.mean_exit_time,
         dict(drift=lambda x: -x, diffusion=0.5, start=0.1, exits=1.0, wall=None, time_step=0.1),
     ),
 )
 add(
-    "theory.eyring_kramers",
+    "theory.escape.eyring_kramers",
     lambda: (
-        ss.theory.eyring_kramers,
+        ss.theory.escape.eyring_kramers,
         dict(landscape=made.well, diffusion=0.1, minimum=[-1.0], saddle=[0.1]),
     ),
 )
 add(
-    "theory.eyring_kramers (noise)",
+    "theory.escape.eyring_kramers (noise)",
     lambda: (
-        ss.theory.eyring_kramers,
+        ss.theory.escape.eyring_kramers,
         dict(
             landscape=made.well,
             diffusion=made.constant_noise,
@@ -304,23 +310,23 @@ add(
     ),
 )
 add(
-    "theory.stationary_point",
+    "theory.escape.stationary_point",
     lambda: (
-        ss.theory.stationary_point,
+        ss.theory.escape.stationary_point,
         dict(landscape=made.well, start=[0.9], index=0, within=1.0),
     ),
 )
 add(
-    "theory.gaussian_flow_gap",
+    "theory.equations.gaussian_flow_gap",
     lambda: (
-        ss.theory.gaussian_flow_gap,
+        ss.theory.equations.gaussian_flow_gap,
         dict(score=made.gaussian_score, relative_error=0.1, times=[0.0, 0.5], start_time=0.0),
     ),
 )
 add(
-    "theory.grid_flow_gap",
+    "theory.equations.grid_flow_gap",
     lambda: (
-        ss.theory.grid_flow_gap,
+        ss.theory.equations.grid_flow_gap,
         dict(
             equation=made.fokker_planck,
             start=wide,
@@ -333,9 +339,9 @@ add(
     ),
 )
 add(
-    "theory.FokkerPlanck",
+    "theory.laws.FokkerPlanck",
     lambda: (
-        ss.theory.FokkerPlanck,
+        ss.theory.laws.FokkerPlanck,
         dict(
             drift=lambda x: -x,
             diffusion=0.5,
@@ -347,9 +353,9 @@ add(
     ),
 )
 add(
-    "theory.FokkerPlanck.of_sgd",
+    "theory.laws.FokkerPlanck.of_sgd",
     lambda: (
-        ss.theory.FokkerPlanck.of_sgd,
+        ss.theory.laws.FokkerPlanck.of_sgd,
         dict(
             landscape=made.well,
             noise=made.constant_noise,
@@ -362,32 +368,35 @@ add(
         ),
     ),
 )
-add("theory.FokkerPlanck.refined", lambda: (made.fokker_planck.refined, dict(factor=2)))
+add("theory.laws.FokkerPlanck.refined", lambda: (made.fokker_planck.refined, dict(factor=2)))
 add(
-    "theory.FokkerPlanck.propagate",
+    "theory.laws.FokkerPlanck.propagate",
     lambda: (made.fokker_planck.propagate, dict(start=wide, times=[0.0, 0.1])),
 )
-add("theory.FokkerPlanck.current", lambda: (made.fokker_planck.current, dict(density=made.density)))
-add("theory.GridDensity.integrate", lambda: (made.density.integrate, dict(of=lambda x: x[0])))
-add("theory.GridDensity.marginal", lambda: (made.density.marginal, dict(axis=0)))
-add("theory.GridDensity.pdf", lambda: (made.density.pdf, dict(theta=0.1)))
-add("theory.GridDensity.cdf", lambda: (made.density.cdf, dict(x=0.1)))
-add("theory.GridDensity.quantile", lambda: (made.density.quantile, dict(level=0.3)))
 add(
-    "theory.BatchGradients",
+    "theory.laws.FokkerPlanck.current",
+    lambda: (made.fokker_planck.current, dict(density=made.density)),
+)
+add("theory.laws.GridDensity.integrate", lambda: (made.density.integrate, dict(of=lambda x: x[0])))
+add("theory.laws.GridDensity.marginal", lambda: (made.density.marginal, dict(axis=0)))
+add("theory.laws.GridDensity.pdf", lambda: (made.density.pdf, dict(theta=0.1)))
+add("theory.laws.GridDensity.cdf", lambda: (made.density.cdf, dict(x=0.1)))
+add("theory.laws.GridDensity.quantile", lambda: (made.density.quantile, dict(level=0.3)))
+add(
+    "theory.laws.BatchGradients",
     lambda: (
-        ss.theory.BatchGradients,
+        ss.theory.laws.BatchGradients,
         dict(gradients=lambda x: jnp.array([1.0, -1.0]) * x[0], probabilities=[0.5, 0.5]),
     ),
 )
 add(
-    "theory.BatchGradients.of",
+    "theory.laws.BatchGradients.of",
     lambda: (
-        ss.theory.BatchGradients.of,
+        ss.theory.laws.BatchGradients.of,
         dict(landscape=made.line, sampling=ss.WithReplacement(2)),
     ),
 )
 add(
-    "theory.GaussianGradient",
-    lambda: (ss.theory.GaussianGradient, dict(gradient=lambda x: x[0], covariance=1.0)),
+    "theory.laws.GaussianGradient",
+    lambda: (ss.theory.laws.GaussianGradient, dict(gradient=lambda x: x[0], covariance=1.0)),
 )

@@ -9,17 +9,17 @@ from .made_theory import C, H, made, sm, W, wide, X2, Y2
 from .recipes import add
 
 add(
-    "theory.MasterEquation.propagate",
+    "theory.laws.MasterEquation.propagate",
     lambda: (made.master.propagate, dict(start=0.1, steps=[0, 1], on_grid=False)),
 )
 add(
-    "theory.MasterEquation.propagate (batches)",
+    "theory.laws.MasterEquation.propagate (batches)",
     lambda: (made.batch_master.propagate, dict(start=0.1, steps=[0, 1], on_grid=True)),
 )
 add(
-    "theory.MomentumLaw.of",
+    "theory.stationary.MomentumLaw.of",
     lambda: (
-        ss.theory.MomentumLaw.of,
+        ss.theory.stationary.MomentumLaw.of,
         dict(
             process="underdamped",
             hessian=H,
@@ -31,16 +31,16 @@ add(
     ),
 )
 add(
-    "theory.MomentumLaw.transient",
+    "theory.stationary.MomentumLaw.transient",
     lambda: (
         made.momentum_law.transient,
         dict(times=[0.0, 0.2], theta0=[1.0, 0.0], minimum=[0.0, 0.0]),
     ),
 )
 add(
-    "theory.fit_order",
+    "theory.equations.fit_order",
     lambda: (
-        ss.theory.fit_order,
+        ss.theory.equations.fit_order,
         dict(
             learning_rates=[0.1, 0.2, 0.4],
             errors=[0.1, 0.2, 0.4],
@@ -49,9 +49,9 @@ add(
     ),
 )
 add(
-    "theory.weak_errors_least_squares",
+    "theory.equations.weak_errors_least_squares",
     lambda: (
-        ss.theory.weak_errors_least_squares,
+        ss.theory.equations.weak_errors_least_squares,
         dict(
             inputs=X2,
             targets=Y2,
@@ -65,9 +65,9 @@ add(
     ),
 )
 add(
-    "theory.weak_errors_scalar",
+    "theory.equations.weak_errors_scalar",
     lambda: (
-        ss.theory.weak_errors_scalar,
+        ss.theory.equations.weak_errors_scalar,
         dict(
             landscape=made.small,
             sampling=ss.WithReplacement(1),
@@ -83,28 +83,28 @@ add(
     ),
 )
 add(
-    "theory.stationary_current",
+    "theory.stationary.stationary_current",
     lambda: (
-        ss.theory.stationary_current,
+        ss.theory.stationary.stationary_current,
         dict(hessian=H, gradient_noise=C, learning_rate=0.1, time_step=0.1),
     ),
 )
 add(
-    "theory.EntropyProduction.__call__",
+    "theory.stationary.EntropyProduction.__call__",
     lambda: (made.current.step_entropy, dict(before=np.zeros(2), after=np.ones(2))),
 )
 add(
-    "theory.EntropyProduction.potential",
+    "theory.stationary.EntropyProduction.potential",
     lambda: (made.current.step_entropy.potential, dict(position=np.ones(2))),
 )
 add(
-    "theory.EntropyProduction.area",
+    "theory.stationary.EntropyProduction.area",
     lambda: (made.current.step_entropy.area, dict(before=np.zeros(2), after=np.ones(2))),
 )
 add(
-    "theory.stationary_covariance_population_least_squares",
+    "theory.stationary.stationary_covariance_population_least_squares",
     lambda: (
-        ss.theory.stationary_covariance_population_least_squares,
+        ss.theory.stationary.stationary_covariance_population_least_squares,
         dict(
             feature_covariance=H,
             label_noise=0.1,
@@ -117,23 +117,23 @@ add(
     ),
 )
 add(
-    "theory.posterior_by_quadrature",
+    "theory.stationary.posterior_by_quadrature",
     lambda: (
-        ss.theory.posterior_by_quadrature,
+        ss.theory.stationary.posterior_by_quadrature,
         dict(landscape=made.line, temperature=0.1, start=[0.1], tolerance=1e-7),
     ),
 )
 add(
-    "theory.product_points",
+    "theory.matrices.product_points",
     lambda: (
-        ss.theory.product_points,
+        ss.theory.matrices.product_points,
         dict(densities=[made.density, made.density], groups=[[0], [1]], num_points=8, shift=0),
     ),
 )
 add(
-    "theory.product_closure",
+    "theory.matrices.product_closure",
     lambda: (
-        ss.theory.product_closure,
+        ss.theory.matrices.product_closure,
         dict(
             landscape=made.plane,
             noise=ss.ConstantNoise(np.eye(2)),
@@ -150,129 +150,151 @@ add(
         ),
     ),
 )
-add("theory.ScalarLaw.integrate", lambda: (made.scalar_law.integrate, dict(of=lambda x: x[0])))
+add("theory.laws.ScalarLaw.integrate", lambda: (made.scalar_law.integrate, dict(of=lambda x: x[0])))
 add(
-    "theory.ScalarLaw.grid_error",
+    "theory.laws.ScalarLaw.grid_error",
     lambda: (made.batch_master.stationary().grid_error, dict(of=lambda x: x[0])),
 )
-add("theory.ScalarLaw.cdf", lambda: (made.scalar_law.cdf, dict(x=0.1)))
-add("theory.ScalarLaw.pdf", lambda: (made.scalar_law.pdf, dict(x=0.1)))
-add("theory.ScalarLaw.quantile", lambda: (made.scalar_law.quantile, dict(level=0.4)))
-add("theory.stationary_scalar_moments", lambda: (ss.theory.stationary_scalar_moments, dict(**sm)))
+add("theory.laws.ScalarLaw.cdf", lambda: (made.scalar_law.cdf, dict(x=0.1)))
+add("theory.laws.ScalarLaw.pdf", lambda: (made.scalar_law.pdf, dict(x=0.1)))
+add("theory.laws.ScalarLaw.quantile", lambda: (made.scalar_law.quantile, dict(level=0.4)))
 add(
-    "theory.transient_scalar_moments",
-    lambda: (ss.theory.transient_scalar_moments, dict(times=[0.0, 0.2], theta0=1.0, **sm)),
+    "theory.stationary.stationary_scalar_moments",
+    lambda: (ss.theory.stationary.stationary_scalar_moments, dict(**sm)),
 )
 add(
-    "theory.FunctionScore",
+    "theory.stationary.transient_scalar_moments",
     lambda: (
-        ss.theory.FunctionScore,
+        ss.theory.stationary.transient_scalar_moments,
+        dict(times=[0.0, 0.2], theta0=1.0, **sm),
+    ),
+)
+add(
+    "theory.equations.FunctionScore",
+    lambda: (
+        ss.theory.equations.FunctionScore,
         dict(function=lambda t, x: -x, dimension=1, first_time=0.0, last_time=2.0),
     ),
 )
-add("theory.FunctionScore.check", lambda: (made.function_score.check, dict(time=0.5)))
+add("theory.equations.FunctionScore.check", lambda: (made.function_score.check, dict(time=0.5)))
 add(
-    "theory.GaussianScore",
+    "theory.equations.GaussianScore",
     lambda: (
-        ss.theory.GaussianScore,
+        ss.theory.equations.GaussianScore,
         dict(
             hessian=H,
             gradient_noise=C,
             learning_rate=0.1,
-            start=ss.theory.Gaussian(np.zeros(2), np.eye(2)),
+            start=ss.theory.stationary.Gaussian(np.zeros(2), np.eye(2)),
             minimum=[0.0, 0.0],
             order=1,
         ),
     ),
 )
-add("theory.GaussianScore.check", lambda: (made.gaussian_score.check, dict(time=0.5)))
-add("theory.GaussianScore.law", lambda: (made.gaussian_score.law, dict(time=0.5)))
+add("theory.equations.GaussianScore.check", lambda: (made.gaussian_score.check, dict(time=0.5)))
+add("theory.equations.GaussianScore.law", lambda: (made.gaussian_score.law, dict(time=0.5)))
 add(
-    "theory.GaussianScore.__call__",
+    "theory.equations.GaussianScore.__call__",
     lambda: (made.gaussian_score, dict(t=jnp.asarray(0.5), theta=jnp.zeros(2))),
 )
 add(
-    "theory.GridScore",
+    "theory.equations.GridScore",
     lambda: (
-        ss.theory.GridScore,
+        ss.theory.equations.GridScore,
         dict(equation=made.fokker_planck, start=wide, duration=0.3, num_times=4),
     ),
 )
-add("theory.GridScore.check", lambda: (made.grid_score.check, dict(time=0.1)))
+add("theory.equations.GridScore.check", lambda: (made.grid_score.check, dict(time=0.1)))
 add(
-    "theory.GridScore.__call__",
+    "theory.equations.GridScore.__call__",
     lambda: (made.grid_score, dict(t=jnp.asarray(0.1), theta=jnp.zeros(1))),
 )
 add(
-    "theory.boltzmann_weights",
+    "theory.selection.boltzmann_weights",
     lambda: (
-        ss.theory.boltzmann_weights,
+        ss.theory.selection.boltzmann_weights,
         dict(losses=[0.0, 0.1], hessians=[[1.0], [2.0]], temperature=0.1),
     ),
 )
 add(
-    "theory.large_deviation_weights",
-    lambda: (ss.theory.large_deviation_weights, dict(barriers=W, learning_rate=0.1)),
+    "theory.selection.large_deviation_weights",
+    lambda: (ss.theory.selection.large_deviation_weights, dict(barriers=W, learning_rate=0.1)),
 )
-add("theory.spanning_tree_energies", lambda: (ss.theory.spanning_tree_energies, dict(barriers=W)))
 add(
-    "theory.splitting_on_grid",
+    "theory.selection.spanning_tree_energies",
+    lambda: (ss.theory.selection.spanning_tree_energies, dict(barriers=W)),
+)
+add(
+    "theory.selection.splitting_on_grid",
     lambda: (
-        ss.theory.splitting_on_grid,
+        ss.theory.selection.splitting_on_grid,
         dict(equation=made.fokker_planck, targets=[lambda x: x[0] < -1.0, lambda x: x[0] > 1.0]),
     ),
 )
 add(
-    "theory.weights_on_grid",
+    "theory.selection.weights_on_grid",
     lambda: (
-        ss.theory.weights_on_grid,
+        ss.theory.selection.weights_on_grid,
         dict(density=made.density, label=lambda x: jnp.where(x[0] > 0, 1, 0), num_basins=2),
     ),
 )
 add(
-    "theory.weights_on_grid (array)",
+    "theory.selection.weights_on_grid (array)",
     lambda: (
-        ss.theory.weights_on_grid,
+        ss.theory.selection.weights_on_grid,
         dict(density=made.density, label=np.arange(40) // 20, num_basins=2),
     ),
 )
 add(
-    "theory.max_stable_learning_rate_sam",
+    "theory.stationary.max_stable_learning_rate_sam",
     lambda: (
-        ss.theory.max_stable_learning_rate_sam,
+        ss.theory.stationary.max_stable_learning_rate_sam,
         dict(inputs=X2, radius=0.1, sampling=ss.WithReplacement(2), l2=0.1),
     ),
 )
 add(
-    "theory.max_stable_learning_rate_sam_equation",
+    "theory.stationary.max_stable_learning_rate_sam_equation",
     lambda: (
-        ss.theory.max_stable_learning_rate_sam_equation,
+        ss.theory.stationary.max_stable_learning_rate_sam_equation,
         dict(inputs=X2, radius=0.1, sampling=ss.WithReplacement(2), step_ratio=0.5, l2=0.1),
     ),
 )
-add("theory.MarchenkoPastur", lambda: (ss.theory.MarchenkoPastur, dict(ratio=0.5, variance=1.0)))
-add("theory.MarchenkoPastur.density", lambda: (made.marchenko_pastur.density, dict(level=1.0)))
-add("theory.MarchenkoPastur.cdf", lambda: (made.marchenko_pastur.cdf, dict(level=1.0)))
 add(
-    "theory.MarchenkoPastur.quantile",
+    "theory.matrices.MarchenkoPastur",
+    lambda: (ss.theory.matrices.MarchenkoPastur, dict(ratio=0.5, variance=1.0)),
+)
+add(
+    "theory.matrices.MarchenkoPastur.density",
+    lambda: (made.marchenko_pastur.density, dict(level=1.0)),
+)
+add("theory.matrices.MarchenkoPastur.cdf", lambda: (made.marchenko_pastur.cdf, dict(level=1.0)))
+add(
+    "theory.matrices.MarchenkoPastur.quantile",
     lambda: (made.marchenko_pastur.quantile, dict(probability=0.5)),
 )
-add("theory.MarchenkoPastur.moment", lambda: (made.marchenko_pastur.moment, dict(order=2)))
-add("theory.mean_gap_ratio", lambda: (ss.theory.mean_gap_ratio, dict(kind="goe")))
-add("theory.rice_mean", lambda: (ss.theory.rice_mean, dict(centre=1.0, scale=1.0)))
-add("theory.wigner_surmise", lambda: (ss.theory.wigner_surmise, dict(spacing=1.0)))
-add("theory.wigner_surmise_cdf", lambda: (ss.theory.wigner_surmise_cdf, dict(spacing=1.0)))
+add("theory.matrices.MarchenkoPastur.moment", lambda: (made.marchenko_pastur.moment, dict(order=2)))
+add("theory.matrices.mean_gap_ratio", lambda: (ss.theory.matrices.mean_gap_ratio, dict(kind="goe")))
 add(
-    "theory.teacher_student_spacing",
+    "theory.matrices.rice_mean", lambda: (ss.theory.matrices.rice_mean, dict(centre=1.0, scale=1.0))
+)
+add(
+    "theory.matrices.wigner_surmise", lambda: (ss.theory.matrices.wigner_surmise, dict(spacing=1.0))
+)
+add(
+    "theory.matrices.wigner_surmise_cdf",
+    lambda: (ss.theory.matrices.wigner_surmise_cdf, dict(spacing=1.0)),
+)
+add(
+    "theory.matrices.teacher_student_spacing",
     lambda: (
-        ss.theory.teacher_student_spacing,
+        ss.theory.matrices.teacher_student_spacing,
         dict(learning_rate=0.1, batch_size=8, label_noise=1.0, level=1.0, time_step=0.1),
     ),
 )
 add(
-    "theory.stationary_covariance_underdamped",
+    "theory.stationary.stationary_covariance_underdamped",
     lambda: (
-        ss.theory.stationary_covariance_underdamped,
+        ss.theory.stationary.stationary_covariance_underdamped,
         dict(
             hessian=H,
             gradient_noise=C,
@@ -284,50 +306,53 @@ add(
     ),
 )
 add(
-    "theory.OnlineRisk",
+    "theory.equations.OnlineRisk",
     lambda: (
-        ss.theory.OnlineRisk,
+        ss.theory.equations.OnlineRisk,
         dict(spectrum=[1.0, 0.5], start=[1.0, 1.0], label_noise=0.1, batch_size=2),
     ),
 )
 add(
-    "theory.OnlineRisk.of",
+    "theory.equations.OnlineRisk.of",
     lambda: (
-        ss.theory.OnlineRisk.of,
+        ss.theory.equations.OnlineRisk.of,
         dict(landscape=made.population, theta0=[1.0, 0.0], batch_size=2),
     ),
 )
 add(
-    "theory.OnlineRisk.recursion",
+    "theory.equations.OnlineRisk.recursion",
     lambda: (
         made.risk.recursion,
         dict(learning_rate=0.1, iterations=[0, 2], substeps=1, homogenised=False),
     ),
 )
 add(
-    "theory.OnlineRisk.volterra",
+    "theory.equations.OnlineRisk.volterra",
     lambda: (made.risk.volterra, dict(learning_rate=0.1, iterations=[0, 2], substeps=1)),
 )
 add(
-    "theory.OnlineRisk.sde",
+    "theory.equations.OnlineRisk.sde",
     lambda: (made.risk.sde, dict(learning_rate=0.1, iterations=[0, 2], homogenised=True)),
 )
 add(
-    "theory.OnlineRisk.critical_learning_rate",
+    "theory.equations.OnlineRisk.critical_learning_rate",
     lambda: (made.risk.critical_learning_rate, dict(substeps=1, homogenised=False)),
 )
 add(
-    "theory.OnlineRisk.floor",
+    "theory.equations.OnlineRisk.floor",
     lambda: (made.risk.floor, dict(learning_rate=0.1, substeps=1, homogenised=False)),
 )
 add(
-    "theory.wasserstein2",
+    "theory.laws.wasserstein2",
     lambda: (
-        ss.theory.wasserstein2,
-        dict(first=ss.theory.Gaussian([0.0], [[1.0]]), second=ss.theory.Gaussian([1.0], [[1.0]])),
+        ss.theory.laws.wasserstein2,
+        dict(
+            first=ss.theory.stationary.Gaussian([0.0], [[1.0]]),
+            second=ss.theory.stationary.Gaussian([1.0], [[1.0]]),
+        ),
     ),
 )
 add(
-    "theory.wasserstein2 (line)",
-    lambda: (ss.theory.wasserstein2, dict(first=made.density, second=made.scalar_law)),
+    "theory.laws.wasserstein2 (line)",
+    lambda: (ss.theory.laws.wasserstein2, dict(first=made.density, second=made.scalar_law)),
 )

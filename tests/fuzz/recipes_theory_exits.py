@@ -9,38 +9,41 @@ from .made_theory import C, H, ls, made, ols, r, X1, X2, Y1, Y2
 from .recipes import add
 
 add(
-    "theory.GaussianGradient.of",
-    lambda: (ss.theory.GaussianGradient.of, dict(landscape=made.well, noise=made.constant_noise)),
+    "theory.laws.GaussianGradient.of",
+    lambda: (
+        ss.theory.laws.GaussianGradient.of,
+        dict(landscape=made.well, noise=made.constant_noise),
+    ),
 )
 add(
-    "theory.conditional_moments",
+    "theory.equations.conditional_moments",
     lambda: (
-        ss.theory.conditional_moments,
+        ss.theory.equations.conditional_moments,
         dict(equation=made.master, points=[0.0, 0.5], steps=[1, 2]),
     ),
 )
 add(
-    "theory.ConditionalMoments.read",
+    "theory.equations.ConditionalMoments.read",
     lambda: (made.moments_read.read, dict(time_step=0.1, reading="naive")),
 )
 add(
-    "theory.effective_linear",
+    "theory.equations.effective_linear",
     lambda: (
-        ss.theory.effective_linear,
+        ss.theory.equations.effective_linear,
         dict(hessian=H, gradient_noise=C, learning_rate=0.1, time_step=0.1),
     ),
 )
 add(
-    "theory.finite_lag_bias",
+    "theory.equations.finite_lag_bias",
     lambda: (
-        ss.theory.finite_lag_bias,
+        ss.theory.equations.finite_lag_bias,
         dict(drift=lambda x: -x[0], variance_rate=1.0, points=[0.0, 1.0], lag=0.1, reading="naive"),
     ),
 )
 add(
-    "theory.read_least_squares",
+    "theory.equations.read_least_squares",
     lambda: (
-        ss.theory.read_least_squares,
+        ss.theory.equations.read_least_squares,
         dict(
             inputs=X1,
             targets=Y1,
@@ -54,16 +57,16 @@ add(
     ),
 )
 add(
-    "theory.gibbs_density",
+    "theory.laws.gibbs_density",
     lambda: (
-        ss.theory.gibbs_density,
+        ss.theory.laws.gibbs_density,
         dict(gradient=lambda x: x, diffusion=0.5, lower=-5.0, upper=5.0),
     ),
 )
 add(
-    "theory.stationary_density",
+    "theory.laws.stationary_density",
     lambda: (
-        ss.theory.stationary_density,
+        ss.theory.laws.stationary_density,
         dict(
             gradient=lambda x: x,
             diffusion=0.5,
@@ -76,67 +79,73 @@ add(
     ),
 )
 add(
-    "theory.stationary_density_landscape",
+    "theory.laws.stationary_density_landscape",
     lambda: (
-        ss.theory.stationary_density_landscape,
+        ss.theory.laws.stationary_density_landscape,
         dict(landscape=made.well, noise=made.constant_noise, learning_rate=0.5),
     ),
 )
-add("theory.StationaryDensity.pdf", lambda: (made.stationary.pdf, dict(x=0.1)))
-add("theory.StationaryDensity.cdf", lambda: (made.stationary.cdf, dict(x=0.1)))
-add("theory.StationaryDensity.survival", lambda: (made.stationary.survival, dict(x=0.1)))
-add("theory.StationaryDensity.quantile", lambda: (made.stationary.quantile, dict(probability=0.1)))
-add("theory.StationaryDensity.moment", lambda: (made.stationary.moment, dict(order=2)))
+add("theory.laws.StationaryDensity.pdf", lambda: (made.stationary.pdf, dict(x=0.1)))
+add("theory.laws.StationaryDensity.cdf", lambda: (made.stationary.cdf, dict(x=0.1)))
+add("theory.laws.StationaryDensity.survival", lambda: (made.stationary.survival, dict(x=0.1)))
 add(
-    "theory.StationaryDensity.absolute_moment",
+    "theory.laws.StationaryDensity.quantile",
+    lambda: (made.stationary.quantile, dict(probability=0.1)),
+)
+add("theory.laws.StationaryDensity.moment", lambda: (made.stationary.moment, dict(order=2)))
+add(
+    "theory.laws.StationaryDensity.absolute_moment",
     lambda: (made.stationary.absolute_moment, dict(order=2)),
 )
 add(
-    "theory.StationaryDensity.expectation",
+    "theory.laws.StationaryDensity.expectation",
     lambda: (made.stationary.expectation, dict(function=lambda x: x**2)),
 )
 add(
-    "theory.KernelScore",
+    "theory.equations.KernelScore",
     lambda: (
-        ss.theory.KernelScore,
+        ss.theory.equations.KernelScore,
         dict(samples=r.normal(size=(2, 30, 1)), times=[0.0, 1.0], bandwidth=0.5),
     ),
 )
-add("theory.KernelScore.check", lambda: (made.kernel_score.check, dict(time=0.5)))
+add("theory.equations.KernelScore.check", lambda: (made.kernel_score.check, dict(time=0.5)))
 add(
-    "theory.KernelScore.__call__",
+    "theory.equations.KernelScore.__call__",
     lambda: (made.kernel_score, dict(t=jnp.asarray(0.5), theta=jnp.zeros(1))),
 )
-add("theory.KernelScore.inside", lambda: (made.kernel_score.inside, dict(theta=jnp.zeros((3, 1)))))
 add(
-    "theory.moment_online_least_squares",
+    "theory.equations.KernelScore.inside",
+    lambda: (made.kernel_score.inside, dict(theta=jnp.zeros((3, 1)))),
+)
+add(
+    "theory.laws.moment_online_least_squares",
     lambda: (
-        ss.theory.moment_online_least_squares,
+        ss.theory.laws.moment_online_least_squares,
         dict(order=2, feature_variance=1.0, label_noise=1.0, time_step=None, **ols),
     ),
 )
 add(
-    "theory.tail_index_finite_sum",
+    "theory.laws.tail_index_finite_sum",
     lambda: (
-        ss.theory.tail_index_finite_sum,
+        ss.theory.laws.tail_index_finite_sum,
         dict(inputs=2 * X1, replacement=True, l2=0.1, learning_rate=0.4, batch_size=2),
     ),
 )
 add(
-    "theory.tail_index_online_least_squares",
+    "theory.laws.tail_index_online_least_squares",
     lambda: (
-        ss.theory.tail_index_online_least_squares,
+        ss.theory.laws.tail_index_online_least_squares,
         dict(feature_variance=1.0, time_step=0.1, **ols),
     ),
 )
 add(
-    "theory.tail_index_published",
-    lambda: (ss.theory.tail_index_published, dict(feature_variance=1.0, **ols)),
+    "theory.laws.tail_index_published",
+    lambda: (ss.theory.laws.tail_index_published, dict(feature_variance=1.0, **ols)),
 )
 add(
-    "theory.KramersMoyal",
+    "theory.laws.KramersMoyal",
     lambda: (
-        ss.theory.KramersMoyal,
+        ss.theory.laws.KramersMoyal,
         dict(
             law=made.gaussian_gradient,
             learning_rate=0.1,
@@ -149,13 +158,13 @@ add(
     ),
 )
 add(
-    "theory.KramersMoyal.moments",
+    "theory.laws.KramersMoyal.moments",
     lambda: (made.kramers_moyal.moments, dict(start=0.1, steps=[1, 2], max_power=2)),
 )
 add(
-    "theory.label_noise_flow",
+    "theory.selection.label_noise_flow",
     lambda: (
-        ss.theory.label_noise_flow,
+        ss.theory.selection.label_noise_flow,
         dict(
             landscape=made.manifold,
             start=[2.0, 0.5],
@@ -168,17 +177,20 @@ add(
 )
 
 add(
-    "theory.label_noise_balance",
+    "theory.selection.label_noise_balance",
     lambda: (
-        ss.theory.label_noise_balance,
+        ss.theory.selection.label_noise_balance,
         dict(u=1.0, w=0.5, learning_rate=0.1, label_noise=0.5, num_steps=3, batch_size=1),
     ),
 )
-add("theory.Gaussian", lambda: (ss.theory.Gaussian, dict(mean=[0.0], covariance=[[1.0]])))
 add(
-    "theory.langevin_epochs",
+    "theory.stationary.Gaussian",
+    lambda: (ss.theory.stationary.Gaussian, dict(mean=[0.0], covariance=[[1.0]])),
+)
+add(
+    "theory.stationary.langevin_epochs",
     lambda: (
-        ss.theory.langevin_epochs,
+        ss.theory.stationary.langevin_epochs,
         dict(
             inputs=X2[:4],
             targets=Y2[:4],
@@ -191,16 +203,16 @@ add(
     ),
 )
 add(
-    "theory.posterior_least_squares",
+    "theory.stationary.posterior_least_squares",
     lambda: (
-        ss.theory.posterior_least_squares,
+        ss.theory.stationary.posterior_least_squares,
         dict(inputs=X2, targets=Y2, temperature=0.1, l2=0.1),
     ),
 )
 add(
-    "theory.stationary_covariance_langevin",
+    "theory.stationary.stationary_covariance_langevin",
     lambda: (
-        ss.theory.stationary_covariance_langevin,
+        ss.theory.stationary.stationary_covariance_langevin,
         dict(
             inputs=X2,
             targets=Y2,
@@ -214,57 +226,66 @@ add(
     ),
 )
 add(
-    "theory.quasi_potential",
+    "theory.escape.quasi_potential",
     lambda: (
-        ss.theory.quasi_potential,
+        ss.theory.escape.quasi_potential,
         dict(landscape=made.well, noise=made.constant_noise, start=-1.0, end=0.0),
     ),
 )
 add(
-    "theory.balance_factor",
-    lambda: (ss.theory.balance_factor, dict(gradient=1.0, learning_rate=0.1)),
+    "theory.selection.balance_factor",
+    lambda: (ss.theory.selection.balance_factor, dict(gradient=1.0, learning_rate=0.1)),
 )
-add("theory.balance_moments", lambda: (ss.theory.balance_moments, dict(inputs=X1, targets=Y1)))
 add(
-    "theory.balance_moments_gaussian",
+    "theory.selection.balance_moments",
+    lambda: (ss.theory.selection.balance_moments, dict(inputs=X1, targets=Y1)),
+)
+add(
+    "theory.selection.balance_moments_gaussian",
     lambda: (
-        ss.theory.balance_moments_gaussian,
+        ss.theory.selection.balance_moments_gaussian,
         dict(feature_variance=1.0, slope=1.0, label_noise=1.0),
     ),
 )
 add(
-    "theory.law_of_balance_density",
-    lambda: (ss.theory.law_of_balance_density, dict(moments=made.balance, temperature=0.1)),
+    "theory.selection.law_of_balance_density",
+    lambda: (
+        ss.theory.selection.law_of_balance_density,
+        dict(moments=made.balance, temperature=0.1),
+    ),
 )
 add(
-    "theory.law_of_balance_equation",
+    "theory.selection.law_of_balance_equation",
     lambda: (
-        ss.theory.law_of_balance_equation,
+        ss.theory.selection.law_of_balance_equation,
         dict(moments=made.balance, value=0.5, temperature=0.1),
     ),
 )
 add(
-    "theory.max_stable_learning_rate",
+    "theory.stationary.max_stable_learning_rate",
     lambda: (
-        ss.theory.max_stable_learning_rate,
+        ss.theory.stationary.max_stable_learning_rate,
         dict(inputs=X2, noise_factor=0.3, l2=0.1, momentum=0.0, step_ratio=1.0),
     ),
 )
 add(
-    "theory.mean_square_stability",
+    "theory.stationary.mean_square_stability",
     lambda: (
-        ss.theory.mean_square_stability,
+        ss.theory.stationary.mean_square_stability,
         dict(inputs=X2, l2=0.1, order=1, frozen_noise=False, **ls),
     ),
 )
 add(
-    "theory.second_moment_operator",
-    lambda: (ss.theory.second_moment_operator, dict(inputs=X2, l2=0.1, frozen_noise=False, **ls)),
+    "theory.stationary.second_moment_operator",
+    lambda: (
+        ss.theory.stationary.second_moment_operator,
+        dict(inputs=X2, l2=0.1, frozen_noise=False, **ls),
+    ),
 )
 add(
-    "theory.stationary_covariance_least_squares",
+    "theory.stationary.stationary_covariance_least_squares",
     lambda: (
-        ss.theory.stationary_covariance_least_squares,
+        ss.theory.stationary.stationary_covariance_least_squares,
         dict(
             inputs=X2,
             targets=Y2,
@@ -278,13 +299,16 @@ add(
     ),
 )
 add(
-    "theory.stationary_mean_least_squares",
-    lambda: (ss.theory.stationary_mean_least_squares, dict(inputs=X2, targets=Y2, l2=0.1)),
+    "theory.stationary.stationary_mean_least_squares",
+    lambda: (
+        ss.theory.stationary.stationary_mean_least_squares,
+        dict(inputs=X2, targets=Y2, l2=0.1),
+    ),
 )
 add(
-    "theory.transient_moments_least_squares",
+    "theory.stationary.transient_moments_least_squares",
     lambda: (
-        ss.theory.transient_moments_least_squares,
+        ss.theory.stationary.transient_moments_least_squares,
         dict(
             inputs=X2,
             targets=Y2,
@@ -299,9 +323,9 @@ add(
     ),
 )
 add(
-    "theory.transient_moments_least_squares (momentum)",
+    "theory.stationary.transient_moments_least_squares (momentum)",
     lambda: (
-        ss.theory.transient_moments_least_squares,
+        ss.theory.stationary.transient_moments_least_squares,
         dict(
             inputs=X2,
             targets=Y2,
@@ -316,16 +340,16 @@ add(
     ),
 )
 add(
-    "theory.stationary_covariance",
+    "theory.stationary.stationary_covariance",
     lambda: (
-        ss.theory.stationary_covariance,
+        ss.theory.stationary.stationary_covariance,
         dict(hessian=H, gradient_noise=C, learning_rate=0.1, time_step=0.1),
     ),
 )
 add(
-    "theory.stationary_covariance_momentum",
+    "theory.stationary.stationary_covariance_momentum",
     lambda: (
-        ss.theory.stationary_covariance_momentum,
+        ss.theory.stationary.stationary_covariance_momentum,
         dict(
             hessian=H,
             gradient_noise=C,
@@ -337,9 +361,9 @@ add(
     ),
 )
 add(
-    "theory.transient_moments_linear",
+    "theory.stationary.transient_moments_linear",
     lambda: (
-        ss.theory.transient_moments_linear,
+        ss.theory.stationary.transient_moments_linear,
         dict(
             hessian=H,
             gradient_noise=C,
@@ -352,9 +376,9 @@ add(
     ),
 )
 add(
-    "theory.MasterEquation",
+    "theory.laws.MasterEquation",
     lambda: (
-        ss.theory.MasterEquation,
+        ss.theory.laws.MasterEquation,
         dict(
             law=made.gaussian_gradient,
             learning_rate=0.3,
@@ -365,9 +389,9 @@ add(
     ),
 )
 add(
-    "theory.MasterEquation (batches)",
+    "theory.laws.MasterEquation (batches)",
     lambda: (
-        ss.theory.MasterEquation,
+        ss.theory.laws.MasterEquation,
         dict(
             law=made.batch_gradients,
             learning_rate=0.3,

@@ -46,7 +46,7 @@ def descend(gradient, theta, eta, steps):
 
 
 def exact(reading, lag=1):
-    return ss.theory.read_least_squares(
+    return ss.theory.equations.read_least_squares(
         X,
         Y,
         learning_rate=ETA,
@@ -127,7 +127,7 @@ def test_linear_in_the_plane():
     start = 0.5 * rng.normal(size=(4000, 2))
     run = descend(lambda t: t @ hess + rng.normal(size=t.shape) @ root.T, start, 0.15, 12)
     fit = ss.identify_linear(run, time_step=0.15)
-    exact = ss.theory.effective_linear(hess, noise, learning_rate=0.15, time_step=0.15)
+    exact = ss.theory.equations.effective_linear(hess, noise, learning_rate=0.15, time_step=0.15)
     drift = np.concatenate([np.zeros((2, 1)), -exact.drift_matrix], axis=1)
     assert ss.compare(fit.drift, drift).verdict == "agrees"
     assert ss.compare(fit.drift[:, 1:], -hess).verdict == "disagrees"
@@ -150,7 +150,7 @@ def test_snapshots_in_the_plane():
     found = ss.identify_from_snapshots(
         run, 0.1 * np.arange(8), ss.PolynomialBasis(2, 1), linked=True
     )
-    exact = ss.theory.effective_linear(hess, noise, learning_rate=0.1, time_step=0.1)
+    exact = ss.theory.equations.effective_linear(hess, noise, learning_rate=0.1, time_step=0.1)
     rate, truth = found.equation.variance_rate[..., 0], exact.variance_rate
     assert ss.compare(rate, truth).verdict == "agrees" and found.p_value > 1e-4
     diagonal = np.diag(np.diag(truth))
@@ -179,9 +179,9 @@ def test_local_reading_in_a_double_well():
     assert ss.compare(naive.variance_rate, square).verdict == "agrees"
     assert ss.compare(naive.variance_rate, 1.5 * eta).verdict == "disagrees"
     far = read(points, degree=3, lag=4, correction="naive")
-    law = ss.theory.BatchGradients.of(problem, ss.WithReplacement(1))
-    chain = ss.theory.MasterEquation(law, learning_rate=eta, box=(-4, 4), nodes=16)
-    drift, rate = ss.theory.conditional_moments(chain, points, [4]).read(eta)
+    law = ss.theory.laws.BatchGradients.of(problem, ss.WithReplacement(1))
+    chain = ss.theory.laws.MasterEquation(law, learning_rate=eta, box=(-4, 4), nodes=16)
+    drift, rate = ss.theory.equations.conditional_moments(chain, points, [4]).read(eta)
     assert ss.compare(far.drift, drift).verdict == "agrees"
     assert ss.compare(far.variance_rate, rate).verdict == "agrees"
     assert ss.compare(far.drift, points - points**3).verdict == "disagrees"

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from tools import normal
 
-from sde_sgd.draws import Draws
 from sde_sgd.landscapes import (
     cross_entropy,
     double_well,
@@ -25,6 +24,7 @@ from sde_sgd.landscapes import (
     sharp_and_flat_wells,
     squared_error,
 )
+from sde_sgd.random.draws import Draws
 
 NUM = 8
 BATCH = 4

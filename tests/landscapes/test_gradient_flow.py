@@ -135,4 +135,4 @@ def test_more_parameters_than_examples():
         ss.find_basins(landscape, [start])
     assert len(str(raised.value)) < 500
     with pytest.raises(ValueError, match=told):
-        ss.theory.stationary_point(landscape, start)
+        ss.theory.escape.stationary_point(landscape, start)

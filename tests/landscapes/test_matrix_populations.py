@@ -10,8 +10,8 @@ import pytest
 from tools import call
 
 import sde_sgd as ss
-from sde_sgd.draws import Draws
 from sde_sgd.landscapes.matrix_populations import symmetric_gaussian
+from sde_sgd.random.draws import Draws
 
 TEACHER = jnp.array([[1.0, 0.2, -0.4], [0.3, -0.7, 0.5]])
 FEATURES = jnp.array([[1.0, 0.3, 0.1], [0.3, 0.8, -0.2], [0.1, -0.2, 0.5]])

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from tools import call
 
-from sde_sgd.draws import Draws
 from sde_sgd.landscapes import PopulationLeastSquares
-from sde_sgd.theory import stationary_covariance_population_least_squares
+from sde_sgd.random.draws import Draws
+from sde_sgd.theory.stationary import stationary_covariance_population_least_squares
 
 A = np.array([[1.0, 0.3], [0.3, 0.5]])
 MINIMUM = np.array([0.4, -0.7])

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from tools import normal
 
-from sde_sgd.draws import Stream
 from sde_sgd.landscapes import (
     AbstractFiniteSum,
     AbstractNoiseForm,
@@ -24,6 +23,7 @@ from sde_sgd.landscapes import (
     LogisticRegression,
     Potential,
 )
+from sde_sgd.random.draws import Stream
 
 NUM = 8
 

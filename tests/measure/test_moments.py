@@ -9,8 +9,8 @@ from scipy import stats
 from tools import normal
 
 import sde_sgd as ss
-from sde_sgd.draws import Draws
 from sde_sgd.measure import Tick
+from sde_sgd.random.draws import Draws
 
 FAILURE_RATE = 2e-5
 MEMBERS, STEPS = 9, 23

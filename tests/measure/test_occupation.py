@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 import sde_sgd as ss
-from sde_sgd.theory import BatchGradients, MasterEquation
+from sde_sgd.theory.laws import BatchGradients, MasterEquation
 
 FAILURE_RATE = 2e-5
 
@@ -119,7 +119,7 @@ def test_selection_against_exact_values(kind):
     gaussian = ss.GaussianSGD(landscape, eta, noise)
     law = BatchGradients.of(landscape, sampling)
     if kind == "sde":
-        law = ss.theory.GaussianGradient.of(landscape, noise)
+        law = ss.theory.laws.GaussianGradient.of(landscape, noise)
     master = MasterEquation(
         law, learning_rate=eta, box=(-5.0, 5.0), nodes=1000, mass_tolerance=1e-4
     )

@@ -143,7 +143,7 @@ def test_increments_of_the_recorded_trajectory():
 
 @functools.cache
 def pair(diagonal=False):
-    law = ss.theory.InjectedNoiseLevels(**INJECTED)
+    law = ss.theory.matrices.InjectedNoiseLevels(**INJECTED)
     covariance = np.diag([0.18, 0, 0, 0.18]) if diagonal else None
     process, start = injected(2, covariance)
     gap = ss.Levels(square(2))
@@ -171,7 +171,7 @@ def test_levels_of_injected_noise_are_wigner():
     ratio = found.spacing_ratio[0]
     assert abs(ratio.value - 4 / np.pi) < limit * ratio.standard_error < 0.05
     edges = found.unfolded_edges[0] * found.spacing.value[0] / law.mean_spacing
-    exact = np.diff(ss.theory.wigner_surmise_cdf(edges))
+    exact = np.diff(ss.theory.matrices.wigner_surmise_cdf(edges))
     z = (found.probability.value[0] - exact) / found.probability.standard_error[0]
     assert np.abs(z).max() < limit
     wrong = pair(diagonal=True)[1]["levels"]

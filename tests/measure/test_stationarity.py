@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import sde_sgd as ss
-from sde_sgd.draws import Draws
 from sde_sgd.measure import Tick
+from sde_sgd.random.draws import Draws
 
 ETA = 0.1
 DECAY = 1 - ETA

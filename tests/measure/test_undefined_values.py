@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import sde_sgd as ss
-from sde_sgd.draws import Draws
 from sde_sgd.measure import Tick
+from sde_sgd.random.draws import Draws
 
 
 def after_one_iteration(measure, before, after):

@@ -9,7 +9,7 @@ from scipy.linalg import solve_continuous_lyapunov, solve_discrete_lyapunov
 from scipy.special import gamma
 
 import sde_sgd as ss
-from sde_sgd.theory import (
+from sde_sgd.theory.stationary import (
     fractional_ornstein_uhlenbeck_variance,
     stationary_covariance_driven,
     stationary_scale_stable,
@@ -117,7 +117,7 @@ def test_white_noise_in_theory():
         found = stationary_covariance_driven(
             hess, noise, ss.WhiteNoise(), learning_rate=0.3, time_step=1 / substeps
         )
-        exact = ss.theory.stationary_covariance(
+        exact = ss.theory.stationary.stationary_covariance(
             hess, noise, learning_rate=0.3, time_step=0.3 / substeps
         )
         np.testing.assert_allclose(found, exact, rtol=1e-12)
@@ -126,7 +126,7 @@ def test_white_noise_in_theory():
 def test_epochs_are_matched_where_the_curvature_is_small():
     """η²s²(M+1)/6 as ηhM → 0: within 1 % at .002; white noise is off by a factor."""
     for batches in (2, 20):
-        exact = ss.theory.stationary_covariance_epochs(
+        exact = ss.theory.stationary.stationary_covariance_epochs(
             [[1e-3]], [[1.0]], learning_rate=0.1, batches_per_epoch=batches
         ).average[0, 0]
         found = stationary_covariance_driven(

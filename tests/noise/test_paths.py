@@ -8,8 +8,8 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from sde_sgd.draws import Draws, Stream
 from sde_sgd.noise import IterationNoise
+from sde_sgd.random.draws import Draws, Stream
 
 KEY = jr.key(22)
 SIZE = 3

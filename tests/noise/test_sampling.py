@@ -11,7 +11,6 @@ import pytest
 from scipy import stats
 from tools import call
 
-from sde_sgd.draws import Draws
 from sde_sgd.landscapes import LeastSquares, PopulationLeastSquares
 from sde_sgd.noise import (
     MinibatchNoise,
@@ -21,6 +20,7 @@ from sde_sgd.noise import (
     WithReplacement,
 )
 from sde_sgd.noise.sampling import ReshufflingState
+from sde_sgd.random.draws import Draws
 
 FAILURE_RATE = 2e-5
 KEY = jr.key(21)

@@ -10,8 +10,8 @@ from scipy import stats
 from tools import call
 
 import sde_sgd as ss
-from sde_sgd.draws import Draws, Stream
 from sde_sgd.noise import IterationNoise
+from sde_sgd.random.draws import Draws, Stream
 
 FAILURE_RATE = 2e-5
 KEY, MEMBERS, SIZE = jr.key(22), 20_000, 4

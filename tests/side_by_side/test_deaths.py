@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import sde_sgd as ss
-from sde_sgd.measure.estimate import Estimate
+from sde_sgd.estimate import Estimate
 from sde_sgd.side_by_side.laws import LABELS, observable
 from sde_sgd.side_by_side.verdicts import verdicts
 

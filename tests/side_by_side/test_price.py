@@ -10,7 +10,7 @@ import pytest
 from tools import normal
 
 import sde_sgd as ss
-from sde_sgd.dynamics.batches import example_gradients
+from sde_sgd.processes.batches import example_gradients
 from sde_sgd.side_by_side import ensembles, price as price_module
 
 N, B, ETA, MU = 12, 3, 0.1, 0.5

@@ -9,7 +9,7 @@ import pytest
 from tools import normal
 
 import sde_sgd as ss
-from sde_sgd.measure.estimate import Estimate
+from sde_sgd.estimate import Estimate
 from sde_sgd.side_by_side.laws import Distances
 from sde_sgd.side_by_side.sides import check_members, check_sides
 from sde_sgd.side_by_side.step import next_check, StepErrors, substeps_needed, Visible
@@ -95,7 +95,7 @@ def test_common_random_numbers(problem):
 
 def exact_losses(landscape, rate, batch, steps, theta0, step):
     """E L after some iterations of the least-squares equation at a solver step (η: of SGD)."""
-    exact = ss.theory.transient_moments_least_squares(
+    exact = ss.theory.stationary.transient_moments_least_squares(
         *(np.asarray(a) for a in landscape.data), learning_rate=rate, noise_factor=1 / batch,
         time_step=step, times=[steps * rate], theta0=theta0,
     )  # fmt: skip

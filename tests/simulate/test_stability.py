@@ -53,7 +53,7 @@ def runs_without_a_word(process, **changes):
 
 
 def most_stable(momentum=0.0, step_ratio=1.0):
-    return ss.theory.max_stable_learning_rate(
+    return ss.theory.stationary.max_stable_learning_rate(
         np.asarray(least_squares().data[0]),
         noise_factor=1 / BATCH,
         momentum=momentum,
@@ -276,6 +276,6 @@ def test_what_has_no_limit_of_that_kind():
     """Noise that adds up to zero, and a flow without noise, are not judged by white noise's."""
     driven = ss.DrivenEquation(line(), 0.7, _noise(), ss.epoch_noise(5), substeps=1)
     assert runs_without_a_word(driven).complete
-    score = ss.theory.FunctionScore(lambda t, x: -x, 1)
+    score = ss.theory.equations.FunctionScore(lambda t, x: -x, 1)
     flow = ss.ProbabilityFlow(line(), 0.7, _noise(), score)
     assert runs_without_a_word(flow).complete

@@ -9,21 +9,22 @@ import pytest
 import sde_sgd as ss
 from sde_sgd import theory
 from sde_sgd._checks import check_at_least, check_flag, check_number
-from sde_sgd.theory import _arguments, _fields, flow_gap, identification, scores
+from sde_sgd.theory import _arguments, _fields
+from sde_sgd.theory.equations import flow_gap, identification, scores
 
 NAN = float("nan")
 HESSIAN, NOISE = np.diag([1.0, 0.5]), np.eye(2)
 BOX = dict(box=(-5.0, 5.0), cells=20)
-LAW = theory.GaussianGradient(lambda x: x[0], 1.0)
-SCORE = theory.GaussianScore(
-    HESSIAN, NOISE, learning_rate=0.1, start=theory.Gaussian(np.zeros(2), np.eye(2))
+LAW = theory.laws.GaussianGradient(lambda x: x[0], 1.0)
+SCORE = theory.equations.GaussianScore(
+    HESSIAN, NOISE, learning_rate=0.1, start=theory.stationary.Gaussian(np.zeros(2), np.eye(2))
 )
 X, Y = np.array([0.5, -1.0, 2.0]), np.array([1.0, 0.0, 1.5])
 SQUARES = dict(inputs=X, targets=Y, learning_rate=0.1)
 
 
-def density() -> theory.GridDensity:
-    return theory.FokkerPlanck(lambda x: -x, 0.5, **BOX).stationary()
+def density() -> theory.laws.GridDensity:
+    return theory.laws.FokkerPlanck(lambda x: -x, 0.5, **BOX).stationary()
 
 
 def refused(argument: str, call) -> None:
@@ -39,15 +40,15 @@ ODD = [None, "10", "a", b"1", object(), [1.0, 2.0], [], [1, [2, 3]], {}, 1j, 10*
 def test_a_tolerance_is_at_least_0_and_no_nan(value):
     """NaN is no bound: lost > NaN is false whatever is lost."""
     given = dict(mass_tolerance=value)
-    refused("mass_tolerance", lambda: theory.FokkerPlanck(lambda x: -x, 0.5, **BOX, **given))
+    refused("mass_tolerance", lambda: theory.laws.FokkerPlanck(lambda x: -x, 0.5, **BOX, **given))
     on_nodes = dict(learning_rate=0.3, box=(-4.0, 4.0), nodes=40)
-    refused("mass_tolerance", lambda: theory.MasterEquation(LAW, **on_nodes, **given))
-    refused("mass_tolerance", lambda: theory.KramersMoyal(LAW, order=2, **on_nodes, **given))
+    refused("mass_tolerance", lambda: theory.laws.MasterEquation(LAW, **on_nodes, **given))
+    refused("mass_tolerance", lambda: theory.laws.KramersMoyal(LAW, order=2, **on_nodes, **given))
 
 
 def test_an_infinite_tolerance_allows_all():
     """lost ≤ ∞."""
-    equation = theory.FokkerPlanck(lambda x: -x, 0.5, (-0.5, 0.5), 20, mass_tolerance=np.inf)
+    equation = theory.laws.FokkerPlanck(lambda x: -x, 0.5, (-0.5, 0.5), 20, mass_tolerance=np.inf)
     assert equation.stationary().lost > 0.1
 
 
@@ -67,15 +68,20 @@ def test_numbers_are_finite(value):
     """|x| < ∞."""
     well, noise = ss.double_well(0.5), ss.ConstantNoise(np.eye(1))
     refused(
-        "learning_rate", lambda: theory.stationary_covariance(HESSIAN, NOISE, learning_rate=value)
+        "learning_rate",
+        lambda: theory.stationary.stationary_covariance(HESSIAN, NOISE, learning_rate=value),
     )
-    refused("start", lambda: theory.quasi_potential(well, noise, start=value, end=0.0))
-    refused("relative_error", lambda: theory.gaussian_flow_gap(SCORE, value, [0.0, 1.0]))
-    refused("within", lambda: theory.stationary_point(well, [0.9], within=value))
-    refused("wall", lambda: theory.exit_time(lambda x: -x, 0.5, start=0.0, exits=1.0, wall=value))
+    refused("start", lambda: theory.escape.quasi_potential(well, noise, start=value, end=0.0))
+    refused("relative_error", lambda: theory.equations.gaussian_flow_gap(SCORE, value, [0.0, 1.0]))
+    refused("within", lambda: theory.escape.stationary_point(well, [0.9], within=value))
+    refused(
+        "wall", lambda: theory.escape.exit_time(lambda x: -x, 0.5, start=0.0, exits=1.0, wall=value)
+    )
     refused(
         "level",
-        lambda: theory.InjectedNoiseLevels(learning_rate=0.1, batch_size=4, noise=1.0, level=value),
+        lambda: theory.matrices.InjectedNoiseLevels(
+            learning_rate=0.1, batch_size=4, noise=1.0, level=value
+        ),
     )
 
 
@@ -83,11 +89,11 @@ def test_numbers_are_finite(value):
 def test_numbers_that_would_go_on_for_ever_are_refused(most):
     """A step takes a microsecond at least, and 10⁹ of them a quarter of an hour."""
     balance = dict(learning_rate=0.1, label_noise=0.5, num_steps=most)
-    refused("num_steps", lambda: theory.label_noise_balance(1.0, 0.5, **balance))
-    refused("cells", lambda: theory.FokkerPlanck(lambda x: -x, 0.5, (-5, 5), most))
+    refused("num_steps", lambda: theory.selection.label_noise_balance(1.0, 0.5, **balance))
+    refused("cells", lambda: theory.laws.FokkerPlanck(lambda x: -x, 0.5, (-5, 5), most))
     refused(
         "num_lags",
-        lambda: theory.read_least_squares(
+        lambda: theory.equations.read_least_squares(
             **SQUARES,
             noise_factor=0.5,
             time_step=0.1,
@@ -96,12 +102,14 @@ def test_numbers_that_would_go_on_for_ever_are_refused(most):
             num_lags=most,
         ),
     )
-    refused("nodes", lambda: theory.MasterEquation(LAW, learning_rate=0.3, box=(-4, 4), nodes=most))
-    risk = theory.OnlineRisk([1.0], [1.0], 0.1)
+    refused(
+        "nodes", lambda: theory.laws.MasterEquation(LAW, learning_rate=0.3, box=(-4, 4), nodes=most)
+    )
+    risk = theory.equations.OnlineRisk([1.0], [1.0], 0.1)
     refused("iterations", lambda: risk.recursion(0.1, [most]))
     refused(
         "times",
-        lambda: theory.transient_moments_least_squares(
+        lambda: theory.stationary.transient_moments_least_squares(
             X[:, None],
             Y,
             learning_rate=0.1,
@@ -117,7 +125,7 @@ def test_numbers_that_would_go_on_for_ever_are_refused(most):
 def test_a_flow_that_needs_too_many_steps_is_refused(monkeypatch):
     """Q' = AQ + QAᵀ with A of the size of δ takes δ steps per unit t."""
     monkeypatch.setattr(flow_gap, "_MOST_CALLS", 100)
-    refused("relative_error", lambda: theory.gaussian_flow_gap(SCORE, 1e9, [0.0, 1.0]))
+    refused("relative_error", lambda: theory.equations.gaussian_flow_gap(SCORE, 1e9, [0.0, 1.0]))
 
 
 def test_a_time_shorter_than_a_step_is_no_step():
@@ -126,22 +134,24 @@ def test_a_time_shorter_than_a_step_is_no_step():
     assert _arguments.whole_steps(np.array([0.0, 0.2]), 0.1).tolist() == [0, 2]
     refused(
         "lag",
-        lambda: theory.read_least_squares(**SQUARES, noise_factor=0.5, time_step=1e9, lag=0.2),
+        lambda: theory.equations.read_least_squares(
+            **SQUARES, noise_factor=0.5, time_step=1e9, lag=0.2
+        ),
     )
 
 
 def test_nan_has_no_place_in_a_law():
     """p(NaN) and P(X ≤ NaN) are no numbers, 0 and 1 least of all."""
-    law, line = density(), theory.stationary_density(lambda x: x, 0.5)
-    atoms = theory.ScalarLaw(np.array([0.0, 1.0]), np.array([0.5, 0.5]), 0.0)
+    law, line = density(), theory.laws.stationary_density(lambda x: x, 0.5)
+    atoms = theory.laws.ScalarLaw(np.array([0.0, 1.0]), np.array([0.5, 0.5]), 0.0)
     for call in (law.pdf, law.cdf, line.pdf, line.cdf, line.survival, atoms.cdf):
         refused("NaN", lambda call=call: call([0.0, NAN]))
     for call in (law.quantile, line.quantile, atoms.quantile):
         refused("between 0 and", lambda call=call: call([0.5, NAN]))
-    refused("NaN", lambda: theory.MarchenkoPastur(0.5).density(NAN))
+    refused("NaN", lambda: theory.matrices.MarchenkoPastur(0.5).density(NAN))
     refused(
         "kernel_level",
-        lambda: theory.boltzmann_machine_spacing(
+        lambda: theory.matrices.boltzmann_machine_spacing(
             [0.5, NAN], mass=1.0, learning_rate=0.01, batch_size=4
         ),
     )
@@ -149,12 +159,14 @@ def test_nan_has_no_place_in_a_law():
 
 def test_lags_and_substeps_are_counted():
     """τ = s·h > 0, and True is no number of substeps."""
-    equation = theory.MasterEquation(LAW, learning_rate=0.3, box=(-5.0, 5.0), nodes=120)
-    refused("time_step", lambda: theory.conditional_moments(equation, [0.5], [1]).read(0.0))
-    refused("steps", lambda: theory.conditional_moments(equation, [0.5], [-1]))
+    equation = theory.laws.MasterEquation(LAW, learning_rate=0.3, box=(-5.0, 5.0), nodes=120)
+    refused(
+        "time_step", lambda: theory.equations.conditional_moments(equation, [0.5], [1]).read(0.0)
+    )
+    refused("steps", lambda: theory.equations.conditional_moments(equation, [0.5], [-1]))
     refused(
         "substeps",
-        lambda: theory.MomentumLaw.of(
+        lambda: theory.stationary.MomentumLaw.of(
             "underdamped", HESSIAN, NOISE, learning_rate=0.1, momentum=0.5, substeps=True
         ),
     )
@@ -179,15 +191,18 @@ def by_math(theta):
 @pytest.mark.parametrize("function", [by_if, by_or, by_numpy, by_math])
 def test_a_function_that_jax_cannot_trace_is_told_the_way_out(function):
     """A traced θ has a shape and no numbers: `if`, `or`, NumPy and math need them."""
-    refused("drift.*jnp.where", lambda: theory.FokkerPlanck(function, 0.5, **BOX))
+    refused("drift.*jnp.where", lambda: theory.laws.FokkerPlanck(function, 0.5, **BOX))
     refused("of.*jnp.where", lambda: density().integrate(function))
     refused(
         "exited.*jnp.where",
-        lambda: theory.mean_exit_time_on_grid(
-            theory.FokkerPlanck(lambda x: -x, 0.5, **BOX), function
+        lambda: theory.escape.mean_exit_time_on_grid(
+            theory.laws.FokkerPlanck(lambda x: -x, 0.5, **BOX), function
         ),
     )
-    refused("function.*jnp.where", lambda: theory.FunctionScore(lambda t, x: function(x) * x, 1))
+    refused(
+        "function.*jnp.where",
+        lambda: theory.equations.FunctionScore(lambda t, x: function(x) * x, 1),
+    )
 
 
 def test_a_function_of_points_is_told_to_take_arrays():
@@ -195,7 +210,7 @@ def test_a_function_of_points_is_told_to_take_arrays():
     for function in (lambda x: 1.0 if x > 0 else -1.0, lambda x: math.sin(x)):
         refused(
             "drift.*numpy.where",
-            lambda function=function: theory.mean_exit_time(
+            lambda function=function: theory.escape.mean_exit_time(
                 function, 0.5, start=0.0, exits=(-1.0, 1.0)
             ),
         )
@@ -208,7 +223,7 @@ def test_a_function_of_points_is_told_to_take_arrays():
 def test_a_function_takes_theta_and_returns_real_numbers(function):
     """f: R^d → R^m."""
     refused("of", lambda: density().integrate(function))
-    refused("gradient", lambda: theory.GaussianGradient(function, 1.0))
+    refused("gradient", lambda: theory.laws.GaussianGradient(function, 1.0))
 
 
 @pytest.mark.parametrize("value", ODD)
@@ -250,7 +265,7 @@ def test_a_posterior_is_that_of_loss_over_temperature(scale):
     landscape = ss.LeastSquares(
         np.float32(np.sqrt(scale) * X[:, None]), np.float32(np.sqrt(scale) * Y)
     )
-    found = theory.posterior_by_quadrature(landscape, temperature=0.01 * scale)
+    found = theory.stationary.posterior_by_quadrature(landscape, temperature=0.01 * scale)
     np.testing.assert_allclose(found.mean, [np.sum(X * Y) / np.sum(X**2)], atol=1e-4)
     np.testing.assert_allclose(found.covariance, [[0.01 / np.mean(X**2)]], rtol=1e-3)
 
@@ -259,7 +274,10 @@ def test_a_temperature_below_the_rounding_of_the_losses_is_refused():
     """ℓ_i = 1e-9 U ± θ in float32: ±θ rounds by 1e-7, and T = 1e-12."""
     tilts = np.array([[1.0], [-1.0]], np.float32)
     landscape = ss.Potential(lambda x: 1e-9 * jnp.sum(x**2), tilts=tilts)
-    refused("temperature", lambda: theory.posterior_by_quadrature(landscape, temperature=1e-12))
+    refused(
+        "temperature",
+        lambda: theory.stationary.posterior_by_quadrature(landscape, temperature=1e-12),
+    )
 
 
 def test_the_dual_of_a_diagonal_network_converges():
@@ -267,7 +285,7 @@ def test_the_dual_of_a_diagonal_network_converges():
     x = np.array([[-2.32503077, -0.21879166]])
     y = np.array([0.90347018])
     for start in ([0.0, 0.1], [0.0, 1.0]):
-        found = theory.diagonal_network_limit(x, y, scale=0.5, start=start)
+        found = theory.selection.diagonal_network_limit(x, y, scale=0.5, start=start)
         np.testing.assert_allclose(x @ found.beta, y, rtol=1e-12)
 
 
@@ -275,20 +293,22 @@ def test_a_quasi_potential_needs_a_gradient_all_the_way():
     """W = ∫ 2V'/C over V' > 0, which NaN is not."""
     landscape = ss.Potential(lambda x: jnp.sum(x**2 + jnp.sqrt(0.5 - x)), np.eye(1))
     noise = ss.ConstantNoise(np.eye(1))
-    refused("gradient", lambda: theory.quasi_potential(landscape, noise, start=0.0, end=1.0))
+    refused("gradient", lambda: theory.escape.quasi_potential(landscape, noise, start=0.0, end=1.0))
 
 
 def test_constants_may_be_integers():
     """b = −1 has the bias of b = −1.0: (τ/2)𝓛b = 0, τb²."""
     for drift in (-1, -1.0, np.int64(-1)):
-        first, second = theory.finite_lag_bias(drift, 2, [0.5], lag=0.1)
+        first, second = theory.equations.finite_lag_bias(drift, 2, [0.5], lag=0.1)
         np.testing.assert_allclose([first[0], second[0]], [0.0, 0.1], atol=1e-7)
 
 
 @pytest.mark.parametrize("batch", [2, 8, 1000, 10**6])
 def test_levels_of_a_large_batch(batch):
     """v (2η − η²(B + 3)/B) = η²σ²/B, as E S² = (1 + 3/B) I."""
-    found = theory.teacher_student_spacing(learning_rate=0.1, batch_size=batch, label_noise=0.5)
+    found = theory.matrices.teacher_student_spacing(
+        learning_rate=0.1, batch_size=batch, label_noise=0.5
+    )
     exact = 0.1**2 * 0.25 / batch / (0.2 - 0.01 * (1 + 3 / batch))
     np.testing.assert_allclose(found.variance, exact, rtol=1e-9)
     assert np.isfinite(found.ratio)
@@ -297,11 +317,11 @@ def test_levels_of_a_large_batch(batch):
 def test_lags_may_be_unsigned():
     """R(k) = 0 for |k| ≥ M: 4 − 5 is −1 and not 255."""
     for dtype in (np.int8, np.uint8, np.uint64):
-        found = theory.epoch_noise_autocovariance(4, np.array([0, 1, 5], dtype))
+        found = theory.stationary.epoch_noise_autocovariance(4, np.array([0, 1, 5], dtype))
         np.testing.assert_allclose(found, [1.0, -0.25, 0.0])
 
 
 def test_times_may_come_twice():
     """The gap at t is the gap at t."""
-    found = theory.gaussian_flow_gap(SCORE, 0.1, [1.0, 0.5, 1.0]).gap
+    found = theory.equations.gaussian_flow_gap(SCORE, 0.1, [1.0, 0.5, 1.0]).gap
     assert found[0] == found[2] != found[1]

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 import sde_sgd as ss
-from sde_sgd.theory import (
+from sde_sgd.theory.escape import (
     committor,
     committor_on_grid,
-    eyring_kramers,
-    FokkerPlanck,
+    eyring_kramers_rates as eyring_kramers,
     mean_exit_time,
     mean_exit_time_on_grid,
 )
+from sde_sgd.theory.laws import FokkerPlanck
 
 
 def force(x):

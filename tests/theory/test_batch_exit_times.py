@@ -7,13 +7,8 @@ import scipy.sparse as sparse
 from scipy.sparse.linalg import gmres, splu
 
 import sde_sgd as ss
-from sde_sgd.theory import (
-    batch_committor,
-    batch_exit_time,
-    BatchGradients,
-    GaussianGradient,
-    mean_exit_time,
-)
+from sde_sgd.theory.escape import batch_committor, batch_exit_time, mean_exit_time
+from sde_sgd.theory.laws import BatchGradients, GaussianGradient
 
 ETA, SIGMA = 0.25, 0.6
 

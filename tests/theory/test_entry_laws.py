@@ -54,7 +54,7 @@ def normal(x, mean, spread):
 def plane():
     """The joint densities at TIMES."""
     box = ((-SIZE, SIZE), (-SIZE, SIZE))
-    equation = theory.FokkerPlanck.of_sgd(
+    equation = theory.laws.FokkerPlanck.of_sgd(
         network(), ss.MinibatchNoise(ONE), learning_rate=ETA, box=box, cells=CELLS
     )
     assert equation.added_diffusion == 0
@@ -75,7 +75,7 @@ def averages(noise, knots=KNOTS):
     """Coefficients of u and of w at TIMES, over the joint law, its cells as weighted points."""
     grid, joint = plane()
     return [
-        theory.conditional_coefficients(
+        theory.matrices.conditional_coefficients(
             network(),
             noise,
             grid.centres,
@@ -95,7 +95,7 @@ def variation(first, second):
 def errors(coefficients, **options):
     """Total variation of both entries from the marginals of the joint density, at the end."""
     _, joint = plane()
-    found = theory.evolve_entries(
+    found = theory.matrices.evolve_entries(
         coefficients, TIMES, starts(), box=(-SIZE, SIZE), cells=CELLS, **options
     )
     return np.array([variation(found[-1][i], joint[-1].marginal(i)) for i in range(2)])
@@ -107,7 +107,7 @@ def changed(name):
         return averages(ss.IsotropicNoise(ONE))
     sign, factor = {"sign": (-1, 1), "2D": (1, 2), "no noise": (1, 0.02)}[name]
     return [
-        theory.EntryCoefficients(c.knots, sign * c.drift, factor * c.diffusion)
+        theory.matrices.EntryCoefficients(c.knots, sign * c.drift, factor * c.diffusion)
         for c in averages(ss.MinibatchNoise(ONE))
     ]
 
@@ -153,8 +153,8 @@ def exact_product(densities):
 def test_averages_over_a_product_law():
     """Fits over `product_points` are the polynomials E[w²], E[w⁴], … of the other law's moments."""
     densities = [plane()[1][0].marginal(i) for i in range(2)]
-    points = theory.product_points(densities, [[0], [1]], 2**13)
-    found = theory.conditional_coefficients(
+    points = theory.matrices.product_points(densities, [[0], [1]], 2**13)
+    found = theory.matrices.conditional_coefficients(
         network(), ss.MinibatchNoise(ONE), points, [[0], [1]], learning_rate=ETA, num_knots=25
     )
     q = densities[0].grid.centres[:, 0]
@@ -172,7 +172,7 @@ def by_moments(densities):
     at = np.broadcast_to(np.linspace(-SIZE, SIZE, 4 * CELLS + 1), (2, 4 * CELLS + 1))
     drift, diffusion = exact_product(densities)
     tables = [np.stack([f(i, at[i]) for i in range(2)]) for f in (drift, diffusion)]
-    return theory.EntryCoefficients(at, *tables)
+    return theory.matrices.EntryCoefficients(at, *tables)
 
 
 def test_product_closure_by_moments():
@@ -186,7 +186,7 @@ def test_product_closure_by_moments():
 
     for _ in range(15):
         now = advance(by_moments(advance(by_moments(now), step / 2)), step)
-    closure = theory.product_closure(
+    closure = theory.matrices.product_closure(
         network(),
         ss.MinibatchNoise(ONE),
         starts(),
@@ -211,7 +211,7 @@ def test_closure_is_exact_where_entries_do_not_meet():
     tilts = jnp.array([[1.0, 0.5], [-1.0, -0.5], [0.2, -0.9], [-0.2, 0.9]])
     landscape = ss.Potential(lambda x: x[0] ** 4 / 4 + x[1] ** 2 - 0.3 * x[1], tilts=tilts)
     noise = ss.MinibatchNoise(ONE)
-    closure = theory.product_closure(
+    closure = theory.matrices.product_closure(
         landscape,
         noise,
         starts(),
@@ -227,7 +227,7 @@ def test_closure_is_exact_where_entries_do_not_meet():
     levels = 0.15 * np.mean(np.asarray(tilts) ** 2, axis=0)
     drifts = (lambda q: -(q**3), lambda q: 0.3 - 2 * q)
     for i in range(2):
-        equation = theory.FokkerPlanck(
+        equation = theory.laws.FokkerPlanck(
             drifts[i], lambda q, i=i: levels[i] + 0 * q, (-SIZE, SIZE), CELLS
         )
         own = equation.propagate(starts()[i], [0.5])[0]
@@ -238,7 +238,7 @@ def test_closure_is_exact_where_entries_do_not_meet():
 def test_product_points():
     """Means over the points are products of the densities' moments; other entries do not meet."""
     densities = [plane()[1][0].marginal(i) for i in range(2)]
-    points = theory.product_points(densities, [[0, 2], [1]], 2**12, shift=3)
+    points = theory.matrices.product_points(densities, [[0, 2], [1]], 2**12, shift=3)
     assert points.shape == (4096, 3)
     first, second = densities
     for column, density in ((0, first), (2, first), (1, second)):
@@ -247,14 +247,16 @@ def test_product_points():
             points[:, column].var(), density.covariance[0, 0], rtol=0.01, atol=1e-3
         )
     assert np.abs(np.corrcoef(points.T) - np.eye(3)).max() < 0.01
-    again = theory.product_points(densities, [[0, 2], [1]], 2**12, shift=4)
+    again = theory.matrices.product_points(densities, [[0, 2], [1]], 2**12, shift=4)
     assert np.abs(np.sort(again[:, 0]) - np.sort(points[:, 0])).max() > 1e-6
 
 
 def test_rates_of_an_entry():
     """b_i = −∂_iL and D_i = (η/2)Var ∂_iℓ, from all examples (Itô); −∂_iL − ½∂_iD_i is another."""
     points = np.random.default_rng(4).normal(size=(6, 2))
-    found = theory.entry_rates(network(), ss.MinibatchNoise(ONE), points, learning_rate=ETA)
+    found = theory.matrices.entry_rates(
+        network(), ss.MinibatchNoise(ONE), points, learning_rate=ETA
+    )
     (u, w), x, y = points.T[..., None], np.repeat(X, 4), np.repeat(Y, 4)
     rest, tilt = u * w * x - y, np.tile(TILTS, (3, 1))
     slopes = np.stack([rest * w * x + tilt[:, 0], rest * u * x + tilt[:, 1]], -1)
@@ -284,7 +286,7 @@ def test_bad_input(name):
     options: Any = dict(positions=NORMAL, learning_rate=ETA) | changes
     positions = options.pop("positions")
     with pytest.raises(ValueError, match=text):
-        theory.conditional_coefficients(
+        theory.matrices.conditional_coefficients(
             network(), ss.MinibatchNoise(ONE), positions, groups, **options
         )
 
@@ -293,14 +295,18 @@ def test_bad_closure():
     """Entries without a law, numbers of points, times and lengths."""
     laws = [plane()[1][0].marginal(0)]
     with pytest.raises(ValueError, match="power of two"):
-        theory.product_points(laws, [[0]], 100)
+        theory.matrices.product_points(laws, [[0]], 100)
     with pytest.raises(ValueError, match="densities for"):
-        theory.product_points(laws, [[0], [1]], 64)
+        theory.matrices.product_points(laws, [[0], [1]], 64)
     options: Any = dict(learning_rate=ETA, time_step=0.1, box=(-SIZE, SIZE), cells=CELLS)
     noise = ss.MinibatchNoise(ONE)
     with pytest.raises(ValueError, match="all 2 entries"):
-        theory.product_closure(network(), noise, laws, [[0]], times=[1.0], **options)
+        theory.matrices.product_closure(network(), noise, laws, [[0]], times=[1.0], **options)
     with pytest.raises(ValueError, match="increase"):
-        theory.product_closure(network(), noise, starts(), [[0], [1]], times=[1.0, 0.5], **options)
+        theory.matrices.product_closure(
+            network(), noise, starts(), [[0], [1]], times=[1.0, 0.5], **options
+        )
     with pytest.raises(ValueError, match="times must increase"):
-        theory.evolve_entries(averages(noise)[:2], [0.0], starts(), box=(-SIZE, SIZE), cells=CELLS)
+        theory.matrices.evolve_entries(
+            averages(noise)[:2], [0.0], starts(), box=(-SIZE, SIZE), cells=CELLS
+        )

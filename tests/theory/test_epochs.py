@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sde_sgd.theory import (
+from sde_sgd.theory.stationary import (
     epoch_noise_autocovariance,
     stationary_covariance,
     stationary_covariance_epochs,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sde_sgd.theory import (
+from sde_sgd.theory.escape import (
     mean_exit_time,
     mori_escape_rate,
     mori_stationary_exponent,

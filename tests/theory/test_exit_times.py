@@ -7,8 +7,8 @@ from scipy.integrate import quad
 from scipy.special import erf, ndtr
 
 import sde_sgd as ss
-from sde_sgd.theory import committor, drift_and_diffusion, exit_time, mean_exit_time
-from sde_sgd.theory._absorbing import AbsorbingChain
+from sde_sgd.theory.escape import committor, drift_and_diffusion, exit_time, mean_exit_time
+from sde_sgd.theory.escape._absorbing import AbsorbingChain
 
 
 def force(x):

@@ -5,7 +5,11 @@ import numpy as np
 import pytest
 
 import sde_sgd as ss
-from sde_sgd.theory import eyring_kramers, mean_exit_time, stationary_point
+from sde_sgd.theory.escape import (
+    eyring_kramers_rates as eyring_kramers,
+    mean_exit_time,
+    stationary_point,
+)
 
 WELL = ss.double_well(0.36)
 WELLS = ss.sharp_and_flat_wells(1.0, flat_curvature=1.5, sharp_curvature=6.0)

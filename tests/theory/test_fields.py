@@ -31,7 +31,7 @@ def test_forms_of_a_law_of_the_gradient():
         (lambda theta: theta, lambda theta: jnp.full((1, 1), 2.0)),
         (lambda theta: jnp.sum(theta), 2.0),
     ):
-        law = theory.GaussianGradient(gradient, covariance)
+        law = theory.laws.GaussianGradient(gradient, covariance)
         np.testing.assert_allclose(law.moments(x, 3), expected, rtol=1e-14)
 
 
@@ -41,32 +41,34 @@ def mixing(x):
 
 
 REFUSED = {
-    "drift must map one θ of shape": lambda: theory.FokkerPlanck(
+    "drift must map one θ of shape": lambda: theory.laws.FokkerPlanck(
         lambda x: x[:1], 1.0, ((-1, 1), (-1, 1)), 8
     ),
-    "diffusion must map one θ of shape": lambda: theory.FokkerPlanck(
+    "diffusion must map one θ of shape": lambda: theory.laws.FokkerPlanck(
         0.0, lambda x: jnp.ones(3), (-1, 1), 8
     ),
-    "start must map one θ of shape": lambda: theory.FokkerPlanck(
+    "start must map one θ of shape": lambda: theory.laws.FokkerPlanck(
         [0.0, 0.0], 1.0, ((-1, 1), (-1, 1)), 8, "wall"
     ).propagate(lambda x: x, [1.0]),
-    "label must map one θ of shape": lambda: theory.weights_on_grid(
-        theory.FokkerPlanck(0.0, 1.0, (-1, 1), 8, "wall").stationary(), lambda x: jnp.ones(2), 2
+    "label must map one θ of shape": lambda: theory.selection.weights_on_grid(
+        theory.laws.FokkerPlanck(0.0, 1.0, (-1, 1), 8, "wall").stationary(),
+        lambda x: jnp.ones(2),
+        2,
     ),
-    "drift must be finite real numbers": lambda: theory.FokkerPlanck(
+    "drift must be finite real numbers": lambda: theory.laws.FokkerPlanck(
         np.nan, 1.0, (-1, 1), 8, "wall"
     ),
-    "gradient mixes the points": lambda: theory.stationary_density(mixing, 0.1),
-    "function mixes the points": lambda: theory.stationary_density(lambda x: x, 0.1).expectation(
-        mixing
-    ),
-    "drift mixes the points": lambda: theory.mean_exit_time(
+    "gradient mixes the points": lambda: theory.laws.stationary_density(mixing, 0.1),
+    "function mixes the points": lambda: theory.laws.stationary_density(
+        lambda x: x, 0.1
+    ).expectation(mixing),
+    "drift mixes the points": lambda: theory.escape.mean_exit_time(
         lambda x: -mixing(x), 0.1, start=0.0, exits=(-1.0, 1.0)
     ),
-    "force mixes the points": lambda: theory.dyson_drift(
+    "force mixes the points": lambda: theory.matrices.dyson_drift(
         np.array([0.3, 1.0, 2.0]), strength=1.0, force=mixing
     ),
-    "potential mixes the points": lambda: theory.coulomb_gas_log_density(
+    "potential mixes the points": lambda: theory.matrices.coulomb_gas_log_density(
         np.array([0.3, 1.0, 2.0]), strength=1.0, potential=mixing
     ),
 }

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import sde_sgd as ss
-from sde_sgd.theory import FunctionScore, Gaussian, gaussian_flow_gap, GaussianScore, grid_flow_gap
-from sde_sgd.theory.wasserstein import normal_levels
+from sde_sgd.theory.equations import FunctionScore, gaussian_flow_gap, GaussianScore, grid_flow_gap
+from sde_sgd.theory.laws.wasserstein import normal_levels
+from sde_sgd.theory.stationary import Gaussian
 
 ETA = 0.1
 
@@ -37,7 +38,7 @@ def test_on_the_line_the_bound_is_the_gap(delta):
 class Changed(eqx.Module):
     """(t, θ) ↦ factor·s(t, θ) + shift, compiled once for all factors and shifts."""
 
-    score: ss.theory.AbstractScore
+    score: ss.theory.equations.AbstractScore
     factor: jax.Array
     shift: jax.Array
 
@@ -82,14 +83,18 @@ def test_process_with_a_wrong_score_has_the_predicted_law():
 @functools.cache
 def line():
     """The double well with D = .05(1 + .3x) from N(0, .3²), and its score, until t = 2."""
-    equation = ss.theory.FokkerPlanck(
+    equation = ss.theory.laws.FokkerPlanck(
         lambda x: x - x**3, lambda x: 0.05 * (1 + 0.3 * x), (-2.4, 2.4), 160
     )
 
     def start(x):
         return jnp.exp(-((x[0] / 0.3) ** 2) / 2) / (0.3 * np.sqrt(2 * np.pi))
 
-    return equation, start, ss.theory.GridScore(equation, start, duration=2.0, num_times=32)
+    return (
+        equation,
+        start,
+        ss.theory.equations.GridScore(equation, start, duration=2.0, num_times=32),
+    )
 
 
 @jax.jit
@@ -142,7 +147,7 @@ def test_on_a_grid():
 
 def test_slope_of_the_flow_where_the_noise_is_curved():
     """L̂ = max ∂_x(b − D′ − Dŝ), b = x − x³, D = .05(1 + x²), ŝ = −x/.09 at the start."""
-    equation = ss.theory.FokkerPlanck(
+    equation = ss.theory.laws.FokkerPlanck(
         lambda x: x - x**3, lambda x: 0.05 * (1 + x**2), (-2.4, 2.4), 160
     )
     score = FunctionScore(lambda t, x: -x / 0.09, 1)
@@ -181,7 +186,9 @@ FORMS = {
 @functools.cache
 def elementwise():
     """b = −θ³ and D = .05, written for arrays of any shape."""
-    equation = ss.theory.FokkerPlanck(lambda x: -(x**3), lambda x: 0.05 + 0 * x, (-2.2, 2.2), 120)
+    equation = ss.theory.laws.FokkerPlanck(
+        lambda x: -(x**3), lambda x: 0.05 + 0 * x, (-2.2, 2.2), 120
+    )
     return with_the_score_of_the_start(equation)
 
 
@@ -194,11 +201,11 @@ def test_functions_of_one_theta_in_any_form(form):
     box = dict(box=(-2.2, 2.2), cells=120)
     if form == "of_sgd":
         landscape = ss.Potential(lambda x: jnp.sum(x**2) ** 2 / 4, np.eye(1))
-        equation = ss.theory.FokkerPlanck.of_sgd(
+        equation = ss.theory.laws.FokkerPlanck.of_sgd(
             landscape, ss.ConstantNoise(np.eye(1)), learning_rate=0.1, **box
         )
     else:
-        equation = ss.theory.FokkerPlanck(cubic_drift, FORMS[form], **box)
+        equation = ss.theory.laws.FokkerPlanck(cubic_drift, FORMS[form], **box)
     found = with_the_score_of_the_start(equation)
     for name in ("gap", "residual", "lipschitz", "bound"):
         expected = getattr(elementwise(), name)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy.sparse.linalg import spsolve
 
-from sde_sgd.theory import FokkerPlanck
 from sde_sgd.theory._fields import evaluate
-from sde_sgd.theory._finite_volume import selling
+from sde_sgd.theory.laws import FokkerPlanck
+from sde_sgd.theory.laws._finite_volume import selling
 
 HESS = np.diag([1.0, 3.0])
 BOX = ((-1.5, 1.5), (-0.9, 0.9))

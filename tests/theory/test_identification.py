@@ -15,7 +15,7 @@ ETA, BATCH = 0.3, 2
 
 
 def read(reading, lag=1, step=ETA, **options):
-    return theory.read_least_squares(
+    return theory.equations.read_least_squares(
         X,
         Y,
         learning_rate=ETA,
@@ -92,7 +92,7 @@ def test_log_map_is_the_generator_of_every_iteration():
 
 def test_only_the_centred_reading_loses_the_stationary_variance():
     """2b₁M + a(m) + a₂M = 0: naive, extrapolated and log map have SGD's M, centred has not."""
-    exact = theory.stationary_covariance_least_squares(
+    exact = theory.stationary.stationary_covariance_least_squares(
         X[:, None], Y, learning_rate=ETA, noise_factor=1 / BATCH, time_step=ETA
     )[0, 0]
 
@@ -124,7 +124,7 @@ def test_leading_bias():
     limit = read("log_map", step=0.0)
     points = np.array([-0.4, 0.9])
     for reading in ("naive", "centred"):
-        drift, rate = theory.finite_lag_bias(
+        drift, rate = theory.equations.finite_lag_bias(
             lambda t: jnp.polyval(jnp.asarray(limit.drift[::-1]), t[0]),
             lambda t: jnp.polyval(jnp.asarray(limit.variance_rate[::-1]), t[0]),
             points,
@@ -141,7 +141,7 @@ def test_leading_bias():
 def test_linear_equation_of_gaussian_sgd():
     """e^{−hΛ} = 1 − hH and ∫₀^h e^{−Λs} a e^{−Λs} ds = hηC, H and C not commuting."""
     hess, noise = np.array([[1.0, 0.3], [0.3, 2.0]]), np.array([[1.0, -0.4], [-0.4, 0.5]])
-    found = theory.effective_linear(hess, noise, learning_rate=0.2, time_step=0.1)
+    found = theory.equations.effective_linear(hess, noise, learning_rate=0.2, time_step=0.1)
     np.testing.assert_allclose(expm(-0.1 * found.drift_matrix), np.eye(2) - 0.1 * hess, rtol=1e-12)
     nodes, weights = np.polynomial.legendre.leggauss(20)
     total = np.zeros((2, 2))
@@ -150,7 +150,7 @@ def test_linear_equation_of_gaussian_sgd():
         total += w * decay @ found.variance_rate @ decay
     np.testing.assert_allclose(total, 0.1 * 0.2 * noise, rtol=1e-12)
     # With its stationary covariance, of the continuous equation.
-    m = theory.stationary_covariance(hess, noise, learning_rate=0.2, time_step=0.1)
+    m = theory.stationary.stationary_covariance(hess, noise, learning_rate=0.2, time_step=0.1)
     balance = found.drift_matrix @ m + m @ found.drift_matrix
     np.testing.assert_allclose(balance, found.variance_rate, rtol=1e-10)
 
@@ -158,11 +158,11 @@ def test_linear_equation_of_gaussian_sgd():
 def test_conditional_moments_of_the_master_equation():
     """All batches enumerated on least squares: the polynomial reading at its points."""
     landscape = ss.LeastSquares(jnp.asarray(X)[:, None], jnp.asarray(Y))
-    law = theory.BatchGradients.of(landscape, ss.WithReplacement(BATCH))
-    chain = theory.MasterEquation(law, learning_rate=ETA, box=(-6, 8), nodes=16)
+    law = theory.laws.BatchGradients.of(landscape, ss.WithReplacement(BATCH))
+    chain = theory.laws.MasterEquation(law, learning_rate=ETA, box=(-6, 8), nodes=16)
     points = np.array([-0.4, 1.7])
     for reading, steps in (("naive", [2]), ("centred", [2]), ("extrapolated", [1, 2])):
-        moments = theory.conditional_moments(chain, points, steps)
+        moments = theory.equations.conditional_moments(chain, points, steps)
         drift, rate = moments.read(ETA, reading)
         exact = read(reading, steps[0])
         np.testing.assert_allclose(drift, np.polyval(exact.drift[::-1], points), rtol=1e-10)
@@ -173,22 +173,22 @@ def test_conditional_moments_of_the_master_equation():
 def test_bad_input():
     """Steps that no SDE makes, lags between two steps, unknown readings: with the way out."""
     with pytest.raises(ValueError, match="alternates"):
-        theory.read_least_squares(
+        theory.equations.read_least_squares(
             2 * X, Y, learning_rate=1.0, noise_factor=0.5, time_step=1.0, lag=1.0, reading="log_map"
         )
     with pytest.raises(ValueError, match="alternates"):
-        theory.effective_linear([[2.0]], [[1.0]], learning_rate=0.6, time_step=0.6)
+        theory.equations.effective_linear([[2.0]], [[1.0]], learning_rate=0.6, time_step=0.6)
     with pytest.raises(ValueError, match="multiples of time_step"):
         read("naive", 1.5)
     with pytest.raises(ValueError, match="num_lags"):
         read("extrapolated", num_lags=0)
     with pytest.raises(ValueError, match="one length"):
-        theory.read_least_squares(
+        theory.equations.read_least_squares(
             X, Y[:2], learning_rate=0.1, noise_factor=0.5, time_step=0.1, lag=0.1
         )
     landscape = ss.LeastSquares(jnp.asarray(X)[:, None], jnp.asarray(Y))
-    law = theory.BatchGradients.of(landscape, ss.WithReplacement(BATCH))
-    chain = theory.MasterEquation(law, learning_rate=ETA, box=(-6, 8), nodes=16)
-    moments = theory.conditional_moments(chain, [0.1], [1, 3])
+    law = theory.laws.BatchGradients.of(landscape, ss.WithReplacement(BATCH))
+    chain = theory.laws.MasterEquation(law, learning_rate=ETA, box=(-6, 8), nodes=16)
+    moments = theory.equations.conditional_moments(chain, [0.1], [1, 3])
     with pytest.raises(ValueError, match="s, 2s"):
         moments.read(ETA, "extrapolated")

@@ -8,15 +8,15 @@ from scipy.integrate import quad
 from scipy.special import gammaln, roots_genlaguerre, roots_jacobi
 
 import sde_sgd as ss
-from sde_sgd.theory import (
+from sde_sgd.theory.laws import (
     moment_online_least_squares,
-    stationary_covariance_population_least_squares,
     stationary_density,
     tail_index_finite_sum,
     tail_index_limit,
     tail_index_online_least_squares,
     tail_index_published,
 )
+from sde_sgd.theory.stationary import stationary_covariance_population_least_squares
 
 
 def chi_square_moment(power, rate, batch):

@@ -9,7 +9,7 @@ import pytest
 from scipy.linalg import solve_continuous_lyapunov
 
 import sde_sgd as ss
-from sde_sgd.theory import (
+from sde_sgd.theory.stationary import (
     langevin_epochs,
     posterior_by_quadrature,
     posterior_least_squares,
@@ -20,7 +20,7 @@ from sde_sgd.theory import (
 RNG = np.random.default_rng(3)
 INPUTS = RNG.normal(size=(6, 2)) * np.array([1.0, 0.6])
 TARGETS = RNG.normal(size=6)
-MINIMUM = ss.theory.stationary_mean_least_squares(INPUTS, TARGETS, l2=0.1)
+MINIMUM = ss.theory.stationary.stationary_mean_least_squares(INPUTS, TARGETS, l2=0.1)
 ETA, BATH, L2 = 0.2, 1 / 6, 0.1
 COMMON: dict[str, Any] = {"learning_rate": ETA, "temperature": BATH, "l2": L2}
 

@@ -7,8 +7,9 @@ from scipy.integrate import quad
 from scipy.optimize import brentq
 
 import sde_sgd as ss
-from sde_sgd.theory import batch_exit_time, BatchGradients, mean_exit_time, quasi_potential
-from sde_sgd.theory._batch_cumulants import extreme_gradient, log_moment
+from sde_sgd.theory.escape import batch_exit_time, mean_exit_time, quasi_potential
+from sde_sgd.theory.escape._batch_cumulants import extreme_gradient, log_moment
+from sde_sgd.theory.laws import BatchGradients
 
 ONE = ss.WithReplacement(1)
 WELL = ss.double_well(0.36)

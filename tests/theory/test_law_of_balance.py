@@ -7,14 +7,14 @@ import pytest
 from scipy import stats
 from scipy.integrate import quad
 
-from sde_sgd.theory import (
+from sde_sgd.theory.laws import stationary_density
+from sde_sgd.theory.selection.weights import (
     balance_factor,
     balance_moments,
     balance_moments_gaussian,
     BalanceMoments,
     law_of_balance_density,
     law_of_balance_equation,
-    stationary_density,
 )
 
 GAUSSIAN = balance_moments_gaussian()

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sde_sgd.theory import (
+from sde_sgd.theory.stationary import (
     max_stable_learning_rate,
     mean_square_stability,
     stationary_covariance_least_squares,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.linalg import expm
 
-from sde_sgd.theory import (
+from sde_sgd.theory.stationary import (
     stationary_covariance,
     stationary_covariance_momentum,
     transient_moments_linear,

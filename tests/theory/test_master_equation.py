@@ -9,7 +9,7 @@ import pytest
 from scipy.special import erf
 
 import sde_sgd as ss
-from sde_sgd.theory import BatchGradients, GaussianGradient, KramersMoyal, MasterEquation
+from sde_sgd.theory.laws import BatchGradients, GaussianGradient, KramersMoyal, MasterEquation
 
 X, Y = np.array([1.0, -0.5, 2.0, 1.5]), np.array([0.7, 0.4, 1.1, 2.4])
 MINIMUM = X @ Y / (X @ X)
@@ -62,13 +62,13 @@ def test_gaussian_sgd_with_varying_noise():
     law = GaussianGradient.of(landscape, ss.MinibatchNoise(sampling))
     box = (MINIMUM - 4, MINIMUM + 4)
     master = MasterEquation(law, learning_rate=eta, box=box, nodes=400)
-    exact = ss.theory.stationary_covariance_least_squares(
+    exact = ss.theory.stationary.stationary_covariance_least_squares(
         X[:, None], Y, learning_rate=eta, noise_factor=0.5, time_step=eta
     )
     assert master.stationary().variance == pytest.approx(exact[0, 0], rel=1e-9)
     late, early = master.propagate(0.0, [12, 3])
     for k, now in ((12, late), (3, early)):
-        moments = ss.theory.transient_moments_least_squares(
+        moments = ss.theory.stationary.transient_moments_least_squares(
             X[:, None],
             Y,
             learning_rate=eta,
@@ -131,7 +131,7 @@ def test_all_batches_are_enumerated(sampling):
 def test_stationary_law_of_batches():
     """Shared atoms: the variance of finite-sum least squares to its stated error, of order 2."""
     law = BatchGradients.of(least_squares(), ss.WithReplacement(2))
-    exact = ss.theory.stationary_covariance_least_squares(
+    exact = ss.theory.stationary.stationary_covariance_least_squares(
         X[:, None], Y, learning_rate=0.2, noise_factor=0.5, time_step=0.2
     )[0, 0]
 
@@ -303,7 +303,7 @@ def test_refuses():
     with pytest.raises(ValueError, match="loses mass"):
         KramersMoyal(GAUSSIAN, learning_rate=0.1, box=(-0.3, 0.3), order=2)
     with pytest.raises(ValueError, match="no density"):
-        ss.theory.ScalarLaw(np.zeros(1), np.ones(1), 0.0).pdf(0.0)
+        ss.theory.laws.ScalarLaw(np.zeros(1), np.ones(1), 0.0).pdf(0.0)
 
 
 def test_small_batch_noise_never_leaves_a_well():

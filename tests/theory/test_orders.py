@@ -15,7 +15,7 @@ COARSE = 2.0 ** -np.arange(3, 7)
 
 
 def pair_errors(order, rates=RATES, **options):
-    return theory.weak_errors_least_squares(
+    return theory.equations.weak_errors_least_squares(
         *PAIR,
         learning_rates=rates,
         noise_factor=1.0,
@@ -44,7 +44,7 @@ def fourth(x):
 
 
 def logistic_errors(order=1, of=square, rates=COARSE, **options):
-    return theory.weak_errors_scalar(
+    return theory.equations.weak_errors_scalar(
         logistic(),
         options.pop("sampling", SAMPLING),
         of=of,
@@ -87,7 +87,10 @@ def test_orders_of_the_quadratic():
     """Fits over 2⁻⁴…2⁻⁸: 1.009 and 2.005 for the mean, .957 and 2.008 for E x²."""
     for order, mean, second in ((1, 1.009, 0.957), (2, 2.005, 2.008)):
         errors = pair_errors(order)
-        fits = [theory.fit_order(RATES, e) for e in (errors.mean[:, 0], errors.second[:, 0, 0])]
+        fits = [
+            theory.equations.fit_order(RATES, e)
+            for e in (errors.mean[:, 0], errors.second[:, 0, 0])
+        ]
         assert [f.order for f in fits] == pytest.approx([mean, second], abs=6e-4)
         assert all(abs(f.order - order) < min(0.1, 3 * f.uncertainty) for f in fits)
 
@@ -98,7 +101,7 @@ def test_orders_in_three_dimensions():
     inputs, targets = rng.normal(size=(8, 3)), rng.normal(size=8)
     for factor in (1 / 2, 6 / (2 * 7)):
         for order in (1, 2):
-            errors = theory.weak_errors_least_squares(
+            errors = theory.equations.weak_errors_least_squares(
                 inputs,
                 targets,
                 learning_rates=RATES / 2,
@@ -109,7 +112,7 @@ def test_orders_in_three_dimensions():
             )
             for rows in (errors.mean, errors.second.reshape(len(RATES), -1)):
                 size = np.linalg.norm(rows, axis=1)
-                assert abs(theory.fit_order(RATES / 2, size).order - order) < 0.1
+                assert abs(theory.equations.fit_order(RATES / 2, size).order - order) < 0.1
 
 
 @pytest.mark.parametrize("order", [1, 2])
@@ -117,7 +120,7 @@ def test_orders_of_a_logistic_loss(order):
     """Master equation against Fokker–Planck, η = 2⁻³…2⁻⁶: slopes 1 ± .1 and 2 ± .1, also of x⁴."""
     for of in (square, fourth):
         errors = logistic_errors(order, of)
-        fit = theory.fit_order(COARSE, errors.errors)
+        fit = theory.equations.fit_order(COARSE, errors.errors)
         assert abs(fit.order - order) < 0.1
         assert np.all(errors.accuracy < 1e-4 * np.abs(errors.errors))
 
@@ -126,19 +129,19 @@ def test_without_replacement():
     """Fresh pairs of four: c = (N−B)/(B(N−1)); with the c of replacement the order is lost."""
     scheme = ss.WithoutReplacement(2)
     right = logistic_errors(2, sampling=scheme).errors
-    assert abs(theory.fit_order(COARSE, right).order - 2) < 0.1
+    assert abs(theory.equations.fit_order(COARSE, right).order - 2) < 0.1
 
     def wrong(eta, g, bent, c):
         return -g - eta / 2 * bent, eta / 2 * c * (1 / 2) / (2 / 6)
 
     errors = logistic_errors(sampling=scheme, equation=wrong).errors
-    assert theory.fit_order(COARSE, errors).order < 1.3
+    assert theory.equations.fit_order(COARSE, errors).order < 1.3
 
 
 def test_sgd_side_by_atoms():
     """E f after 8 steps = the master equation's, all 4⁸ batches followed."""
-    law = theory.BatchGradients.of(logistic(), SAMPLING)
-    chain = theory.MasterEquation(law, learning_rate=0.125, box=[-4.0, 4.0], nodes=8)
+    law = theory.laws.BatchGradients.of(logistic(), SAMPLING)
+    chain = theory.laws.MasterEquation(law, learning_rate=0.125, box=[-4.0, 4.0], nodes=8)
     (end,) = chain.propagate(1.5, [8])
     found = logistic_errors(rates=[0.125]).sgd[0]
     assert found == pytest.approx(float(end.integrate(square)), rel=1e-10)
@@ -148,7 +151,7 @@ def test_sde_side_by_finite_volumes():
     """E f(X_1) = u(θ0), ∂u/∂t = 𝓛u by the jump chain on cells, extrapolated from its h² error."""
     values = []
     for cells in (480, 960):
-        solver = theory.FokkerPlanck.of_sgd(
+        solver = theory.laws.FokkerPlanck.of_sgd(
             logistic(),
             ss.MinibatchNoise(SAMPLING),
             learning_rate=0.125,
@@ -175,7 +178,7 @@ def test_controls_lose_the_order():
     np.testing.assert_allclose(own, logistic_errors(2).errors, rtol=1e-9)
     for wrong in (variant(1.0), variant(-0.5), variant(0.5, power=0.5), variant(0.5, scale=0.5)):
         errors = logistic_errors(equation=wrong).errors
-        assert theory.fit_order(COARSE, errors).order < 1.3
+        assert theory.equations.fit_order(COARSE, errors).order < 1.3
 
 
 def test_another_clock_loses_the_order():
@@ -184,21 +187,23 @@ def test_another_clock_loses_the_order():
     for eta in RATES:
         k = round(1 / eta)
         ticks = {"learning_rate": eta, "noise_factor": 1.0, "theta0": [1.0]}
-        sgd = theory.transient_moments_least_squares(*PAIR, time_step=eta, times=[1.0], **ticks)
+        sgd = theory.stationary.transient_moments_least_squares(
+            *PAIR, time_step=eta, times=[1.0], **ticks
+        )
         for clock, row in ((eta * (k + 1), late), (np.sqrt(eta) * k, slow)):
-            sde = theory.transient_moments_least_squares(
+            sde = theory.stationary.transient_moments_least_squares(
                 *PAIR, time_step=0.0, times=[clock], order=2, **ticks
             )
             row.append(float((sde.mean - sgd.mean)[0, 0]))
-    assert theory.fit_order(RATES, late).order < 1.1
-    assert theory.fit_order(RATES, slow).order < 0.1
+    assert theory.equations.fit_order(RATES, late).order < 1.1
+    assert theory.equations.fit_order(RATES, slow).order < 0.1
 
 
 def test_order_two_is_worse_in_the_stationary_state():
     """Var η/(2+η), η/2 and, of SGD, η/(2−η): order 2 misses by twice as much as order 1."""
     eta = 0.1
     options = {"learning_rate": eta, "noise_factor": 1.0}
-    cov = theory.stationary_covariance_least_squares
+    cov = theory.stationary.stationary_covariance_least_squares
     sgd = cov(*PAIR, time_step=eta, **options)[0, 0]
     one, two = (cov(*PAIR, time_step=0.0, order=p, **options)[0, 0] for p in (1, 2))
     assert (sgd, one, two) == pytest.approx((eta / (2 - eta), eta / 2, eta / (2 + eta)))
@@ -208,10 +213,10 @@ def test_order_two_is_worse_in_the_stationary_state():
 def test_fit_of_a_power_law():
     """3η² is fitted exactly; with errors the slope's is (Σ w (x − x̄)²)^{−1/2}."""
     eta = np.array([0.5, 0.25, 0.125])
-    fit = theory.fit_order(eta, -3 * eta**2)
+    fit = theory.equations.fit_order(eta, -3 * eta**2)
     assert (fit.order, fit.prefactor) == pytest.approx((2, 3))
     assert fit.uncertainty < 1e-12
-    fit = theory.fit_order(eta[:2], 3 * eta[:2] ** 2, 0.1 * 3 * eta[:2] ** 2)
+    fit = theory.equations.fit_order(eta[:2], 3 * eta[:2] ** 2, 0.1 * 3 * eta[:2] ** 2)
     assert fit.uncertainty == pytest.approx(0.1 * np.sqrt(2) / np.log(2))
 
 
@@ -221,7 +226,7 @@ def test_uncertainty_covers():
     eta, hits = 2.0 ** -np.arange(4.0), []
     for _ in range(600):
         sd = 0.05 * eta
-        fit = theory.fit_order(eta, eta + sd * rng.normal(size=4), sd)
+        fit = theory.equations.fit_order(eta, eta + sd * rng.normal(size=4), sd)
         hits.append(abs(fit.order - 1) < 2 * fit.uncertainty)
     assert np.mean(hits) > 0.915  # 95 % less 4 standard errors of .9 %
 
@@ -229,15 +234,18 @@ def test_uncertainty_covers():
 @pytest.mark.parametrize(
     "call, words",
     [
-        (lambda: theory.fit_order([0.1], [1.0]), "at least 2 rates"),
-        (lambda: theory.fit_order([0.1, 0.1], [1.0, 2.0]), "differ"),
-        (lambda: theory.fit_order([0.1, 0.2], [1.0, 0.0]), "learning_rate=0.2 is not resolved"),
-        (lambda: theory.fit_order([0.1, 0.2], [1e-3, 1.0], [1e-3, 0.1]), "more members"),
+        (lambda: theory.equations.fit_order([0.1], [1.0]), "at least 2 rates"),
+        (lambda: theory.equations.fit_order([0.1, 0.1], [1.0, 2.0]), "differ"),
+        (
+            lambda: theory.equations.fit_order([0.1, 0.2], [1.0, 0.0]),
+            "learning_rate=0.2 is not resolved",
+        ),
+        (lambda: theory.equations.fit_order([0.1, 0.2], [1e-3, 1.0], [1e-3, 0.1]), "more members"),
         (lambda: logistic_errors(rates=[0.3]), "multiples of time_step"),
         (lambda: logistic_errors(degree=12), "Raise degree"),
         (lambda: logistic_errors(order=3), "order must be one of 1, 2"),
         (
-            lambda: theory.weak_errors_scalar(
+            lambda: theory.equations.weak_errors_scalar(
                 logistic(),
                 SAMPLING,
                 of=lambda x: x[0],

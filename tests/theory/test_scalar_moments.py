@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sde_sgd.theory import (
+from sde_sgd.theory.laws import stationary_density, tail_index_finite_sum
+from sde_sgd.theory.stationary import (
     stationary_covariance_least_squares,
-    stationary_density,
     stationary_scalar_moments,
-    tail_index_finite_sum,
     transient_scalar_moments,
 )
 

@@ -8,9 +8,9 @@ import pytest
 from scipy.integrate import quad
 
 import sde_sgd as ss
-from sde_sgd.theory import (
+from sde_sgd.theory.laws import FokkerPlanck
+from sde_sgd.theory.selection.weights import (
     boltzmann_weights,
-    FokkerPlanck,
     large_deviation_weights,
     spanning_tree_energies,
     splitting_on_grid,
@@ -145,8 +145,8 @@ def test_two_wells_of_sgd_from_quasi_potentials():
     """−η log(w₁/w₀) = W₀₁ − W₁₀ on a tilted double well, W by `quasi_potential`."""
     well = ss.double_well(0.36, asymmetry=0.1)
     noise = ss.ConstantNoise(jnp.array([[0.36]]))
-    up = ss.theory.quasi_potential(well, noise, start=-1.0, end=1.0).barrier
-    down = ss.theory.quasi_potential(well, noise, start=1.0, end=-1.0).barrier
+    up = ss.theory.escape.quasi_potential(well, noise, start=-1.0, end=1.0).barrier
+    down = ss.theory.escape.quasi_potential(well, noise, start=1.0, end=-1.0).barrier
     energy = spanning_tree_energies([[0, up], [down, 0]])
     assert energy[0] == pytest.approx(2 / 0.36 * 0.4 / 3, rel=1e-8)  # 2ΔL/C, ΔL = 4a/3
     assert energy[1] == 0

@@ -8,7 +8,7 @@ from scipy.linalg import eigh
 from tools import normal
 
 import sde_sgd as ss
-from sde_sgd.theory import (
+from sde_sgd.theory.stationary import (
     max_stable_learning_rate,
     max_stable_learning_rate_sam,
     max_stable_learning_rate_sam_equation,

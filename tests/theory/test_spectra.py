@@ -16,16 +16,18 @@ from sde_sgd import theory
 def test_wigner_surmise():
     """∫p = ∫sp = 1, ∫s²p = 4/π, cdf = ∫p; independent levels e^{−s} have 2."""
     moments = [
-        integrate.quad(lambda s, n=n: s**n * theory.wigner_surmise(s), 0, np.inf)[0]
+        integrate.quad(lambda s, n=n: s**n * theory.matrices.wigner_surmise(s), 0, np.inf)[0]
         for n in range(3)
     ]
     np.testing.assert_allclose(moments, [1, 1, 4 / np.pi], rtol=1e-9)
     for s in (0.3, 1.0, 2.5):
-        mass = integrate.quad(lambda x: float(theory.wigner_surmise(x)), 0, s)[0]
-        np.testing.assert_allclose(theory.wigner_surmise_cdf(s), mass, rtol=1e-10)
+        mass = integrate.quad(lambda x: float(theory.matrices.wigner_surmise(x)), 0, s)[0]
+        np.testing.assert_allclose(theory.matrices.wigner_surmise_cdf(s), mass, rtol=1e-10)
     poisson = integrate.quad(lambda s: s**2 * np.exp(-s), 0, np.inf)[0]
     assert abs(poisson - moments[2]) > 0.7
-    assert theory.wigner_surmise(-1.0) == 0 and theory.wigner_surmise_cdf(-1.0) == 0
+    assert (
+        theory.matrices.wigner_surmise(-1.0) == 0 and theory.matrices.wigner_surmise_cdf(-1.0) == 0
+    )
 
 
 def test_mean_gap_ratio():
@@ -43,8 +45,8 @@ def test_mean_gap_ratio():
 
         return mean(lambda r: r) / mean(lambda r: 1.0)
 
-    np.testing.assert_allclose(theory.mean_gap_ratio("goe"), gas(True), rtol=1e-7)
-    np.testing.assert_allclose(theory.mean_gap_ratio("poisson"), gas(False), rtol=1e-7)
+    np.testing.assert_allclose(theory.matrices.mean_gap_ratio("goe"), gas(True), rtol=1e-7)
+    np.testing.assert_allclose(theory.matrices.mean_gap_ratio("poisson"), gas(False), rtol=1e-7)
 
 
 def test_rice_mean():
@@ -52,8 +54,8 @@ def test_rice_mean():
     for centre, scale in ((0.0, 2.0), (0.3, 1.0), (4.0, 0.5), (300.0, 0.7)):
         if centre < 100:
             exact = stats.rice.mean(centre / scale, scale=scale)
-            np.testing.assert_allclose(theory.rice_mean(centre, scale), exact, rtol=1e-10)
-    np.testing.assert_allclose(theory.rice_mean(300.0, 0.7), 300 + 0.7**2 / 600, rtol=1e-9)
+            np.testing.assert_allclose(theory.matrices.rice_mean(centre, scale), exact, rtol=1e-10)
+    np.testing.assert_allclose(theory.matrices.rice_mean(300.0, 0.7), 300 + 0.7**2 / 600, rtol=1e-9)
 
 
 def angle_integral(law, function, top):
@@ -71,7 +73,7 @@ def angle_integral(law, function, top):
 @pytest.mark.parametrize("ratio", [0.3, 0.98, 1.0, 1.02, 2.5])
 def test_marchenko_pastur(ratio):
     """∫p + atom = 1, moments v and v²(1 + r), cdf = atom + ∫p, quantile its inverse."""
-    law = theory.MarchenkoPastur(ratio, 1.7)
+    law = theory.matrices.MarchenkoPastur(ratio, 1.7)
     low, high = law.edges
     np.testing.assert_allclose(law.moment(1), 1.7, rtol=1e-12)
     np.testing.assert_allclose(law.moment(2), 1.7**2 * (1 + ratio), rtol=1e-12)
@@ -85,14 +87,14 @@ def test_marchenko_pastur(ratio):
     assert law.cdf(0.9 * low) == pytest.approx(law.atom, abs=1e-15)
     level = 0.5 * (law.atom + 1)
     assert law.cdf(law.quantile(level)) == pytest.approx(level, abs=1e-12)
-    small = theory.MarchenkoPastur(ratio, 1.7e-9).quantile(level)
+    small = theory.matrices.MarchenkoPastur(ratio, 1.7e-9).quantile(level)
     assert small == pytest.approx(1e-9 * law.quantile(level), rel=1e-9)
 
 
 @pytest.mark.parametrize("ratio", [0.3, 1.0, 2.5])
 def test_moments_of_marchenko_pastur(ratio):
     """E λ^k = ∫λ^k p + atom·0^k: 1 at k = 0, and ∞ for k < 0 where r ≥ 1."""
-    law = theory.MarchenkoPastur(ratio, 1.7)
+    law = theory.matrices.MarchenkoPastur(ratio, 1.7)
     assert law.moment(0) == 1
     for order in (-3, -2, -1, 0, 3, 4):
         exact = law.atom * (order == 0)
@@ -105,13 +107,13 @@ def test_moments_of_marchenko_pastur(ratio):
 
 def test_marchenko_pastur_at_zero():
     """r = 1: p → 1/(π√(vλ)), ∞ at 0; no density there for r ≠ 1."""
-    law = theory.MarchenkoPastur(1.0, 1.7)
+    law = theory.matrices.MarchenkoPastur(1.0, 1.7)
     near = np.array([1e-8, 1e-12])
     np.testing.assert_allclose(law.density(near) * np.pi * np.sqrt(1.7 * near), 1, rtol=1e-8)
     assert np.isposinf(law.density(0.0))
     np.testing.assert_array_equal(law.density([-1.0, 0.0, 9.0]), [0, np.inf, 0])
     for ratio in (0.5, 2.0):
-        assert theory.MarchenkoPastur(ratio).density(0.0) == 0
+        assert theory.matrices.MarchenkoPastur(ratio).density(0.0) == 0
 
 
 def test_marchenko_pastur_of_large_matrices():
@@ -123,8 +125,8 @@ def test_marchenko_pastur_of_large_matrices():
     def distance(law):
         return np.abs(law.cdf(levels) - empirical).max()
 
-    assert distance(theory.MarchenkoPastur(0.5)) < 5 / 600
-    assert distance(theory.MarchenkoPastur(0.6)) > 0.03
+    assert distance(theory.matrices.MarchenkoPastur(0.5)) < 5 / 600
+    assert distance(theory.matrices.MarchenkoPastur(0.6)) > 0.03
 
 
 def test_coulomb_gas_is_stationary():
@@ -132,16 +134,18 @@ def test_coulomb_gas_is_stationary():
     levels, g2 = np.array([-0.7, 0.1, 0.4, 1.9]), 0.3
 
     def log_density(x):
-        return theory.coulomb_gas_log_density(x, strength=g2, potential=lambda x: x**4 / 4 - x)
+        return theory.matrices.coulomb_gas_log_density(
+            x, strength=g2, potential=lambda x: x**4 / 4 - x
+        )
 
     step = 1e-6
     slopes = [
         (log_density(levels + step * e) - log_density(levels - step * e)) / (2 * step)
         for e in np.eye(4)
     ]
-    drift = theory.dyson_drift(levels, strength=g2, force=lambda x: 1 - x**3)
+    drift = theory.matrices.dyson_drift(levels, strength=g2, force=lambda x: 1 - x**3)
     np.testing.assert_allclose(g2 * np.array(slopes), drift, rtol=1e-7)
-    wrong = theory.dyson_drift(levels, strength=2 * g2, force=lambda x: 1 - x**3)
+    wrong = theory.matrices.dyson_drift(levels, strength=2 * g2, force=lambda x: 1 - x**3)
     assert np.abs(g2 * np.array(slopes) - wrong).max() > 0.1
 
 
@@ -151,10 +155,12 @@ INJECTED: dict[str, Any] = dict(learning_rate=0.1, batch_size=16, noise=0.1, lev
 @pytest.mark.parametrize("step", [None, 0.05, 0.0])
 def test_injected_noise_levels(step):
     """Variances by Lyapunov, the gap's mean by the 3-dimensional Gaussian law in the plane."""
-    law = theory.InjectedNoiseLevels(**INJECTED, time_step=step)
+    law = theory.matrices.InjectedNoiseLevels(**INJECTED, time_step=step)
     h = 0.1 if step is None else step
     covariance = np.asarray(ss.symmetric_noise_covariance(2, 0.1)) / 16
-    m = theory.stationary_covariance(np.eye(4), covariance, learning_rate=0.1, time_step=h)
+    m = theory.stationary.stationary_covariance(
+        np.eye(4), covariance, learning_rate=0.1, time_step=h
+    )
     np.testing.assert_allclose(m[1, 1], law.variance, rtol=1e-10)
     np.testing.assert_allclose([m[0, 0], m[1, 2]], [2 * law.variance, law.variance], rtol=1e-10)
     # W₁₁ − W₂₂ and 2W₁₂ from the covariance, then E|·| over a quadrant of the plane.
@@ -177,14 +183,14 @@ def test_injected_noise_levels(step):
 
 def test_injected_levels_are_the_two_level_gas():
     """∫ over the centre of |x₁−x₂| e^{−Σx²/2g²} is p(s) of the SDE, and not that of SGD."""
-    law = theory.InjectedNoiseLevels(**INJECTED, time_step=0.0)
+    law = theory.matrices.InjectedNoiseLevels(**INJECTED, time_step=0.0)
     gaps = np.array([0.5, 1.0, 2.0]) * law.mean_spacing
 
     def marginal(s):
         def weight(c):
             levels = np.array([2 + c - s / 2, 2 + c + s / 2])
             return np.exp(
-                theory.coulomb_gas_log_density(
+                theory.matrices.coulomb_gas_log_density(
                     levels, strength=law.strength, potential=lambda x: (x - 2) ** 2 / 2
                 )
             )
@@ -194,23 +200,25 @@ def test_injected_levels_are_the_two_level_gas():
     found = np.array([marginal(s) for s in gaps])
     exact = law.spacing_density(gaps)
     np.testing.assert_allclose(found / found[0], exact / exact[0], rtol=1e-7)
-    discrete = theory.InjectedNoiseLevels(**INJECTED).spacing_density(gaps)
+    discrete = theory.matrices.InjectedNoiseLevels(**INJECTED).spacing_density(gaps)
     assert np.abs(found / found[0] - discrete / discrete[0]).max() > 1e-3
 
 
 def test_gap_transition():
     """Stationary in the mean and in the square; Dyson's −s + 2g²/s and 4g² as η → 0."""
-    law = theory.InjectedNoiseLevels(**INJECTED, time_step=0.05)
+    law = theory.matrices.InjectedNoiseLevels(**INJECTED, time_step=0.05)
     edges = np.linspace(0, 12 * law.mean_spacing, 400)
     where, drift, square = law.increments(edges)
     mass = np.diff(-np.exp(-(edges**2) / (8 * law.variance)))
     assert abs(mass @ drift) < 1e-9 * law.mean_spacing
     np.testing.assert_allclose(mass @ where, law.mean_spacing, rtol=1e-9)
     assert abs(mass @ (square + 2 * where * drift)) < 1e-4 * 8 * law.variance
-    small = theory.InjectedNoiseLevels(**(INJECTED | dict(learning_rate=1e-5)))
+    small = theory.matrices.InjectedNoiseLevels(**(INJECTED | dict(learning_rate=1e-5)))
     s = np.array([1.0, 2.0]) * small.mean_spacing
     mean, variance = small.gap_transition(s)
-    limit = np.diff(theory.dyson_drift(np.stack([-s / 2, s / 2], -1), strength=small.strength))
+    limit = np.diff(
+        theory.matrices.dyson_drift(np.stack([-s / 2, s / 2], -1), strength=small.strength)
+    )
     np.testing.assert_allclose((mean - s) / 1e-5, limit[:, 0] - s, rtol=1e-3)
     np.testing.assert_allclose(variance / 1e-5, 4 * small.strength, rtol=1e-3)
     assert (np.abs((mean - s) / 1e-5 + s) > 0.1 * np.abs(limit[:, 0])).all()
@@ -244,30 +252,35 @@ def test_boltzmann_machine_spacing():
             width = difference @ m @ difference
             np.testing.assert_allclose(cross @ m @ cross, width, rtol=1e-6)
             kappa = 4 + 2 - 2 * np.cos(2 * np.pi * k / 5)
-            found = theory.boltzmann_machine_spacing(
+            found = theory.matrices.boltzmann_machine_spacing(
                 kappa, mass=3.0, learning_rate=eta, batch_size=batch, time_step=step
             )
             np.testing.assert_allclose(found, np.sqrt(width * np.pi / 2), rtol=1e-6)
 
 
 BAD = {
-    "two equal levels": (lambda: theory.dyson_drift([1.0, 1.0], strength=1.0), "equal"),
-    "one level": (lambda: theory.dyson_drift([1.0], strength=1.0), "two levels"),
-    "ratio": (lambda: theory.MarchenkoPastur(0.0), "ratio"),
-    "probability": (lambda: theory.MarchenkoPastur(2.0).quantile(0.4), "atom"),
-    "kind": (lambda: theory.mean_gap_ratio("gue"), "gue"),
+    "two equal levels": (lambda: theory.matrices.dyson_drift([1.0, 1.0], strength=1.0), "equal"),
+    "one level": (lambda: theory.matrices.dyson_drift([1.0], strength=1.0), "two levels"),
+    "ratio": (lambda: theory.matrices.MarchenkoPastur(0.0), "ratio"),
+    "probability": (lambda: theory.matrices.MarchenkoPastur(2.0).quantile(0.4), "atom"),
+    "kind": (lambda: theory.matrices.mean_gap_ratio("gue"), "gue"),
     "step": (
-        lambda: theory.InjectedNoiseLevels(**(INJECTED | dict(learning_rate=2.5))),
+        lambda: theory.matrices.InjectedNoiseLevels(**(INJECTED | dict(learning_rate=2.5))),
         "less than 2",
     ),
-    "steps": (lambda: theory.InjectedNoiseLevels(**INJECTED, time_step=0.03), "multiples"),
+    "steps": (lambda: theory.matrices.InjectedNoiseLevels(**INJECTED, time_step=0.03), "multiples"),
     "not learnt": (
-        lambda: theory.boltzmann_machine_spacing(9.5, mass=3.0, learning_rate=0.1, batch_size=8),
+        lambda: theory.matrices.boltzmann_machine_spacing(
+            9.5, mass=3.0, learning_rate=0.1, batch_size=8
+        ),
         "not learnt",
     ),
-    "batch": (lambda: theory.teacher_student_spacing(learning_rate=0.1, batch_size=1), "batch"),
+    "batch": (
+        lambda: theory.matrices.teacher_student_spacing(learning_rate=0.1, batch_size=1),
+        "batch",
+    ),
     "unstable": (
-        lambda: theory.teacher_student_spacing(learning_rate=1.0, batch_size=3),
+        lambda: theory.matrices.teacher_student_spacing(learning_rate=1.0, batch_size=3),
         "fourth moment",
     ),
 }
@@ -321,7 +334,9 @@ def test_teacher_student_sde_by_its_generator():
 
     exact = expected(closed(generator))
     steps = [
-        theory.teacher_student_spacing(learning_rate=eta, batch_size=batch, time_step=eta / m)
+        theory.matrices.teacher_student_spacing(
+            learning_rate=eta, batch_size=batch, time_step=eta / m
+        )
         for m in (64, 128)
     ]
     for name, value in zip(("variance", "mean_square", "kurtosis"), exact, strict=True):
@@ -348,16 +363,18 @@ def test_teacher_student_sgd_by_enumeration():
         return jnp.asarray(share) @ jax.vmap(invariants)(moved) - invariants(theta)
 
     exact = expected(closed(lambda point: np.asarray(step(jnp.asarray(point)))))
-    found = theory.teacher_student_spacing(learning_rate=eta, batch_size=2)
+    found = theory.matrices.teacher_student_spacing(learning_rate=eta, batch_size=2)
     np.testing.assert_allclose(
         [found.variance, found.mean_square, found.kurtosis], exact, rtol=1e-7, atol=1e-8
     )
-    covariance = theory.stationary_covariance_population_least_squares(
+    covariance = theory.stationary.stationary_covariance_population_least_squares(
         np.eye(2), label_noise=1.0, learning_rate=eta, batch_size=2
     )
     np.testing.assert_allclose(found.variance, covariance[0, 0], rtol=1e-10)
     # The matched Gaussian noise has the same v and another fourth moment.
-    gaussian = theory.teacher_student_spacing(learning_rate=eta, batch_size=2, time_step=eta)
+    gaussian = theory.matrices.teacher_student_spacing(
+        learning_rate=eta, batch_size=2, time_step=eta
+    )
     np.testing.assert_allclose(gaussian.variance, found.variance, rtol=1e-10)
     assert gaussian.kurtosis > 100 * abs(found.kurtosis)
 
@@ -369,8 +386,8 @@ def test_published_spacings():
         (0.1, 10): 0.25955,
         (0.05, 40): 0.08984,
     }.items():
-        found = theory.teacher_student_spacing(learning_rate=eta, batch_size=batch)
+        found = theory.matrices.teacher_student_spacing(learning_rate=eta, batch_size=batch)
         assert found.mean == pytest.approx(value, rel=1e-3)
-    found = theory.teacher_student_spacing(learning_rate=0.1, batch_size=10)
+    found = theory.matrices.teacher_student_spacing(learning_rate=0.1, batch_size=10)
     assert found.ratio == pytest.approx(1.2766, abs=1e-4)
     assert found.leading == pytest.approx(0.25923, abs=5e-6)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
-from sde_sgd.theory import stationary_covariance, stationary_current
+from sde_sgd.theory.stationary import stationary_covariance, stationary_current
 
 HESS, NOISE = np.diag([1.0, 3.0]), np.array([[1.0, 0.8], [0.8, 1.0]])
 GENERAL = (

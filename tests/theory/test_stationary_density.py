@@ -12,7 +12,7 @@ from scipy.integrate import quad
 from scipy.special import digamma
 
 import sde_sgd as ss
-from sde_sgd.theory import gibbs_density, stationary_density, stationary_density_landscape
+from sde_sgd.theory.laws import gibbs_density, stationary_density, stationary_density_landscape
 
 T = 0.25
 GRID = np.linspace(-4, 4, 33)
@@ -183,11 +183,11 @@ def test_landscape_agrees_with_its_exact_moments():
     landscape = line()
     noise = ss.MinibatchNoise(ss.WithReplacement(2))
     found = stationary_density_landscape(landscape, noise, learning_rate=0.3)
-    exact = ss.theory.stationary_covariance_least_squares(
+    exact = ss.theory.stationary.stationary_covariance_least_squares(
         INPUTS, TARGETS, learning_rate=0.3, noise_factor=1 / 2, time_step=0.0
     )[0, 0]
     assert found.variance == pytest.approx(exact, rel=1e-9)
-    minimum = ss.theory.stationary_mean_least_squares(INPUTS, TARGETS)[0]
+    minimum = ss.theory.stationary.stationary_mean_least_squares(INPUTS, TARGETS)[0]
     assert found.mean == pytest.approx(minimum, abs=1e-9)
     frozen = ss.ConstantNoise.at(landscape, jnp.asarray([minimum]), ss.WithReplacement(2))
     wrong = stationary_density_landscape(landscape, frozen, learning_rate=0.3).variance

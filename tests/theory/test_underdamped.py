@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sde_sgd.theory import (
+from sde_sgd.theory.stationary import (
     stationary_covariance,
     stationary_covariance_momentum,
     stationary_covariance_underdamped,

@@ -8,7 +8,8 @@ import pytest
 from scipy.integrate import solve_ivp
 
 import sde_sgd as ss
-from sde_sgd.theory import fit_order, OnlineRisk, stationary_covariance_population_least_squares
+from sde_sgd.theory.equations import fit_order, OnlineRisk
+from sde_sgd.theory.stationary import stationary_covariance_population_least_squares
 
 DIM = 512
 TIMES = DIM * np.array([1, 2, 5, 10, 20])

@@ -9,7 +9,7 @@ import pytest
 from scipy import integrate, special
 
 from sde_sgd import theory
-from sde_sgd.theory import FokkerPlanck
+from sde_sgd.theory.laws import FokkerPlanck
 
 LEVEL, SLOPE = 0.5, 1.125
 SHAPE = LEVEL / SLOPE
@@ -94,7 +94,7 @@ def test_times_and_ways_out_near_the_side():
     rows = []
     for cells in (100, 400):
         inside = square_root(cells, (0.0, 2.0), ("wall", "absorbing"))
-        time = theory.mean_exit_time_on_grid(inside)
+        time = theory.escape.mean_exit_time_on_grid(inside)
         both = square_root(cells, (0.0, 2.0), "absorbing")
         (late,) = both.propagate([0.5], [20.0])
         rows.append(
@@ -116,23 +116,23 @@ def test_exits_by_quadrature():
     starts = np.array([1e-3, 0.02, 0.5])
     exact = [exit_time(x, 2.0) for x in starts]
     drift, diffusion = lambda x: LEVEL - x, lambda x: SLOPE * x
-    found = theory.mean_exit_time(drift, diffusion, start=starts, exits=2.0, wall=0.0)
+    found = theory.escape.mean_exit_time(drift, diffusion, start=starts, exits=2.0, wall=0.0)
     np.testing.assert_allclose(found, exact, rtol=1e-10)
-    mirrored = theory.mean_exit_time(
+    mirrored = theory.escape.mean_exit_time(
         lambda x: -LEVEL - x, lambda x: -SLOPE * x, start=-starts, exits=-2.0, wall=0.0
     )
     np.testing.assert_allclose(mirrored, exact, rtol=1e-10)
-    found = theory.committor(drift, diffusion, start=starts, lower=0.0, upper=2.0)
+    found = theory.escape.committor(drift, diffusion, start=starts, lower=0.0, upper=2.0)
     np.testing.assert_allclose(found, [scale(x) / scale(2.0) for x in starts], rtol=1e-9)
-    both = theory.mean_exit_time(0.0, lambda x: x, start=starts, exits=(0.0, 2.0))
+    both = theory.escape.mean_exit_time(0.0, lambda x: x, start=starts, exits=(0.0, 2.0))
     np.testing.assert_allclose(both, starts * np.log(2 / starts), rtol=1e-10)
-    away = theory.mean_exit_time(1.5, lambda x: x, start=starts, exits=2.0, wall=0.0)
+    away = theory.escape.mean_exit_time(1.5, lambda x: x, start=starts, exits=2.0, wall=0.0)
     np.testing.assert_allclose(away, (2 - starts) * 2 / 3, rtol=1e-10)
 
 
 def test_stationary_density_by_quadrature():
     """Mean ½, E x² = 13/16 and P(x ≤ r) of the Gamma law to 1e-10."""
-    law = theory.stationary_density(lambda x: x - LEVEL, lambda x: SLOPE * x, lower=0.0)
+    law = theory.laws.stationary_density(lambda x: x - LEVEL, lambda x: SLOPE * x, lower=0.0)
     np.testing.assert_allclose([law.mean, law.moment(2)], [0.5, 13 / 16], rtol=1e-10)
     places = np.array([1e-6, 0.1, 2.0])
     np.testing.assert_allclose(law.cdf(places), special.gammainc(SHAPE, places / SLOPE), rtol=1e-10)
@@ -146,13 +146,13 @@ def test_an_unattainable_side_absorbs_nothing():
 
 
 REFUSED = {
-    "exit at x=0 is never reached": lambda: theory.committor(
+    "exit at x=0 is never reached": lambda: theory.escape.committor(
         1.5, lambda x: x, start=0.5, lower=0.0, upper=2.0
     ),
-    "stops at the wall at x=0": lambda: theory.mean_exit_time(
+    "stops at the wall at x=0": lambda: theory.escape.mean_exit_time(
         0.0, lambda x: x, start=0.5, exits=2.0, wall=0.0
     ),
-    "shift x so that this end is at 0": lambda: theory.mean_exit_time(
+    "shift x so that this end is at 0": lambda: theory.escape.mean_exit_time(
         0.5, lambda x: x - 0.3, start=0.5, exits=2.0, wall=0.3
     ),
     r"grows like distance\^-1, whose integral": lambda: FokkerPlanck(
@@ -168,7 +168,7 @@ REFUSED = {
         20,
         (("reflecting", "reflecting"), ("wall", "reflecting")),
     ),
-    "GridScore needs a diffusion that is positive": lambda: theory.GridScore(
+    "GridScore needs a diffusion that is positive": lambda: theory.equations.GridScore(
         square_root(40), lambda x: 1 / 20.0, duration=1.0
     ),
 }

@@ -1,0 +1,1 @@
+"""Processes in continuous time: flows and equations of SGD."""

@@ -1,0 +1,119 @@
+"""The equation of SGD with another driving process than Brownian motion."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from sde_sgd._checks import check_landscape, check_part, check_whole
+from sde_sgd.landscapes.base import AbstractLandscape
+from sde_sgd.noise.driving import AbstractDriving
+from sde_sgd.noise.models import AbstractGradientNoise
+from sde_sgd.processes.base import AbstractProcess, LearningRate, Observe
+from sde_sgd.processes.continuous._steps import step_members
+from sde_sgd.random.draws import Draws
+from sde_sgd.types import Positions
+
+
+class DrivenState(eqx.Module):
+    """θ (members, d) and the memory of the noise, members first, or None."""
+
+    theta: Positions
+    memory: PyTree[Array]
+
+
+class DrivenEquation(AbstractProcess):
+    """dθ = −η∇L ds + η C^{1/2}(θ) dZ_s, s = t/η in iterations, by Euler's scheme.
+
+    C = Cov(ĝ) of one iteration, Z the driving process: with `WhiteNoise` this is
+    `ModifiedEquation` of order 1, number for number. Noise of unit strength *per iteration* is
+    meant, so that fractional noise gives θ on ½hθ² the variance
+    η^{2−2H} C Γ(2H+1)/(2h^{2H}) (`theory.stationary.stationary_covariance_driven`).
+
+    **Arguments:**
+
+    - `landscape`, `learning_rate` (η > 0 or a schedule), `noise` as `ModifiedEquation`.
+    - `driving`: `WhiteNoise()`, `ColouredNoise`, `fractional_noise(H)`, `epoch_noise(M)`,
+      `StableNoise(α)`. Its increments over a step have their exact law, so that only the drift
+      is discretised.
+    - `substeps`: Euler steps an iteration.
+
+    **Raises:** `ValueError` for bad parts, and for noise that depends on θ under a driving process
+    rougher than Brownian motion (H < ½): no limit of small steps exists then.
+    """
+
+    landscape: AbstractLandscape
+    learning_rate: LearningRate
+    noise: AbstractGradientNoise
+    driving: AbstractDriving
+    num_substeps: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        landscape: AbstractLandscape,
+        learning_rate: Any,
+        noise: AbstractGradientNoise,
+        driving: AbstractDriving,
+        substeps: int = 8,
+    ):
+        check_landscape(landscape, AbstractLandscape)
+        check_part("noise", noise, AbstractGradientNoise, "such as MinibatchNoise(sampling)")
+        check_part("driving", driving, AbstractDriving, "such as fractional_noise(0.7)")
+        if not noise.additive and driving.roughness > 1 + 1e-9:
+            raise ValueError(
+                f"{type(noise).__name__} depends on θ, and this driving process is rougher than "
+                f"Brownian motion (Hurst index below ½): the equation has no limit of small steps. "
+                f"Freeze the noise with ConstantNoise.at(landscape, θ, sampling)."
+            )
+        self.landscape = landscape
+        self.learning_rate = LearningRate(learning_rate)
+        self.noise = noise
+        self.driving = driving
+        self.num_substeps = check_whole("substeps", substeps)
+        noise.check(landscape)
+
+    @property
+    def substeps(self) -> int:
+        return self.num_substeps
+
+    @property
+    def restartable(self) -> bool:
+        return self.learning_rate.schedule is None
+
+    def check(self) -> None:
+        self.noise.check(self.landscape)
+
+    def init(self, theta: Positions, draws: Draws) -> DrivenState:
+        size = self.noise.dimension(self.landscape)
+
+        def memory(identity):
+            own = eqx.tree_at(lambda d: d.identity, draws, identity)
+            return self.driving.init(own, size, theta.dtype)
+
+        return DrivenState(theta, jax.vmap(memory)(draws.identity))
+
+    def step(self, state: DrivenState, draws: Draws, observe: Observe, carry: Any):
+        size, step = self.noise.dimension(self.landscape), 1 / self.substeps
+
+        def advance(pair, own, j):
+            theta, memory = pair
+            eta = self.learning_rate.at(draws.iteration, theta.dtype)
+            now = own.at(substep=j)
+            memory, moved = self.driving.increment(memory, now, size, step, theta.dtype)
+            noisy = self.noise.noisy_gradient(theta, moved, float(self.substeps), self.landscape)
+            return theta - (eta * jnp.asarray(step, theta.dtype)) * noisy, memory
+
+        loop = (state.theta, state.memory)
+        (theta, memory), carry = step_members(
+            self.substeps, advance, loop, draws, observe, carry, position=lambda pair: pair[0]
+        )
+        return DrivenState(theta, memory), carry
+
+    def position(self, state: DrivenState) -> Positions:
+        return state.theta
+
+    def time(self, iterations: np.ndarray) -> np.ndarray:
+        return self.learning_rate.time(iterations)

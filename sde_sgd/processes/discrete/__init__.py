@@ -1,0 +1,1 @@
+"""Discrete processes: SGD and other optimisers."""

@@ -1,0 +1,1 @@
+"""Random numbers that are functions of key, stream, iteration, substep and member."""

@@ -1,0 +1,25 @@
+"""Probability laws of θ: densities on grids, master equations, Itô densities, tails."""
+
+from sde_sgd.theory.laws.fokker_planck import FokkerPlanck as FokkerPlanck
+from sde_sgd.theory.laws.gradient_laws import (
+    BatchGradients as BatchGradients,
+    GaussianGradient as GaussianGradient,
+)
+from sde_sgd.theory.laws.grid_density import GridDensity as GridDensity
+from sde_sgd.theory.laws.ito import (
+    gibbs_density as gibbs_density,
+    stationary_density as stationary_density,
+    stationary_density_landscape as stationary_density_landscape,
+    StationaryDensity as StationaryDensity,
+)
+from sde_sgd.theory.laws.kesten import (
+    moment_online_least_squares as moment_online_least_squares,
+    tail_index_finite_sum as tail_index_finite_sum,
+    tail_index_limit as tail_index_limit,
+    tail_index_online_least_squares as tail_index_online_least_squares,
+    tail_index_published as tail_index_published,
+)
+from sde_sgd.theory.laws.kramers_moyal import KramersMoyal as KramersMoyal
+from sde_sgd.theory.laws.master_equation import MasterEquation as MasterEquation
+from sde_sgd.theory.laws.scalar_law import ScalarLaw as ScalarLaw
+from sde_sgd.theory.laws.wasserstein import wasserstein2 as wasserstein2

@@ -1,0 +1,216 @@
+"""A density on a box of cells: expectations, marginals, distribution function."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+from scipy.interpolate import PchipInterpolator, RegularGridInterpolator
+
+from sde_sgd._checks import as_float64, check_whole, in_brief
+from sde_sgd.theory import _arguments, _fields
+from sde_sgd.theory.laws._finite_volume import Grid
+from sde_sgd.types import RealLike
+
+
+class GridDensity(eqx.Module):
+    """A probability density p(θ) at the centres of cells, per unit of length or area.
+
+    **Fields:**
+
+    - `grid`: the cells; `grid.centres` (n, d), `grid.edges(axis)`, `grid.volume`.
+    - `values`: p, in the shape of the cells, (nx,) or (nx, ny).
+    - `most_negative`: the most negative mass that a cell had before it was set to zero, relative
+      to the largest one (rounding; 0 or about −1e-12).
+    - `absorbed`: probability that each side has absorbed until now, (d, 2).
+    - `lost`: estimated probability outside the box, cut off by its reflecting sides.
+    """
+
+    grid: Grid
+    values: Float[np.ndarray, "..."]
+    most_negative: float
+    absorbed: Float[np.ndarray, "d 2"]
+    lost: float
+
+    @property
+    def masses(self) -> Float[np.ndarray, " n"]:
+        """Probability of every cell, (n,), in the numbering of the generator."""
+        return self.values.ravel() * self.grid.volume
+
+    @property
+    def mass(self) -> float:
+        """∫p dθ: 1, less what absorbing sides have taken."""
+        return float(self.masses.sum())
+
+    @property
+    def mean(self) -> Float[np.ndarray, " d"]:
+        """E θ over what is in the box, (d,)."""
+        return self.masses @ self.grid.centres / self.mass
+
+    @property
+    def covariance(self) -> Float[np.ndarray, "d d"]:
+        """Cov θ over what is in the box, (d, d).
+
+        That of the masses at the centres; spread over the cells it would be h²/12 larger.
+        """
+        offset = self.grid.centres - self.mean
+        return offset.T @ (self.masses[:, None] * offset) / self.mass
+
+    def integrate(self, of: Callable) -> Float[np.ndarray, "..."]:
+        """∫ f(θ) p(θ) dθ, by the midpoint rule: E f, or P(f) if f is an indicator.
+
+        **Arguments:** `of`: f, a JAX function of one θ (d,) with a value of any shape. An indicator
+        is exact to second order in the cell if its region ends at edges of cells.
+        """
+        values = _fields.evaluate("of", of, self.grid.centres)
+        return np.asarray(np.tensordot(self.masses, values, axes=1))
+
+    def marginal(self, axis: int = 0) -> "GridDensity":
+        """The one-dimensional density of θ_axis."""
+        axis = check_whole("axis", axis, 0, self.grid.dimension - 1)
+        grid = Grid(
+            self.grid.box[axis : axis + 1],
+            self.grid.shape[axis : axis + 1],
+            (self.grid.sides[axis],),
+        )
+        others = tuple(i for i in range(self.grid.dimension) if i != axis)
+        values = self.values.sum(axis=others) * self.grid.volume / grid.volume
+        return GridDensity(
+            grid, values, self.most_negative, self.absorbed[axis : axis + 1], self.lost
+        )
+
+    def pdf(self, theta: RealLike | ArrayLike) -> Float[np.ndarray, "..."]:
+        """p at given points, linear between centres, 0 outside the box.
+
+        **Arguments:** `theta`: any shape in one dimension, (..., 2) in two.
+        """
+        points = _arguments.known("theta", theta)
+        points = points[..., None] if self.grid.dimension == 1 else points
+        if points.shape[-1:] != (self.grid.dimension,):
+            raise ValueError(f"theta must be (..., {self.grid.dimension}); got {points.shape}.")
+        axes = [self.grid.axis_centres(i) for i in range(self.grid.dimension)]
+        low, high = self.grid.box[:, 0], self.grid.box[:, 1]
+        inside = ((points >= low) & (points <= high)).all(axis=-1)
+        centred = np.clip(points, [a[0] for a in axes], [a[-1] for a in axes])
+        found = RegularGridInterpolator(axes, self.values)(centred).reshape(inside.shape)
+        return np.where(inside, found, 0.0)
+
+    def cdf(self, x: RealLike | ArrayLike) -> Float[np.ndarray, "..."]:
+        """P(θ ≤ x) in one dimension, monotone between the edges, where it is the sum of cells."""
+        edges, total = self._cumulative()
+        points = np.clip(_arguments.known("x", x), edges[0], edges[-1])
+        return np.asarray(_monotone(edges, total)(points))
+
+    def quantile(self, level: RealLike | ArrayLike) -> Float[np.ndarray, "..."]:
+        """The x with P(θ ≤ x) = level in one dimension; the median at ½."""
+        edges, total = self._cumulative()
+        levels = as_float64("level", level)
+        if not ((levels > 0) & (levels < total[-1])).all():
+            raise ValueError(
+                f"level must lie between 0 and the mass {total[-1]:g}; got {in_brief(level)}."
+            )
+        # Newton on the interpolant from the linear start would leave a cell; bisection does not.
+        low = np.searchsorted(total, levels, side="right") - 1
+        left, right = edges[low], edges[low + 1]
+        curve = _monotone(edges, total)
+        for _ in range(60):
+            middle = (left + right) / 2
+            below = curve(middle) < levels
+            left, right = np.where(below, middle, left), np.where(below, right, middle)
+        return np.asarray((left + right) / 2)
+
+    def _cumulative(self) -> tuple[np.ndarray, np.ndarray]:
+        if self.grid.dimension != 1:
+            raise ValueError("cdf and quantile need one dimension; take `marginal(axis)` first.")
+        return self.grid.edges(0), np.concatenate([[0.0], np.cumsum(self.masses)])
+
+
+def _monotone(edges: np.ndarray, total: np.ndarray) -> PchipInterpolator:
+    with np.errstate(over="ignore", invalid="ignore"):  # slopes of 1e-300 in far tails
+        return PchipInterpolator(edges, total)
+
+
+def lost_mass(grid: Grid, masses: Float[np.ndarray, " n"]) -> tuple[float, str]:
+    """Estimated probability beyond the reflecting sides, and the side that cuts off most.
+
+    The two outermost layers of cells of a side, m₁ and m₂, continued geometrically: m₁²/(m₂ − m₁),
+    but no more than a box full of the outermost layer, and no more than 1.
+    """
+    total, worst, where = 0.0, 0.0, ""
+    table = masses.reshape(grid.shape)
+    for axis, pair in enumerate(grid.sides):
+        for end, side in enumerate(pair):
+            if side != "reflecting":
+                continue
+            layers = np.moveaxis(table, axis, 0)[:: 1 if end == 0 else -1]
+            first, second = float(layers[0].sum()), float(layers[1].sum())
+            if first <= 0:
+                continue
+            inwards = len(layers) * first
+            beyond = min(first**2 / (second - first), inwards) if second > first else inwards
+            total += beyond
+            if beyond > worst:
+                worst, where = beyond, f"{'low' if end == 0 else 'high'} side of axis {axis}"
+    return min(total, 1.0), where
+
+
+def check_lost(grid: Grid, masses: Float[np.ndarray, " n"], tolerance: float, when: str) -> float:
+    """The lost mass, refused above `tolerance`."""
+    lost, where = lost_mass(grid, masses)
+    if lost > tolerance:
+        raise ValueError(
+            f"the box loses mass: about {lost:.3g} of the {when} lies beyond its {where}, more "
+            f"than mass_tolerance={tolerance:g}. Enlarge the box, raise mass_tolerance, or pass "
+            f'sides="wall" where there is a real wall.'
+        )
+    return lost
+
+
+def start_masses(grid: Grid, start: "GridDensity | Callable | RealLike | ArrayLike") -> np.ndarray:
+    """Masses (n,) from a density on the grid, a function p(θ), cell values, or a point θ."""
+    if isinstance(start, GridDensity):
+        if start.grid.shape != grid.shape or not np.allclose(start.grid.box, grid.box):
+            raise ValueError(
+                f"the density lives on {start.grid.shape} cells of {start.grid.box.tolist()}, the "
+                f"equation on {grid.shape} cells of {grid.box.tolist()}."
+            )
+        return start.masses
+    if callable(start):
+        masses = _fields.scalar("start", start, grid.dimension).at(grid.centres) * grid.volume
+    else:
+        values = as_float64("start", start)
+        if values.shape == grid.shape:
+            masses = values.ravel() * grid.volume
+        elif values.size == grid.dimension:
+            return _point(grid, values.ravel())
+        else:
+            raise ValueError(
+                f"start must be a point of {grid.dimension} coordinates, a function, a GridDensity "
+                f"or densities of shape {grid.shape}; got shape {values.shape}."
+            )
+    masses = _arguments.array("start", masses, 1)
+    if (masses < 0).any():
+        raise ValueError(f"start must not be negative; its smallest density is {masses.min():g}.")
+    total = masses.sum()
+    if abs(total - 1) > 0.01:
+        raise ValueError(
+            f"start has mass {total:.6g} on the box, not 1: normalise it, enlarge the box, or "
+            f"refine the cells (a start narrower than a cell is given as a point)."
+        )
+    return masses / total
+
+
+def _point(grid: Grid, theta: np.ndarray) -> np.ndarray:
+    """Mass 1 at θ, shared linearly between neighbouring centres so that the mean is θ."""
+    low, high = grid.box[:, 0] + grid.spacing / 2, grid.box[:, 1] - grid.spacing / 2
+    if not ((theta >= low) & (theta <= high)).all():
+        raise ValueError(f"start {theta} lies outside the centres of the box {grid.box.tolist()}.")
+    masses = np.ones(1)
+    for axis, n in enumerate(grid.shape):
+        place = (theta[axis] - low[axis]) / grid.spacing[axis]
+        left = min(int(place), n - 2)
+        share = np.zeros(n)
+        share[left], share[left + 1] = 1 - (place - left), place - left
+        masses = np.multiply.outer(masses, share)
+    return masses.ravel()

@@ -1,0 +1,397 @@
+"""Stationary densities in one dimension, for any drift and any state-dependent diffusion.
+
+The Itô equation dx = −V'(x) dt + √(2D(x)) dW has, without a current, the stationary density
+
+    p(x) ∝ D(x)^{−1} exp(−∫ V'/D) ;
+
+the same symbols read as a Stratonovich equation have D^{−1/2} in place of D^{−1}, and the Gibbs
+law exp(−V/D) of a gradient is right for a constant D only. For SGD, D = η C/2 with C = Cov(ĝ).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+from numpy.polynomial import legendre
+from numpy.typing import ArrayLike
+
+from sde_sgd._checks import (
+    as_float64,
+    check_at_least,
+    check_choice,
+    check_number,
+    check_whole,
+    in_brief,
+)
+from sde_sgd.landscapes.base import AbstractLandscape
+from sde_sgd.noise.models import AbstractGradientNoise
+from sde_sgd.theory import _arguments, _fields
+from sde_sgd.theory.laws import _adaptive as adaptive
+from sde_sgd.types import RealLike
+
+Function = Callable[[np.ndarray], ArrayLike]
+_REACH = 230.0  # |x| up to 1e100, and down to 1e-100 above an end at 0
+_MOST_ORDER = 10_000
+_POWERS = {"ito": 1.0, "stratonovich": 0.5}
+
+
+@dataclass(frozen=True)
+class StationaryDensity:
+    """A normalised density on (lower, upper): pdf, cdf, quantiles, moments, to about 1e-10.
+
+    **Fields:** `lower`, `upper`: the ends; `lower_tail_index`, `upper_tail_index`: β with
+    P(|x| > r) ~ r^{−β} towards an infinite end (inf where it falls faster than any power), of
+    which the smaller is the order from which on moments do not exist.
+    """
+
+    lower: float
+    upper: float
+    lower_tail_index: float
+    upper_tail_index: float
+    _coordinate: adaptive.Coordinate = field(repr=False)
+    _edges: Float[np.ndarray, " edges"] = field(repr=False)
+    _log_q: Float[np.ndarray, "panels nodes"] = field(repr=False)
+
+    @property
+    def tail_index(self) -> float:
+        """The smaller of both tail indices: E|x|ᵠ is finite for q below it."""
+        return min(self.lower_tail_index, self.upper_tail_index)
+
+    @property
+    def mean(self) -> float:
+        """E x."""
+        return self.moment(1)
+
+    @property
+    def variance(self) -> float:
+        """E (x − E x)²."""
+        return self._power(2.0, signed=False, about=self.mean)
+
+    @property
+    def median(self) -> float:
+        """The x with P(X < x) = ½."""
+        return float(self.quantile(0.5))
+
+    def pdf(self, x: ArrayLike | RealLike) -> Float[np.ndarray, "..."]:
+        """p(x), 0 outside (lower, upper); any shape."""
+        u, panel, place = self._locate(x)
+        coefficients = self._log_q[panel] @ adaptive.TO_COEFFICIENTS.T
+        vander = _vander(place, adaptive.NUM_NODES - 1)
+        safe = np.where(np.isfinite(u), u, 0.0)
+        log_p = np.sum(vander * coefficients, -1) - self._coordinate.log_jacobian(safe)
+        beyond = (u < self._edges[0]) | (u > self._edges[-1])
+        return np.asarray(np.where(beyond, 0.0, np.exp(np.where(beyond, 0.0, log_p))))
+
+    def cdf(self, x: ArrayLike | RealLike) -> Float[np.ndarray, "..."]:
+        """P(X ≤ x), to relative precision in the lower tail; any shape."""
+        u, panel, place = self._locate(x)
+        below = np.concatenate([[0.0], np.cumsum(self._masses.sum(axis=1))])
+        inside = below[panel] + self._part(panel, place)
+        inside = np.where(u <= self._edges[0], 0.0, np.where(u >= self._edges[-1], 1.0, inside))
+        return np.asarray(np.clip(inside, 0.0, 1.0))
+
+    def survival(self, x: ArrayLike | RealLike) -> Float[np.ndarray, "..."]:
+        """P(X > x), to relative precision in the upper tail; any shape."""
+        u, panel, place = self._locate(x)
+        whole = self._masses.sum(axis=1)
+        above = np.concatenate([np.cumsum(whole[::-1])[::-1], [0.0]])
+        inside = above[panel + 1] + np.maximum(whole[panel] - self._part(panel, place), 0.0)
+        inside = np.where(u <= self._edges[0], 1.0, np.where(u >= self._edges[-1], 0.0, inside))
+        return np.asarray(np.clip(inside, 0.0, 1.0))
+
+    def quantile(self, probability: ArrayLike | RealLike) -> Float[np.ndarray, "..."]:
+        """x with P(X ≤ x) = probability, by bisection; any shape, values in (0, 1)."""
+        wanted = as_float64("probability", probability)
+        if not ((wanted > 0) & (wanted < 1)).all():
+            raise ValueError(f"probability must be between 0 and 1, got {in_brief(probability)}.")
+        below = np.concatenate([[0.0], np.cumsum(self._masses.sum(axis=1))])
+        panel = np.asarray(np.clip(np.searchsorted(below, wanted) - 1, 0, len(self._edges) - 2))
+        low, high = np.full(wanted.shape, -1.0), np.full(wanted.shape, 1.0)
+        for _ in range(55):
+            middle = np.asarray((low + high) / 2)
+            short = below[panel] + self._part(panel, middle) < wanted
+            low, high = np.where(short, middle, low), np.where(short, high, middle)
+        left, right = self._edges[panel], self._edges[panel + 1]
+        return np.asarray(self._coordinate.position((left + right + (right - left) * low) / 2))
+
+    def moment(self, order: int) -> float:
+        """E xⁿ, n ≥ 0.
+
+        **Raises:** `ValueError` for an order at which the tails have no moment.
+        """
+        return self._power(float(check_whole("order", order, 0, _MOST_ORDER)), signed=True)
+
+    def absolute_moment(self, order: RealLike) -> float:
+        """E|x|ᵠ for a real q ≥ 0, infinite from the tail index on."""
+        power = check_at_least("order", order)
+        if power >= self.tail_index * (1 - 1e-9):
+            return np.inf
+        return self._power(power, signed=False)
+
+    def expectation(self, function: Function) -> float:
+        """E f(x) of a function of arrays that is smooth on the scale of the density.
+
+        **Raises:** `ValueError` where |f| p is not finite or does not fall off towards an end.
+        """
+        kept = self._masses > 0
+        values = np.zeros(self._nodes.shape)
+        values[kept] = _quietly(_fields.of_points("function", function), self._nodes[kept])
+        pieces = np.abs(self._masses * values).sum(axis=1) / np.diff(self._edges)
+        used = np.flatnonzero(kept.all(axis=1))
+        grows = any(
+            pieces[last] > max(pieces[before], 1e-12 * pieces.max())
+            for last, before in ((used[0], used[1]), (used[-1], used[-2]))
+        )
+        if grows or not np.isfinite(values[kept]).all():
+            raise ValueError(
+                "The expectation does not exist: |function| times the density is not finite, or "
+                "does not fall off towards an end. Take a bounded function."
+            )
+        return float(np.sum(self._masses * values))
+
+    @property
+    def _nodes(self) -> np.ndarray:
+        return self._coordinate.position(adaptive.places(self._edges)[0])
+
+    @property
+    def _masses(self) -> np.ndarray:
+        """Quadrature weight times density at every node, (P, K); they add up to 1."""
+        half = np.diff(self._edges)[:, None] / 2
+        return half * adaptive.WEIGHTS * np.exp(self._log_q)
+
+    def _power(self, power: float, signed: bool, about: float = 0.0) -> float:
+        self._require(power)
+        if power == 0:
+            return 1.0
+        x = self._nodes - about
+        half = np.diff(self._edges)[:, None] / 2
+        with np.errstate(divide="ignore"):
+            size = np.exp(self._log_q + power * np.log(np.abs(x)))
+        sign = np.sign(x) if signed and power % 2 else 1.0
+        return float(np.sum(half * adaptive.WEIGHTS * size * sign))
+
+    def _require(self, power: float) -> None:
+        if power >= self.tail_index * (1 - 1e-9):
+            raise ValueError(
+                f"The moment of order {power:g} does not exist: the tail falls as "
+                f"P(|x| > r) ~ r^-{self.tail_index:.6g}. Take an order below that, a quantile, or "
+                f"the expectation of a bounded function."
+            )
+
+    def _locate(self, x: ArrayLike | RealLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """u(x), the panel it lies in, and the place in it from −1 to 1."""
+        values = _arguments.known("x", x)
+        u = self._coordinate.inverse(np.clip(values, self.lower, self.upper))
+        inner = np.clip(u, self._edges[0], self._edges[-1])
+        panel = np.clip(np.searchsorted(self._edges, inner) - 1, 0, len(self._edges) - 2)
+        left, right = self._edges[panel], self._edges[panel + 1]
+        place = np.clip((2 * inner - left - right) / (right - left), -1, 1)
+        return np.asarray(u), np.asarray(panel), np.asarray(place)
+
+    def _part(self, panel: np.ndarray, place: np.ndarray) -> np.ndarray:
+        """The mass of a panel up to a place in it."""
+        half = np.diff(self._edges)[panel] / 2
+        integral = np.exp(self._log_q[panel]) @ adaptive.INTEGRAL_COEFFICIENTS.T
+        inside = half * np.sum(_vander(place, adaptive.NUM_NODES) * integral, -1)
+        return np.asarray(np.maximum(inside, 0.0))
+
+
+def stationary_density(
+    gradient: Function,
+    diffusion: Function | RealLike,
+    *,
+    lower: RealLike = -np.inf,
+    upper: RealLike = np.inf,
+    convention: str = "ito",
+    centre: RealLike = 0.0,
+    scale: RealLike = 1.0,
+) -> StationaryDensity:
+    """p ∝ D^{−a} exp(−∫ V'/D) on (lower, upper) with reflecting ends; a = 1 Itô, ½ Stratonovich.
+
+    **Arguments:**
+
+    - `gradient`: V'(x), minus the drift, a function of arrays (per unit t = η·iterations).
+    - `diffusion`: D(x) > 0, a function of arrays or a number: the noise is √(2D) dW, for SGD
+      D = η C/2. Both functions may have kinks and jumps.
+    - `lower`, `upper`: the ends. Where D vanishes at an end, that end belongs at 0.
+    - `convention`: how √(2D(x)) dW is read, "ito" or "stratonovich".
+    - `centre`, `scale`: where the law is, roughly, if both ends are infinite, and how wide (one
+      finite end: the scale of the distance from it).
+
+    **Raises:** `ValueError` where the density cannot be normalised (said at which end), where D is
+    not positive, and where the functions return anything but finite numbers.
+    """
+    check_choice("convention", convention, sorted(_POWERS))
+    coordinate = _coordinate(lower, upper, centre, scale)
+    if not callable(diffusion):
+        diffusion = check_number("diffusion", diffusion, above=0)
+    fields = _fields.of_points("gradient", gradient), _fields.of_points("diffusion", diffusion)
+    known: dict[tuple[float, float], np.ndarray] = {}
+
+    def values(x: np.ndarray) -> np.ndarray:
+        return np.stack([_quietly(field, x.ravel()).reshape(x.shape) for field in fields], axis=1)
+
+    def log_weight(edges: np.ndarray) -> np.ndarray:
+        u, half = adaptive.places(edges)
+        x, log_jacobian = coordinate.position(u), coordinate.log_jacobian(u)
+        panels = list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
+        fresh = [k for k, panel in enumerate(panels) if panel not in known]
+        if fresh:
+            known.update(zip([panels[k] for k in fresh], values(x[fresh]), strict=True))
+        slope, strength = np.stack([known[panel] for panel in panels], axis=1)
+        absent, strength = strength <= 0, np.where(strength > 0, strength, np.nan)
+        with np.errstate(all="ignore"):
+            force = half * slope / strength * np.exp(log_jacobian)
+            phi = _cumulated(force, edges)
+            log_q = -phi - _POWERS[convention] * np.log(strength) + log_jacobian
+            # Once more from the top, where phi must be known best.
+            top = np.where(np.isfinite(log_q), log_q, -np.inf).max(axis=1).argmax()
+            log_q = log_q + phi - _cumulated(force, edges, int(top))
+        _check_positive(x, log_q, absent)
+        return log_q
+
+    try:
+        return _density(coordinate, log_weight, _REACH)
+    except ValueError as error:
+        # Where D <= 0 nothing can be evaluated, which looks like an end without a limit.
+        lowest = min(((d[1].min(), panel) for panel, d in known.items()), default=(1.0, (0.0, 0.0)))
+        if not lowest[0] < 0:
+            raise
+        u, _ = adaptive.places(np.array(lowest[1]))
+        place = coordinate.position(u).ravel()[int(known[lowest[1]][1].argmin())]
+        raise ValueError(
+            f"The diffusion must not be negative between lower and upper, but is {lowest[0]:.3g} "
+            f"at x = {place:.6g}: set them to the ends of the region where D > 0. ({error})"
+        ) from None
+
+
+def gibbs_density(gradient: Function, diffusion: RealLike, **options) -> StationaryDensity:
+    """p ∝ exp(−V/D) with one number D: what holds for constant noise, and is often assumed.
+
+    **Arguments:** as `stationary_density`; `diffusion` is a number, such as D at the minimum.
+    """
+    frozen = check_number("diffusion", diffusion, above=0)
+    return stationary_density(gradient, frozen, **options)
+
+
+def stationary_density_landscape(
+    landscape: AbstractLandscape,
+    noise: AbstractGradientNoise,
+    *,
+    learning_rate: RealLike,
+    **options,
+) -> StationaryDensity:
+    """The stationary law of the first-order SDE of a one-dimensional landscape.
+
+    V' is the landscape's gradient and D = η C/2 with C the covariance of `noise`; `options` are
+    those of `stationary_density`.
+
+    **Raises:** `ValueError` also for d ≠ 1 and for a landscape in float32.
+    """
+    _arguments.problem(landscape, noise)
+    if landscape.dimension != 1:
+        raise ValueError(f"This density needs d = 1, the landscape has d={landscape.dimension}.")
+    if landscape.dtype != jnp.float64:
+        raise ValueError(
+            f"This density needs a landscape in float64, got {landscape.dtype}: set "
+            f"jax_enable_x64 and make it from float64 numbers."
+        )
+    eta = check_number("learning_rate", learning_rate, above=0)
+
+    def gradient(x):
+        return _in_blocks(lambda block: _slope_and_variance(landscape, noise, block)[0], x)
+
+    def diffusion(x):
+        return eta / 2 * _in_blocks(lambda b: _slope_and_variance(landscape, noise, b)[1], x)
+
+    return stationary_density(gradient, diffusion, **options)
+
+
+# One shape, and compiled once for each kind of landscape, whatever the panels.
+@eqx.filter_jit
+def _slope_and_variance(landscape, noise, block):
+    def at(theta):
+        return landscape.gradient(theta)[0], noise.covariance(theta, landscape)[0, 0]
+
+    return jax.vmap(at)(block[:, None])
+
+
+def _in_blocks(function: Callable, x: np.ndarray, size: int = 512) -> np.ndarray:
+    filled = np.concatenate([x, np.zeros(-len(x) % size)])
+    values = [np.asarray(function(block)) for block in filled.reshape(-1, size)]
+    return np.concatenate(values)[: len(x)]
+
+
+def density_of_logarithm(
+    log_weight: Callable[[np.ndarray], np.ndarray], *, reach: RealLike = 1e8
+) -> StationaryDensity:
+    """The density of v = eᵘ > 0 whose logarithm u has the log density `log_weight` + const.
+
+    For laws whose mass piles up at v → 0 beyond the range of floating-point numbers v.
+    """
+    coordinate = adaptive.Coordinate(0.0, np.inf)
+    return _density(coordinate, lambda edges: log_weight(adaptive.places(edges)[0]), float(reach))
+
+
+def _density(coordinate, log_weight, reach: float) -> StationaryDensity:
+    deep = (coordinate.infinite(0), coordinate.infinite(1))
+    edges, log_q = adaptive.resolve(log_weight, reach, deep)
+    half = np.diff(edges)[:, None] / 2
+    log_q = log_q - log_q.max()
+    log_q = log_q - np.log(np.sum(half * adaptive.WEIGHTS * np.exp(log_q)))
+    below, above = (_tail_index(coordinate, edges, log_q, side) for side in (0, 1))
+    ends = coordinate.lower, coordinate.upper
+    return StationaryDensity(*ends, below, above, coordinate, edges, log_q)
+
+
+def _tail_index(coordinate, edges: np.ndarray, log_q: np.ndarray, side: int) -> float:
+    if not coordinate.infinite(side):
+        return np.inf
+    last, before = adaptive.end_slopes(edges, log_q, side)
+    return -last if abs(last - before) < 1e-3 * abs(last) else np.inf
+
+
+def _check_positive(x: np.ndarray, log_q: np.ndarray, absent: np.ndarray) -> None:
+    """A diffusion may vanish where the law has no weight, and only there."""
+    x, log_q, absent = x.ravel(), log_q.ravel(), absent.ravel()
+    top = np.where(np.isfinite(log_q), log_q, -np.inf).max()
+    for shift in (1, -1):
+        beside = absent & (np.roll(log_q, shift) > top - 30)
+        beside[0 if shift == 1 else -1] = False
+        if beside.any():
+            raise ValueError(
+                f"The diffusion must be positive where the law has weight, but is not at x = "
+                f"{x[beside][0]:.6g}: set lower and upper to the ends of the region where it is."
+            )
+
+
+def _cumulated(force: np.ndarray, edges: np.ndarray, start: int | None = None) -> np.ndarray:
+    """φ at the nodes, summed outwards from the left edge of panel `start` (from u = 0)."""
+    first = int(np.searchsorted(edges, 0.0)) if start is None else start
+    first = min(first, len(force) - 1)
+    whole = force @ adaptive.WEIGHTS
+    right = np.cumsum(whole[first:]) - whole[first:]
+    left = -np.cumsum(whole[:first][::-1])[::-1]
+    return np.concatenate([left, right])[:, None] + force @ adaptive.CUMULATIVE.T
+
+
+def _quietly(field: Function, x: np.ndarray) -> np.ndarray:
+    """field(x) in float64; what is not finite is judged by its weight in the law."""
+    with np.errstate(all="ignore"):
+        return as_float64("A function of x", field(x))
+
+
+def _vander(place: np.ndarray, degree: int) -> np.ndarray:
+    return legendre.legvander(place.ravel(), degree).reshape(*place.shape, degree + 1)
+
+
+def _coordinate(lower, upper, centre, scale) -> adaptive.Coordinate:
+    a, b = _arguments.end("lower", lower), _arguments.end("upper", upper)
+    if not a < b:
+        raise ValueError(f"lower={a:g} must be below upper={b:g}.")
+    c = check_number("centre", centre)
+    return adaptive.Coordinate(a, b, c, check_number("scale", scale, above=0))

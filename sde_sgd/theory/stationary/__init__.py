@@ -1,0 +1,56 @@
+"""Moments of the stationary state and on the way to it, currents, and which steps are stable."""
+
+from sde_sgd.theory.stationary.currents import (
+    EntropyProduction as EntropyProduction,
+    stationary_current as stationary_current,
+    StationaryCurrent as StationaryCurrent,
+)
+from sde_sgd.theory.stationary.driven import (
+    fractional_ornstein_uhlenbeck_variance as fractional_ornstein_uhlenbeck_variance,
+    stationary_covariance_driven as stationary_covariance_driven,
+    stationary_scale_stable as stationary_scale_stable,
+)
+from sde_sgd.theory.stationary.epochs import (
+    epoch_noise_autocovariance as epoch_noise_autocovariance,
+    EpochCovariance as EpochCovariance,
+    stationary_covariance_epochs as stationary_covariance_epochs,
+)
+from sde_sgd.theory.stationary.langevin import (
+    Gaussian as Gaussian,
+    langevin_epochs as langevin_epochs,
+    LangevinEpochs as LangevinEpochs,
+    posterior_least_squares as posterior_least_squares,
+    stationary_covariance_langevin as stationary_covariance_langevin,
+)
+from sde_sgd.theory.stationary.least_squares import (
+    max_stable_learning_rate as max_stable_learning_rate,
+    mean_square_stability as mean_square_stability,
+    MeanSquareStability as MeanSquareStability,
+    second_moment_operator as second_moment_operator,
+    stationary_covariance_least_squares as stationary_covariance_least_squares,
+    stationary_mean_least_squares as stationary_mean_least_squares,
+    transient_moments_least_squares as transient_moments_least_squares,
+)
+from sde_sgd.theory.stationary.lyapunov import (
+    stationary_covariance as stationary_covariance,
+    stationary_covariance_momentum as stationary_covariance_momentum,
+    transient_moments_linear as transient_moments_linear,
+    TransientMoments as TransientMoments,
+)
+from sde_sgd.theory.stationary.momentum import MomentumLaw as MomentumLaw
+from sde_sgd.theory.stationary.population_least_squares import (
+    stationary_covariance_population_least_squares as stationary_covariance_population_least_squares,
+)
+from sde_sgd.theory.stationary.posterior import posterior_by_quadrature as posterior_by_quadrature
+from sde_sgd.theory.stationary.scalar_moments import (
+    ScalarMoments as ScalarMoments,
+    stationary_scalar_moments as stationary_scalar_moments,
+    transient_scalar_moments as transient_scalar_moments,
+)
+from sde_sgd.theory.stationary.sharpness_aware import (
+    max_stable_learning_rate_sam as max_stable_learning_rate_sam,
+    max_stable_learning_rate_sam_equation as max_stable_learning_rate_sam_equation,
+)
+from sde_sgd.theory.stationary.underdamped import (
+    stationary_covariance_underdamped as stationary_covariance_underdamped,
+)

@@ -1,0 +1,206 @@
+"""Mean-square stability of sharpness-aware minimisation on finite least squares, exactly.
+
+With H_i = x_i x_iᵀ + λI and H_B their mean over a batch, SAM without normalisation moves
+δ = θ − θ* by a random linear map and noise that does not depend on δ,
+
+    δ ← (I − ηQ_B) δ + … ,   Q_B = H_B + ρH_B² ,   Q̄ = E Q_B ,
+
+and its modified equation, at solver step h = η/substeps, by
+
+    δ ← (I − hQ̄) δ + √(hη) Σ_i w_i K_i δ + … ,   w_i = √(c/N)(z_i − z̄) ,
+    K_i = H_i + ρ[(1 − s)(H H_i + H_i H) + s H_i²] ,   s = k/c ,
+
+c and k the factors of second and third moments of a batch mean. Either way E δδᵀ is bounded where
+Q̄⊗I + I⊗Q̄ − η Y is positive definite on symmetric matrices, with
+
+    Y = E Q_B⊗Q_B   or   Y = Q̄⊗Q̄/substeps + c Cov(K_i⊗K_i) .
+"""
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+from scipy.linalg import eigh
+
+from sde_sgd._checks import check_at_least, check_number
+from sde_sgd.noise.sampling import AbstractSampling, RandomReshuffling, WithReplacement
+from sde_sgd.theory import _arguments
+from sde_sgd.theory.stationary import _second_moments as moments
+from sde_sgd.theory.stationary.least_squares import _inputs
+from sde_sgd.types import RealLike
+
+_ROWS = 2048  # examples per block, so that memory does not grow with N
+Tensor = Float[np.ndarray, "d d d d"]  # of X_ab X'_cd
+
+
+def max_stable_learning_rate_sam(
+    inputs: ArrayLike, *, radius: RealLike, sampling: AbstractSampling, l2: RealLike = 0.0
+) -> float:
+    """The η below which `SAM` without normalisation has a bounded second moment.
+
+    Fourth moments of H_B are sums over the set partitions of four factors, those that fall on one
+    example making a block; nothing is enumerated. Costs O(Nd⁴ + d⁶). Normalised, SAM's step is
+    SGD's and a kick of bounded size: its limit is `max_stable_learning_rate`.
+
+    **Arguments:** `inputs` (N, d), d ≤ 64; `radius` ρ ≥ 0; `sampling`: the law of the batches,
+    independent between steps; `l2` λ ≥ 0.
+
+    **Raises:** `ValueError` for bad numbers and `RandomReshuffling`, whose batches are dependent.
+    """
+    x, rho, penalty = _problem(inputs, radius, l2, sampling)
+    if isinstance(sampling, RandomReshuffling):
+        raise ValueError(
+            "RandomReshuffling correlates the batches of an epoch, so that one step has no limit "
+            "of its own: take WithoutReplacement (a fresh subset each step)."
+        )
+    sampling.noise_factor(len(x))  # refuses subsets larger than the data
+    # Q_B = first·I + second·A_B + third·A_B², A_B the mean of x_i x_iᵀ over the batch.
+    law = _BatchMoments(x, sampling)
+    parts = (penalty * (1 + rho * penalty), 1 + 2 * rho * penalty, rho)
+    shape = (law.dim,) * 4
+    mean, second = np.zeros(shape[:2]), np.zeros(shape)
+    for p, q in itertools.product(range(3), repeat=2):
+        second += parts[p] * parts[q] * law.moment(p, q)
+    for p in range(3):
+        mean += parts[p] * law.moment(p, 0)[:, :, 0, 0]
+    return _largest_rate(mean, second)
+
+
+def max_stable_learning_rate_sam_equation(
+    inputs: ArrayLike,
+    *,
+    radius: RealLike,
+    sampling: AbstractSampling,
+    step_ratio: RealLike,
+    l2: RealLike = 0.0,
+) -> float:
+    """The η below which `SAMEquation` has a bounded second moment.
+
+    **Arguments, errors:** as `max_stable_learning_rate_sam`, of any sampling, and `step_ratio`:
+    1/substeps; 0 for the continuous equation.
+    """
+    x, rho, penalty = _problem(inputs, radius, l2, sampling)
+    ratio = check_at_least("step_ratio", step_ratio)
+    num, dim = x.shape
+    c, k = sampling.noise_factor(num), sampling.third_factor(num)
+    s = k / c if c > 0 else 0.0
+    eye, hess = np.eye(dim), x.T @ x / num + penalty * np.eye(dim)
+    length = np.sum(x**2, axis=1)
+    squares = (x.T * (length + 2 * penalty)) @ x / num + penalty**2 * eye  # of H_i²
+    mean = hess + rho * (hess @ hess + c * (squares - hess @ hess))
+
+    own, cross = 1 + rho * s * (length + 2 * penalty), rho * (1 - s) * (x @ hess)
+    total, second = np.zeros(dim**2), np.zeros((dim**2, dim**2))
+    for rows in np.array_split(np.arange(num), -(-num // _ROWS)):
+        half = (0.5 * own[rows, None] * x[rows] + cross[rows])[:, :, None] * x[rows, None, :]
+        flat = (half + half.swapaxes(1, 2)).reshape(len(rows), -1)  # K_i up to a constant
+        total += flat.sum(axis=0) / num
+        second += flat.T @ flat / num
+    spread = (second - np.outer(total, total)).reshape((dim,) * 4)
+    return _largest_rate(mean, ratio * np.multiply.outer(mean, mean) + c * spread)
+
+
+class _BatchMoments:
+    """E A_B^p ⊗ A_B^q, p, q ≤ 2, of the mean A_B of x_i x_iᵀ over a batch."""
+
+    def __init__(self, x: Float[np.ndarray, "N d"], sampling: AbstractSampling):
+        self.num, self.dim = x.shape
+        self.sampling = sampling
+        self.tensors = {(2, r): _mean_power(x, 2, r) for r in (0, 1)}
+        self.tensors |= {(4, r): _mean_power(x, 4, r) for r in (0, 1, 2)}
+
+    def moment(self, left: int, right: int) -> Tensor:
+        """E (A_B^left)_ab (A_B^right)_cd."""
+        factors = [*_CHAINS[left], *(pair.translate(_RIGHT) for pair in _CHAINS[right])]
+        identities = ["ab"] * (left == 0) + ["cd"] * (right == 0)
+        total = np.zeros((self.dim,) * 4)
+        for partition in _partitions(factors):
+            weight = _weight(partition, self.num, self.sampling)
+            if weight == 0:
+                continue
+            terms, operands = [*identities], [np.eye(self.dim)] * len(identities)
+            for block in partition:
+                letters = "".join(block)
+                # A letter that one example has twice is its |x|².
+                ends = "".join(letter for letter in letters if letters.count(letter) == 1)
+                terms.append(ends)
+                operands.append(self.tensors[len(ends), (len(letters) - len(ends)) // 2])
+            total += weight * np.einsum(",".join(terms) + "->abcd", *operands, optimize=True)
+        return total
+
+
+# Indices of the factors of A^0, A^1 and A^2, in einsum's letters: (A²)_ab = A_am A_mb.
+_CHAINS = ((), ("ab",), ("am", "mb"))
+_RIGHT = str.maketrans("abm", "cdn")
+
+
+def _mean_power(x: Float[np.ndarray, "N d"], order: int, power: int) -> np.ndarray:
+    """(1/N) Σ_i |x_i|^{2·power} x_i ⊗ … ⊗ x_i, of `order` 2 or 4."""
+    num, dim = x.shape
+    total = np.zeros((dim ** (order // 2),) * 2)
+    for rows in np.array_split(x, -(-num // _ROWS)):
+        weight = np.sum(rows**2, axis=1) ** power / num
+        flat = rows if order == 2 else (rows[:, :, None] * rows[:, None, :]).reshape(len(rows), -1)
+        total += (flat.T * weight) @ flat
+    return total.reshape((dim,) * order)
+
+
+def _partitions(items: Sequence[str]) -> Iterator[list[list[str]]]:
+    """All set partitions."""
+    if not items:
+        yield []
+        return
+    first, rest = items[0], items[1:]
+    for partition in _partitions(rest):
+        yield [[first], *partition]
+        for i, block in enumerate(partition):
+            yield [*partition[:i], [first, *block], *partition[i + 1 :]]
+
+
+def _weight(partition: list[list[str]], num: int, sampling: AbstractSampling) -> float:
+    """What multiplies ∏_blocks (mean over all examples) in E ∏ (mean over the batch).
+
+    The n factors of a batch mean fall on m slots of B in (B)_m = B(B−1)…(B−m+1) ways. Slots are
+    independent with replacement; examples of a subset are distinct, and the mean over m distinct
+    ones is (N)_m⁻¹ Σ_σ μ(π, σ) N^{|σ|} ∏ over coarser partitions σ, μ of Möbius.
+    """
+    size, factors = sampling.batch_size, sum(len(block) for block in partition)
+    if isinstance(sampling, WithReplacement):
+        return math.perm(size, len(partition)) / size**factors
+    total = 0.0
+    for finer in itertools.product(*(list(_partitions(block)) for block in partition)):
+        counts = [len(blocks) for blocks in finer]
+        slots = sum(counts)
+        if slots <= size:
+            mobius = math.prod((-1) ** (b - 1) * math.factorial(b - 1) for b in counts)
+            total += mobius * math.perm(size, slots) / math.perm(num, slots)
+    return num ** len(partition) * total / size**factors
+
+
+def _largest_rate(mean: Float[np.ndarray, "d d"], second: Tensor) -> float:
+    """The η below which Q̄⊗I + I⊗Q̄ − ηY is positive definite, off directions that never move."""
+    rates, basis = np.linalg.eigh(mean)
+    moving = rates > len(rates) * np.finfo(float).eps * rates[-1]
+    rates, basis = rates[moving], basis[:, moving]
+    for axis in range(4):
+        second = np.moveaxis(np.tensordot(second, basis, axes=(axis, 0)), -1, axis)
+    # S ↦ X_ab S_bd X_cd, on symmetric S.
+    operator = np.einsum("abcd->acbd", second + np.einsum("abcd->adcb", second)) / 2
+    matrix = moments.half(np.moveaxis(moments.half(operator), -1, 0)).T
+    scale = 1 / np.sqrt(moments.half(rates[:, None] + rates, scaled=False))
+    last = len(scale) - 1
+    top = eigh(matrix * scale[:, None] * scale, eigvals_only=True, subset_by_index=[last, last])[0]
+    return float(1 / top) if top > 0 else math.inf
+
+
+def _problem(
+    inputs: ArrayLike, radius: RealLike, l2: RealLike, sampling: AbstractSampling
+) -> tuple[Float[np.ndarray, "N d"], float, float]:
+    _arguments.sampling(sampling)
+    rho, penalty = check_at_least("radius", radius), check_at_least("l2", l2)
+    check_number("radius", rho, below=_arguments.LARGE)
+    check_number("l2", penalty, below=_arguments.LARGE)
+    return _inputs(inputs), rho, penalty
