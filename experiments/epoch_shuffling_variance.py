@@ -135,14 +135,14 @@ def predict(config: Config) -> dict:
     """Exact variances by curvature and process; "limit" is the SDE's for h → 0."""
     eta, values = config.learning_rate, {}
     for curvature in CURVATURES:
-        epochs = ss.theory.stationary.stationary_covariance_epochs(
+        epochs = ss.theory.stationary.epoch_covariance(
             [[curvature]], [[1.0]], learning_rate=eta, batches_per_epoch=config.batches_per_epoch
         )
         values[curvature] = {"shuffled": epochs}
         if curvature > 0:
             at = {"independent": eta, "SDE": eta / config.substeps, "limit": 0.0}
             values[curvature] |= {
-                name: ss.theory.stationary.stationary_covariance(
+                name: ss.theory.stationary.linear_covariance(
                     [[curvature]], [[1.0]], learning_rate=eta, time_step=step
                 )[0, 0]
                 for name, step in at.items()
@@ -210,7 +210,7 @@ def plot(config: Config, data: xr.Dataset, predicted):
     eta, period = config.learning_rate, config.batches_per_epoch
     grid = np.geomspace(1e-3, 1, 60)
     shuffled = [
-        ss.theory.stationary.stationary_covariance_epochs(
+        ss.theory.stationary.epoch_covariance(
             [[h]], [[1.0]], learning_rate=eta, batches_per_epoch=period
         ).average[0, 0]
         for h in grid

@@ -106,13 +106,13 @@ def predict(config: Config) -> dict[str, dict[str, np.ndarray]]:
     for case, (eta, mu, hessian, noise) in CASES.items():
         slow = eta / (1 - mu)
         values[case] = {
-            "SGD": ss.theory.stationary.stationary_covariance_momentum(
+            "SGD": ss.theory.stationary.momentum_covariance(
                 hessian, noise, learning_rate=eta, momentum=mu
             ),
-            "SDE, own step": ss.theory.stationary.stationary_covariance(
+            "SDE, own step": ss.theory.stationary.linear_covariance(
                 hessian, noise, learning_rate=slow, time_step=slow / _substeps(config, mu)
             ),
-            "SDE": ss.theory.stationary.stationary_covariance(hessian, noise, learning_rate=slow),
+            "SDE": ss.theory.stationary.linear_covariance(hessian, noise, learning_rate=slow),
         }
     return values
 

@@ -85,7 +85,7 @@ def variance(config: Config, hurst: float, eta: float, num_states: int, step: fl
     """Exact for the states and the step (in iterations), h = C = 1."""
     noise = driving(hurst, num_states)
     return float(
-        ss.theory.stationary.stationary_covariance_driven(
+        ss.theory.stationary.driven_covariance(
             [[1.0]], [[1.0]], noise, learning_rate=eta, time_step=step
         )[0, 0]
     )
@@ -100,11 +100,11 @@ def epochs(config: Config, name: str, step: float = 0.0) -> float:
     """Variance on ½hθ² under epoch noise, white noise, or of shuffled SGD; S = 1."""
     eta, h = config.learning_rates[0], [[config.curvature]]
     if name == "SGD":
-        return ss.theory.stationary.stationary_covariance_epochs(
+        return ss.theory.stationary.epoch_covariance(
             h, [[1.0]], learning_rate=eta, batches_per_epoch=config.batches_per_epoch
         ).average[0, 0]
     noise = ss.WhiteNoise() if name == "white" else ss.epoch_noise(config.batches_per_epoch)
-    return ss.theory.stationary.stationary_covariance_driven(
+    return ss.theory.stationary.driven_covariance(
         h, [[1.0]], noise, learning_rate=eta, time_step=step
     )[0, 0]
 

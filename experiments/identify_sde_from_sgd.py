@@ -248,7 +248,7 @@ def predict(config: Config) -> dict[Any, Any]:
     found["second order"] = (1 + config.learning_rate / 2 * slope) * found["limit"].drift
     found["well limit"] = (POINTS - POINTS**3, 2 * _line.COLD * (1 + 0.3 * POINTS))
     found["variance"] = float(
-        ss.theory.stationary.stationary_covariance_least_squares(
+        ss.theory.stationary.least_squares_covariance(
             problems.arrays()[0][:, None],
             problems.arrays()[1],
             learning_rate=config.learning_rate,

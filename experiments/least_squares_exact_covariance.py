@@ -105,7 +105,7 @@ def measure(config: Config, key) -> xr.Dataset:
     """Stationary covariances (η, d, d); the second half of a run that starts at the minimum."""
     variables = {}
     for data, (inputs, targets) in problems(config).items():
-        start = jnp.asarray(ss.theory.stationary.stationary_mean_least_squares(inputs, targets))
+        start = jnp.asarray(ss.theory.stationary.least_squares_mean(inputs, targets))
         found = {name: [] for name in LABELS}
         for eta in config.learning_rates:
             key, *keys = jr.split(key, 4)
@@ -137,7 +137,7 @@ def curves(config: Config, data: str, rates) -> dict[str, np.ndarray]:
     inputs, targets = problems(config)[data]
 
     def exact(eta, **options):
-        return ss.theory.stationary.stationary_covariance_least_squares(
+        return ss.theory.stationary.least_squares_covariance(
             inputs, targets, learning_rate=eta, noise_factor=1 / config.batch_size, **options
         )
 

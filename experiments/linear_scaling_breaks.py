@@ -82,7 +82,7 @@ def measure(config: Config, key) -> xr.Dataset:
     """Stationary |θ − θ*|² (the trace of M) of every process at equal time ηk."""
     inputs, targets = problem(config)
     landscape = ss.LeastSquares(inputs, targets)
-    minimum = jnp.asarray(ss.theory.stationary.stationary_mean_least_squares(inputs, targets))
+    minimum = jnp.asarray(ss.theory.stationary.least_squares_mean(inputs, targets))
 
     def distance(theta):
         return jnp.sum((theta - minimum) ** 2)
@@ -114,7 +114,7 @@ def trace(config: Config, kappa: float, step: float | None, subsets: bool = Fals
     inputs, targets = problem(config)
     eta, size, num = kappa * config.learning_rate, kappa * config.batch_size, len(inputs)
     factor = (num - size) / (size * (num - 1)) if subsets else 1 / size
-    matrix = ss.theory.stationary.stationary_covariance_least_squares(
+    matrix = ss.theory.stationary.least_squares_covariance(
         inputs,
         targets,
         learning_rate=eta,

@@ -267,7 +267,7 @@ def check(config: Config, data: xr.Dataset, predicted) -> list[ss.Comparison]:
                     )
     eta = 0.1
     options: dict[str, Any] = {"learning_rate": eta, "noise_factor": 1.0}
-    cov = theory.stationary.stationary_covariance_least_squares
+    cov = theory.stationary.least_squares_covariance
     sgd = cov(*PAIR, time_step=eta, **options)[0, 0]
     gaps = [abs(cov(*PAIR, time_step=0.0, order=p, **options)[0, 0] - sgd) for p in (1, 2)]
     rows.append(

@@ -123,10 +123,10 @@ def predict(config: Config) -> dict:
     for case, (eta, mu, c) in enumerate(config.cases):
         for name in processes(config, eta, mu, c):
             steps = config.substeps if name.endswith("damped") else None
-            exact = law(name, eta, mu, c, steps).stationary_covariance()
+            exact = law(name, eta, mu, c, steps).covariance()
             values[f"{case} {name}"] = float(exact[0, 0])
         values[f"{case} limit"] = float(
-            law("underdamped", eta, mu, c).stationary_covariance()[0, 0]
+            law("underdamped", eta, mu, c).covariance()[0, 0]
         )
         # x ← x + ηv, v ← μv − ηĝ is heavy ball with η² for η.
         values[f"{case} other form"] = eta * values[f"{case} limit"]

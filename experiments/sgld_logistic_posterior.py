@@ -186,7 +186,7 @@ def linear_noise(config: Config, name: str, eta: float, size: int) -> float:
     num = config.num_examples
     factor = (num - size) / (size * (num - 1)) if name == "SGLD" else 0.0
     noise = factor * sigma + 2 / (num * eta) * np.eye(2)
-    found = ss.theory.stationary.stationary_covariance(
+    found = ss.theory.stationary.linear_covariance(
         hess, noise, learning_rate=eta, time_step=eta
     )
     return float(np.trace(found @ hess) * num / 2 - 1)

@@ -108,7 +108,7 @@ def exact(config: Config, name: str, eta: float, size: int) -> ss.theory.station
             x, y, learning_rate=eta, batch_size=size, temperature=bath, l2=L2
         ).average
     minimum = np.asarray(landscape.minimum())
-    covariance = ss.theory.stationary.stationary_covariance_langevin(
+    covariance = ss.theory.stationary.langevin_covariance(
         x,
         y,
         learning_rate=eta,

@@ -134,7 +134,7 @@ def measure(config: Config, key) -> xr.Dataset:
     variables = {}
     for data, (inputs, targets) in problems(config).items():
         key, *keys = jr.split(key, 4)
-        start = jnp.asarray(ss.theory.stationary.stationary_mean_least_squares(inputs, targets))
+        start = jnp.asarray(ss.theory.stationary.least_squares_mean(inputs, targets))
         for (name, process), own in zip(processes(config, data).items(), keys, strict=False):
             run = ss.simulate(
                 process,
@@ -155,7 +155,7 @@ def predict(config: Config) -> dict[str, dict[str, np.ndarray]]:
     for data, (inputs, targets) in problems(config).items():
 
         def exact(c, h=eta, frozen=False, inputs=inputs, targets=targets):
-            return ss.theory.stationary.stationary_covariance_least_squares(
+            return ss.theory.stationary.least_squares_covariance(
                 inputs, targets, learning_rate=eta, noise_factor=c, time_step=h, frozen_noise=frozen
             )
 

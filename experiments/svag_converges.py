@@ -97,7 +97,7 @@ def measure(config: Config, key) -> xr.Dataset:
 def variance(config: Config, step: float) -> float:
     """The exact variance at solver step `step`; 0 for the SDE."""
     return float(
-        ss.theory.stationary.stationary_covariance_population_least_squares(
+        ss.theory.stationary.population_covariance(
             [[config.feature_variance]],
             label_noise=config.label_noise,
             learning_rate=config.learning_rate,

@@ -42,7 +42,7 @@ def test_contract_runs():
         checkpoint=None,
     )
     measured = run["moments"].covariance
-    predicted = ss.theory.stationary.stationary_covariance_least_squares(
+    predicted = ss.theory.stationary.least_squares_covariance(
         inputs, targets, learning_rate=0.3, noise_factor=1 / 8, time_step=0.3
     )
     verdict = ss.compare(measured, predicted)
@@ -52,7 +52,7 @@ def test_contract_runs():
     assert measured.value.shape == measured.standard_error.shape == (3, 3)
     assert measured.num_samples == 4096
     assert verdict.verdict == "agrees"
-    of_the_limit = ss.theory.stationary.stationary_covariance_least_squares(
+    of_the_limit = ss.theory.stationary.least_squares_covariance(
         inputs, targets, learning_rate=0.3, noise_factor=1 / 8, time_step=0.0
     )
     assert ss.compare(measured, of_the_limit).verdict == "disagrees"

@@ -49,7 +49,7 @@ def verdicts(found, exact) -> list[str]:
 
 def exact(problem, factor: float, step: float):
     inputs, targets, theta0 = problem
-    return ss.theory.stationary.transient_moments_least_squares(
+    return ss.theory.stationary.least_squares_transient(
         inputs,
         targets,
         learning_rate=ETA,
@@ -114,14 +114,14 @@ def test_other_noise_models_have_the_stationary_covariance_that_they_state(probl
         key=jr.key(4),
         measures={"moments": ss.Moments(burn_in=100)},
     )
-    predicted = ss.theory.stationary.stationary_covariance(
+    predicted = ss.theory.stationary.linear_covariance(
         np.asarray(landscape.hessian(best)),
         np.asarray(noise.covariance(best, landscape)),
         learning_rate=ETA,
         time_step=ETA / SUBSTEPS,
     )
     assert ss.compare(run["moments"].covariance, predicted).verdict == "agrees"
-    own = ss.theory.stationary.stationary_covariance_least_squares(
+    own = ss.theory.stationary.least_squares_covariance(
         inputs, targets, learning_rate=ETA, noise_factor=1 / BATCH, time_step=ETA / SUBSTEPS
     )
     assert ss.compare(run["moments"].covariance, own).verdict == "disagrees"

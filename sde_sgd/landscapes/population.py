@@ -22,7 +22,7 @@ class PopulationLeastSquares(AbstractPopulation):
     - `label_noise`: σ ≥ 0, a standard deviation.
     - `minimum`: θ*, (d,); zero if not given.
 
-    `sde_sgd.theory.stationary.stationary_covariance_population_least_squares` is its stationary
+    `sde_sgd.theory.stationary.population_covariance` is its stationary
     law.
 
     **Raises:** `ValueError` for an A that is no covariance, negative σ, shapes that differ, NaN.

@@ -148,7 +148,7 @@ def test_richardson_reaches_the_limit():
     )
     values = []
     for step in (0.0, eta):
-        m = theory.stationary.transient_moments_least_squares(
+        m = theory.stationary.least_squares_transient(
             *PAIR, learning_rate=eta, noise_factor=1.0, time_step=step, times=[1.0], theta0=[1.0]
         )
         values.append(float(m.mean[0, 0] ** 2 + m.covariance[0, 0, 0]))
@@ -161,7 +161,7 @@ def test_richardson_reaches_the_limit():
 
 
 def _euler(eta, substeps):
-    m = theory.stationary.transient_moments_least_squares(
+    m = theory.stationary.least_squares_transient(
         *PAIR,
         learning_rate=eta,
         noise_factor=1.0,

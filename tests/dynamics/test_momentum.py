@@ -30,7 +30,7 @@ def law(kind, eta=0.3, mu=0.6, substeps=None, hess=HESS, noise=NOISE):
 def test_table(eta, mu, c, chain, flow):
     """Heavy ball 1, 2.878788, 6; underdamped and overdamped SDE ½, 2.5, 3."""
     scalar = {"eta": eta, "mu": mu, "hess": [[1.0]], "noise": [[c]]}
-    values = [law(k, **scalar).stationary_covariance()[0, 0] for k in _KINDS]
+    values = [law(k, **scalar).covariance()[0, 0] for k in _KINDS]
     assert values == pytest.approx([chain, flow, flow], rel=1e-6)
 
 
@@ -41,12 +41,12 @@ def test_stationary_against_the_library():
     """Heavy ball and underdamped = the Lyapunov functions of theory, overdamped = OU at η/(1−μ)."""
     options = {"learning_rate": 0.3, "momentum": 0.6}
     expected = (
-        ss.theory.stationary.stationary_covariance_momentum(HESS, NOISE, **options),
-        ss.theory.stationary.stationary_covariance_underdamped(HESS, NOISE, **options),
-        ss.theory.stationary.stationary_covariance(HESS, NOISE, learning_rate=0.75, time_step=0.0),
+        ss.theory.stationary.momentum_covariance(HESS, NOISE, **options),
+        ss.theory.stationary.underdamped_covariance(HESS, NOISE, **options),
+        ss.theory.stationary.linear_covariance(HESS, NOISE, learning_rate=0.75, time_step=0.0),
     )
     for kind, value in zip(_KINDS, expected, strict=True):
-        np.testing.assert_allclose(law(kind).stationary_covariance(), value, rtol=1e-9)
+        np.testing.assert_allclose(law(kind).covariance(), value, rtol=1e-9)
 
 
 @pytest.mark.parametrize("kind", ["heavy_ball", "nesterov"])
@@ -127,7 +127,7 @@ def test_splitting_is_of_second_order():
         a, b = (x.transient([1.5], START) for x in (scheme, limit))
         gaps["mean"].append(np.linalg.norm(a.mean - b.mean))
         gaps["covariance"].append(np.linalg.norm(a.covariance - b.covariance))
-        gap = scheme.stationary_covariance() - limit.stationary_covariance()
+        gap = scheme.covariance() - limit.covariance()
         gaps["stationary"].append(np.linalg.norm(gap))
     for values in gaps.values():
         assert abs(fit_order(1 / steps, values).order - 2) < 0.1
@@ -199,7 +199,7 @@ def test_optax_nesterov_is_the_chain():
     [
         (lambda: law("adam"), "process must be one of"),
         (lambda: law("heavy_ball", substeps=2), "schemes of the two SDEs"),
-        (lambda: law("heavy_ball", eta=5.0).stationary_covariance(), "spectral radius"),
+        (lambda: law("heavy_ball", eta=5.0).covariance(), "spectral radius"),
         (lambda: law("heavy_ball", mu=1.0), "momentum < 1"),
         (lambda: law("underdamped").transient([1.0], [1.0]), "shape"),
         (

@@ -40,7 +40,7 @@ def scaled(score, factor):
 
 def exact_moments(hessian, time, start=START):
     """m_t and M_t by matrix exponentials: those from a point, and e^{−Ht}M₀e^{−Ht}."""
-    point = ss.theory.stationary.transient_moments_linear(
+    point = ss.theory.stationary.linear_transient(
         hessian,
         NOISE,
         learning_rate=ETA,

@@ -22,7 +22,7 @@ EXACT = ss.theory.stationary.langevin_epochs(
 
 
 def closure(factor, **given):
-    return ss.theory.stationary.stationary_covariance_langevin(
+    return ss.theory.stationary.langevin_covariance(
         INPUTS, TARGETS, learning_rate=ETA, noise_factor=factor, temperature=BATH, l2=0.05, **given
     )
 

@@ -40,7 +40,7 @@ def test_svag_moments_are_those_of_euler(steps):
     options = {"learning_rate": ETA, "noise_factor": 1.0, "times": [6 * ETA], "theta0": START}
     verdicts = []
     for step in (ETA / steps, ETA / (3 * steps)):
-        exact = ss.theory.stationary.transient_moments_least_squares(
+        exact = ss.theory.stationary.least_squares_transient(
             INPUTS, TARGETS, time_step=step, **options
         )
         offset = theta - exact.mean[0]
@@ -56,7 +56,7 @@ def test_svag_variances_of_theory():
     """(η, a, B) = (.5, 1, 4): .1, .083333, .076923 at l = 1, 2, 4; SDE .0714286; gap ∝ 1/l."""
 
     def variance(step):
-        return ss.theory.stationary.stationary_covariance_population_least_squares(
+        return ss.theory.stationary.population_covariance(
             [[1.0]], label_noise=1.0, learning_rate=0.5, batch_size=4, time_step=step
         )[0, 0]
 

@@ -110,7 +110,7 @@ def test_best_batch_of_the_quadratic(setting):
         law = ss.theory.stationary.MomentumLaw.of(
             "heavy_ball", [[1.0]], noise, learning_rate=eps, momentum=m
         )
-        exact = law.stationary_covariance().item()
+        exact = law.covariance().item()
         assert _best_batch.known_variance(setting, size) == pytest.approx(exact, rel=1e-9)
     found: Any = minimize_scalar(
         lambda x: -_best_batch.known_accuracy(setting, np.exp(x)),

@@ -58,9 +58,9 @@ add(
     ),
 )
 add(
-    "theory.stationary.stationary_covariance_driven",
+    "theory.stationary.driven_covariance",
     lambda: (
-        ss.theory.stationary.stationary_covariance_driven,
+        ss.theory.stationary.driven_covariance,
         dict(
             hessian=H,
             gradient_noise=C,
@@ -194,9 +194,9 @@ add(
     ),
 )
 add(
-    "theory.stationary.stationary_covariance_epochs",
+    "theory.stationary.epoch_covariance",
     lambda: (
-        ss.theory.stationary.stationary_covariance_epochs,
+        ss.theory.stationary.epoch_covariance,
         dict(hessian=H, gradient_noise=C, learning_rate=0.1, batches_per_epoch=3, momentum=0.5),
     ),
 )

@@ -102,9 +102,9 @@ add(
     lambda: (made.current.step_entropy.area, dict(before=np.zeros(2), after=np.ones(2))),
 )
 add(
-    "theory.stationary.stationary_covariance_population_least_squares",
+    "theory.stationary.population_covariance",
     lambda: (
-        ss.theory.stationary.stationary_covariance_population_least_squares,
+        ss.theory.stationary.population_covariance,
         dict(
             feature_covariance=H,
             label_noise=0.1,
@@ -292,9 +292,9 @@ add(
     ),
 )
 add(
-    "theory.stationary.stationary_covariance_underdamped",
+    "theory.stationary.underdamped_covariance",
     lambda: (
-        ss.theory.stationary.stationary_covariance_underdamped,
+        ss.theory.stationary.underdamped_covariance,
         dict(
             hessian=H,
             gradient_noise=C,

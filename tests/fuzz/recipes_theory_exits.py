@@ -210,9 +210,9 @@ add(
     ),
 )
 add(
-    "theory.stationary.stationary_covariance_langevin",
+    "theory.stationary.langevin_covariance",
     lambda: (
-        ss.theory.stationary.stationary_covariance_langevin,
+        ss.theory.stationary.langevin_covariance,
         dict(
             inputs=X2,
             targets=Y2,
@@ -283,9 +283,9 @@ add(
     ),
 )
 add(
-    "theory.stationary.stationary_covariance_least_squares",
+    "theory.stationary.least_squares_covariance",
     lambda: (
-        ss.theory.stationary.stationary_covariance_least_squares,
+        ss.theory.stationary.least_squares_covariance,
         dict(
             inputs=X2,
             targets=Y2,
@@ -299,16 +299,16 @@ add(
     ),
 )
 add(
-    "theory.stationary.stationary_mean_least_squares",
+    "theory.stationary.least_squares_mean",
     lambda: (
-        ss.theory.stationary.stationary_mean_least_squares,
+        ss.theory.stationary.least_squares_mean,
         dict(inputs=X2, targets=Y2, l2=0.1),
     ),
 )
 add(
-    "theory.stationary.transient_moments_least_squares",
+    "theory.stationary.least_squares_transient",
     lambda: (
-        ss.theory.stationary.transient_moments_least_squares,
+        ss.theory.stationary.least_squares_transient,
         dict(
             inputs=X2,
             targets=Y2,
@@ -323,9 +323,9 @@ add(
     ),
 )
 add(
-    "theory.stationary.transient_moments_least_squares (momentum)",
+    "theory.stationary.least_squares_transient (momentum)",
     lambda: (
-        ss.theory.stationary.transient_moments_least_squares,
+        ss.theory.stationary.least_squares_transient,
         dict(
             inputs=X2,
             targets=Y2,
@@ -340,16 +340,16 @@ add(
     ),
 )
 add(
-    "theory.stationary.stationary_covariance",
+    "theory.stationary.linear_covariance",
     lambda: (
-        ss.theory.stationary.stationary_covariance,
+        ss.theory.stationary.linear_covariance,
         dict(hessian=H, gradient_noise=C, learning_rate=0.1, time_step=0.1),
     ),
 )
 add(
-    "theory.stationary.stationary_covariance_momentum",
+    "theory.stationary.momentum_covariance",
     lambda: (
-        ss.theory.stationary.stationary_covariance_momentum,
+        ss.theory.stationary.momentum_covariance,
         dict(
             hessian=H,
             gradient_noise=C,
@@ -361,9 +361,9 @@ add(
     ),
 )
 add(
-    "theory.stationary.transient_moments_linear",
+    "theory.stationary.linear_transient",
     lambda: (
-        ss.theory.stationary.transient_moments_linear,
+        ss.theory.stationary.linear_transient,
         dict(
             hessian=H,
             gradient_noise=C,

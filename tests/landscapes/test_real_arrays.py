@@ -263,7 +263,7 @@ DOORS = {
     "centre of a basis": ((2,), lambda x: PolynomialBasis(2, 1, x)),
     "hessian of a linear law": (
         (2, 2),
-        lambda x: theory.stationary.stationary_covariance(x, np.eye(2), learning_rate=0.1),
+        lambda x: theory.stationary.linear_covariance(x, np.eye(2), learning_rate=0.1),
     ),
     "spacing": ((2,), lambda x: theory.matrices.wigner_surmise(x)),
 }

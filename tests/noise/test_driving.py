@@ -11,7 +11,7 @@ from scipy.special import gamma
 import sde_sgd as ss
 from sde_sgd.theory.stationary import (
     fractional_ornstein_uhlenbeck_variance,
-    stationary_covariance_driven,
+    driven_covariance,
     stationary_scale_stable,
 )
 
@@ -52,7 +52,7 @@ def test_fractional_ornstein_uhlenbeck(hurst):
     assert exact == pytest.approx(eta**2 * noise * gamma(2 * hurst + 1) / (2 * 0.05 ** (2 * hurst)))
 
     def error(states, index=hurst):
-        found = stationary_covariance_driven(
+        found = driven_covariance(
             [[h]], [[noise]], ss.fractional_noise(index, states), learning_rate=eta
         )
         return abs(found[0, 0] / exact - 1)
@@ -104,20 +104,20 @@ def test_lyapunov_of_the_augmented_system(step):
             read[states, :2] = np.eye(2)
             noise += read @ joint @ read.T
         exact = solve_discrete_lyapunov(move, noise)[:2, :2]
-    found = stationary_covariance_driven(
+    found = driven_covariance(
         hess, root @ root.T, COLOURED, learning_rate=eta, time_step=step
     )
     np.testing.assert_allclose(found, exact, rtol=1e-10)
 
 
 def test_white_noise_in_theory():
-    """With Brownian motion the covariance is that of `stationary_covariance`."""
+    """With Brownian motion the covariance is that of `linear_covariance`."""
     hess, noise = np.diag([1.0, 2.0]), np.array([[1.0, 0.3], [0.3, 0.5]])
     for substeps in (1, 4):
-        found = stationary_covariance_driven(
+        found = driven_covariance(
             hess, noise, ss.WhiteNoise(), learning_rate=0.3, time_step=1 / substeps
         )
-        exact = ss.theory.stationary.stationary_covariance(
+        exact = ss.theory.stationary.linear_covariance(
             hess, noise, learning_rate=0.3, time_step=0.3 / substeps
         )
         np.testing.assert_allclose(found, exact, rtol=1e-12)
@@ -126,10 +126,10 @@ def test_white_noise_in_theory():
 def test_epochs_are_matched_where_the_curvature_is_small():
     """η²s²(M+1)/6 as ηhM → 0: within 1 % at .002; white noise is off by a factor."""
     for batches in (2, 20):
-        exact = ss.theory.stationary.stationary_covariance_epochs(
+        exact = ss.theory.stationary.epoch_covariance(
             [[1e-3]], [[1.0]], learning_rate=0.1, batches_per_epoch=batches
         ).average[0, 0]
-        found = stationary_covariance_driven(
+        found = driven_covariance(
             [[1e-3]], [[1.0]], ss.epoch_noise(batches), learning_rate=0.1
         )[0, 0]
         assert found == pytest.approx(exact, rel=0.01)
@@ -231,8 +231,8 @@ def test_simulated_stationary_variance(name):
     process = ss.DrivenEquation(ss.quadratic([[1.0]], 1.0), eta, noise, driving, substeps=2)
     found = run(process, {"m": ss.Moments(burn_in=30, covariance="diagonal")})["m"].variance
     given = {"learning_rate": eta, "time_step": 0.5}
-    exact = stationary_covariance_driven([[1.0]], [[2.0]], driving, **given)[0]
-    white = stationary_covariance_driven([[1.0]], [[2.0]], ss.WhiteNoise(), **given)[0]
+    exact = driven_covariance([[1.0]], [[2.0]], driving, **given)[0]
+    white = driven_covariance([[1.0]], [[2.0]], ss.WhiteNoise(), **given)[0]
     # H = .7 forgets its start as s^{2H−2}; 30 iterations at rate ½ leave e^{−15} of it in θ.
     assert ss.compare(found, exact).verdict == "agrees"
     assert ss.compare(found, white).verdict == "disagrees"
@@ -274,11 +274,11 @@ BAD = {
     "rougher than Brownian": lambda: ss.DrivenEquation(
         QUADRATIC, 0.1, ss.MinibatchNoise(ss.WithReplacement(1)), ss.fractional_noise(0.3)
     ),
-    "no covariance to predict": lambda: stationary_covariance_driven(
+    "no covariance to predict": lambda: driven_covariance(
         [[1.0]], [[1.0]], ss.StableNoise(1.5), learning_rate=0.1
     ),
     "must be < 2": lambda: stationary_scale_stable(3.0, 1.0, ss.StableNoise(1.5), time_step=1.0),
-    "more substeps": lambda: stationary_covariance_driven(
+    "more substeps": lambda: driven_covariance(
         [[30.0]], [[1.0]], ss.WhiteNoise(), learning_rate=0.1, time_step=1.0
     ),
 }

@@ -95,7 +95,7 @@ def test_common_random_numbers(problem):
 
 def exact_losses(landscape, rate, batch, steps, theta0, step):
     """E L after some iterations of the least-squares equation at a solver step (η: of SGD)."""
-    exact = ss.theory.stationary.transient_moments_least_squares(
+    exact = ss.theory.stationary.least_squares_transient(
         *(np.asarray(a) for a in landscape.data), learning_rate=rate, noise_factor=1 / batch,
         time_step=step, times=[steps * rate], theta0=theta0,
     )  # fmt: skip

@@ -69,7 +69,7 @@ def test_numbers_are_finite(value):
     well, noise = ss.double_well(0.5), ss.ConstantNoise(np.eye(1))
     refused(
         "learning_rate",
-        lambda: theory.stationary.stationary_covariance(HESSIAN, NOISE, learning_rate=value),
+        lambda: theory.stationary.linear_covariance(HESSIAN, NOISE, learning_rate=value),
     )
     refused("start", lambda: theory.escape.quasi_potential(well, noise, start=value, end=0.0))
     refused("relative_error", lambda: theory.equations.gaussian_flow_gap(SCORE, value, [0.0, 1.0]))
@@ -109,7 +109,7 @@ def test_numbers_that_would_go_on_for_ever_are_refused(most):
     refused("iterations", lambda: risk.recursion(0.1, [most]))
     refused(
         "times",
-        lambda: theory.stationary.transient_moments_least_squares(
+        lambda: theory.stationary.least_squares_transient(
             X[:, None],
             Y,
             learning_rate=0.1,

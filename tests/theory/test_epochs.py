@@ -8,8 +8,8 @@ import pytest
 
 from sde_sgd.theory.stationary import (
     epoch_noise_autocovariance,
-    stationary_covariance,
-    stationary_covariance_epochs,
+    linear_covariance,
+    epoch_covariance,
 )
 
 HESS = np.array([[1.0, 0.3], [0.3, 0.5]])
@@ -50,7 +50,7 @@ def test_all_permutations(hess, mu):
     """M = 4 given batch noises in every one of 24 orders: each phase, flat directions as well."""
     orders = list(itertools.permutations(NOISES))
     exact = enumerated(hess, NOISES, 0.3, mu, orders)
-    found = stationary_covariance_epochs(
+    found = epoch_covariance(
         hess, NOISES.T @ NOISES / 4, learning_rate=0.3, batches_per_epoch=4, momentum=mu
     )
     np.testing.assert_allclose(found.phases, exact, atol=1e-12)
@@ -69,7 +69,7 @@ def test_all_permutations_of_examples():
     ]
     exact = enumerated(np.array([[0.8]]), None, 0.4, 0.0, batches)
     factor = (6 - 2) / (2 * 5)
-    found = stationary_covariance_epochs(
+    found = epoch_covariance(
         [[0.8]], [[factor * np.mean(tilts**2)]], learning_rate=0.4, batches_per_epoch=3
     )
     np.testing.assert_allclose(found.phases, exact, rtol=1e-12)
@@ -82,7 +82,7 @@ CASES += [(0.0, 0.0350, 0.0, None)]
 @pytest.mark.parametrize("curvature, average, end, independent", CASES)
 def test_numbers(curvature, average, end, independent):
     """η = .1, s² = 1, M = 20: .0336454, .0348605, .0350; at epoch end .00176939 and 0."""
-    found = stationary_covariance_epochs(
+    found = epoch_covariance(
         [[curvature]], [[1.0]], learning_rate=0.1, batches_per_epoch=20
     )
     assert found.average[0, 0] == pytest.approx(average, abs=5e-8)
@@ -93,7 +93,7 @@ def test_numbers(curvature, average, end, independent):
         np.testing.assert_allclose(found.phases[:, 0, 0], 0.01 * m * (20 - m) / 19, rtol=1e-12)
         assert found.epoch_end[0, 0] == 0
     if independent is not None:
-        white = stationary_covariance([[curvature]], [[1.0]], learning_rate=0.1, time_step=0.1)
+        white = linear_covariance([[curvature]], [[1.0]], learning_rate=0.1, time_step=0.1)
         assert white[0, 0] == pytest.approx(independent, rel=2e-5)
 
 
@@ -101,7 +101,7 @@ def test_filtered_noise():
     """Var = Σ_kl v_k R_kl v_l over the last 600 epochs, R written out, at every phase."""
     eta, curvature, count = 0.1, 0.1, 20
     block = (count * np.eye(count) - 1) / (count - 1)
-    found = stationary_covariance_epochs(
+    found = epoch_covariance(
         [[curvature]], [[1.0]], learning_rate=eta, batches_per_epoch=count
     )
     for phase in (0, 1, 13):
@@ -117,7 +117,7 @@ def test_filtered_noise():
 def test_small_curvature_keeps_its_digits(mu):
     """Var is continuous at h = 0; Var at epoch end is half of η³hM(M+1)s²/6 for small h, μ = 0."""
     flat, near = (
-        stationary_covariance_epochs(
+        epoch_covariance(
             [[h]], [[1.0]], learning_rate=0.1, batches_per_epoch=20, momentum=mu
         )
         for h in (0.0, 1e-10)
@@ -164,4 +164,4 @@ def test_refuses(change, match):
         "batches_per_epoch": 4,
     }
     with pytest.raises(ValueError, match=match):
-        stationary_covariance_epochs(**(good | change))
+        epoch_covariance(**(good | change))

@@ -205,7 +205,7 @@ def test_noise_that_depends_on_the_place():
         box=(minimum - 2.5, minimum + 2.5),
         cells=1000,
     )
-    exact = ss.theory.stationary.stationary_covariance_least_squares(
+    exact = ss.theory.stationary.least_squares_covariance(
         x[:, None], y, learning_rate=0.1, noise_factor=0.5, time_step=0.0
     )
     p = equation.stationary()

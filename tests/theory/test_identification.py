@@ -92,7 +92,7 @@ def test_log_map_is_the_generator_of_every_iteration():
 
 def test_only_the_centred_reading_loses_the_stationary_variance():
     """2b₁M + a(m) + a₂M = 0: naive, extrapolated and log map have SGD's M, centred has not."""
-    exact = theory.stationary.stationary_covariance_least_squares(
+    exact = theory.stationary.least_squares_covariance(
         X[:, None], Y, learning_rate=ETA, noise_factor=1 / BATCH, time_step=ETA
     )[0, 0]
 
@@ -150,7 +150,7 @@ def test_linear_equation_of_gaussian_sgd():
         total += w * decay @ found.variance_rate @ decay
     np.testing.assert_allclose(total, 0.1 * 0.2 * noise, rtol=1e-12)
     # With its stationary covariance, of the continuous equation.
-    m = theory.stationary.stationary_covariance(hess, noise, learning_rate=0.2, time_step=0.1)
+    m = theory.stationary.linear_covariance(hess, noise, learning_rate=0.2, time_step=0.1)
     balance = found.drift_matrix @ m + m @ found.drift_matrix
     np.testing.assert_allclose(balance, found.variance_rate, rtol=1e-10)
 

@@ -16,7 +16,7 @@ from sde_sgd.theory.laws import (
     tail_index_online_least_squares,
     tail_index_published,
 )
-from sde_sgd.theory.stationary import stationary_covariance_population_least_squares
+from sde_sgd.theory.stationary import population_covariance
 
 
 def chi_square_moment(power, rate, batch):
@@ -149,7 +149,7 @@ def test_second_moments():
     """E w² = .1 (SGD) and .0714286 (SDE) at (η, a, B) = (.5, 1, 4)."""
     for step, value in ((None, 0.1), (0.0, 0.0714286)):
         found = moment_online_least_squares(2, learning_rate=0.5, batch_size=4, time_step=step)
-        exact = stationary_covariance_population_least_squares(
+        exact = population_covariance(
             [[1.0]], label_noise=1.0, learning_rate=0.5, batch_size=4, time_step=step
         )
         assert found == pytest.approx(exact[0, 0], rel=1e-12)

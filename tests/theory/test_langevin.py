@@ -13,14 +13,14 @@ from sde_sgd.theory.stationary import (
     langevin_epochs,
     posterior_by_quadrature,
     posterior_least_squares,
-    stationary_covariance_langevin,
-    stationary_covariance_least_squares,
+    langevin_covariance,
+    least_squares_covariance,
 )
 
 RNG = np.random.default_rng(3)
 INPUTS = RNG.normal(size=(6, 2)) * np.array([1.0, 0.6])
 TARGETS = RNG.normal(size=6)
-MINIMUM = ss.theory.stationary.stationary_mean_least_squares(INPUTS, TARGETS, l2=0.1)
+MINIMUM = ss.theory.stationary.least_squares_mean(INPUTS, TARGETS, l2=0.1)
 ETA, BATH, L2 = 0.2, 1 / 6, 0.1
 COMMON: dict[str, Any] = {"learning_rate": ETA, "temperature": BATH, "l2": L2}
 
@@ -85,7 +85,7 @@ def test_independent_batches_are_another_law():
     subsets = list(itertools.combinations(range(6), 2))
     independent = [list(triple) for triple in itertools.product(subsets, repeat=3)]
     means, covariances = epoch_by_enumeration(independent)
-    exact = stationary_covariance_langevin(
+    exact = langevin_covariance(
         INPUTS, TARGETS, noise_factor=(6 - 2) / (2 * 5), **COMMON
     )
     np.testing.assert_allclose(covariances[0], exact, atol=1e-8)
@@ -99,7 +99,7 @@ def test_independent_batches_are_another_law():
 def test_one_batch_an_epoch(size, anchor):
     """⌊N/B⌋ = 1: an epoch is one fresh subset, so the two closures agree; B = N has no noise."""
     factor = (6 - size) / (size * 5)
-    exact = stationary_covariance_langevin(
+    exact = langevin_covariance(
         INPUTS, TARGETS, noise_factor=factor, anchor=anchor, **COMMON
     )
     found = langevin_epochs(INPUTS, TARGETS, batch_size=size, anchor=anchor, **COMMON)
@@ -120,12 +120,12 @@ def test_bias_of_first_order():
     slopes = (INPUTS @ MINIMUM - TARGETS)[:, None] * INPUTS
     pulled = 0.2 * np.einsum("nij,nj->i", each, slopes) / 6
     given = COMMON | {"learning_rate": 1e-4}
-    plain = stationary_covariance_langevin(INPUTS, TARGETS, noise_factor=0.0, **given)
+    plain = langevin_covariance(INPUTS, TARGETS, noise_factor=0.0, **given)
     epochs = langevin_epochs(INPUTS, TARGETS, batch_size=2, **given).average
     change = (epochs.covariance - plain) / 1e-4
     np.testing.assert_allclose(change, -BATH * inverse @ bent @ inverse, rtol=2e-3)
     np.testing.assert_allclose((epochs.mean - MINIMUM) / 1e-4, -inverse @ pulled, rtol=2e-3)
-    subsets = stationary_covariance_langevin(INPUTS, TARGETS, noise_factor=0.4, **given)
+    subsets = langevin_covariance(INPUTS, TARGETS, noise_factor=0.4, **given)
     star = np.cov((slopes + L2 * MINIMUM).T, bias=True)
     star = star + BATH * np.einsum("nij,jk,nkl->il", each, inverse, each) / 6
     white = solve_continuous_lyapunov(np.linalg.inv(inverse), 0.4 * star)
@@ -136,7 +136,7 @@ def test_bias_of_first_order():
     gaps = []
     for eta in (1e-2, 5e-3):
         one = {"learning_rate": eta, "temperature": BATH}
-        full = stationary_covariance_langevin(signs, y, noise_factor=0.0, **one)
+        full = langevin_covariance(signs, y, noise_factor=0.0, **one)
         shuffled = langevin_epochs(signs, y, batch_size=2, **one).average
         gaps.append(float((shuffled.covariance - full)[0, 0]))
     assert np.log2(gaps[0] / gaps[1]) == pytest.approx(2, abs=0.05)
@@ -146,7 +146,7 @@ def test_limit_is_the_posterior():
     """η → 0 and h → 0: T H⁻¹ about θ*."""
     posterior = posterior_least_squares(INPUTS, TARGETS, temperature=BATH, l2=L2)
     given = COMMON | {"learning_rate": 1e-8}
-    limit = stationary_covariance_langevin(
+    limit = langevin_covariance(
         INPUTS, TARGETS, noise_factor=0.4, time_step=0.0, **given
     )
     np.testing.assert_allclose(limit, posterior.covariance, rtol=1e-6)
@@ -157,12 +157,12 @@ def test_full_batches_and_no_bath():
     """T/(h(1 − ηh/2)) without batch noise; at T = 0 the covariance is that of SGD."""
     hess = INPUTS.T @ INPUTS / 6 + L2 * np.eye(2)
     exact = BATH * np.linalg.inv(hess @ (np.eye(2) - ETA / 2 * hess))
-    found = stationary_covariance_langevin(INPUTS, TARGETS, noise_factor=0.0, **COMMON)
+    found = langevin_covariance(INPUTS, TARGETS, noise_factor=0.0, **COMMON)
     np.testing.assert_allclose(found, exact, rtol=1e-12)
     cold: dict[str, Any] = {"learning_rate": ETA, "l2": L2, "noise_factor": 0.25}
     np.testing.assert_allclose(
-        stationary_covariance_langevin(INPUTS, TARGETS, temperature=0.0, **cold),
-        stationary_covariance_least_squares(INPUTS, TARGETS, time_step=ETA, **cold),
+        langevin_covariance(INPUTS, TARGETS, temperature=0.0, **cold),
+        least_squares_covariance(INPUTS, TARGETS, time_step=ETA, **cold),
         rtol=1e-12,
     )
 
@@ -170,7 +170,7 @@ def test_full_batches_and_no_bath():
 def test_control_variate_by_residuals():
     """One step of the second moment, with Σ(θ) = Cov_i[H_i(θ − a)] summed over examples."""
     anchor = MINIMUM + np.array([0.4, 0.1])
-    exact = stationary_covariance_langevin(
+    exact = langevin_covariance(
         INPUTS, TARGETS, noise_factor=0.25, anchor=anchor, **COMMON
     )
     each = INPUTS[:, :, None] * INPUTS[:, None, :]
@@ -220,7 +220,7 @@ BAD = [
         r"anchor must have shape \(2,\)",
     ),
     (
-        lambda: stationary_covariance_langevin(
+        lambda: langevin_covariance(
             INPUTS, TARGETS, noise_factor=0.25, learning_rate=9.0, temperature=0.1
         ),
         "learning_rate <",

@@ -14,10 +14,10 @@ from sde_sgd.theory.stationary import (
     max_stable_learning_rate,
     mean_square_stability,
     second_moment_operator,
-    stationary_covariance,
-    stationary_covariance_least_squares,
-    stationary_mean_least_squares,
-    transient_moments_least_squares,
+    linear_covariance,
+    least_squares_covariance,
+    least_squares_mean,
+    least_squares_transient,
 )
 
 N, B, D, ETA = 5, 2, 2, 0.12
@@ -105,11 +105,11 @@ def test_sgd_stationary_by_enumeration(scheme, l2, mu):
         "time_step": ETA,
         "l2": l2,
     }
-    m = stationary_covariance_least_squares(X, Y, momentum=mu, **options)
+    m = least_squares_covariance(X, Y, momentum=mu, **options)
     np.testing.assert_allclose(m, joint[:D, :D], atol=1e-12)
-    both = stationary_covariance_least_squares(X, Y, momentum=mu, joint=True, **options)
+    both = least_squares_covariance(X, Y, momentum=mu, joint=True, **options)
     np.testing.assert_allclose(both, joint, atol=1e-12)
-    np.testing.assert_allclose(stationary_mean_least_squares(X, Y, l2=l2), mean[:D], atol=1e-13)
+    np.testing.assert_allclose(least_squares_mean(X, Y, l2=l2), mean[:D], atol=1e-13)
 
 
 @pytest.mark.parametrize("order", [1, 2])
@@ -117,7 +117,7 @@ def test_sgd_stationary_by_enumeration(scheme, l2, mu):
 def test_euler_stationary_by_enumeration(l2, order):
     """The same equation with h HMH, h = η/4, is that of Euler with the exact noise cΣ(θ)."""
     _, covariance = enumerate_stationary(euler_maps(0.5, ETA, ETA / 4, l2, order))
-    m = stationary_covariance_least_squares(
+    m = least_squares_covariance(
         X, Y, learning_rate=ETA, noise_factor=0.5, time_step=ETA / 4, l2=l2, order=order
     )
     np.testing.assert_allclose(m, covariance, atol=1e-12)
@@ -141,20 +141,20 @@ def test_controls_are_told_apart():
         {"order": 2},
     ]
     for change in wrong:
-        m = stationary_covariance_least_squares(X, Y, **(options | change))
+        m = least_squares_covariance(X, Y, **(options | change))
         assert np.abs(m / exact - 1).max() > 0.01, change
 
 
 def test_frozen_noise_is_the_constant_noise_equation():
     """HM + MH − hHMH = ηcΣ*, Σ* the covariance of x_i r_i at θ*, which λ does not enter."""
     for l2, h in itertools.product((0.0, 0.3), (0.0, 0.1)):
-        theta = stationary_mean_least_squares(X, Y, l2=l2)
+        theta = least_squares_mean(X, Y, l2=l2)
         gradients = X * (X @ theta - Y)[:, None]
         star = np.cov(gradients.T, bias=True)
-        expected = stationary_covariance(
+        expected = linear_covariance(
             X.T @ X / N + l2 * np.eye(D), 0.5 * star, learning_rate=ETA, time_step=h
         )
-        m = stationary_covariance_least_squares(
+        m = least_squares_covariance(
             X, Y, learning_rate=ETA, noise_factor=0.5, time_step=h, l2=l2, frozen_noise=True
         )
         np.testing.assert_allclose(m, expected, atol=1e-14)
@@ -170,7 +170,7 @@ def test_sgd_transient_by_enumeration(scheme, l2, mu):
     """E θ_k and Cov θ_k over all sequences of batches, from θ0 and an empty buffer."""
     start = np.concatenate([THETA0, np.zeros(D)])
     means, covariances = enumerate_transient(sgd_maps(scheme, ETA, l2, mu), STEPS, start)
-    found = transient_moments_least_squares(
+    found = least_squares_transient(
         X,
         Y,
         learning_rate=ETA,
@@ -193,7 +193,7 @@ def test_euler_transient_by_enumeration(l2, order):
     steps, h = [0, 3, 11, 64], ETA / 4
     means, covariances = enumerate_transient(euler_maps(0.5, ETA, h, l2, order), steps, THETA0)
     pick = [2, 0, 3, 1, 2]
-    found = transient_moments_least_squares(
+    found = least_squares_transient(
         X,
         Y,
         learning_rate=ETA,
@@ -222,12 +222,12 @@ def test_continuous_limit_by_richardson(l2):
     halvings = [ETA / 2**k for k in range(2, 9)]
     limit = richardson([enumerate_stationary(euler_maps(0.5, ETA, h, l2))[1] for h in halvings])
     options: dict[str, Any] = {"learning_rate": ETA, "noise_factor": 0.5, "l2": l2}
-    m = stationary_covariance_least_squares(X, Y, time_step=0.0, **options)
+    m = least_squares_covariance(X, Y, time_step=0.0, **options)
     np.testing.assert_allclose(m, limit, atol=1e-11)
     times = [0.0, ETA, 4 * ETA]
     moving: dict[str, Any] = dict(times=times, theta0=THETA0, **options)
-    steps = [transient_moments_least_squares(X, Y, time_step=h, **moving) for h in halvings]
-    exact = transient_moments_least_squares(X, Y, time_step=0.0, **moving)
+    steps = [least_squares_transient(X, Y, time_step=h, **moving) for h in halvings]
+    exact = least_squares_transient(X, Y, time_step=0.0, **moving)
     np.testing.assert_allclose(exact.mean, richardson([s.mean for s in steps]), atol=1e-11)
     limit = richardson([s.covariance for s in steps])
     np.testing.assert_allclose(exact.covariance, limit, atol=1e-11)
@@ -238,12 +238,12 @@ def test_continuous_limit_by_richardson(l2):
 def test_long_runs_reach_the_stationary_law(h):
     """t → ∞ of the transient, by powers and exponentials, is the stationary law."""
     options: dict[str, Any] = {"learning_rate": ETA, "noise_factor": 0.5, "time_step": h, "l2": 0.1}
-    late = transient_moments_least_squares(X, Y, times=[450.0], theta0=THETA0, **options)
+    late = least_squares_transient(X, Y, times=[450.0], theta0=THETA0, **options)
     np.testing.assert_allclose(
-        late.covariance[0], stationary_covariance_least_squares(X, Y, **options), atol=1e-13
+        late.covariance[0], least_squares_covariance(X, Y, **options), atol=1e-13
     )
     np.testing.assert_allclose(
-        late.mean[0], stationary_mean_least_squares(X, Y, l2=0.1), atol=1e-13
+        late.mean[0], least_squares_mean(X, Y, l2=0.1), atol=1e-13
     )
 
 

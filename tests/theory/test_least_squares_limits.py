@@ -9,9 +9,9 @@ import pytest
 from sde_sgd.theory.stationary import (
     max_stable_learning_rate,
     mean_square_stability,
-    stationary_covariance_least_squares,
-    stationary_mean_least_squares,
-    transient_moments_least_squares,
+    least_squares_covariance,
+    least_squares_mean,
+    least_squares_transient,
 )
 
 N, D, ETA = 5, 2, 0.12
@@ -36,10 +36,10 @@ def test_modified_equations_weak_error(power, published):
         "theta0": [1.0],
     }
     data = np.ones((2, 1)), np.array([1.0, -1.0])
-    sgd = transient_moments_least_squares(*data, time_step=eta, **options)
+    sgd = least_squares_transient(*data, time_step=eta, **options)
     errors = []
     for order in (1, 2):
-        sde = transient_moments_least_squares(*data, time_step=0.0, order=order, **options)
+        sde = least_squares_transient(*data, time_step=0.0, order=order, **options)
         first = sde.mean - sgd.mean
         second = sde.covariance[:, 0] + sde.mean**2 - sgd.covariance[:, 0] - sgd.mean**2
         errors.append((abs(first.item()), abs(second.item())))
@@ -52,7 +52,7 @@ def test_second_order_equation_has_the_worse_stationary_variance():
     eta, data = 0.25, (np.ones((2, 1)), np.array([1.0, -1.0]))
     options: dict[str, Any] = {"learning_rate": eta, "noise_factor": 1.0}
     value = [
-        stationary_covariance_least_squares(*data, time_step=h, order=order, **options)[0, 0]
+        least_squares_covariance(*data, time_step=h, order=order, **options)[0, 0]
         for h, order in ((0.0, 1), (0.0, 2), (eta, 1))
     ]
     np.testing.assert_allclose(value, [eta / 2, eta / (2 + eta), eta / (2 - eta)], rtol=1e-14)
@@ -70,8 +70,8 @@ def test_weak_order_on_finite_sums(order):
             "theta0": THETA0,
             "l2": 0.3,
         }
-        sgd = transient_moments_least_squares(X, Y, time_step=eta, **options)
-        sde = transient_moments_least_squares(X, Y, time_step=0.0, order=order, **options)
+        sgd = least_squares_transient(X, Y, time_step=eta, **options)
+        sde = least_squares_transient(X, Y, time_step=0.0, order=order, **options)
         second = sgd.covariance - sde.covariance
         second = second + np.outer(sgd.mean, sgd.mean) - np.outer(sde.mean, sde.mean)
         errors.append((np.abs(sgd.mean - sde.mean).max(), np.abs(second).max()))
@@ -85,9 +85,9 @@ def test_flat_directions():
     x = np.hstack([X, np.zeros((N, 1))]) @ np.linalg.qr(RNG.normal(size=(3, 3)))[0]
     options: dict[str, Any] = {"learning_rate": ETA, "noise_factor": 0.5, "time_step": ETA}
     with pytest.raises(ValueError, match="1 of 3 directions"):
-        stationary_covariance_least_squares(x, Y, **options)
+        least_squares_covariance(x, Y, **options)
     with pytest.raises(ValueError, match="not unique"):
-        stationary_mean_least_squares(x, Y)
+        least_squares_mean(x, Y)
     low, high = mean_square_stability(X, **options), mean_square_stability(x, **options)
     assert high.spectral_radius == pytest.approx(low.spectral_radius, rel=1e-12)
     assert max_stable_learning_rate(x, noise_factor=0.5) == pytest.approx(
@@ -96,10 +96,10 @@ def test_flat_directions():
     few = X[:1] / np.linalg.norm(X[0])
     start = np.array([1.0, 2.0])
     flat = np.array([-few[0, 1], few[0, 0]])
-    found = transient_moments_least_squares(few, Y[:1], times=[600 * ETA], theta0=start, **options)
+    found = least_squares_transient(few, Y[:1], times=[600 * ETA], theta0=start, **options)
     assert found.mean[0] @ flat == pytest.approx(start @ flat, abs=1e-13)
     assert (few @ found.mean[0])[0] == pytest.approx(Y[0], abs=1e-12)
-    penalised = stationary_covariance_least_squares(x, Y, l2=0.1, **options)
+    penalised = least_squares_covariance(x, Y, l2=0.1, **options)
     assert np.linalg.matrix_rank(penalised, tol=1e-12) == 2
 
 
@@ -112,20 +112,20 @@ def test_rotation_covariance():
         "time_step": 0.1,
         "l2": 0.2,
     }
-    m = stationary_covariance_least_squares(X, Y, **options)
-    rotated = stationary_covariance_least_squares(X @ q, Y, **options)
+    m = least_squares_covariance(X, Y, **options)
+    rotated = least_squares_covariance(X @ q, Y, **options)
     np.testing.assert_allclose(rotated, q.T @ m @ q, atol=1e-14)
 
 
 def test_many_examples_in_blocks():
     """N beyond one block of rows: the residual of the stationary equation vanishes."""
     x, y = RNG.normal(size=(5000, 3)), RNG.normal(size=5000)
-    m = stationary_covariance_least_squares(
+    m = least_squares_covariance(
         x, y, learning_rate=0.3, noise_factor=0.25, time_step=0.3
     )
     a = x.T @ x / 5000
     seen = np.einsum("ni,nj,jk,nk,nl->il", x, x, m, x, x, optimize=True) / 5000
-    gradients = x * (x @ stationary_mean_least_squares(x, y) - y)[:, None]
+    gradients = x * (x @ least_squares_mean(x, y) - y)[:, None]
     left = a @ m + m @ a - 0.3 * a @ m @ a - 0.3 * 0.25 * (seen - a @ m @ a)
     np.testing.assert_allclose(left, 0.075 * np.cov(gradients.T, bias=True), atol=1e-13)
 
@@ -134,7 +134,7 @@ def test_twenty_features_take_less_than_a_second():
     """d = 20 stationary law in under a second of processor time per core."""
     x, y = RNG.normal(size=(300, 20)), RNG.normal(size=300)
     begin = time.process_time()
-    stationary_covariance_least_squares(x, y, learning_rate=0.05, noise_factor=0.1, time_step=0.05)
+    least_squares_covariance(x, y, learning_rate=0.05, noise_factor=0.1, time_step=0.05)
     assert time.process_time() - begin < 2.0
 
 
@@ -168,9 +168,9 @@ BAD = [
 def test_refuses(change, match):
     """Wrong shapes, NaN, rates and combinations raise `ValueError`, in both laws."""
     with pytest.raises(ValueError, match=match):
-        stationary_covariance_least_squares(**(GOOD | change))
+        least_squares_covariance(**(GOOD | change))
     with pytest.raises(ValueError, match=match):
-        transient_moments_least_squares(**(GOOD | change), times=[0.0], theta0=THETA0)
+        least_squares_transient(**(GOOD | change), times=[0.0], theta0=THETA0)
 
 
 def test_unstable_names_radius_and_way_out():
@@ -180,23 +180,23 @@ def test_unstable_names_radius_and_way_out():
     options: dict[str, Any] = {"learning_rate": rate, "noise_factor": 0.5, "time_step": rate}
     radius = mean_square_stability(X, **options).spectral_radius
     with pytest.raises(ValueError, match=rf"radius {radius:g} .*learning_rate < {limit:g}"):
-        stationary_covariance_least_squares(X, Y, **options)
+        least_squares_covariance(X, Y, **options)
     with pytest.raises(ValueError, match="learning_rate < "):
-        stationary_covariance_least_squares(
+        least_squares_covariance(
             X, Y, momentum=0.5, learning_rate=9.0, noise_factor=0.5, time_step=9.0
         )
     with pytest.raises(ValueError, match="abscissa"):
-        stationary_covariance_least_squares(
+        least_squares_covariance(
             X, Y, learning_rate=50.0, noise_factor=1.0, time_step=0.0
         )
     with pytest.raises(ValueError, match="moments overflow.*radius"):
-        transient_moments_least_squares(X, Y, times=[rate * 10**6], theta0=THETA0, **options)
+        least_squares_transient(X, Y, times=[rate * 10**6], theta0=THETA0, **options)
 
 
 def test_joint_is_for_sgd():
     """joint=True needs h = η and order 1."""
     with pytest.raises(ValueError, match="joint"):
-        stationary_covariance_least_squares(
+        least_squares_covariance(
             X, Y, learning_rate=ETA, noise_factor=0.5, time_step=0.0, joint=True
         )
 
@@ -205,4 +205,4 @@ def test_joint_is_for_sgd():
 def test_transient_refuses(change):
     """Times between two steps or negative, and a θ0 of another dimension, raise."""
     with pytest.raises(ValueError, match="times|theta0"):
-        transient_moments_least_squares(**(GOOD | {"times": [ETA], "theta0": THETA0} | change))
+        least_squares_transient(**(GOOD | {"times": [ETA], "theta0": THETA0} | change))

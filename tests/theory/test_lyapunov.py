@@ -7,9 +7,9 @@ import pytest
 from scipy.linalg import expm
 
 from sde_sgd.theory.stationary import (
-    stationary_covariance,
-    stationary_covariance_momentum,
-    transient_moments_linear,
+    linear_covariance,
+    momentum_covariance,
+    linear_transient,
 )
 
 HESS = np.array([[1.0, 0.3, 0.0], [0.3, 2.0, -0.4], [0.0, -0.4, 0.7]])
@@ -29,7 +29,7 @@ def iterate(matrix, noise, steps, mean, covariance):
 @pytest.mark.parametrize("time_step", [0.0, 0.05, 0.4])
 def test_stationary_covariance_solves_its_equation(time_step):
     """HM + MH − h HMH = η C."""
-    m = stationary_covariance(HESS, NOISE, learning_rate=0.4, time_step=time_step)
+    m = linear_covariance(HESS, NOISE, learning_rate=0.4, time_step=time_step)
     residual = HESS @ m + m @ HESS - time_step * HESS @ m @ HESS - 0.4 * NOISE
     assert np.abs(residual).max() < 1e-14
     assert np.linalg.eigvalsh(m)[0] > 0
@@ -38,16 +38,16 @@ def test_stationary_covariance_solves_its_equation(time_step):
 def test_euler_chain_forgets_its_start():
     """θ ← (I − hH)θ + √(hη) C^{1/2} ξ converges to M."""
     _, m = iterate(np.eye(3) - 0.1 * HESS, 0.1 * 0.4 * NOISE, 2000, START, np.zeros((3, 3)))
-    predicted = stationary_covariance(HESS, NOISE, learning_rate=0.4, time_step=0.1)
+    predicted = linear_covariance(HESS, NOISE, learning_rate=0.4, time_step=0.1)
     np.testing.assert_allclose(predicted, m, rtol=1e-12)
 
 
 def test_two_temperatures():
     """H = diag(1, 3), C = [[1, .8], [.8, 1]]: M = η [[.5, .2], [.2, 1/6]]; SGD at .1: .2162 η."""
     hess, noise = np.diag([1.0, 3.0]), np.array([[1.0, 0.8], [0.8, 1.0]])
-    m = stationary_covariance(hess, noise, learning_rate=0.1)
+    m = linear_covariance(hess, noise, learning_rate=0.1)
     np.testing.assert_allclose(m, 0.1 * np.array([[0.5, 0.2], [0.2, 1 / 6]]), rtol=1e-14)
-    sgd = stationary_covariance(hess, noise, learning_rate=0.1, time_step=0.1)
+    sgd = linear_covariance(hess, noise, learning_rate=0.1, time_step=0.1)
     assert sgd[0, 1] / 0.1 == pytest.approx(0.2162, abs=5e-5)
 
 
@@ -58,11 +58,11 @@ HEAVY_BALL += [(1.5, 0.5, 1.0, 2.0, 6.0, 3.0)]
 @pytest.mark.parametrize("eta, mu, h, c, discrete, ou", HEAVY_BALL)
 def test_scalar_heavy_ball(eta, mu, h, c, discrete, ou):
     """Var = ηC(1+μ)/[(1−μ)h(2(1+μ) − ηh)], and the overdamped OU limit ηC/(2h(1−μ))."""
-    value = stationary_covariance_momentum([[h]], [[c]], learning_rate=eta, momentum=mu)[0, 0]
+    value = momentum_covariance([[h]], [[c]], learning_rate=eta, momentum=mu)[0, 0]
     formula = eta * c * (1 + mu) / ((1 - mu) * h * (2 * (1 + mu) - eta * h))
     assert value == pytest.approx(formula, rel=1e-12)
     assert value == pytest.approx(discrete, abs=5e-7)
-    overdamped = stationary_covariance([[h]], [[c]], learning_rate=eta / (1 - mu))[0, 0]
+    overdamped = linear_covariance([[h]], [[c]], learning_rate=eta / (1 - mu))[0, 0]
     assert overdamped == pytest.approx(ou, rel=1e-14)
     assert abs(overdamped / value - 1) > 0.1  # control: the OU limit is not the chain
 
@@ -79,7 +79,7 @@ def momentum_residual(m, rate, mu, hess, noise, sign=1.0):
 @pytest.mark.parametrize("preconditioner", [None, SCALE])
 def test_momentum_equation(mu, preconditioner):
     """(1−μ)(ΛHM+MHΛ) − (1+μ²)/(1−μ²) ΛHMHΛ + μ/(1−μ²)(ΛHΛHM + MHΛHΛ) = ΛCΛ."""
-    m = stationary_covariance_momentum(
+    m = momentum_covariance(
         HESS, NOISE, learning_rate=0.3, momentum=mu, preconditioner=preconditioner
     )
     rate = 0.3 * (np.eye(3) if preconditioner is None else preconditioner)
@@ -90,7 +90,7 @@ def test_momentum_equation(mu, preconditioner):
 def test_momentum_joint_is_the_fixed_point_of_the_recursion():
     """m ← μm + Hθ + ξ, θ ← θ − ηPm, iterated: the joint covariance of (θ, m)."""
     eta, mu = 0.3, 0.7
-    joint = stationary_covariance_momentum(
+    joint = momentum_covariance(
         HESS, NOISE, learning_rate=eta, momentum=mu, preconditioner=SCALE, joint=True
     )
     buffer = np.hstack([HESS, mu * np.eye(3)])
@@ -102,15 +102,15 @@ def test_momentum_joint_is_the_fixed_point_of_the_recursion():
 
 def test_momentum_zero_is_sgd():
     """μ = 0: heavy ball is SGD, h = η."""
-    ball = stationary_covariance_momentum(HESS, NOISE, learning_rate=0.4, momentum=0.0)
-    sgd = stationary_covariance(HESS, NOISE, learning_rate=0.4, time_step=0.4)
+    ball = momentum_covariance(HESS, NOISE, learning_rate=0.4, momentum=0.0)
+    sgd = linear_covariance(HESS, NOISE, learning_rate=0.4, time_step=0.4)
     np.testing.assert_allclose(ball, sgd, rtol=1e-12)
 
 
 def test_transient_steps():
     """E θ and Cov θ after n steps of θ ← θ − hH(θ − θ*) + √(hη) C^{1/2} ξ, times in any order."""
     h, eta, steps = 0.1, 0.4, [7, 0, 1, 40]
-    found = transient_moments_linear(
+    found = linear_transient(
         HESS,
         NOISE,
         learning_rate=eta,
@@ -131,7 +131,7 @@ def test_transient_steps():
 def test_transient_continuous(curvature):
     """Cov(t) = η ∫₀ᵗ e^{−Hs} C e^{−Hs} ds, by the block exponential of Van Loan."""
     hess, noise, t = np.diag(curvature), NOISE[:2, :2], 1.7
-    found = transient_moments_linear(
+    found = linear_transient(
         hess, noise, learning_rate=0.2, time_step=0.0, times=[t], theta0=[1.0, -1.0]
     )
     block = expm(t * np.block([[hess, 0.2 * noise], [np.zeros((2, 2)), -hess]]))
@@ -143,7 +143,7 @@ def test_transient_continuous(curvature):
 @pytest.mark.parametrize("curvature", [0.0, 1e-12, 4.0, 10.0, 12.0, 20.0, -1.0])
 def test_transient_scalar_at_every_contraction(curvature):
     """Cov_n = hη C Σ_{k<n} (1 − hλ)^{2k}: flat, critical, oscillating and unstable steps."""
-    found = transient_moments_linear(
+    found = linear_transient(
         [[curvature]], [[2.0]], learning_rate=0.3, time_step=0.1, times=[0.5], theta0=[1.0]
     )
     geometric = sum((1 - 0.1 * curvature) ** (2 * k) for k in range(5))
@@ -151,14 +151,14 @@ def test_transient_scalar_at_every_contraction(curvature):
 
 
 def test_transient_reaches_stationary():
-    """t → ∞ is `stationary_covariance`; h = 0 and h = η are told apart."""
+    """t → ∞ is `linear_covariance`; h = 0 and h = η are told apart."""
     late = {}
     for h in (0.0, 0.4):
-        moments = transient_moments_linear(
+        moments = linear_transient(
             HESS, NOISE, learning_rate=0.4, time_step=h, times=[200.0], theta0=START
         )
         late[h] = moments.covariance[0]
-        exact = stationary_covariance(HESS, NOISE, learning_rate=0.4, time_step=h)
+        exact = linear_covariance(HESS, NOISE, learning_rate=0.4, time_step=h)
         np.testing.assert_allclose(late[h], exact, rtol=1e-12)
     assert np.abs(late[0.4] / late[0.0] - 1).max() > 0.1
 
@@ -183,7 +183,7 @@ def test_stationary_refuses(change, match):
     """Wrong shapes, symmetry, signs and numbers raise `ValueError`."""
     good: dict[str, Any] = {"hessian": np.eye(2), "gradient_noise": np.eye(2), "learning_rate": 0.1}
     with pytest.raises(ValueError, match=match):
-        stationary_covariance(**(good | change))
+        linear_covariance(**(good | change))
 
 
 MOMENTUM_BAD = [
@@ -204,19 +204,19 @@ def test_momentum_refuses(change, match):
         "momentum": 0.5,
     }
     with pytest.raises(ValueError, match=match):
-        stationary_covariance_momentum(**(good | change))
+        momentum_covariance(**(good | change))
 
 
 def test_unstable_step_names_the_way_out():
     """h λ_max ≥ 2 has no stationary law."""
     with pytest.raises(ValueError, match=r"= 2 must be < 2.*time_step < 0.5"):
-        stationary_covariance(np.diag([1.0, 4.0]), np.eye(2), learning_rate=0.5, time_step=0.5)
+        linear_covariance(np.diag([1.0, 4.0]), np.eye(2), learning_rate=0.5, time_step=0.5)
 
 
 @pytest.mark.parametrize("times", [[0.15], [-0.1], [np.nan], [[0.1]], []])
 def test_transient_refuses_times(times):
     """Times between two steps, negative, not finite, or of the wrong shape raise."""
     with pytest.raises(ValueError, match="times"):
-        transient_moments_linear(
+        linear_transient(
             HESS, NOISE, learning_rate=0.1, time_step=0.1, times=times, theta0=START
         )

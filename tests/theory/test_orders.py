@@ -187,11 +187,11 @@ def test_another_clock_loses_the_order():
     for eta in RATES:
         k = round(1 / eta)
         ticks = {"learning_rate": eta, "noise_factor": 1.0, "theta0": [1.0]}
-        sgd = theory.stationary.transient_moments_least_squares(
+        sgd = theory.stationary.least_squares_transient(
             *PAIR, time_step=eta, times=[1.0], **ticks
         )
         for clock, row in ((eta * (k + 1), late), (np.sqrt(eta) * k, slow)):
-            sde = theory.stationary.transient_moments_least_squares(
+            sde = theory.stationary.least_squares_transient(
                 *PAIR, time_step=0.0, times=[clock], order=2, **ticks
             )
             row.append(float((sde.mean - sgd.mean)[0, 0]))
@@ -203,7 +203,7 @@ def test_order_two_is_worse_in_the_stationary_state():
     """Var η/(2+η), η/2 and, of SGD, η/(2−η): order 2 misses by twice as much as order 1."""
     eta = 0.1
     options = {"learning_rate": eta, "noise_factor": 1.0}
-    cov = theory.stationary.stationary_covariance_least_squares
+    cov = theory.stationary.least_squares_covariance
     sgd = cov(*PAIR, time_step=eta, **options)[0, 0]
     one, two = (cov(*PAIR, time_step=0.0, order=p, **options)[0, 0] for p in (1, 2))
     assert (sgd, one, two) == pytest.approx((eta / (2 - eta), eta / 2, eta / (2 + eta)))

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sde_sgd.theory.stationary import stationary_covariance_population_least_squares as population
+from sde_sgd.theory.stationary import population_covariance as population
 
 TABLE = [
     (0.5, 4, 0.0, (0.104247, 0.084942)),

@@ -158,7 +158,7 @@ def test_injected_noise_levels(step):
     law = theory.matrices.InjectedNoiseLevels(**INJECTED, time_step=step)
     h = 0.1 if step is None else step
     covariance = np.asarray(ss.symmetric_noise_covariance(2, 0.1)) / 16
-    m = theory.stationary.stationary_covariance(
+    m = theory.stationary.linear_covariance(
         np.eye(4), covariance, learning_rate=0.1, time_step=h
     )
     np.testing.assert_allclose(m[1, 1], law.variance, rtol=1e-10)
@@ -367,7 +367,7 @@ def test_teacher_student_sgd_by_enumeration():
     np.testing.assert_allclose(
         [found.variance, found.mean_square, found.kurtosis], exact, rtol=1e-7, atol=1e-8
     )
-    covariance = theory.stationary.stationary_covariance_population_least_squares(
+    covariance = theory.stationary.population_covariance(
         np.eye(2), label_noise=1.0, learning_rate=eta, batch_size=2
     )
     np.testing.assert_allclose(found.variance, covariance[0, 0], rtol=1e-10)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
-from sde_sgd.theory.stationary import stationary_covariance, stationary_current
+from sde_sgd.theory.stationary import linear_covariance, stationary_current
 
 HESS, NOISE = np.diag([1.0, 3.0]), np.array([[1.0, 0.8], [0.8, 1.0]])
 GENERAL = (
@@ -41,7 +41,7 @@ def test_functional_is_the_log_ratio(hess, noise, h):
     before, after = 0.3 * generator.normal(size=(2, 5, len(hess)))
     kernel = multivariate_normal(np.zeros(len(hess)), h * eta * noise)
     law = multivariate_normal(
-        np.zeros(len(hess)), stationary_covariance(hess, noise, learning_rate=eta, time_step=h)
+        np.zeros(len(hess)), linear_covariance(hess, noise, learning_rate=eta, time_step=h)
     )
     step = np.eye(len(hess)) - h * hess
     forward = law.logpdf(before) + kernel.logpdf(after - before @ step)

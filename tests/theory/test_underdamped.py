@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from sde_sgd.theory.stationary import (
-    stationary_covariance,
-    stationary_covariance_momentum,
-    stationary_covariance_underdamped,
+    linear_covariance,
+    momentum_covariance,
+    underdamped_covariance,
 )
 
 HESS = np.array([[1.0, 0.3, 0.0], [0.3, 2.0, -0.4], [0.0, -0.4, 0.7]])
@@ -19,7 +19,7 @@ SCALE = np.array([[1.0, 0.2, 0.0], [0.2, 0.6, 0.1], [0.0, 0.1, 1.7]])
 )
 def test_scalar(eta, mu, c, value):
     """Var = ηC/(2h(1−μ)): the values of the overdamped limit, ½, 2.5 and 3."""
-    joint = stationary_covariance_underdamped(
+    joint = underdamped_covariance(
         [[1.0]], [[c]], learning_rate=eta, momentum=mu, joint=True
     )
     np.testing.assert_allclose(joint, [[value, 0], [0, value / eta]], atol=1e-12)
@@ -37,9 +37,9 @@ def test_kronecker(mu, preconditioner):
     big = np.kron(drift, np.eye(6)) + np.kron(np.eye(6), drift)
     exact = np.linalg.solve(big, -push.ravel()).reshape(6, 6)
     options = {"learning_rate": eta, "momentum": mu, "preconditioner": preconditioner}
-    joint = stationary_covariance_underdamped(HESS, NOISE, joint=True, **options)
+    joint = underdamped_covariance(HESS, NOISE, joint=True, **options)
     np.testing.assert_allclose(joint, exact, atol=1e-11)
-    theta = stationary_covariance_underdamped(HESS, NOISE, **options)
+    theta = underdamped_covariance(HESS, NOISE, **options)
     np.testing.assert_allclose(theta, exact[:3, :3], atol=1e-11)
 
 
@@ -48,8 +48,8 @@ def test_first_order_in_the_learning_rate():
     gaps = []
     for eta in (0.02, 0.01):
         options = {"learning_rate": eta, "momentum": 0.6, "preconditioner": SCALE}
-        chain = stationary_covariance_momentum(HESS, NOISE, **options)
-        flow = stationary_covariance_underdamped(HESS, NOISE, **options)
+        chain = momentum_covariance(HESS, NOISE, **options)
+        flow = underdamped_covariance(HESS, NOISE, **options)
         gaps.append(np.abs(chain - flow).max() / np.abs(flow).max())
     assert gaps[0] / gaps[1] == pytest.approx(2, rel=0.05)
 
@@ -58,8 +58,8 @@ def test_not_overdamped():
     """In d > 1 it is not the first-order SDE at η/(1−μ), unless H and C commute."""
     options = {"learning_rate": 0.5, "momentum": 0.5}
     for noise, agrees in ((NOISE, False), (HESS @ HESS, True)):
-        flow = stationary_covariance_underdamped(HESS, noise, **options)
-        overdamped = stationary_covariance(HESS, noise, learning_rate=0.5 / (1 - 0.5))
+        flow = underdamped_covariance(HESS, noise, **options)
+        overdamped = linear_covariance(HESS, noise, learning_rate=0.5 / (1 - 0.5))
         assert np.allclose(flow, overdamped, rtol=1e-9) == agrees
 
 
@@ -77,4 +77,4 @@ def test_refuses(change, match):
     good = {"hessian": np.eye(2), "gradient_noise": np.eye(2)}
     good |= {"learning_rate": 0.1, "momentum": 0.5}
     with pytest.raises(ValueError, match=match):
-        stationary_covariance_underdamped(**(good | change))
+        underdamped_covariance(**(good | change))

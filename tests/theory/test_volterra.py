@@ -9,7 +9,7 @@ from scipy.integrate import solve_ivp
 
 import sde_sgd as ss
 from sde_sgd.theory.equations import fit_order, OnlineRisk
-from sde_sgd.theory.stationary import stationary_covariance_population_least_squares
+from sde_sgd.theory.stationary import population_covariance
 
 DIM = 512
 TIMES = DIM * np.array([1, 2, 5, 10, 20])
@@ -163,7 +163,7 @@ def test_floor():
     expected = gamma * mean * 0.01 / (2 * (2 - gamma * mean))
     assert problem.floor(gamma / DIM, substeps=None, homogenised=True) == pytest.approx(expected)
     for substeps, step in ((1, 0.3), (2, 0.15), (None, 0.0)):
-        covariance = stationary_covariance_population_least_squares(
+        covariance = population_covariance(
             A, label_noise=0.3, learning_rate=0.3, batch_size=3, time_step=step
         )
         found = small(3).floor(0.3, substeps=substeps)

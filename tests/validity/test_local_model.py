@@ -33,7 +33,7 @@ def test_laws_are_those_of_least_squares(factor):
     sgd, sde = least_squares_model().moments().laws(Settings(eta, factor, 0.0, steps))
     for law, step, other in ((sgd, eta, 0.0), (sde, 0.0, eta)):
         exact, wrong = (
-            ss.theory.stationary.transient_moments_least_squares(
+            ss.theory.stationary.least_squares_transient(
                 INPUTS,
                 TARGETS,
                 learning_rate=eta,
@@ -54,7 +54,7 @@ def test_laws_with_momentum():
     eta, mu, steps = 0.05, 0.6, 9
     model = least_squares_model()
     sgd, _ = model.moments().laws(Settings(eta, 0.25, mu, steps))
-    exact = ss.theory.stationary.transient_moments_least_squares(
+    exact = ss.theory.stationary.least_squares_transient(
         INPUTS,
         TARGETS,
         learning_rate=eta,
@@ -135,10 +135,10 @@ def test_batch_shape_is_that_of_all_batches(size):
 def test_epoch_ratio_is_kuhn_and_rosenow(momentum):
     """At every phase of the epoch: theory's covariance over that of independent batches."""
     eta, h, batches = 0.1, 0.8, 5
-    exact = ss.theory.stationary.stationary_covariance_epochs(
+    exact = ss.theory.stationary.epoch_covariance(
         [[h]], [[1.0]], learning_rate=eta, batches_per_epoch=batches, momentum=momentum
     )
-    white = ss.theory.stationary.stationary_covariance_momentum(
+    white = ss.theory.stationary.momentum_covariance(
         [[h]], [[1.0]], learning_rate=eta, momentum=momentum
     )
     for phase in range(batches):

@@ -88,7 +88,7 @@ def test_shares_of_epochs_and_of_a_slope():
     settings = Settings(rate, (num - size) / (size * (num - 1)), 0.0, 400)
     found = watched(TILTS, settings, ss.RandomReshuffling(size))
     noise = settings.noise_factor * TILTS.var()
-    epochs = ss.theory.stationary.stationary_covariance_epochs(
+    epochs = ss.theory.stationary.epoch_covariance(
         [[1.0]], [[noise]], learning_rate=rate, batches_per_epoch=4
     ).epoch_end[0, 0]
     spread = rate * noise / 2
@@ -197,7 +197,7 @@ def test_svag_gap_against_exact_moments():
     gap = gaps["squared displacement"][2]
 
     def exact(step):
-        moments = ss.theory.stationary.transient_moments_least_squares(
+        moments = ss.theory.stationary.least_squares_transient(
             inputs,
             targets,
             learning_rate=rate,

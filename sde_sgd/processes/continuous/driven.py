@@ -31,7 +31,7 @@ class DrivenEquation(AbstractProcess):
     C = Cov(ĝ) of one iteration, Z the driving process: with `WhiteNoise` this is
     `ModifiedEquation` of order 1, number for number. Noise of unit strength *per iteration* is
     meant, so that fractional noise gives θ on ½hθ² the variance
-    η^{2−2H} C Γ(2H+1)/(2h^{2H}) (`theory.stationary.stationary_covariance_driven`).
+    η^{2−2H} C Γ(2H+1)/(2h^{2H}) (`theory.stationary.driven_covariance`).
 
     **Arguments:**
 

@@ -75,7 +75,7 @@ def read_least_squares(
 
     - `inputs`, `targets`: (N,) each.
     - `learning_rate` η, `noise_factor` c, `time_step` h as in
-      `stationary_covariance_least_squares`: η for SGD, η/substeps for Euler, 0 for the SDE.
+      `least_squares_covariance`: η for SGD, η/substeps for Euler, 0 for the SDE.
     - `lag`: τ in units of t, a multiple of h.
     - `reading`: see the top of the module; `num_lags` K, of "extrapolated".
 

@@ -21,7 +21,7 @@ from sde_sgd.noise.models import MinibatchNoise
 from sde_sgd.noise.sampling import AbstractSampling
 from sde_sgd.theory import _arguments, _fields
 from sde_sgd.theory.laws.gradient_laws import _batches as enumerate_batches
-from sde_sgd.theory.stationary.least_squares import transient_moments_least_squares
+from sde_sgd.theory.stationary.least_squares import least_squares_transient
 from sde_sgd.types import RealLike
 
 # An error of which the two degrees differ by more than this part of it is not resolved.
@@ -111,7 +111,7 @@ def weak_errors_least_squares(
 ) -> LeastSquaresErrors:
     """Errors of first and second moments of a modified equation on least squares, exactly.
 
-    Both sides by the moment closure of `transient_moments_least_squares`: c = `noise_factor` is all
+    Both sides by the moment closure of `least_squares_transient`: c = `noise_factor` is all
     that they know of the batches.
 
     **Arguments:** `inputs` (N, d), `targets` (N,); `learning_rates` (n,), of each of which `time`
@@ -124,7 +124,7 @@ def weak_errors_least_squares(
     means, seconds = [], []
     for eta in rates:
         found = [
-            transient_moments_least_squares(
+            least_squares_transient(
                 inputs,
                 targets,
                 learning_rate=eta,

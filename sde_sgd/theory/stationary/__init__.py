@@ -7,39 +7,39 @@ from sde_sgd.theory.stationary.currents import (
 )
 from sde_sgd.theory.stationary.driven import (
     fractional_ornstein_uhlenbeck_variance as fractional_ornstein_uhlenbeck_variance,
-    stationary_covariance_driven as stationary_covariance_driven,
+    driven_covariance as driven_covariance,
     stationary_scale_stable as stationary_scale_stable,
 )
 from sde_sgd.theory.stationary.epochs import (
     epoch_noise_autocovariance as epoch_noise_autocovariance,
     EpochCovariance as EpochCovariance,
-    stationary_covariance_epochs as stationary_covariance_epochs,
+    epoch_covariance as epoch_covariance,
 )
 from sde_sgd.theory.stationary.langevin import (
     Gaussian as Gaussian,
     langevin_epochs as langevin_epochs,
     LangevinEpochs as LangevinEpochs,
     posterior_least_squares as posterior_least_squares,
-    stationary_covariance_langevin as stationary_covariance_langevin,
+    langevin_covariance as langevin_covariance,
 )
 from sde_sgd.theory.stationary.least_squares import (
     max_stable_learning_rate as max_stable_learning_rate,
     mean_square_stability as mean_square_stability,
     MeanSquareStability as MeanSquareStability,
     second_moment_operator as second_moment_operator,
-    stationary_covariance_least_squares as stationary_covariance_least_squares,
-    stationary_mean_least_squares as stationary_mean_least_squares,
-    transient_moments_least_squares as transient_moments_least_squares,
+    least_squares_covariance as least_squares_covariance,
+    least_squares_mean as least_squares_mean,
+    least_squares_transient as least_squares_transient,
 )
 from sde_sgd.theory.stationary.lyapunov import (
-    stationary_covariance as stationary_covariance,
-    stationary_covariance_momentum as stationary_covariance_momentum,
-    transient_moments_linear as transient_moments_linear,
+    linear_covariance as linear_covariance,
+    momentum_covariance as momentum_covariance,
+    linear_transient as linear_transient,
     TransientMoments as TransientMoments,
 )
 from sde_sgd.theory.stationary.momentum import MomentumLaw as MomentumLaw
 from sde_sgd.theory.stationary.population_least_squares import (
-    stationary_covariance_population_least_squares as stationary_covariance_population_least_squares,
+    population_covariance as population_covariance,
 )
 from sde_sgd.theory.stationary.posterior import posterior_by_quadrature as posterior_by_quadrature
 from sde_sgd.theory.stationary.scalar_moments import (
@@ -52,5 +52,5 @@ from sde_sgd.theory.stationary.sharpness_aware import (
     max_stable_learning_rate_sam_equation as max_stable_learning_rate_sam_equation,
 )
 from sde_sgd.theory.stationary.underdamped import (
-    stationary_covariance_underdamped as stationary_covariance_underdamped,
+    underdamped_covariance as underdamped_covariance,
 )

@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike
 
 from sde_sgd._checks import real_values
 from sde_sgd.theory import _arguments
-from sde_sgd.theory.stationary.lyapunov import stationary_covariance
+from sde_sgd.theory.stationary.lyapunov import linear_covariance
 from sde_sgd.types import RealLike
 
 
@@ -100,9 +100,9 @@ def stationary_current(
     - `learning_rate`: η; `time_step`: h in units of t: η for Gaussian SGD, η/substeps for Euler, 0
       for the SDE.
 
-    **Raises:** `ValueError` as `stationary_covariance`, and for a singular C.
+    **Raises:** `ValueError` as `linear_covariance`, and for a singular C.
     """
-    covariance = stationary_covariance(
+    covariance = linear_covariance(
         hessian, gradient_noise, learning_rate=learning_rate, time_step=time_step
     )
     dim, eta, h = len(covariance), float(learning_rate), float(time_step)

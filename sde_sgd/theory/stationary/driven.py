@@ -17,7 +17,7 @@ from sde_sgd.theory import _arguments
 from sde_sgd.types import RealLike
 
 
-def stationary_covariance_driven(
+def driven_covariance(
     hessian: ArrayLike,
     gradient_noise: ArrayLike,
     driving: AbstractDriving,

@@ -44,7 +44,7 @@ class EpochCovariance(NamedTuple):
         return self.phases[0]
 
 
-def stationary_covariance_epochs(
+def epoch_covariance(
     hessian: ArrayLike,
     gradient_noise: ArrayLike,
     *,

@@ -93,7 +93,7 @@ def posterior_least_squares(
     return Gaussian(problem.basis @ problem.minimum, covariance)
 
 
-def stationary_covariance_langevin(
+def langevin_covariance(
     inputs: ArrayLike,
     targets: ArrayLike,
     *,
@@ -112,13 +112,13 @@ def stationary_covariance_langevin(
     **Arguments:**
 
     - `inputs` (N, d), `targets` (N,), `learning_rate` η, `noise_factor` c, `l2` as in
-      `stationary_covariance_least_squares`.
+      `least_squares_covariance`.
     - `temperature`: T ≥ 0; 1/N for the posterior.
     - `time_step`: h, η (the sampler) if not given; η/substeps for Euler's scheme of the SDE, 0
       for the SDE itself.
     - `anchor`: a (d,) of the control variate (SGLD-CV); no control variate if not given.
 
-    **Raises:** `ValueError` as `stationary_covariance_least_squares`.
+    **Raises:** `ValueError` as `least_squares_covariance`.
     """
     problem = least_squares._problem(inputs, targets, l2, frozen=False)
     step = learning_rate if time_step is None else time_step
@@ -164,7 +164,7 @@ def langevin_epochs(
     of independent batches, which have cΣ* (η/2) in the place of T, N times as large.
 
     **Arguments:** `inputs` (N, d), `targets` (N,), `learning_rate` η, `batch_size` B,
-    `temperature` T ≥ 0, `l2`, `anchor` as `stationary_covariance_langevin`. An epoch has
+    `temperature` T ≥ 0, `l2`, `anchor` as `langevin_covariance`. An epoch has
     M = ⌊N/B⌋ steps; what is left over is not used in that epoch.
 
     **Raises:** `ValueError` for bad shapes and numbers, more than 3·10⁶ pairs of a set and a batch
@@ -245,6 +245,6 @@ def _batch(value: int, num: int) -> int:
         raise ValueError(
             f"N = {num} and batch_size = {size} have {pairs:.3g} pairs of used examples and a next "
             f"batch, more than {_MOST_TRANSITIONS:g}: take fewer examples or larger batches, or "
-            f"`stationary_covariance_epochs` with the noise frozen at the minimum."
+            f"`epoch_covariance` with the noise frozen at the minimum."
         )
     return size

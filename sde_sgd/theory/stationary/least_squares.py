@@ -21,7 +21,7 @@ from scipy.linalg import cho_factor, cho_solve, expm, LinAlgError
 from sde_sgd._checks import check_at_least, check_flag, check_number
 from sde_sgd.theory import _arguments
 from sde_sgd.theory.stationary import _second_moments as moments
-from sde_sgd.theory.stationary.lyapunov import stationary_covariance_momentum, TransientMoments
+from sde_sgd.theory.stationary.lyapunov import momentum_covariance, TransientMoments
 from sde_sgd.types import RealLike
 
 _MOST_STEPS = 10**7
@@ -42,7 +42,7 @@ class MeanSquareStability(NamedTuple):
     stable: bool
 
 
-def stationary_mean_least_squares(
+def least_squares_mean(
     inputs: ArrayLike, targets: ArrayLike, *, l2: RealLike = 0.0
 ) -> Float[np.ndarray, " d"]:
     """The stationary mean θ* = (XᵀX/N + λI)⁻¹ Xᵀy/N: exactly the minimum, at any stable rate.
@@ -56,7 +56,7 @@ def stationary_mean_least_squares(
     return problem.basis @ problem.minimum
 
 
-def stationary_covariance_least_squares(
+def least_squares_covariance(
     inputs: ArrayLike,
     targets: ArrayLike,
     *,
@@ -108,7 +108,7 @@ def stationary_covariance_least_squares(
     second = cho_solve(factor, c * problem.star)
     if joint:
         noise = moments.full(c * (problem.star + problem.feedback @ second))
-        return stationary_covariance_momentum(
+        return momentum_covariance(
             (problem.basis * problem.hessian) @ problem.basis.T,
             problem.basis @ noise @ problem.basis.T,
             learning_rate=eta,
@@ -118,7 +118,7 @@ def stationary_covariance_least_squares(
     return problem.basis @ moments.full(second) @ problem.basis.T
 
 
-def transient_moments_least_squares(
+def least_squares_transient(
     inputs: ArrayLike,
     targets: ArrayLike,
     *,
@@ -139,7 +139,7 @@ def transient_moments_least_squares(
     cost is linear in the number of steps; the rest costs O(log steps) products of d²/2 × d²/2
     matrices (milliseconds at d = 5, seconds at d = 64 for each distinct interval).
 
-    **Arguments:** as `stationary_covariance_least_squares`, and
+    **Arguments:** as `least_squares_covariance`, and
 
     - `times`: (T,) in units of t = η·iterations, in any order, t ≥ 0; multiples of `time_step`
       unless it is 0.
@@ -191,7 +191,7 @@ def second_moment_operator(
     """The (d², d²) matrix P of vec E δδᵀ ← P vec E δδᵀ + constant, δ = θ − θ*, E δ = 0.
 
     P = (I − hH)⊗(I − hH) + hηc [(1/N) Σ H_i⊗H_i − A⊗A] per solver step h; for h = 0 the generator
-    −(H⊗I + I⊗H) + ηc[...] per unit t. Arguments and errors: `stationary_covariance_least_squares`.
+    −(H⊗I + I⊗H) + ηc[...] per unit t. Arguments and errors: `least_squares_covariance`.
     """
     x = _inputs(inputs)
     eta, c, h, _ = _numbers(learning_rate, noise_factor, time_step, 0.0, 1)
@@ -223,7 +223,7 @@ def mean_square_stability(
     """Whether E|θ − θ*|² contracts: spectral radius < 1 of `second_moment_operator`.
 
     Stronger than contraction of the mean, η < 2/λ_max(H). Directions that no input sees never move
-    when l2 = 0 and are left out. Arguments and errors: `stationary_covariance_least_squares`.
+    when l2 = 0 and are left out. Arguments and errors: `least_squares_covariance`.
 
     **Returns:** `MeanSquareStability`.
     """
@@ -247,7 +247,7 @@ def max_stable_learning_rate(
     r = h/η the `step_ratio`: an eigenvalue, so exact, not a bisection.
 
     **Arguments:** `inputs`, `noise_factor`, `l2`, `momentum` as in
-    `stationary_covariance_least_squares`; `step_ratio`: `time_step / learning_rate`, 1 for SGD,
+    `least_squares_covariance`; `step_ratio`: `time_step / learning_rate`, 1 for SGD,
     1/substeps for Euler, 0 for the SDE.
     """
     x = _inputs(inputs)
@@ -354,7 +354,7 @@ def _inputs(inputs: ArrayLike) -> Float[np.ndarray, "N d"]:
         raise ValueError(
             f"inputs have d = {x.shape[1]} features; the second-moment equations need d^4 numbers "
             f"and are limited to d <= {moments.MAX_DIMENSION}. Use fewer features (a random "
-            f"projection), or frozen noise with `stationary_covariance`."
+            f"projection), or frozen noise with `linear_covariance`."
         )
     if not x.any():
         raise ValueError("inputs are all zero: there is nothing to learn and nothing moves.")

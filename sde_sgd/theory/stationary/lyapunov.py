@@ -32,7 +32,7 @@ class TransientMoments(NamedTuple):
     covariance: Float[np.ndarray, "T d d"]
 
 
-def stationary_covariance(
+def linear_covariance(
     hessian: ArrayLike,
     gradient_noise: ArrayLike,
     *,
@@ -71,7 +71,7 @@ def stationary_covariance(
     return _symmetrised(basis @ rotated @ basis.T)
 
 
-def stationary_covariance_momentum(
+def momentum_covariance(
     hessian: ArrayLike,
     gradient_noise: ArrayLike,
     *,
@@ -89,13 +89,13 @@ def stationary_covariance_momentum(
 
     **Arguments:**
 
-    - `hessian`, `gradient_noise`, `learning_rate`: as in `stationary_covariance`.
+    - `hessian`, `gradient_noise`, `learning_rate`: as in `linear_covariance`.
     - `momentum`: μ in [0, 1).
     - `preconditioner`: P, (d, d), symmetric positive definite; the identity if None.
     - `joint`: return the (2d, 2d) covariance of (θ, m), m being the buffer of the same iteration,
       instead of the (d, d) covariance of θ.
 
-    **Raises:** `ValueError` as `stationary_covariance`, and for η λ_max(PH) ≥ 2(1 + μ).
+    **Raises:** `ValueError` as `linear_covariance`, and for η λ_max(PH) ≥ 2(1 + μ).
     """
     hess = _arguments.symmetric("hessian", hessian)
     dim = len(hess)
@@ -124,7 +124,7 @@ def stationary_covariance_momentum(
     return _symmetrised(both if joint else both[:dim, :dim])
 
 
-def transient_moments_linear(
+def linear_transient(
     hessian: ArrayLike,
     gradient_noise: ArrayLike,
     *,
@@ -145,7 +145,7 @@ def transient_moments_linear(
     **Arguments:**
 
     - `hessian`: H, (d, d), symmetric; flat directions, saddles and unstable steps are allowed.
-    - `gradient_noise`, `learning_rate`, `time_step`: as in `stationary_covariance`.
+    - `gradient_noise`, `learning_rate`, `time_step`: as in `linear_covariance`.
     - `times`: (T,), t ≥ 0, multiples of `time_step` unless it is 0.
     - `theta0`: (d,), a deterministic start.
     - `minimum`: θ*, (d,), where the gradient vanishes; the origin if None.

@@ -90,7 +90,7 @@ class MomentumLaw(eqx.Module):
         into = np.vstack([-eta * ahead * eye, eye])
         return MomentumLaw(chain, into @ noise @ into.T, 1.0, eta, dim)
 
-    def stationary_covariance(self) -> Float[np.ndarray, "d d"]:
+    def covariance(self) -> Float[np.ndarray, "d d"]:
         """Covariance of θ in the stationary state, (d, d).
 
         **Raises:** `ValueError` where there is none (unstable, or flat directions).

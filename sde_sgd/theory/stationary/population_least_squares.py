@@ -15,7 +15,7 @@ from sde_sgd.theory import _arguments
 from sde_sgd.types import RealLike
 
 
-def stationary_covariance_population_least_squares(
+def population_covariance(
     feature_covariance: ArrayLike,
     *,
     label_noise: RealLike,

@@ -5,7 +5,7 @@ For m ← μm + ĝ, θ ← θ − ηPm and t = η·iterations, V = −Pm is the 
     dθ = V dt ,   dV = −[(1 − μ)/η] V dt − (1/η) P∇L dt + η^{−1/2} P C^{1/2} dW .
 
 Its overdamped limit is the first-order SDE at the rate η/(1 − μ). The covariance of the discrete
-chain is that of `stationary_covariance_momentum`; the two differ at relative order η.
+chain is that of `momentum_covariance`; the two differ at relative order η.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ from sde_sgd.theory.stationary.momentum import MomentumLaw
 from sde_sgd.types import RealLike
 
 
-def stationary_covariance_underdamped(
+def underdamped_covariance(
     hessian: ArrayLike,
     gradient_noise: ArrayLike,
     *,
