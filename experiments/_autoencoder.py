@@ -50,7 +50,7 @@ class Size(NamedTuple):
 @functools.cache
 def landscape(size: Size) -> ss.EmpiricalRisk:
     """½|x̂ − x|² on N digits."""
-    data = ss.digits(scaling="unit", principal_directions=size.inputs, test_fraction=0.0)
+    data = ss.data.digits(scaling="unit", principal_directions=size.inputs, test_fraction=0.0)
     x = data.inputs[: size.num_examples]
     shape = (size.units, size.inputs)
     model = Autoencoder(jnp.zeros(shape, x.dtype), jnp.zeros(shape[::-1], x.dtype))

@@ -20,7 +20,7 @@ GRIDS = {0.05: (-4.0, 400), 0.15: (-14.0, 800), 0.25: (-45.0, 1200)}
 ESCAPED = 8.0
 
 
-class Product(ss.AbstractPopulation):
+class Product(ss.landscapes.AbstractPopulation):
     """ℓ(u, w; x, y) = (uwx − y)² with x ~ N(0, 1), y = x + N(0, 1): L = (v − 1)² + 1, v = uw.
 
     Σ = s² (w, u)(w, u)ᵀ with s² = Var 2x(vx − y) = 4(2v² − 4v + 3).

@@ -16,8 +16,8 @@ NUM, BATCH = 8, 2
 SNAPSHOTS = (0, 1, 2, 4, 6, 9, 12)
 POINTS, BANDWIDTH = np.linspace(-1.4, 1.4, 9), 0.35
 # Coefficients in the polynomial bases: of the drift, then of the variance rate.
-LINE, PARABOLA = ss.PolynomialBasis(1, 1), ss.PolynomialBasis(1, 2)
-PLANE, NOISE = ss.PolynomialBasis(2, 3), ss.PolynomialBasis(2, 2)
+LINE, PARABOLA = ss.identify.PolynomialBasis(1, 1), ss.identify.PolynomialBasis(1, 2)
+PLANE, NOISE = ss.identify.PolynomialBasis(2, 3), ss.identify.PolynomialBasis(2, 2)
 SPREAD = np.array([[1.0, 0.6], [0.6, 1.0]])
 
 

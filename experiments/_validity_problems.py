@@ -26,12 +26,12 @@ def _quadratic() -> Problem:
     """H = diag(1, .3), 64 tilts at the quantiles of a Gaussian, in an order fixed once."""
     quantiles = ndtri((np.arange(64) + 0.5) / 64)
     other = np.random.default_rng(0).permutation(quantiles)
-    energy = ss.QuadraticEnergy(jnp.diag(jnp.array([1.0, 0.3])), jnp.zeros(2))
+    energy = ss.landscapes.QuadraticEnergy(jnp.diag(jnp.array([1.0, 0.3])), jnp.zeros(2))
     return Problem(ss.Potential(energy, tilts=np.stack([quantiles, other], 1)), jnp.zeros(2), False)
 
 
 def _tilted(tilts: np.ndarray) -> Problem:
-    energy = ss.QuadraticEnergy(jnp.eye(1), jnp.zeros(1))
+    energy = ss.landscapes.QuadraticEnergy(jnp.eye(1), jnp.zeros(1))
     centred = tilts - tilts.mean()
     return Problem(ss.Potential(energy, tilts=centred[:, None]), jnp.zeros(1), False)
 
@@ -44,19 +44,19 @@ def _double_well() -> Problem:
 
 
 def _least_squares() -> Problem:
-    data = ss.digits_regression(num_directions=4)
+    data = ss.data.digits_regression(num_directions=4)
     landscape = ss.LeastSquares(data.inputs[:128], data.targets[:128])
     return Problem(landscape, landscape.minimum(), False)
 
 
 def _diabetes() -> Problem:
-    data = ss.diabetes(test_fraction=0.0)
+    data = ss.data.diabetes(test_fraction=0.0)
     landscape = ss.LeastSquares(data.inputs[:120, :5], data.targets[:120], l2=0.1)
     return Problem(landscape, landscape.minimum(), False)
 
 
 def _logistic() -> Problem:
-    data = ss.digits((3, 8), principal_directions=4, test_fraction=0.0)
+    data = ss.data.digits((3, 8), principal_directions=4, test_fraction=0.0)
     inputs = data.inputs[:128]
     labels = (np.asarray(data.targets[:128]) == np.asarray(data.targets).max()).astype(int)
     landscape = ss.LogisticRegression(inputs, labels, num_classes=2, l2=0.05)
@@ -66,7 +66,7 @@ def _logistic() -> Problem:
 @functools.cache
 def _network() -> ss.EmpiricalRisk:
     """Digits 0, 1, 2 in 4 principal directions, a tanh network 4-4-3."""
-    data = ss.digits((0, 1, 2), principal_directions=4, test_fraction=0.0)
+    data = ss.data.digits((0, 1, 2), principal_directions=4, test_fraction=0.0)
     model = eqx.nn.MLP(4, 3, 4, 1, activation=jnp.tanh, key=jr.key(3))
     labels = data.targets[:96]
     return ss.EmpiricalRisk(model, data.inputs[:96], labels, ss.cross_entropy, l2=0.02)
@@ -91,7 +91,7 @@ LANDSCAPES: dict[str, Callable[[], Problem]] = {
 
 def _descend(landscape: ss.AbstractFiniteSum, theta: jax.Array) -> jax.Array:
     """Full-batch gradient descent until it rests, 4000 steps at half the stable rate."""
-    rate = 1 / float(ss.hessian_eigenvalues(landscape, theta).values[0])
+    rate = 1 / float(ss.curvature.eigenvalues(landscape, theta).values[0])
 
     @eqx.filter_jit
     def run(landscape, theta):

@@ -109,9 +109,11 @@ def distances(config: Config) -> np.ndarray:
     return np.where(gaps > 1e-9, gaps, np.inf).min(axis=1)
 
 
-def machine(config: Config) -> ss.GaussianRBM:
+def machine(config: Config) -> ss.landscapes.GaussianRBM:
     """The landscape."""
-    return ss.GaussianRBM(ss.scalar_field_kernel(config.sites, config.field_mass), config.mass)
+    return ss.landscapes.GaussianRBM(
+        ss.landscapes.scalar_field_kernel(config.sites, config.field_mass), config.mass
+    )
 
 
 def processes(config: Config, batch: int) -> dict[str, ss.AbstractProcess]:

@@ -168,11 +168,11 @@ def measure(config: Config, key) -> xr.Dataset:
         for name, (process, step) in processes(config, eta).items():
             key, own = jr.split(key)
             theory, label = exact(eta, step), f"η={eta:g} {name}"
-            measures: dict[str, ss.AbstractMeasure] = {"area": ss.ArealVelocity()}
+            measures: dict[str, ss.AbstractMeasure] = {"area": ss.measure.ArealVelocity()}
             if name != "SGD":
                 inverse = jnp.asarray(np.linalg.inv(theory.covariance))
-                measures["entropy"] = ss.EntropyProduction(
-                    ss.transition_log_ratio(process),
+                measures["entropy"] = ss.measure.EntropyProduction(
+                    ss.measure.transition_log_ratio(process),
                     lambda x, inverse=inverse: -0.5 * x @ inverse @ x,
                     at=[round(t / eta) for t in DURATIONS],
                 )
@@ -215,8 +215,8 @@ def _measure_network(config: Config, key, variables: dict[str, Any]) -> None:
             ensemble_size=config.network_ensemble_size,
             key=own,
             measures={
-                "area": ss.ArealVelocity(lambda x: rows @ (x - centre)),
-                "entropy": ss.EntropyProduction(
+                "area": ss.measure.ArealVelocity(lambda x: rows @ (x - centre)),
+                "entropy": ss.measure.EntropyProduction(
                     lambda x, y: current.step_entropy(x - centre, y - centre)
                 ),
             },

@@ -111,7 +111,7 @@ def matrix(theta):
 
 def gap(theta):
     """x₂ − x₁ of the symmetric W."""
-    return jnp.diff(ss.Levels(matrix)(theta))[0]
+    return jnp.diff(ss.measure.Levels(matrix)(theta))[0]
 
 
 def pair(landscape, eta: float, batch: int, substeps: int) -> dict[str, ss.AbstractProcess]:
@@ -127,7 +127,7 @@ def pair(landscape, eta: float, batch: int, substeps: int) -> dict[str, ss.Abstr
 def controls(config: Config) -> dict[str, ss.AbstractProcess]:
     """The SDE of the first case with the right variance of an entry, in the wrong entries."""
     eta, batch = config.cases[0]
-    landscape = ss.LinearTeacherStudent(np.eye(2), 1.0)
+    landscape = ss.landscapes.LinearTeacherStudent(np.eye(2), 1.0)
     masks = {"one row": [1.0, 1.0, 0.0, 0.0], "diagonal": [1.0, 0.0, 0.0, 1.0]}
     return {
         name: ss.ModifiedEquation(
@@ -162,7 +162,7 @@ def store(variables: dict, label: str, found) -> None:
 def measure(config: Config, key) -> xr.Dataset:
     """Spacings of every case and process; increments of the gap with injected noise."""
     variables: dict[str, Any] = {}
-    student = ss.LinearTeacherStudent(np.eye(2), 1.0)
+    student = ss.landscapes.LinearTeacherStudent(np.eye(2), 1.0)
     for case, (eta, batch) in enumerate(config.cases):
         runs = pair(student, eta, batch, config.substeps)
         if case == 0:
@@ -175,8 +175,8 @@ def measure(config: Config, key) -> xr.Dataset:
             run = watch(config, process, student.minimum(), eta, own, {"levels": spectrum})
             store(variables, f"{case} {name}", run["levels"])
     eta, goal = config.learning_rate, config.level * jnp.eye(2).ravel()
-    tilts = ss.symmetric_noise_covariance(2, config.noise)
-    landscape = ss.GaussianTilts(lambda x: 0.5 * jnp.sum((x - goal) ** 2), tilts)
+    tilts = ss.landscapes.symmetric_noise_covariance(2, config.noise)
+    landscape = ss.landscapes.GaussianTilts(lambda x: 0.5 * jnp.sum((x - goal) ** 2), tilts)
     burn_in = config.burn_in
     for name, process in pair(landscape, eta, config.batch_size, config.substeps).items():
         key, own = jr.split(key)

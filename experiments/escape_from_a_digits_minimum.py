@@ -109,7 +109,7 @@ EULER = "Euler, h = η"
 @functools.cache
 def trained(config: Config) -> tuple[ss.EmpiricalRisk, np.ndarray, float]:
     """The landscape, θ* (d,) and L(θ*)."""
-    data = ss.digits(
+    data = ss.data.digits(
         CLASSES, scaling="unit", principal_directions=config.num_directions, test_fraction=0.0
     )
     model = eqx.nn.MLP(

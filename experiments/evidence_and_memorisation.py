@@ -68,7 +68,7 @@ PRESETS = {
 @functools.cache
 def memorisation(config: Config):
     """Inputs, true labels, test inputs and labels, of two separable classes."""
-    load = {"digits": ss.digits, "mnist": ss.mnist_subset}
+    load = {"digits": ss.data.digits, "mnist": ss.data.mnist_subset}
     if config.data not in load:
         raise ValueError(f"data must be one of {sorted(load)}; got {config.data!r}.")
     data = load[config.data](config.classes, scaling="unit")
@@ -84,7 +84,7 @@ def memorisation(config: Config):
 @functools.cache
 def overlapping(config: Config):
     """The same of two classes in a few directions."""
-    data = ss.digits(
+    data = ss.data.digits(
         config.overlap_classes, principal_directions=config.directions, test_fraction=0
     )
     inputs, labels = np.asarray(data.inputs), np.asarray(data.targets)
@@ -120,7 +120,7 @@ def measure(config: Config, key) -> xr.Dataset:
     """E, training accuracy, test cross-entropy and sharpness over labellings and λ."""
     inputs, labels, *test = memorisation(config)
     draws = [
-        np.asarray(ss.random_labels(jnp.asarray(labels), own))
+        np.asarray(ss.data.random_labels(jnp.asarray(labels), own))
         for own in jr.split(key, config.label_draws)
     ]
     sets = [(inputs, each, *test) for each in (labels, *draws)]

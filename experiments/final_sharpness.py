@@ -75,7 +75,7 @@ QUANTITIES = ("loss", "sharpness", "Tr(HΣ)", "test accuracy")
 @functools.cache
 def problem(config: Config):
     """The landscape, its starts (members, d) and the test set."""
-    data = ss.digits(principal_directions=config.directions, test_fraction=0.4)
+    data = ss.data.digits(principal_directions=config.directions, test_fraction=0.4)
     kept = config.num_examples
 
     def network(key):
@@ -104,7 +104,7 @@ def processes(config: Config, eta: float, size: int) -> dict[str, ss.AbstractPro
 def describe(config: Config, positions: np.ndarray) -> np.ndarray:
     """Loss, sharpness, Tr(HΣ) and test accuracy of each member, (members, 4)."""
     landscape, _, inputs, labels = problem(config)
-    found = ss.curvature_along(landscape, positions, tolerance=1e-4)
+    found = ss.curvature.along(landscape, positions, tolerance=1e-4)
 
     @jax.jit
     def accuracy(theta):

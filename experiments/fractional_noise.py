@@ -76,9 +76,9 @@ STATES = (4, 8, 16, 24, 48, 96)
 ENOUGH, FEW = 24, 4
 
 
-def driving(hurst: float, num_states: int) -> ss.ColouredNoise:
+def driving(hurst: float, num_states: int) -> ss.noise.ColouredNoise:
     """B^H with ends of the spectrum that leave below 1 % at these H."""
-    return ss.fractional_noise(hurst, num_states, slowest=1e-8, fastest=1e7)
+    return ss.noise.fractional_noise(hurst, num_states, slowest=1e-8, fastest=1e7)
 
 
 def variance(config: Config, hurst: float, eta: float, num_states: int, step: float) -> float:
@@ -103,7 +103,9 @@ def epochs(config: Config, name: str, step: float = 0.0) -> float:
         return ss.theory.stationary.epoch_covariance(
             h, [[1.0]], learning_rate=eta, batches_per_epoch=config.batches_per_epoch
         ).average[0, 0]
-    noise = ss.WhiteNoise() if name == "white" else ss.epoch_noise(config.batches_per_epoch)
+    noise = (
+        ss.noise.WhiteNoise() if name == "white" else ss.noise.epoch_noise(config.batches_per_epoch)
+    )
     return ss.theory.stationary.driven_covariance(
         h, [[1.0]], noise, learning_rate=eta, time_step=step
     )[0, 0]
@@ -135,7 +137,7 @@ def measure(config: Config, key) -> xr.Dataset:
         for eta in config.learning_rates:
             key, own = jr.split(key)
             put(variables, f"H={hurst:g} η={eta:g}", simulate(config, 1.0, eta, noise, own))
-    noise = ss.epoch_noise(config.batches_per_epoch)
+    noise = ss.noise.epoch_noise(config.batches_per_epoch)
     longer = int(np.ceil(1 / config.curvature))  # θ relaxes at the rate ηh.
     found = simulate(config, config.curvature, config.learning_rates[0], noise, key, longer)
     put(variables, "epochs", found)

@@ -98,7 +98,7 @@ def indices(config: Config, batch: int) -> dict[str, float]:
 
 def processes(config: Config, batch: int) -> dict[str, tuple[ss.AbstractProcess, tuple, int]]:
     """SGD, Euler's scheme in w and the SDE in asinh(√2 w); with their levels and iterations."""
-    landscape, eta = ss.PopulationLeastSquares(np.eye(1), 1.0), config.learning_rate
+    landscape, eta = ss.landscapes.PopulationLeastSquares(np.eye(1), 1.0), config.learning_rate
     sampling = ss.WithReplacement(batch)
     noise, size = ss.MinibatchNoise(sampling), np.sqrt(2.0)
     euler = ss.ModifiedEquation(landscape, eta, noise, substeps=config.euler_substeps)
@@ -126,7 +126,7 @@ def measure(config: Config, key) -> xr.Dataset:
                 num_steps=steps,
                 ensemble_size=config.ensemble_size,
                 key=own,
-                measures={"tail": ss.TailRatios(levels, burn_in=50)},
+                measures={"tail": ss.measure.TailRatios(levels, burn_in=50)},
             )
             found, label = run["tail"], f"B={batch} {name}"
             put(variables, f"{label} ratio", found.ratio, (f"level {label}",))

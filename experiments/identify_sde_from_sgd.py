@@ -94,16 +94,16 @@ def trajectories(process, where, size: int, num_steps: int, key) -> np.ndarray:
     return run.records[1]
 
 
-def readings(config: Config, seen: np.ndarray) -> dict[str, ss.FittedSDE]:
+def readings(config: Config, seen: np.ndarray) -> dict[str, ss.identify.FittedSDE]:
     """Every reading of trajectories on least squares."""
     eta, far = config.learning_rate, config.long_lag
 
     def regression(correction, lag):
-        return ss.identify_sparse(
+        return ss.identify.sparse(
             seen, LINE, PARABOLA, time_step=eta, lag=lag, correction=correction, failure_rate=None
         )
 
-    snapshots = ss.identify_from_snapshots(
+    snapshots = ss.identify.from_snapshots(
         seen[list(SNAPSHOTS)], eta * np.array(SNAPSHOTS), LINE, PARABOLA, linked=True
     )
     return {
@@ -111,8 +111,8 @@ def readings(config: Config, seen: np.ndarray) -> dict[str, ss.FittedSDE]:
         "centred": regression("centred", 1),
         "naive, long lag": regression("naive", far),
         "extrapolated": regression("extrapolated", 1),
-        "log map": ss.identify_linear(seen, time_step=eta),
-        "log map, long lag": ss.identify_linear(seen, time_step=eta, lag=far),
+        "log map": ss.identify.linear(seen, time_step=eta),
+        "log map, long lag": ss.identify.linear(seen, time_step=eta, lag=far),
         "snapshots": snapshots.equation,
     }
 
@@ -123,7 +123,7 @@ def exact(config: Config, process: str, reading: str) -> ss.theory.equations.Rea
 
 
 def covers(
-    found: ss.FittedSDE, value: ss.theory.equations.ReadEquation, shrink: float = 1.0
+    found: ss.identify.FittedSDE, value: ss.theory.equations.ReadEquation, shrink: float = 1.0
 ) -> np.ndarray:
     """Whether the 95 % interval of each of the five coefficients holds the exact value."""
     half = shrink * stdtrit(found.drift.num_samples - 1, 0.975)
@@ -151,7 +151,7 @@ def coverage(config: Config, process: str, key) -> dict[str, Any]:
     size = config.repetitions * config.members
     seen = trajectories(rule, problems.near, size, config.repeated_steps, first)
     for block in np.split(seen, config.repetitions, axis=1):
-        centred = ss.identify_sparse(block, LINE, PARABOLA, time_step=eta, failure_rate=None)
+        centred = ss.identify.sparse(block, LINE, PARABOLA, time_step=eta, failure_rate=None)
         value = exact(config, process, "centred")
         found["centred"].append(covers(centred, value))
         found["half"].append(covers(centred, value, shrink=0.5))
@@ -160,14 +160,14 @@ def coverage(config: Config, process: str, key) -> dict[str, Any]:
     times, taken = eta * np.array(SNAPSHOTS), list(SNAPSHOTS)
     for block in np.split(seen, config.snapshot_repetitions, axis=1):
         value = exact(config, process, "log map")
-        linear = ss.identify_linear(block, time_step=eta)
+        linear = ss.identify.linear(block, time_step=eta)
         found["log map"].append(covers(linear, value))
-        fit = ss.identify_from_snapshots(block[taken], times, LINE, PARABOLA, linked=True)
+        fit = ss.identify.from_snapshots(block[taken], times, LINE, PARABOLA, linked=True)
         found["snapshots"].append(covers(fit.equation, value))
     return {name: np.mean(rows, axis=0) for name, rows in found.items()}
 
 
-def well_readings(config: Config, seen: np.ndarray) -> dict[str, ss.LocalCoefficients]:
+def well_readings(config: Config, seen: np.ndarray) -> dict[str, ss.identify.LocalCoefficients]:
     """Local readings in the double well."""
     chosen: list[tuple[str, int, Any]] = [
         ("naive", 1, "naive"),
@@ -175,7 +175,7 @@ def well_readings(config: Config, seen: np.ndarray) -> dict[str, ss.LocalCoeffic
         ("naive, long lag", config.long_lag, "naive"),
     ]
     return {
-        name: ss.identify_kramers_moyal(
+        name: ss.identify.kramers_moyal(
             seen,
             POINTS,
             bandwidth=problems.BANDWIDTH,
@@ -218,7 +218,7 @@ def measure(config: Config, key) -> xr.Dataset:
         sgd, lambda k: 0.8 * jr.normal(k, (2,)), config.plane_size, config.num_steps, own
     )
     for name in ("naive", "centred"):
-        fit = ss.identify_sparse(
+        fit = ss.identify.sparse(
             seen,
             PLANE,
             NOISE,

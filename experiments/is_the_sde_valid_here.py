@@ -129,7 +129,7 @@ def measure(config: Config, key) -> xr.Dataset:
     rows: list[dict] = []
     for place in config.landscapes:
         problem = LANDSCAPES[place]()
-        sharp = float(ss.hessian_eigenvalues(problem.landscape, problem.theta).values[0])
+        sharp = float(ss.curvature.eigenvalues(problem.landscape, problem.theta).values[0])
         for kind, size, mu, x in cases(config, place):
             key, own = jr.split(key)
             rows.append(_combination(config, problem, SCHEMES[kind](size), mu, x / sharp, x, own))

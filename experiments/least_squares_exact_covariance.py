@@ -76,8 +76,8 @@ PUBLISHED = ("finite η, constant noise", "Ornstein–Uhlenbeck")
 @functools.cache
 def problems(config: Config) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Inputs (N, d) and targets ±1 (N,) of each data set."""
-    digits = ss.digits_regression(config.num_directions)
-    tumours = ss.breast_cancer(test_fraction=0.0)
+    digits = ss.data.digits_regression(config.num_directions)
+    tumours = ss.data.breast_cancer(test_fraction=0.0)
     left, singular, _ = np.linalg.svd(np.asarray(tumours.inputs), full_matrices=False)
     directions = left * np.sqrt(len(left)) * singular / singular[0]
     return {

@@ -65,7 +65,7 @@ PRESETS = {
 @functools.cache
 def problem(config: Config) -> tuple[np.ndarray, np.ndarray]:
     """Inputs (N, d) and targets (N,)."""
-    digits = ss.digits_regression(config.num_directions)
+    digits = ss.data.digits_regression(config.num_directions)
     take = slice(0, config.num_examples)
     return np.asarray(digits.inputs)[take], np.asarray(digits.targets)[take]
 
@@ -89,7 +89,7 @@ def measure(config: Config, key) -> xr.Dataset:
 
     variables = {}
     for (name, (kappa, kind)), own in zip(runs(config).items(), jr.split(key, 20), strict=False):
-        eta, size = ss.linear_scaling(config.learning_rate, config.batch_size, kappa)
+        eta, size = ss.processes.linear_scaling(config.learning_rate, config.batch_size, kappa)
         if kind == "SDE":
             noise = ss.MinibatchNoise(ss.WithReplacement(size))
             process = ss.ModifiedEquation(landscape, eta, noise, substeps=kappa)

@@ -95,7 +95,7 @@ SMALLEST_P = 1e-4
 @functools.cache
 def landscape(config: Config) -> ss.EmpiricalRisk:
     """Cross-entropy of the network on standardised digits."""
-    data = ss.digits(test_fraction=0.0)
+    data = ss.data.digits(test_fraction=0.0)
     one, two, three = jr.split(jr.key(0), 3)
     net = eqx.nn.Sequential(
         [
@@ -130,9 +130,11 @@ def starts(config: Config, key, number: int):
     return jax.lax.map(one, jr.split(key, number))
 
 
-def levels(config: Config) -> ss.Levels:
+def levels(config: Config) -> ss.measure.Levels:
     """θ ↦ the levels of WWᵀ of the inner layer."""
-    return ss.Levels(ss.weight_matrix(landscape(config), lambda x: x.layers[2].weight), "gram")
+    return ss.measure.Levels(
+        ss.measure.weight_matrix(landscape(config), lambda x: x.layers[2].weight), "gram"
+    )
 
 
 def law(config: Config) -> ss.theory.matrices.MarchenkoPastur:

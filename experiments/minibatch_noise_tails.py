@@ -88,7 +88,7 @@ POINTS = ("start", "trained")
 @functools.lru_cache(maxsize=2)
 def landscape(config: Config) -> ss.EmpiricalRisk:
     """A tanh network on digits."""
-    data = ss.digits(principal_directions=config.directions, scaling="unit", test_fraction=0.0)
+    data = ss.data.digits(principal_directions=config.directions, scaling="unit", test_fraction=0.0)
     kept = slice(config.num_examples)
     net = eqx.nn.MLP(config.directions, 10, config.width, 1, activation=jnp.tanh, key=jr.key(7))
     return ss.EmpiricalRisk(net, data.inputs[kept], data.targets[kept], ss.cross_entropy)
@@ -125,7 +125,7 @@ def along(config: Config, point: str, size: int, key) -> ss.Estimate:
     for direction in rng.standard_normal((4, landscape(config).dimension)):
         each = centred(config, point) @ direction
         noises = each[rng.integers(0, config.num_examples, (config.num_scalars, size))].mean(axis=1)
-        rows.append(ss.block_tail_index(noises, config.block_size))
+        rows.append(ss.measure.block_tail_index(noises, config.block_size))
     return stacked(rows)
 
 
@@ -146,7 +146,7 @@ def order(config: Config) -> np.ndarray:
 def pooled(config: Config, vectors) -> ss.Estimate:
     """The reading α̂ over coordinates: 1/α̂ averaged over noise vectors (n, d)."""
     kept = np.asarray(vectors)[:, order(config)]
-    rows = [1 / float(ss.block_tail_index(row, config.block_size).value) for row in kept]
+    rows = [1 / float(ss.measure.block_tail_index(row, config.block_size).value) for row in kept]
     inverse = ss.Estimate.from_samples(np.array(rows))
     value = 1 / inverse.value
     return ss.Estimate(value, value**2 * inverse.standard_error, len(rows))
@@ -173,7 +173,7 @@ def samples(config: Config, point: str, key) -> dict[str, jax.Array]:
         found[f"minibatch B={size}"] = _gradients(land, theta, batches) - full
     normal = jr.normal(keys[-2], (number, land.noise_dimension), land.dtype)
     found["Gaussian"] = _noisy(land, theta, normal) - full
-    stable = _stable(ss.StableNoise(config.index), keys[-1], number, land.dimension)
+    stable = _stable(ss.noise.StableNoise(config.index), keys[-1], number, land.dimension)
     found["stable, equal scales"] = stable
     scales = np.sqrt(np.diag(covariance(config, point)))
     found["stable, the network's scales"] = stable * scales
@@ -228,7 +228,7 @@ def measure(config: Config, key) -> xr.Dataset:
             variables[f"{name} normality"] = (("direction",), found.normality)
     key, own, normal = jr.split(key, 3)
     control = jr.normal(normal, (4, config.num_scalars))
-    rows = [ss.block_tail_index(x, config.block_size) for x in np.asarray(control)]
+    rows = [ss.measure.block_tail_index(x, config.block_size) for x in np.asarray(control)]
     put(variables, "Gaussian along", stacked(rows), ("direction",))
     epochs = ss.noise_statistics(
         land,

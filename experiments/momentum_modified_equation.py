@@ -125,9 +125,7 @@ def predict(config: Config) -> dict:
             steps = config.substeps if name.endswith("damped") else None
             exact = law(name, eta, mu, c, steps).covariance()
             values[f"{case} {name}"] = float(exact[0, 0])
-        values[f"{case} limit"] = float(
-            law("underdamped", eta, mu, c).covariance()[0, 0]
-        )
+        values[f"{case} limit"] = float(law("underdamped", eta, mu, c).covariance()[0, 0])
         # x ← x + ηv, v ← μv − ηĝ is heavy ball with η² for η.
         values[f"{case} other form"] = eta * values[f"{case} limit"]
     for mu in (0.5, 0.9):

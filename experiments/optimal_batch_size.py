@@ -129,7 +129,7 @@ class Digits(NamedTuple):
 @functools.cache
 def images(share: float) -> Digits:
     """All digits; each training label is wrong with probability `share`, whatever N is."""
-    data = ss.digits(scaling="unit", test_fraction=TEST_IMAGES / 1797, dtype=jnp.float32)
+    data = ss.data.digits(scaling="unit", test_fraction=TEST_IMAGES / 1797, dtype=jnp.float32)
     rng = np.random.default_rng(0)
     wrong = rng.random(len(data.targets)) < share
     other = (np.asarray(data.targets) + rng.integers(1, 10, len(wrong))) % 10

@@ -87,7 +87,7 @@ CURVATURE, MINIMUM_LOSS = 1.0, 0.5
 
 def processes(config: Config) -> dict[str, ss.AbstractProcess]:
     """Online SGD, the SDE of its covariance, the SDE of Mori's."""
-    problem = ss.PopulationLeastSquares(np.eye(1), 1.0)
+    problem = ss.landscapes.PopulationLeastSquares(np.eye(1), 1.0)
     sampling, eta = ss.WithReplacement(config.batch_size), config.learning_rate
     published = ss.HessianNoise(1 / config.batch_size, times_loss=True)
     step = config.substeps

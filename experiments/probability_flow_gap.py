@@ -249,7 +249,7 @@ def laws(config: Config, data: xr.Dataset, predicted) -> dict[tuple[str, int], A
 
 def floor(config: Config, data: xr.Dataset, predicted, name: str = "flow"):
     """W₂ of the members at the last time, with its sampling floor."""
-    return ss.wasserstein2(
+    return ss.distances.wasserstein2(
         data[f"{name} members"].values[-1], predicted["densities"][-1], key=jr.key(1)
     )
 

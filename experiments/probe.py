@@ -15,9 +15,9 @@ import sde_sgd as ss
 def landscape(kind: str):
     """The landscapes of `throughput`, in float32."""
     if kind == "least_squares":
-        data = ss.digits_regression(6, dtype=jnp.float32)
+        data = ss.data.digits_regression(6, dtype=jnp.float32)
         return ss.LeastSquares(data.inputs, data.targets)
-    data = ss.digits(test_fraction=0.0, dtype=jnp.float32)
+    data = ss.data.digits(test_fraction=0.0, dtype=jnp.float32)
     if kind == "logistic":
         return ss.LogisticRegression(data.inputs, data.targets, num_classes=10)
     model = eqx.nn.MLP(64, 10, 32, 1, activation=jax.nn.tanh, key=jr.key(0))

@@ -96,7 +96,7 @@ class Square(eqx.Module):
 @functools.cache
 def landscape(config: Config) -> ss.LogisticRegression:
     """Threes against eights."""
-    data = ss.digits((3, 8), scaling="unit", principal_directions=2, test_fraction=0.0)
+    data = ss.data.digits((3, 8), scaling="unit", principal_directions=2, test_fraction=0.0)
     kept = slice(config.num_examples)
     return ss.LogisticRegression(data.inputs[kept], data.targets[kept], l2=config.l2, bias=False)
 
@@ -186,9 +186,7 @@ def linear_noise(config: Config, name: str, eta: float, size: int) -> float:
     num = config.num_examples
     factor = (num - size) / (size * (num - 1)) if name == "SGLD" else 0.0
     noise = factor * sigma + 2 / (num * eta) * np.eye(2)
-    found = ss.theory.stationary.linear_covariance(
-        hess, noise, learning_rate=eta, time_step=eta
-    )
+    found = ss.theory.stationary.linear_covariance(hess, noise, learning_rate=eta, time_step=eta)
     return float(np.trace(found @ hess) * num / 2 - 1)
 
 

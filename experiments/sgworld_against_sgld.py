@@ -78,7 +78,7 @@ L2 = 0.05
 @functools.lru_cache(maxsize=4)
 def linear(config: Config) -> tuple[np.ndarray, np.ndarray, ss.LeastSquares]:
     """The first examples of digits in two directions: inputs, targets, landscape."""
-    data = ss.digits_regression(2)
+    data = ss.data.digits_regression(2)
     x, y = (np.asarray(a)[: config.num_examples] for a in (data.inputs, data.targets))
     return x, y, ss.LeastSquares(x, y, l2=L2)
 

@@ -78,16 +78,16 @@ class NoisyWells(ss.AbstractFiniteSum):
     """ℓ_i(x) = U(x) + z_i σ (x + bx²/2), z = ±1: two examples, two-point noise."""
 
     data: Array
-    energy: ss.DoubleWellEnergy
+    energy: ss.landscapes.DoubleWellEnergy
     noise: Array
     slope: Array
-    noise_form: ss.ExampleWeights
+    noise_form: ss.landscapes.ExampleWeights
 
     def __init__(self, config: Config):
         self.data = jnp.array([1.0, -1.0])
-        self.energy = ss.DoubleWellEnergy(jnp.array(config.asymmetry))
+        self.energy = ss.landscapes.DoubleWellEnergy(jnp.array(config.asymmetry))
         self.noise, self.slope = jnp.array(config.noise), jnp.array(config.noise_slope)
-        self.noise_form = ss.ExampleWeights()
+        self.noise_form = ss.landscapes.ExampleWeights()
 
     @property
     def dimension(self) -> int:
@@ -115,7 +115,7 @@ def cells(config: Config) -> list[tuple[float, int]]:
 def plane(config: Config) -> tuple[ss.Potential, ss.ConstantNoise]:
     """The two-dimensional wells and isotropic noise at their temperature."""
     noise = ss.ConstantNoise(2 * config.plane_temperature / PLANE_RATE * jnp.eye(2))
-    return ss.sharp_and_flat_wells(1.0), noise
+    return ss.landscapes.sharp_and_flat_wells(1.0), noise
 
 
 def selected(config: Config, process: ss.AbstractProcess, start, eta: float, which: Any, key):

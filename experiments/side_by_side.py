@@ -69,7 +69,7 @@ def landscapes(
     config: Config,
 ) -> dict[str, tuple[ss.EmpiricalRisk | ss.LogisticRegression, jax.Array]]:
     """Logistic regression from zero, and a tanh network from its Equinox initialisation."""
-    data = ss.digits(test_fraction=0.0, dtype=jnp.float32)
+    data = ss.data.digits(test_fraction=0.0, dtype=jnp.float32)
     inputs = data.inputs[: config.num_examples]
     labels = data.targets[: config.num_examples]
     logistic = ss.LogisticRegression(inputs, labels, num_classes=10, l2=1e-3)

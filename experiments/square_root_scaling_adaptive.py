@@ -84,7 +84,7 @@ METHODS = ("Adam", "RMSprop")
 RULES = ("base", "square root", "linear")
 
 
-class EqualExamples(ss.AbstractPopulation):
+class EqualExamples(ss.landscapes.AbstractPopulation):
     """ℓ(x; z) = ½x² + σzx in one dimension, z ~ N(0, 1) fresh for every example."""
 
     spread: float
@@ -114,7 +114,7 @@ class EqualExamples(ss.AbstractPopulation):
         return draws.normal((batch_size, 1), ss.Stream.BATCH, self.dtype)
 
 
-def optimizer(config: Config, method: str, rule: str) -> ss.AbstractAdaptive:
+def optimizer(config: Config, method: str, rule: str) -> ss.processes.AbstractAdaptive:
     """The optimiser of a method, scaled by a rule: memories always as the square-root rule says."""
     eta, kappa = config.learning_rate, config.kappa
     options = {"epsilon": 1e-8, "noise_dominated": True}
@@ -126,7 +126,7 @@ def optimizer(config: Config, method: str, rule: str) -> ss.AbstractAdaptive:
         base = ss.RMSprop(eta, config.beta2, initial=start, **options)
     if rule == "base":
         return base
-    scaled = ss.square_root_scaling(base, kappa)
+    scaled = ss.processes.square_root_scaling(base, kappa)
     if rule == "square root":
         return scaled
     assert isinstance(scaled, ss.Adam | ss.RMSprop)

@@ -100,9 +100,9 @@ def pairs(data: str) -> tuple[tuple[str, str, str], ...]:
 @functools.cache
 def problems(config: Config) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Inputs (N, d) and targets (N,) of each data set."""
-    digits = ss.digits_regression(config.num_directions)
+    digits = ss.data.digits_regression(config.num_directions)
     images, parity = np.asarray(digits.inputs), np.asarray(digits.targets)
-    patients = ss.diabetes(test_fraction=0.0)
+    patients = ss.data.diabetes(test_fraction=0.0)
     left, singular, _ = np.linalg.svd(np.asarray(patients.inputs), full_matrices=False)
     directions = left * np.sqrt(len(left)) * singular / singular[0]
     return {

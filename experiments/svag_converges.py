@@ -73,7 +73,9 @@ def names(config: Config) -> dict[str, int]:
 
 def measure(config: Config, key) -> xr.Dataset:
     """Stationary variance of every process."""
-    landscape = ss.PopulationLeastSquares([[config.feature_variance]], config.label_noise)
+    landscape = ss.landscapes.PopulationLeastSquares(
+        [[config.feature_variance]], config.label_noise
+    )
     sampling = ss.WithReplacement(config.batch_size)
     variables = {}
     for (name, steps), own in zip(names(config).items(), jr.split(key, 20), strict=False):

@@ -230,7 +230,7 @@ def _mlp(key):
 
 
 def _digits():
-    data = ss.digits(test_fraction=0.0, dtype=jnp.float32)
+    data = ss.data.digits(test_fraction=0.0, dtype=jnp.float32)
     return data.inputs, data.targets
 
 
@@ -242,7 +242,7 @@ def _landscapes():
 
 
 def _sgd_problems():
-    regression = ss.digits_regression(6, dtype=jnp.float32)
+    regression = ss.data.digits_regression(6, dtype=jnp.float32)
     least = ss.LeastSquares(regression.inputs, regression.targets)
     (_, logistic, _), (_, network, _) = _landscapes()
     return [

@@ -138,7 +138,7 @@ def measure(config: Config, key) -> xr.Dataset:
     variables, times = {}, {}
     for name, case in cases(config).items():
         own = problem(config, case.dimension)
-        landscape = ss.PopulationLeastSquares(np.diag(own.spectrum), config.label_noise)
+        landscape = ss.landscapes.PopulationLeastSquares(np.diag(own.spectrum), config.label_noise)
 
         def excess(theta, landscape=landscape):
             return landscape.loss(theta) - 0.5 * landscape.label_noise**2

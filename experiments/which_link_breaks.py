@@ -95,7 +95,7 @@ LABELS = {
 def problem(config: Config, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Inputs (N,) and targets (N,)."""
     if name == "diabetes":  # the progression of the disease from the patient's age
-        patients = ss.diabetes(test_fraction=0.0)
+        patients = ss.data.diabetes(test_fraction=0.0)
         return np.asarray(patients.inputs)[:, 0], np.asarray(patients.targets)
     num = config.num_examples
     targets = np.where(np.arange(num) % 2 == 0, 1.0, -1.0)

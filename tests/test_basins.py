@@ -17,7 +17,7 @@ GRID = np.stack(np.meshgrid(np.linspace(-1.2, 1.1, 6), np.linspace(-0.3, 1.8, 6)
 
 @pytest.fixture(scope="module")
 def mueller():
-    return ss.find_basins(ss.mueller_brown(1.0, scale=0.01), GRID)
+    return ss.find_basins(ss.landscapes.mueller_brown(1.0, scale=0.01), GRID)
 
 
 def test_three_minima_in_order_of_loss(mueller):
@@ -61,7 +61,7 @@ def test_the_flow_of_minimise_stays_in_its_basin(mueller):
 
 def test_both_saddles(mueller):
     """The saddles (−.822, .6243) and (.2125, .2930), each with its two neighbours."""
-    found = ss.find_saddles(mueller)
+    found = ss.landscapes.find_saddles(mueller)
     np.testing.assert_allclose(
         [s.point.theta for s in found], [(0.2125, 0.2930), (-0.8220, 0.6243)], atol=1e-4
     )
@@ -71,13 +71,13 @@ def test_both_saddles(mueller):
 
 def test_assignment_against_the_separatrix():
     """The sharp and the flat well with a = .3: the boundary is x = −a at y = 0, labels follow x."""
-    landscape = ss.sharp_and_flat_wells(1.0, asymmetry=0.3, sharp_curvature=4.0)
+    landscape = ss.landscapes.sharp_and_flat_wells(1.0, asymmetry=0.3, sharp_curvature=4.0)
     basins = ss.find_basins(landscape, [[-0.9, 0.1], [0.9, 0.1], [0.5, -1.0]])
     np.testing.assert_allclose(basins.minima, [[1, 0], [-1, 0]], atol=1e-12)  # sharp one is deeper
     x = np.linspace(-1.7, 1.7, 18) - 0.013
     labels = basins.assign(np.stack([x, 0 * x], 1))
     np.testing.assert_array_equal(labels, np.where(x > -0.3, 0, 1))
-    (saddle,) = ss.find_saddles(basins)
+    (saddle,) = ss.landscapes.find_saddles(basins)
     np.testing.assert_allclose(saddle.point.theta, [-0.3, 0], atol=1e-9)
     assert saddle.between == (0, 1)
 
@@ -100,7 +100,7 @@ def test_a_basins_object_is_a_label():
 
 def test_refuses_saddles_ridges_and_slopes():
     """A start on a saddle, a point on the ridge, wrong shapes and numbers."""
-    landscape = ss.sharp_and_flat_wells(1.0)
+    landscape = ss.landscapes.sharp_and_flat_wells(1.0)
     with pytest.raises(ValueError, match="1 of 2 starts lead to no minimum.*a saddle or a maximum"):
         ss.find_basins(landscape, [[0.0, 0.0], [-0.5, 0.0]])
     basins = ss.find_basins(landscape, [[0.5, 0.1], [-0.5, 0.1]])
@@ -109,7 +109,7 @@ def test_refuses_saddles_ridges_and_slopes():
     with pytest.raises(ValueError, match="shape"):
         basins.assign([0.3, 0.0])
     with pytest.raises(ValueError, match="one minimum"):
-        ss.find_saddles(ss.find_basins(landscape, [[0.5, 0.1]]))
+        ss.landscapes.find_saddles(ss.find_basins(landscape, [[0.5, 0.1]]))
     with pytest.raises(ValueError, match="tolerance"):
         ss.find_basins(landscape, [[0.5, 0.1]], tolerance=0.0)
     with pytest.raises(ValueError, match=r"landscape with d = 2; got θ of shape \(1,\)"):
@@ -128,11 +128,11 @@ def test_a_basin_that_was_not_found():
 
 def test_label_by_nearest():
     """The nearest centre within the radius, −1 beyond."""
-    label = ss.label_by_nearest([[-1.0, 0.0], [1.0, 0.0]], radius=0.5)
+    label = ss.landscapes.label_by_nearest([[-1.0, 0.0], [1.0, 0.0]], radius=0.5)
     points = jnp.array([[-1.2, 0.1], [0.8, 0.3], [0.0, 0.0], [1.0, 0.51]])
     assert [int(label(p)) for p in points] == [0, 1, -1, -1]
     with pytest.raises(ValueError, match="radius"):
-        ss.label_by_nearest([[0.0]], radius=0.0)
+        ss.landscapes.label_by_nearest([[0.0]], radius=0.0)
 
 
 def test_a_hessian_that_cannot_be_formed_is_refused():
@@ -141,7 +141,7 @@ def test_a_hessian_that_cannot_be_formed_is_refused():
     start = np.zeros(100_000)
     for search in (
         lambda: ss.find_basins(landscape, start[None]),
-        lambda: ss.theory.escape.stationary_point(landscape, start),
+        lambda: ss.landscapes.stationary_point(landscape, start),
     ):
         with pytest.raises(ValueError, match="80 GB.*4096.*minimise.*label_by_nearest") as raised:
             search()

@@ -68,10 +68,10 @@ MEASURES = {
     "occupation": lambda: ss.Occupation(lambda x: (x[0] > 0).astype(jnp.int32), 2),
     "autocovariance": lambda: ss.Autocovariance(max_lag=1),
     "increments": lambda: ss.ConditionalIncrements(first, [-1.0, 0.0, 1.0]),
-    "areal": lambda: ss.ArealVelocity(),
-    "entropy": lambda: ss.EntropyProduction(lambda x, y: jnp.sum(x - y)),
+    "areal": lambda: ss.measure.ArealVelocity(),
+    "entropy": lambda: ss.measure.EntropyProduction(lambda x, y: jnp.sum(x - y)),
     "spectrum": lambda: ss.Spectrum(lambda x: jnp.outer(x, x), edges=[0.0, 1.0]),
-    "tails": lambda: ss.TailRatios([0.1, 0.2], first),
+    "tails": lambda: ss.measure.TailRatios([0.1, 0.2], first),
 }
 
 
@@ -129,7 +129,9 @@ def test_nothing_is_nan_that_need_not_be():
     """With debug_nans: shuffled epochs, and snapshots and entropies that are yet to come."""
     measures = {
         "late": ss.Snapshots([0, 3]),
-        "entropy": ss.EntropyProduction(lambda x, y: 0 * x[0], lambda x: 0 * x[0], at=[1, 3]),
+        "entropy": ss.measure.EntropyProduction(
+            lambda x, y: 0 * x[0], lambda x: 0 * x[0], at=[1, 3]
+        ),
     }
     process = PROCESSES["reshuffling"]()
     with jax.debug_nans(True):

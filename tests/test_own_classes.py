@@ -96,7 +96,7 @@ def test_a_sampling():
 def test_a_driving_process():
     """One step from the minimum of ½h|θ|² is ±η√C in each coordinate."""
     noise = ss.ConstantNoise(np.diag([4.0, 9.0]))
-    driving = shown(ss.AbstractDriving)()
+    driving = shown(ss.noise.AbstractDriving)()
     sde = ss.DrivenEquation(QUADRATIC, 0.1, noise, driving, substeps=1)
     np.testing.assert_allclose(np.abs(end(sde, [0.0, 0.0]).positions), np.tile([0.2, 0.3], (3, 1)))
 
@@ -115,7 +115,7 @@ def test_a_finite_sum():
 
 def test_a_population():
     """L = ½θ² + ½ with Σ = 1 moves as the energy ½θ² with that noise, number for number."""
-    own = shown(ss.AbstractPopulation)()
+    own = shown(ss.landscapes.AbstractPopulation)()
     known = ss.quadratic(np.eye(1), np.eye(1))
     noise = ss.ConstantNoise(np.eye(1) / 4)
     ours = ss.MinibatchNoise(ss.WithReplacement(4))

@@ -35,11 +35,11 @@ WR = ss.WithReplacement(1)
 CASES = {
     "Histogram": (ss.Histogram, [EDGES]),
     "joint Histogram": (lambda x, y: ss.Histogram([x, y]), [EDGES, EDGES]),
-    "TailRatios": (ss.TailRatios, [EDGES]),
+    "TailRatios": (ss.measure.TailRatios, [EDGES]),
     "Spectrum": (lambda edges: ss.Spectrum(jnp.diag, edges=edges), [EDGES]),
     "ConditionalIncrements": (lambda edges: ss.ConditionalIncrements(first, edges), [EDGES]),
-    "ArealVelocity": (lambda centre: ss.ArealVelocity(centre=centre), [[1.0, 2.0]]),
-    "PolynomialBasis": (lambda centre: ss.PolynomialBasis(2, 2, centre), [[1.0, 2.0]]),
+    "ArealVelocity": (lambda centre: ss.measure.ArealVelocity(centre=centre), [[1.0, 2.0]]),
+    "PolynomialBasis": (lambda centre: ss.identify.PolynomialBasis(2, 2, centre), [[1.0, 2.0]]),
     "Estimate": (lambda v, e: ss.Estimate(v, e, 3), [EDGES, EDGES]),
     "Gaussian": (ss.theory.stationary.Gaussian, [[1.0, 2.0], MATRIX]),
     "ConstantNoise": (ss.ConstantNoise, [MATRIX]),
@@ -57,7 +57,7 @@ CASES = {
     ),
     "SGLD": (lambda eta: ss.SGLD(ss.quadratic(1.0, 1.0), eta, WR, 0.5), [0.1]),
     "SAM": (lambda eta: ss.SAM(ss.quadratic(1.0, 1.0), eta, 0.5, WR), [0.1]),
-    "label_by_nearest": (ss.label_by_nearest, [POINTS]),
+    "label_by_nearest": (ss.landscapes.label_by_nearest, [POINTS]),
     "GaussianScore": (
         lambda h, c, mean, m: ss.theory.equations.GaussianScore(
             h, c, learning_rate=0.1, start=ss.theory.stationary.Gaussian(mean, c), minimum=m

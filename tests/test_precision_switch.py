@@ -19,7 +19,7 @@ WAYS_IN = {
         PROCESS, START, level=lambda t: t[0], origin=-1.0, target=1.0, key=KEY
     ),
     "validity": lambda: ss.validity(LANDSCAPE, PROCESS, START, key=KEY),
-    "curvature": lambda: ss.hessian_trace(LANDSCAPE, START, key=KEY),
+    "curvature": lambda: ss.curvature.trace(LANDSCAPE, START, key=KEY),
     "basins": lambda: ss.find_basins(LANDSCAPE, START[None]),
 }
 

@@ -48,19 +48,32 @@ def table(heading: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
 
 
-def test_names_in_the_tables_exist():
-    """What «you type» is in `ss`, what «you want to know» in `ss.theory`."""
+def assert_exist(cells: list[str], place) -> None:
+    """Every name in backticks is one of `place`: options and what an object has are left out."""
     other = {"mnist", "sde", "diffrax"}  # an extra, an object, a package
-    for heading, place in (("| you want | you type |", ss), ("| you want to know |", ss.theory)):
-        rows = table(heading)
-        assert len(rows) > 4
-        for _, *cells in rows:
-            for code in re.findall(r"`([^`]+)`", " ".join(cells)):
-                name = code.replace("..._", "stationary_covariance_")
-                name = re.match(r"\.?(\w+)", name.removeprefix("ss.")).group(1)
-                option = re.match(r"\.|\w+=", code)
-                if option is None and name not in other:
-                    assert hasattr(place, name), f"{code} is not in {place.__name__}"
+    for code in re.findall(r"`([^`]+)`", " ".join(cells)):
+        if re.match(r"\.|\w+=", code):
+            continue
+        name = re.match(r"[\w.]+", code.removeprefix("ss.")).group(0)
+        found = place
+        for part in [] if name.split(".")[0] in other else name.split("."):
+            assert hasattr(found, part), f"{code} is not in {place.__name__}"
+            found = getattr(found, part)
+
+
+def test_names_in_the_tables_exist():
+    """What «you type» is in `ss`, what «you want to know» in the subject of its row."""
+    rows = table("| you want | you type |")
+    assert len(rows) > 4
+    for _, *cells in rows:
+        assert_exist(cells, ss)
+    subject, subjects = ss, set()
+    for first, _, cell in table("| subject | you want to know |"):
+        if first:
+            name = first.strip("`").removeprefix("theory.")
+            subject, subjects = getattr(ss.theory, name), subjects | {name}
+        assert_exist([cell], subject)
+    assert subjects == set(dir(ss.theory))
 
 
 def test_every_experiment_is_in_the_table():

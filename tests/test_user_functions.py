@@ -55,9 +55,15 @@ UNCOMPILED = {
     "exited, or": (watched(ss.FirstPassage(lambda x: x[0] > 5 or x[0] < -5)), IF),
     "label, if": (watched(ss.Occupation(lambda x: 1 if x[0] > 0 else 0, 2)), IF),
     "level, if": (lambda: run(SDE, measures={"m": bridged(lambda x: x[0] if x[0] else 1.0)}), IF),
-    "log_ratio": (watched(ss.EntropyProduction(lambda x, y: 0.0 if x[0] > y[0] else 1.0)), IF),
+    "log_ratio": (
+        watched(ss.measure.EntropyProduction(lambda x, y: 0.0 if x[0] > y[0] else 1.0)),
+        IF,
+    ),
     "matrix": (watched(ss.Spectrum(lambda x: np.asarray(x)[:, None])), NUMPY),
-    "basis": (lambda: ss.FunctionBasis(1, [lambda x: x[0] if x[0] > 0 else 0.0], ["x₊"]), IF),
+    "basis": (
+        lambda: ss.identify.FunctionBasis(1, [lambda x: x[0] if x[0] > 0 else 0.0], ["x₊"]),
+        IF,
+    ),
     "theta0": (lambda: run(theta0=lambda key: jnp.ones(1) if jr.normal(key) > 0 else key), IF),
     "step": (lambda: run(Descent(LANDSCAPE)), IF),
     "forward": (lambda: ss.TransformedEquation(SDE, lambda x: x if x > 0 else -x, jnp.exp), IF),

@@ -211,7 +211,7 @@ def compare_laws(
 
     As `compare_law`: the two-sample Kolmogorov–Smirnov test, and total variation on cells of
     equal pooled numbers (or `edges`), whose floor and null law come from relabelling the pooled
-    members. In more dimensions use `permutation_test`.
+    members. In more dimensions use `distances.permutation_test`.
 
     **Raises:** `ValueError` as `compare_law`, and for samples of different dimension.
     """
@@ -287,7 +287,7 @@ def _members(sample: Any, name: str = "sample") -> np.ndarray:
     if rows.shape[1] > 2:
         raise ValueError(
             f"{name} has shape {rows.shape}: laws are compared in one or two dimensions. Take a "
-            f"projection, or permutation_test for two samples."
+            f"projection, or distances.permutation_test for two samples."
         )
     if len(rows) < 20:
         raise ValueError(f"{name} has {len(rows)} members: a law needs 20 at least.")

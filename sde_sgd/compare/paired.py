@@ -33,7 +33,7 @@ def paired_difference(x: Ensemble, y: Ensemble, of: Callable[[Any], Any] | None 
     if x.shape != y.shape:
         raise ValueError(
             f"Paired ensembles need the same members; got shapes {x.shape} and {y.shape}. For "
-            "independent ensembles use energy_distance or compare two Estimates."
+            "independent ensembles use distances.energy or compare two Estimates."
         )
     if of is not None:
         check_callable("of", of, "lambda x: x**2")

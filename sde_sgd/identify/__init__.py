@@ -1,18 +1,14 @@
-"""The inverse problem: which SDE would a reader of the trajectories have written down?"""
+"""SDEs read off trajectories or snapshots, with intervals: `ss.identify.linear(run)`."""
 
 from sde_sgd.identify.basis import (
-    AbstractBasis as AbstractBasis,
     FunctionBasis as FunctionBasis,
     PolynomialBasis as PolynomialBasis,
 )
 from sde_sgd.identify.fitted import FittedSDE as FittedSDE
-from sde_sgd.identify.kramers_moyal import (
-    identify_kramers_moyal as identify_kramers_moyal,
+from sde_sgd.identify.kramers_moyal_coefficients import (
+    kramers_moyal as kramers_moyal,
     LocalCoefficients as LocalCoefficients,
 )
-from sde_sgd.identify.linear import identify_linear as identify_linear
-from sde_sgd.identify.sparse import identify_sparse as identify_sparse
-from sde_sgd.identify.weak_form import (
-    identify_from_snapshots as identify_from_snapshots,
-    WeakForm as WeakForm,
-)
+from sde_sgd.identify.linear_drift import linear as linear
+from sde_sgd.identify.sparse_terms import sparse as sparse
+from sde_sgd.identify.weak_form import from_snapshots as from_snapshots, WeakForm as WeakForm

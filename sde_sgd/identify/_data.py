@@ -69,7 +69,7 @@ def _of_run(run: Run, time_step: Any) -> Trajectories:
     if run.records is None:
         raise ValueError(
             "This run recorded no trajectories: simulate with record_every=1 (or more), or take "
-            "Snapshots at a few iterations and identify_from_snapshots."
+            "Snapshots at a few iterations and identify.from_snapshots."
         )
     if time_step is not None:
         raise ValueError(

@@ -18,7 +18,7 @@ _MEMBERS_A_CONDITION = 20
 
 
 class WeakForm(eqx.Module):
-    """What `identify_from_snapshots` found.
+    """What `identify.from_snapshots` found.
 
     - `equation`: the `FittedSDE`.
     - `misfit`: Hansen's J, χ² with `degrees_of_freedom` if the laws at all times are those of one
@@ -37,7 +37,7 @@ class WeakForm(eqx.Module):
         )
 
 
-def identify_from_snapshots(
+def from_snapshots(
     observed: Any,
     times: Any,
     basis: AbstractBasis,

@@ -15,6 +15,15 @@ from sde_sgd.landscapes.data import (
 )
 from sde_sgd.landscapes.empirical_risk import cross_entropy, EmpiricalRisk, squared_error
 from sde_sgd.landscapes.finite_sums import LeastSquares, LogisticRegression
+from sde_sgd.landscapes.geometry.basins import (
+    Basins,
+    find_basins,
+    find_saddles,
+    flow_ends,
+    label_by_nearest,
+    Saddle,
+)
+from sde_sgd.landscapes.geometry.critical_points import stationary_point, StationaryPoint
 from sde_sgd.landscapes.gradient_flow import Ending, FlowEnd
 from sde_sgd.landscapes.matrix_populations import (
     GaussianTilts,
@@ -41,6 +50,7 @@ __all__ = [
     "AbstractLandscape",
     "AbstractNoiseForm",
     "AbstractPopulation",
+    "Basins",
     "ControlVariate",
     "Dataset",
     "DoubleWellEnergy",
@@ -58,13 +68,19 @@ __all__ = [
     "PopulationLeastSquares",
     "Potential",
     "QuadraticEnergy",
+    "Saddle",
     "SharpAndFlatWellsEnergy",
+    "StationaryPoint",
     "breast_cancer",
     "cross_entropy",
     "diabetes",
     "digits",
     "digits_regression",
     "double_well",
+    "find_basins",
+    "find_saddles",
+    "flow_ends",
+    "label_by_nearest",
     "mnist_subset",
     "mueller_brown",
     "quadratic",
@@ -72,6 +88,7 @@ __all__ = [
     "scalar_field_kernel",
     "sharp_and_flat_wells",
     "squared_error",
+    "stationary_point",
     "symmetric_noise_covariance",
     "teacher_student",
 ]

@@ -177,7 +177,7 @@ class AbstractFiniteSum(AbstractLandscape):
         "ℓ_i(θ) = exp(x_i·θ) − y_i x_i·θ."
 
         data: tuple[jax.Array, jax.Array]
-        noise_form: ss.AbstractNoiseForm = ss.ExampleWeights()
+        noise_form: ss.landscapes.AbstractNoiseForm = ss.landscapes.ExampleWeights()
 
         @property
         def dimension(self):
@@ -333,7 +333,7 @@ class AbstractPopulation(AbstractLandscape):
     default floating dtype, unless you write them.
 
     ```python
-    class NoisyMean(ss.AbstractPopulation):
+    class NoisyMean(ss.landscapes.AbstractPopulation):
         "ℓ(θ; x) = ½(θ − x)², x standard normal, d = 1: L(θ) = ½θ² + ½, Σ(θ) = 1."
         dimension = 1
 

@@ -31,6 +31,17 @@ from sde_sgd.landscapes.probe import probe
 from sde_sgd.landscapes.validate import numbers
 from sde_sgd.types import Key, RealLike
 
+__all__ = [
+    "breast_cancer",
+    "Dataset",
+    "diabetes",
+    "digits",
+    "digits_regression",
+    "mnist_subset",
+    "random_labels",
+    "teacher_student",
+]
+
 
 class Dataset(NamedTuple):
     """Training and test examples.

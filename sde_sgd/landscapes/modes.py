@@ -135,8 +135,8 @@ def refuse_many_dimensions(what: str, dimension: int) -> None:
         raise ValueError(
             f"{what} forms the Hessian, and with d = {dimension} that is "
             f"{8 * dimension**2 / 1e9:.3g} GB; d = {MOST_DENSE} is the most. Without it "
-            f"landscape.minimise(θ) finds a minimum, ss.hessian_eigenvalues its curvatures, and "
-            f"ss.label_by_nearest(minima, radius) tells which minimum is near."
+            f"landscape.minimise(θ) finds a minimum, ss.curvature.eigenvalues its curvatures, and "
+            f"ss.landscapes.label_by_nearest(minima, radius) tells which minimum is near."
         )
 
 
@@ -150,7 +150,7 @@ def flat_directions(eigenvalues: Float[np.ndarray, " d"], dtype: Any) -> str:
     return (
         f"{flat} of the {size} eigenvalues of the Hessian are zero to rounding (below "
         f"{limit:.2g}; the largest is {largest:.3g}), flat directions in which there is no "
-        f"isolated minimum: add l2, or tell minima by distance with ss.label_by_nearest"
+        f"isolated minimum: add l2, or tell minima by distance with ss.landscapes.label_by_nearest"
     )
 
 

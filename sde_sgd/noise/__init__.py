@@ -12,13 +12,11 @@ from sde_sgd.noise.function_noise import FunctionNoise as FunctionNoise
 from sde_sgd.noise.models import (
     AbstractGradientNoise as AbstractGradientNoise,
     ConstantNoise as ConstantNoise,
-    covariance_operator as covariance_operator,
     DiagonalNoise as DiagonalNoise,
     HessianNoise as HessianNoise,
     IsotropicNoise as IsotropicNoise,
     MinibatchNoise as MinibatchNoise,
 )
-from sde_sgd.noise.paths import IterationNoise as IterationNoise
 from sde_sgd.noise.sampling import (
     AbstractSampling as AbstractSampling,
     RandomReshuffling as RandomReshuffling,

@@ -25,7 +25,7 @@ class AbstractDriving(eqx.Module):
     `time_step` iterations, in units in which white noise has the variance `time_step`.
 
     ```python
-    class CoinTosses(ss.AbstractDriving):
+    class CoinTosses(ss.noise.AbstractDriving):
         "Independent increments ±√Δs, as weak schemes draw them."
 
         gaussian: ClassVar[bool] = False

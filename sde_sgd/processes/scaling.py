@@ -71,7 +71,7 @@ def square_root_scaling(optimizer: Any, kappa: RealLike) -> AbstractAdaptive:
         raise ValueError(
             f"square_root_scaling is for ss.Adam, ss.RMSprop and ss.SignSGD; got "
             f"{in_brief(optimizer)}. "
-            f"For SGD there is ss.linear_scaling."
+            f"For SGD there is ss.processes.linear_scaling."
         )
     kappa = check_number("kappa", kappa, above=0)
     for name in ("beta", "beta1", "beta2"):

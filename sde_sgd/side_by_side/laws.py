@@ -6,8 +6,7 @@ import equinox as eqx
 import jax.random as jr
 import numpy as np
 
-from sde_sgd.compare import distance_table
-from sde_sgd.compare.distances import DistanceName
+from sde_sgd.compare.distances.ensembles import DistanceName, table
 from sde_sgd.estimate import Estimate
 from sde_sgd.side_by_side.step import member_rows, StepErrors
 from sde_sgd.simulate.run import Run
@@ -76,9 +75,7 @@ def laws(
     for i in range(1, 1 if few else len(first)):
         own = jr.fold_in(key, i)
         rows = [side[i] for side in sides]
-        tables.append(
-            distance_table(*rows, key=own, distances=tuple(names), num_bootstrap=num_bootstrap)
-        )
+        tables.append(table(*rows, key=own, distances=tuple(names), num_bootstrap=num_bootstrap))
     found = {}
     for name in names:
         fields = {}

@@ -14,7 +14,7 @@ from sde_sgd._checks import (
     output_shape,
     real_values,
 )
-from sde_sgd.compare.distances import DISTANCES
+from sde_sgd.compare.distances.ensembles import DISTANCES
 from sde_sgd.measure.snapshots import Snapshots
 from sde_sgd.processes.base import AbstractProcess
 from sde_sgd.processes.continuous.modified import ModifiedEquation

@@ -9,7 +9,7 @@ import numpy as np
 
 from sde_sgd._checks import check_flag, check_progress
 from sde_sgd._user_functions import refuse_tracing
-from sde_sgd.compare.distances import DistanceName
+from sde_sgd.compare.distances.ensembles import DistanceName
 from sde_sgd.measure.base import AbstractMeasure
 from sde_sgd.processes.base import AbstractProcess
 from sde_sgd.side_by_side.case import Case, make_case, settings_of

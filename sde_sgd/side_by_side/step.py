@@ -15,8 +15,8 @@ import equinox as eqx
 import jax.random as jr
 import numpy as np
 
-from sde_sgd.compare import distance_change, distance_table, sidak_threshold
-from sde_sgd.compare.distances import DistanceName
+from sde_sgd.compare import sidak_threshold
+from sde_sgd.compare.distances.ensembles import distance_change, DistanceName
 from sde_sgd.estimate import Estimate
 from sde_sgd.processes.base import AbstractProcess
 from sde_sgd.simulate.run import Run
@@ -180,7 +180,7 @@ def visible_differences(
     if half < 2:
         return Visible(means, {})
     # The second ensemble's halves stand for the SDE and the floor, at half the members.
-    table = distance_table(
+    table = distances.table(
         one,
         other[:half],
         other[half : 2 * half],

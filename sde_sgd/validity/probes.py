@@ -14,11 +14,11 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float
 
-from sde_sgd.curvature import gradient_covariance_eigenvalues, hessian_eigenvalues
 from sde_sgd.estimate import Estimate
 from sde_sgd.landscapes import compiled
 from sde_sgd.landscapes.base import AbstractFiniteSum
 from sde_sgd.landscapes.blocks import map_blocks
+from sde_sgd.landscapes.geometry.curvature import eigenvalues, noise_eigenvalues
 from sde_sgd.memory import working_bytes
 from sde_sgd.types import Key, Vector
 from sde_sgd.validity.examples import Examples
@@ -84,11 +84,9 @@ def directions(
     landscape = examples.chosen
     size = landscape.dimension
     begin("sharpest directions")
-    sharp = hessian_eigenvalues(
-        landscape, theta, min(count, size), tolerance=_TOLERANCE, on_product=tick
-    )
+    sharp = eigenvalues(landscape, theta, min(count, size), tolerance=_TOLERANCE, on_product=tick)
     begin("noisiest directions")
-    noisy = gradient_covariance_eigenvalues(
+    noisy = noise_eigenvalues(
         landscape, theta, min(count, size), tolerance=_TOLERANCE, on_product=tick
     )
     found: list[tuple[str, np.ndarray]] = []

@@ -9,18 +9,16 @@ import pytest
 from scipy import stats
 from scipy.spatial.distance import cdist
 
-from sde_sgd.compare import (
+from sde_sgd.compare._resample import bootstrap_weights
+from sde_sgd.compare.distances import (
     _resample,
     compare,
-    distance_change,
-    distance_table,
-    energy_distance,
     excess,
     sliced_wasserstein,
+    table,
     wasserstein_per_direction,
 )
-from sde_sgd.compare._resample import bootstrap_weights
-from sde_sgd.compare.distances import _replicates, DistanceName
+from sde_sgd.compare.distances.ensembles import _replicates, distance_change, DistanceName
 from sde_sgd.estimate import Estimate
 
 KEY = jr.key(0)
@@ -226,7 +224,7 @@ def test_the_joint_bootstrap_has_the_error_of_a_shared_x():
     joint, independent = [], []
     for _ in range(300):
         x, y, r = rng.standard_normal((3, 100, 1))
-        row = distance_table(2 * x, y / 2 + 1, r / 2 + 1, key=KEY, distances=("energy",))["energy"]
+        row = table(2 * x, y / 2 + 1, r / 2 + 1, key=KEY, distances=("energy",))["energy"]
         joint.append(row.excess)
         independent.append(np.hypot(row.distance.standard_error, row.floor.standard_error))
     ratio, tolerance = calibration(joint)
@@ -235,18 +233,16 @@ def test_the_joint_bootstrap_has_the_error_of_a_shared_x():
     assert abs(np.mean(independent) / truth - 1) > tolerance, "control: separate bootstraps"
 
 
-def test_the_distance_table_reads_by_name_and_prints():
+def test_the_table_reads_by_name_and_prints():
     """Rows distance, floor, excess by name; one line each."""
     x, y, r = np.random.default_rng(10).standard_normal((3, 30, 2))
-    table = distance_table(x, y, r, key=KEY)
-    assert [row.name for row in table.rows] == ["wasserstein", "sliced", "energy"]
-    energy = table["energy"]
-    np.testing.assert_allclose(
-        energy.excess.value, energy.distance.value - energy.floor.value, rtol=1e-12
-    )
-    assert len(str(table).splitlines()) == 5
+    found = table(x, y, r, key=KEY)
+    assert [row.name for row in found.rows] == ["wasserstein", "sliced", "energy"]
+    row = found["energy"]
+    np.testing.assert_allclose(row.excess.value, row.distance.value - row.floor.value, rtol=1e-12)
+    assert len(str(found).splitlines()) == 5
     with pytest.raises(KeyError, match="w2"):
-        table["w2"]
+        found["w2"]
 
 
 # Change between two versions of the same members

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sde_sgd.compare import energy_distance, permutation_test
+from sde_sgd.compare.distances import permutation_test
 
 KEY = jr.key(0)
 STATISTICS = ["energy", "wasserstein", "sliced"]
@@ -63,7 +63,7 @@ def test_a_function_is_a_statistic():
     built_in = permutation_test(x, y, key=KEY, num_permutations=19)
 
     def energy(a, b):
-        return float(energy_distance(a, b, key=KEY, num_bootstrap=2, unbiased=False).value)
+        return float(energy(a, b, key=KEY, num_bootstrap=2, unbiased=False).value)
 
     given = permutation_test(x, y, key=KEY, statistic=energy, num_permutations=19)
     np.testing.assert_allclose(given.statistic, built_in.statistic, rtol=1e-12)

@@ -36,21 +36,21 @@ def brute(x, quantile, cells=400_000):
 def test_samples():
     """Sample and law, two samples of different size, a sample and its permutation."""
     x, y = 0.3 + 1.2 * RNG.normal(size=500), RNG.normal(size=320)
-    law = ss.wasserstein2(x, stats.norm(), key=jr.key(0))
+    law = ss.distances.wasserstein2(x, stats.norm(), key=jr.key(0))
     assert float(law.measured.value) == pytest.approx(brute(x, stats.norm.ppf), rel=1e-4)
     assert law.excess > 5
-    both = ss.wasserstein2(x, y, key=jr.key(0))
+    both = ss.distances.wasserstein2(x, y, key=jr.key(0))
     exact = brute(x, lambda u: np.sort(y)[(u * len(y)).astype(int)])
     assert float(both.measured.value) == pytest.approx(exact, rel=1e-4)
-    assert float(ss.wasserstein2(x, x[::-1], key=jr.key(0)).measured.value) == 0
+    assert float(ss.distances.wasserstein2(x, x[::-1], key=jr.key(0)).measured.value) == 0
 
 
 def test_floor_of_equal_laws():
     """The floor is the mean over samples of the law: 40 fresh ones average to it."""
-    found = ss.wasserstein2(RNG.logistic(size=400), stats.logistic(), key=jr.key(3))
+    found = ss.distances.wasserstein2(RNG.logistic(size=400), stats.logistic(), key=jr.key(3))
     fresh = [
         float(
-            ss.wasserstein2(
+            ss.distances.wasserstein2(
                 RNG.logistic(size=400), stats.logistic(), key=jr.key(4), num_bootstrap=2
             ).measured.value
         )
@@ -62,14 +62,16 @@ def test_floor_of_equal_laws():
 
 
 BAD = {
-    "exact on the line": lambda: ss.wasserstein2(np.zeros((9, 2)), np.zeros(9), key=jr.key(0)),
-    "For samples use ss.wasserstein2": lambda: ss.theory.laws.wasserstein2(
+    "exact on the line": lambda: ss.distances.wasserstein2(
+        np.zeros((9, 2)), np.zeros(9), key=jr.key(0)
+    ),
+    "For samples use ss.distances.wasserstein2": lambda: ss.theory.laws.wasserstein2(
         np.zeros(9), stats.norm()
     ),
     "1 and 2 dimensions": lambda: ss.theory.laws.wasserstein2(
         Gaussian(np.zeros(1), np.eye(1)), Gaussian(np.zeros(2), np.eye(2))
     ),
-    "NaN": lambda: ss.wasserstein2(np.full(9, np.nan), stats.norm(), key=jr.key(0)),
+    "NaN": lambda: ss.distances.wasserstein2(np.full(9, np.nan), stats.norm(), key=jr.key(0)),
 }
 
 

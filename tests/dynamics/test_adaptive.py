@@ -246,7 +246,7 @@ def test_noise_of_the_equation(index):
 def test_square_root_rule_keeps_the_equation(optimizer):
     """C → C/κ under the rule: the mean and variance at equal η²k are equal as the step → 0."""
     kappa, gaps = 4, {}
-    scaled = ss.square_root_scaling(optimizer, kappa)
+    scaled = ss.processes.square_root_scaling(optimizer, kappa)
     for name, own in (("rule", scaled), ("linear", linear_scaled(optimizer, kappa))):
         values = []
         for steps in (64, 128):
@@ -259,7 +259,7 @@ def test_square_root_rule_keeps_the_equation(optimizer):
 
 def linear_scaled(optimizer, kappa):
     """η → κη with the memories of the square-root rule, the control."""
-    own = ss.square_root_scaling(optimizer, kappa)
+    own = ss.processes.square_root_scaling(optimizer, kappa)
     fields = [float(x) for x in jax.tree.leaves(own)]
     rate = kappa * optimizer.learning_rate.constant()
     return type(own)(rate, *fields[1:], noise_dominated=True)
@@ -267,25 +267,28 @@ def linear_scaled(optimizer, kappa):
 
 def test_rules_by_their_numbers():
     """κ = 4: η_k → 2η_{4k}, 1−β → 4(1−β), ε → ε/2, λ → 2λ; η → κη, B → κB for SGD."""
-    adam = ss.square_root_scaling(ss.Adam(0.01, 0.95, 0.99, 1e-6, 0.3), 4)
+    adam = ss.processes.square_root_scaling(ss.Adam(0.01, 0.95, 0.99, 1e-6, 0.3), 4)
     numbers = [float(x) for x in jax.tree.leaves(adam)]
     assert numbers == pytest.approx([0.02, 0.8, 0.96, 5e-7, 0.6])
-    sign = ss.square_root_scaling(ss.SignSGD(0.01), 9)
+    sign = ss.processes.square_root_scaling(ss.SignSGD(0.01), 9)
     assert sign.learning_rate.constant() == pytest.approx(0.03)
-    falling = ss.square_root_scaling(ss.RMSprop(lambda k: 0.1 / (1 + k)), 4).learning_rate
+    falling = ss.processes.square_root_scaling(ss.RMSprop(lambda k: 0.1 / (1 + k)), 4).learning_rate
     assert float(falling.at(3, jnp.float64)) == pytest.approx(0.2 / 13)
-    assert ss.linear_scaling(0.1, 8, 4) == (0.4, 32)
-    assert ss.linear_scaling(0.1, 8, 0.5) == (0.05, 4)
+    assert ss.processes.linear_scaling(0.1, 8, 4) == (0.4, 32)
+    assert ss.processes.linear_scaling(0.1, 8, 0.5) == (0.05, 4)
 
 
 @pytest.mark.parametrize(
     "call, words",
     [
-        (lambda: ss.square_root_scaling(ss.Adam(0.01), 16), "-0.6 is negative.*beta1 ≥ 0.9375"),
-        (lambda: ss.square_root_scaling(ss.RMSprop(0.01, 0.5), 4), "κ ≤ 2"),
-        (lambda: ss.square_root_scaling(ss.Adam(0.01), -1.0), "kappa must be"),
-        (lambda: ss.linear_scaling(0.1, 8, 0.3), "no whole number"),
-        (lambda: ss.linear_scaling(0.1, 8, 4, num_examples=20), "ends at kappa = 2.5"),
+        (
+            lambda: ss.processes.square_root_scaling(ss.Adam(0.01), 16),
+            "-0.6 is negative.*beta1 ≥ 0.9375",
+        ),
+        (lambda: ss.processes.square_root_scaling(ss.RMSprop(0.01, 0.5), 4), "κ ≤ 2"),
+        (lambda: ss.processes.square_root_scaling(ss.Adam(0.01), -1.0), "kappa must be"),
+        (lambda: ss.processes.linear_scaling(0.1, 8, 0.3), "no whole number"),
+        (lambda: ss.processes.linear_scaling(0.1, 8, 4, num_examples=20), "ends at kappa = 2.5"),
         (lambda: ss.Adam(0.01, beta1=1.0), r"beta1 must be a number in \[0, 1\)"),
         (lambda: ss.SignSGD(0.0), "learning_rate must be"),
         (lambda: ss.RMSprop(0.1, epsilon=-1.0), "epsilon must be"),
@@ -302,5 +305,5 @@ def test_unknown_optimiser():
     land, noise = ss.quadratic([[1.0]], [[1.0]]), ss.ConstantNoise(np.ones((1, 1)))
     with pytest.raises(ValueError, match="not known. Known are those of ss.Adam, ss.RMSprop"):
         ss.AdaptiveEquation(land, optax.adagrad(0.1), noise)
-    with pytest.raises(ValueError, match=r"is for ss.Adam.*ss.linear_scaling"):
-        ss.square_root_scaling(optax.sgd(0.1), 4)
+    with pytest.raises(ValueError, match=r"is for ss.Adam.*ss.processes.linear_scaling"):
+        ss.processes.square_root_scaling(optax.sgd(0.1), 4)

@@ -10,7 +10,7 @@ import pytest
 import sde_sgd as ss
 
 ETA, BATCH, SUBSTEPS = 0.05, 10, 2
-LANDSCAPE = ss.LinearTeacherStudent(np.eye(2), 1.0)
+LANDSCAPE = ss.landscapes.LinearTeacherStudent(np.eye(2), 1.0)
 # Every entry that has noise has the right variance 1/B. To first order WᵀW = I + Δ + Δᵀ, the gap
 # is 2√((Δ₁₁ − Δ₂₂)² + (Δ₁₂ + Δ₂₁)²), and its mean these multiples of that with noise everywhere.
 MASKS = {

@@ -98,15 +98,15 @@ def test_it_is_the_loop_written_by_hand(name):
 
 
 LOGISTIC = ss.LogisticRegression(normal(2, 6, 3), np.array([0, 1, 2, 0, 1, 2]))
-STUDENT = ss.LinearTeacherStudent(normal(3, 2, 3), 0.1)
-MACHINE = ss.GaussianRBM(np.diag([0.5, 1.0, 2.0]), 2.0, 2)
+STUDENT = ss.landscapes.LinearTeacherStudent(normal(3, 2, 3), 0.1)
+MACHINE = ss.landscapes.GaussianRBM(np.diag([0.5, 1.0, 2.0]), 2.0, 2)
 TREES = {
     "a network": (LANDSCAPE, [(8, 2), (8,), (1, 8), (1,)]),
     "logistic regression": (LOGISTIC, [(3, 3), (3,)]),
     "teacher and student": (STUDENT, [(2, 3)]),
     "a Boltzmann machine": (MACHINE, [(3, 2)]),
     "least squares": (ss.LeastSquares(normal(4, 6, 3), normal(5, 6)), [(3,)]),
-    "a control variate": (ss.ControlVariate(LOGISTIC, np.zeros(12)), [(3, 3), (3,)]),
+    "a control variate": (ss.landscapes.ControlVariate(LOGISTIC, np.zeros(12)), [(3, 3), (3,)]),
 }
 
 

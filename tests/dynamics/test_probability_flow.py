@@ -204,7 +204,7 @@ def test_a_sample_has_the_density():
     density = line(240)[0][-1]
     sample = on_the_line(240)[2]
     assert ss.compare_law(sample, density, key=jr.key(1)).verdict == "agrees"
-    assert abs(ss.wasserstein2(sample, density, key=jr.key(2)).excess) < 4.3
+    assert abs(ss.distances.wasserstein2(sample, density, key=jr.key(2)).excess) < 4.3
     wrong = on_the_line(240, DIFFUSION * SLOPE)[2]
     assert ss.compare_law(wrong, density, key=jr.key(1)).verdict == "disagrees"
 

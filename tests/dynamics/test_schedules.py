@@ -83,9 +83,13 @@ SCHEDULED = {
         "": lambda rate: ss.UnderdampedEquation(LANDSCAPE, rate, NOISE, 0.5, 2)
     },
     ss.DrivenEquation: {
-        "white": lambda rate: ss.DrivenEquation(LANDSCAPE, rate, NOISE, ss.WhiteNoise(), 2),
-        "epochs": lambda rate: ss.DrivenEquation(LANDSCAPE, rate, NOISE, ss.epoch_noise(4), 2),
-        "stable": lambda rate: ss.DrivenEquation(LANDSCAPE, rate, CONSTANT, ss.StableNoise(1.5)),
+        "white": lambda rate: ss.DrivenEquation(LANDSCAPE, rate, NOISE, ss.noise.WhiteNoise(), 2),
+        "epochs": lambda rate: ss.DrivenEquation(
+            LANDSCAPE, rate, NOISE, ss.noise.epoch_noise(4), 2
+        ),
+        "stable": lambda rate: ss.DrivenEquation(
+            LANDSCAPE, rate, CONSTANT, ss.noise.StableNoise(1.5)
+        ),
     },
     ss.TransformedEquation: {"": transformed},
     ss.AdaptiveEquation: {

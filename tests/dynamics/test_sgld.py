@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import sde_sgd as ss
-from sde_sgd.noise import covariance_operator
+from sde_sgd.noise.models import covariance_operator
 
 RNG = np.random.default_rng(3)
 INPUTS = RNG.normal(size=(12, 2)) * np.array([1.0, 0.7])
@@ -133,7 +133,7 @@ def test_control_variate_of_every_batch():
     """ĝ = ∇L(a) + mean[∇ℓ_i(θ) − ∇ℓ_i(a)], L̃ = L, Σ̃ = Cov_i, Σ̃(a) = 0: logistic regression."""
     model = ss.LogisticRegression(INPUTS, (TARGETS > 0).astype(int), l2=0.1)
     anchor, theta = jnp.array([0.3, -0.2, 0.1]), jnp.array([-1.0, 0.5, 0.4])
-    made = ss.ControlVariate(model, anchor)
+    made = ss.landscapes.ControlVariate(model, anchor)
     batch = jnp.array([0, 4, 4, 9])
 
     @jax.jit  # One compilation.
@@ -198,18 +198,18 @@ def test_temperature_of_the_posterior():
     assert all(leaf.shape[0] == 5 for leaf in jax.tree.leaves(state))
 
 
-POPULATION = ss.PopulationLeastSquares([[1.0]], 1.0)
+POPULATION = ss.landscapes.PopulationLeastSquares([[1.0]], 1.0)
 BAD = {
     "finite number ≥ 0": lambda: ss.SGLD(LANDSCAPE, ETA, ss.WithReplacement(2), temperature=-1.0),
     "give temperature": lambda: ss.SGLD(POPULATION, ETA, ss.WithReplacement(2)),
     "no examples to take": lambda: ss.SGLD(
         ss.quadratic(1.0, 1.0), ETA, ss.WithReplacement(2), control_variate=jnp.zeros(1)
     ),
-    "needs a finite sum": lambda: ss.ControlVariate(POPULATION, jnp.zeros(1)),
+    "needs a finite sum": lambda: ss.landscapes.ControlVariate(POPULATION, jnp.zeros(1)),
     r"shape \(2,\)": lambda: ss.SGLD(
         LANDSCAPE, ETA, ss.WithReplacement(2), control_variate=jnp.zeros(3)
     ),
-    "NaN": lambda: ss.ControlVariate(LANDSCAPE, jnp.array([0.0, jnp.nan])),
+    "NaN": lambda: ss.landscapes.ControlVariate(LANDSCAPE, jnp.array([0.0, jnp.nan])),
     "batch_size=13": lambda: ss.SGLD(LANDSCAPE, ETA, ss.RandomReshuffling(13)),
     "learning_rate": lambda: ss.ThermalNoise(
         ss.MinibatchNoise(ss.WithReplacement(2)), 0.1, learning_rate=0.0

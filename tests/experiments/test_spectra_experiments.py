@@ -81,7 +81,7 @@ def test_starts_have_their_variances():
     config = marchenko_pastur_departure.Config()
     theta = marchenko_pastur_departure.starts(config, jr.key(1), 40)
     risk = marchenko_pastur_departure.landscape(config)
-    matrix = ss.weight_matrix(risk, lambda x: x.layers[2].weight)
+    matrix = ss.measure.weight_matrix(risk, lambda x: x.layers[2].weight)
     weights = np.asarray(jax.vmap(matrix)(theta))
     assert weights.shape == (40, config.inner, config.outer)
     variance = (weights**2).mean() * config.outer

@@ -6,10 +6,8 @@ import random
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import sde_sgd as ss
-from sde_sgd import plots
-
 from .judge import Outcome, outcome
+from .public import public
 from .recipes import RECIPES
 from .values import bad_values
 
@@ -20,11 +18,13 @@ SECONDS = 5.0
 
 # What the library makes and the user reads.
 RESULTS = """
-    Basins Comparison DivergenceError Ending FittedSDE FlowEnd Forecast LocalCoefficients
-    MeasureResult Minimum NoiseStatistics Price Run Saddle ScaledSGD SideBySide Splitting
-    SplittingError SvagLimit Validity ValidityScan WeakError WeakForm WeakOrder Dataset
-    QuadraticEnergy DoubleWellEnergy SharpAndFlatWellsEnergy MuellerBrownEnergy
-    theory.selection.BalanceMoments theory.escape.BatchExitTime theory.equations.ConditionalMoments
+    Basins Comparison DivergenceError landscapes.Ending identify.FittedSDE landscapes.FlowEnd
+    Forecast identify.LocalCoefficients measure.MeasureResult landscapes.Minimum
+    measure.NoiseStatistics Price Run landscapes.Saddle processes.ScaledSGD SideBySide Splitting
+    SplittingError SvagLimit Validity ValidityScan WeakError identify.WeakForm WeakOrder
+    data.Dataset landscapes.QuadraticEnergy landscapes.DoubleWellEnergy
+    landscapes.SharpAndFlatWellsEnergy landscapes.MuellerBrownEnergy theory.selection.BalanceMoments
+    theory.escape.BatchExitTime theory.equations.ConditionalMoments
     theory.selection.DiagonalNetworkLimit theory.stationary.EpochCovariance
     theory.selection.Evidence theory.escape.ExitTime theory.escape.EyringKramers
     theory.equations.FlowGap theory.laws.GridDensity theory.escape.GridFunction
@@ -32,18 +32,24 @@ RESULTS = """
     theory.equations.LinearEquation theory.stationary.MeanSquareStability theory.equations.OrderFit
     theory.escape.QuasiPotential theory.equations.ReadEquation theory.equations.ScalarErrors
     theory.laws.ScalarLaw theory.stationary.ScalarMoments theory.stationary.StationaryCurrent
-    theory.laws.StationaryDensity theory.escape.StationaryPoint
-    theory.matrices.TeacherStudentSpacing theory.stationary.TransientMoments
-    theory.stationary.EntropyProduction
+    theory.laws.StationaryDensity landscapes.StationaryPoint theory.matrices.TeacherStudentSpacing
+    theory.stationary.TransientMoments theory.stationary.EntropyRate
+    curvature.Eigenvalues curvature.SpectralDensity
+    curvature.CurvatureAlong distances.DistanceRow distances.DistanceTable distances.PermutationTest
+    measure.AutocovarianceResult measure.Tick measure.ConditionalIncrementsResult
+    measure.ArealVelocityResult measure.EntropyProductionResult measure.FirstPassageResult
+    measure.HistogramResult measure.JointHistogramResult measure.OccupationResult
+    measure.SpectrumResult measure.StationarityResult measure.TailRatiosResult
 """.split()  # noqa: SIM905
 NO_RECIPE = dict.fromkeys(RESULTS, "the library makes it") | {
     "theory.laws.tail_index_limit": "takes no argument",
-    "WhiteNoise": "takes no argument",
-    "ExampleWeights": "takes no argument",
+    "noise.WhiteNoise": "takes no argument",
+    "landscapes.ExampleWeights": "takes no argument",
     "Stream": "an enumeration",
     "Draws": "made by Draws.create",
     "theory.stationary.MomentumLaw": "made by MomentumLaw.of",
     "plots.side_by_side_figure": "takes a result alone",
+    "processes.LearningRate": "every process makes one of its learning_rate",
 }
 
 
@@ -58,24 +64,23 @@ class Case(NamedTuple):
 def missing() -> list[str]:
     """The public functions and classes that have neither a recipe nor a reason."""
     given = {name.split(" ")[0] for name in RECIPES} | set(NO_RECIPE)
-    public = {n: getattr(ss, n) for n in vars(ss) if not n.startswith("_")}
-    public |= {f"theory.{n}": getattr(ss.theory, n) for n in ss.theory.__all__}
-    public |= {f"plots.{n}": getattr(plots, n) for n in plots.__all__}
     return [
         name
-        for name, value in public.items()
+        for name, value in public().items()
         if callable(value) and not inspect.isabstract(value) and name not in given
     ]
 
 
 def package(recipe: str) -> str:
     """The part of `sde_sgd` in which the callable of a recipe is defined, "compare" say."""
-    first = recipe.split(" ")[0].split(".")[0]
-    if first in ("theory", "plots"):
-        return first
-    if not hasattr(ss, first):
+    name = recipe.split(" ")[0]
+    if name.startswith(("theory", "plots")):
+        return name.split(".")[0]
+    while name and name not in public():
+        name = name.rpartition(".")[0]  # a method
+    if not name:
         return "measure"  # a result that has no public name
-    return getattr(ss, first).__module__.split(".")[1]
+    return public()[name].__module__.split(".")[1]
 
 
 def all_cases(prefix: str = "", packages: tuple[str, ...] = ()) -> Iterator[Case]:

@@ -49,7 +49,7 @@ class Made:
 
     @cached_property
     def population(self):
-        return ss.PopulationLeastSquares(np.eye(2), label_noise=0.1)
+        return ss.landscapes.PopulationLeastSquares(np.eye(2), label_noise=0.1)
 
     @cached_property
     def sampling(self):
@@ -87,11 +87,11 @@ class Made:
     @cached_property
     def fitted(self):
         runs = RNG.normal(size=(60, 10, 1)).cumsum(0)
-        return ss.identify_sparse(runs, self.basis, time_step=0.1, failure_rate=None)
+        return ss.identify.sparse(runs, self.basis, time_step=0.1, failure_rate=None)
 
     @cached_property
     def basis(self):
-        return ss.PolynomialBasis(1, 1)
+        return ss.identify.PolynomialBasis(1, 1)
 
     @cached_property
     def histogram(self):

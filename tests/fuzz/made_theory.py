@@ -127,7 +127,7 @@ class Made:
 
     @cached_property
     def population(self):
-        return ss.PopulationLeastSquares(np.eye(2), label_noise=0.1)
+        return ss.landscapes.PopulationLeastSquares(np.eye(2), label_noise=0.1)
 
     @cached_property
     def balance(self):

@@ -39,43 +39,58 @@ add("Potential (tilts)", lambda: (ss.Potential, dict(energy=jnp.sum, tilts=X - X
 add("quadratic", lambda: (ss.quadratic, dict(hessian=H, noise_covariance=C, minimum=THETA)))
 add("double_well", lambda: (ss.double_well, dict(noise_covariance=0.5, asymmetry=0.1)))
 add(
-    "sharp_and_flat_wells",
+    "landscapes.sharp_and_flat_wells",
     lambda: (
-        ss.sharp_and_flat_wells,
+        ss.landscapes.sharp_and_flat_wells,
         dict(noise_covariance=0.5, flat_curvature=1.0, sharp_curvature=9.0, asymmetry=0.1),
     ),
 )
-add("mueller_brown", lambda: (ss.mueller_brown, dict(noise_covariance=C, scale=0.1)))
 add(
-    "PopulationLeastSquares",
+    "landscapes.mueller_brown",
+    lambda: (ss.landscapes.mueller_brown, dict(noise_covariance=C, scale=0.1)),
+)
+add(
+    "landscapes.PopulationLeastSquares",
     lambda: (
-        ss.PopulationLeastSquares,
+        ss.landscapes.PopulationLeastSquares,
         dict(feature_covariance=H, label_noise=0.1, minimum=THETA),
     ),
 )
-add("GaussianRBM", lambda: (ss.GaussianRBM, dict(kernel=H, mass=3.0, num_hidden=2)))
-add("scalar_field_kernel", lambda: (ss.scalar_field_kernel, dict(size=4, mass=1.0)))
 add(
-    "LinearTeacherStudent",
+    "landscapes.GaussianRBM",
+    lambda: (ss.landscapes.GaussianRBM, dict(kernel=H, mass=3.0, num_hidden=2)),
+)
+add(
+    "landscapes.scalar_field_kernel",
+    lambda: (ss.landscapes.scalar_field_kernel, dict(size=4, mass=1.0)),
+)
+add(
+    "landscapes.LinearTeacherStudent",
     lambda: (
-        ss.LinearTeacherStudent,
+        ss.landscapes.LinearTeacherStudent,
         dict(teacher=np.eye(2), label_noise=0.1, feature_covariance=H),
     ),
 )
-add("GaussianTilts", lambda: (ss.GaussianTilts, dict(energy=jnp.sum, noise_covariance=C)))
 add(
-    "symmetric_noise_covariance",
-    lambda: (ss.symmetric_noise_covariance, dict(size=2, scale=1.0)),
-)
-add("ControlVariate", lambda: (ss.ControlVariate, dict(landscape=made.sum, anchor=THETA)))
-add(
-    "random_labels",
-    lambda: (ss.random_labels, dict(targets=LABELS, key=jr.key(0), num_classes=2)),
+    "landscapes.GaussianTilts",
+    lambda: (ss.landscapes.GaussianTilts, dict(energy=jnp.sum, noise_covariance=C)),
 )
 add(
-    "teacher_student",
+    "landscapes.symmetric_noise_covariance",
+    lambda: (ss.landscapes.symmetric_noise_covariance, dict(size=2, scale=1.0)),
+)
+add(
+    "landscapes.ControlVariate",
+    lambda: (ss.landscapes.ControlVariate, dict(landscape=made.sum, anchor=THETA)),
+)
+add(
+    "data.random_labels",
+    lambda: (ss.data.random_labels, dict(targets=LABELS, key=jr.key(0), num_classes=2)),
+)
+add(
+    "data.teacher_student",
     lambda: (
-        ss.teacher_student,
+        ss.data.teacher_student,
         dict(
             num_examples=4,
             dimension=2,
@@ -91,19 +106,19 @@ add(
 
 def _mnist():
     """The data set, once its file has been read, which takes seconds."""
-    ss.mnist_subset((0, 1))
-    return ss.mnist_subset
+    ss.data.mnist_subset((0, 1))
+    return ss.data.mnist_subset
 
 
 _split = dict(test_fraction=0.2, seed=0, dtype=None)
 _images = dict(classes=(0, 1), layout="flat", principal_directions=2, **_split)
-add("digits", lambda: (ss.digits, dict(scaling="standard", **_images)))
-add("mnist_subset", lambda: (_mnist(), dict(scaling="unit", **_images)))
-add("breast_cancer", lambda: (ss.breast_cancer, dict(_split)))
-add("diabetes", lambda: (ss.diabetes, dict(_split)))
+add("data.digits", lambda: (ss.data.digits, dict(scaling="standard", **_images)))
+add("data.mnist_subset", lambda: (_mnist(), dict(scaling="unit", **_images)))
+add("data.breast_cancer", lambda: (ss.data.breast_cancer, dict(_split)))
+add("data.diabetes", lambda: (ss.data.diabetes, dict(_split)))
 add(
-    "digits_regression",
-    lambda: (ss.digits_regression, dict(num_directions=2, targets="parity", **_split)),
+    "data.digits_regression",
+    lambda: (ss.data.digits_regression, dict(num_directions=2, targets="parity", **_split)),
 )
 add("cross_entropy", lambda: (ss.cross_entropy, dict(logits=jnp.ones(2), label=1)))
 add("squared_error", lambda: (ss.squared_error, dict(prediction=jnp.ones(2), target=jnp.ones(2))))
@@ -160,16 +175,19 @@ add(
     "ThermalNoise",
     lambda: (ss.ThermalNoise, dict(noise=made.noise, temperature=0.1, learning_rate=0.1)),
 )
-add("ColouredNoise", lambda: (ss.ColouredNoise, dict(rates=[1.0], weights=[1.0], white=0.5)))
-add("StableNoise", lambda: (ss.StableNoise, dict(index=1.5, scale=1.0)))
 add(
-    "fractional_noise",
+    "noise.ColouredNoise",
+    lambda: (ss.noise.ColouredNoise, dict(rates=[1.0], weights=[1.0], white=0.5)),
+)
+add("noise.StableNoise", lambda: (ss.noise.StableNoise, dict(index=1.5, scale=1.0)))
+add(
+    "noise.fractional_noise",
     lambda: (
-        ss.fractional_noise,
+        ss.noise.fractional_noise,
         dict(hurst=0.7, num_states=12, slowest=1e-3, fastest=1e3),
     ),
 )
-add("epoch_noise", lambda: (ss.epoch_noise, dict(batches_per_epoch=4)))
+add("noise.epoch_noise", lambda: (ss.noise.epoch_noise, dict(batches_per_epoch=4)))
 
 # Processes.
 _on_sum = lambda: dict(landscape=made.sum, learning_rate=0.1)  # noqa: E731
@@ -188,7 +206,7 @@ add(
 add("ModifiedEquation.refined", lambda: (made.sde.refined, dict(substeps=2, refinement=2)))
 add(
     "DrivenEquation",
-    lambda: (ss.DrivenEquation, dict(**_equation(), driving=ss.WhiteNoise(), substeps=2)),
+    lambda: (ss.DrivenEquation, dict(**_equation(), driving=ss.noise.WhiteNoise(), substeps=2)),
 )
 add(
     "UnderdampedEquation",
@@ -294,15 +312,15 @@ add(
     ),
 )
 add(
-    "linear_scaling",
+    "processes.linear_scaling",
     lambda: (
-        ss.linear_scaling,
+        ss.processes.linear_scaling,
         dict(learning_rate=0.1, batch_size=2, kappa=2.0, num_examples=8),
     ),
 )
 add(
-    "square_root_scaling",
-    lambda: (ss.square_root_scaling, dict(optimizer=ss.Adam(0.1), kappa=2.0)),
+    "processes.square_root_scaling",
+    lambda: (ss.processes.square_root_scaling, dict(optimizer=ss.Adam(0.1), kappa=2.0)),
 )
 add("ModifiedEquation.terms", lambda: (made.sde.terms, dict(key=made.key, member=0, iteration=0)))
 add(

@@ -106,22 +106,31 @@ add("Draws.integers", lambda: (made.draws.integers, dict(shape=(2,), maximum=5, 
 add("Moments", lambda: (ss.Moments, dict(of=first, covariance=True, **_when)))
 add("Snapshots", lambda: (ss.Snapshots, dict(at=[0, 2], of=first)))
 add("Histogram", lambda: (ss.Histogram, dict(edges=[0.0, 1.0, 2.0], of=first, **_when)))
-add("TailRatios", lambda: (ss.TailRatios, dict(levels=[1.0, 2.0], of=first, factor=2.0, **_when)))
+add(
+    "measure.TailRatios",
+    lambda: (ss.measure.TailRatios, dict(levels=[1.0, 2.0], of=first, factor=2.0, **_when)),
+)
 add(
     "Autocovariance",
     lambda: (ss.Autocovariance, dict(of=first, max_lag=2, increments=False, **_when)),
 )
 add("Autocovariance (lags)", lambda: (ss.Autocovariance, dict(of=first, lags=[0, 2])))
-add("ArealVelocity", lambda: (ss.ArealVelocity, dict(of=None, centre=[0.0, 1.0], burn_in=0)))
-add("BrownianBridge", lambda: (ss.BrownianBridge, dict(process=made.sde, level=first)))
+add(
+    "measure.ArealVelocity",
+    lambda: (ss.measure.ArealVelocity, dict(of=None, centre=[0.0, 1.0], burn_in=0)),
+)
+add(
+    "measure.BrownianBridge",
+    lambda: (ss.measure.BrownianBridge, dict(process=made.sde, level=first)),
+)
 add(
     "ConditionalIncrements",
     lambda: (ss.ConditionalIncrements, dict(of=first, edges=[0.0, 1.0], **_when)),
 )
 add(
-    "EntropyProduction",
+    "measure.EntropyProduction",
     lambda: (
-        ss.EntropyProduction,
+        ss.measure.EntropyProduction,
         dict(
             log_ratio=lambda x, y: x[0] - y[0],
             log_density=lambda x: -(x[0] ** 2),
@@ -130,7 +139,10 @@ add(
         ),
     ),
 )
-add("transition_log_ratio", lambda: (ss.transition_log_ratio, dict(process=made.gaussian_sgd)))
+add(
+    "measure.transition_log_ratio",
+    lambda: (ss.measure.transition_log_ratio, dict(process=made.gaussian_sgd)),
+)
 add("Estimate", lambda: (ss.Estimate, dict(value=1.0, standard_error=0.1, num_samples=3)))
 add("Estimate.from_samples", lambda: (ss.Estimate.from_samples, dict(samples=ROWS)))
 add("Estimate.of_variance", lambda: (ss.Estimate.of_variance, dict(within=ROWS**2, between=ROWS)))
@@ -143,28 +155,37 @@ add(
     "Spectrum",
     lambda: (ss.Spectrum, dict(matrix=centred, kind="eigenvalues", edges=[0.0, 1.0], **_when)),
 )
-add("Levels", lambda: (ss.Levels, dict(matrix=centred, kind="eigenvalues")))
+add("measure.Levels", lambda: (ss.measure.Levels, dict(matrix=centred, kind="eigenvalues")))
 add(
     "Stationarity",
     lambda: (ss.Stationarity, dict(of=first, burn_in=0, resolution=0.2, failure_rate=0.001)),
 )
-add("weight_matrix", lambda: (
-    ss.weight_matrix,
+add("measure.weight_matrix", lambda: (
+    ss.measure.weight_matrix,
     dict(landscape=made.network,
          where=lambda m: m.weight),
 ))  # fmt: skip
 add(
-    "binomial_interval",
-    lambda: (ss.binomial_interval, dict(successes=2, trials=5, confidence=0.9, method="wilson")),
+    "measure.binomial_interval",
+    lambda: (
+        ss.measure.binomial_interval,
+        dict(successes=2, trials=5, confidence=0.9, method="wilson"),
+    ),
 )
 add("noise_statistics", lambda: (
     ss.noise_statistics,
     dict(landscape=made.sum, theta=THETA, sampling=made.sampling, key=KEY, num_draws=64,
          num_steps=2, directions=1, block_size=4, tail_fraction=0.1),
 ))  # fmt: skip
-add("block_tail_index", lambda: (ss.block_tail_index, dict(samples=_many, block_size=3)))
-add("hill_tail_index", lambda: (ss.hill_tail_index, dict(samples=_many, fraction=0.3)))
-add("normality_test", lambda: (ss.normality_test, dict(samples=_many)))
+add(
+    "measure.block_tail_index",
+    lambda: (ss.measure.block_tail_index, dict(samples=_many, block_size=3)),
+)
+add(
+    "measure.hill_tail_index",
+    lambda: (ss.measure.hill_tail_index, dict(samples=_many, fraction=0.3)),
+)
+add("measure.normality_test", lambda: (ss.measure.normality_test, dict(samples=_many)))
 add("HistogramResult.quantile", lambda: (made.histogram.quantile, dict(level=0.5)))
 for _reading in ("rate_interval", "rate_limit"):
     add(
@@ -199,17 +220,26 @@ add(
     ),
 )
 add("compare_laws", lambda: (ss.compare_laws, dict(x=ROWS[:, 0], y=MORE[:, 0], **_law)))
-add("wasserstein_per_direction", lambda: (ss.wasserstein_per_direction, dict(**_two, **_noisy)))
-add("sliced_wasserstein", lambda: (ss.sliced_wasserstein, dict(**_two, **_noisy, num_directions=4)))
-add("energy_distance", lambda: (ss.energy_distance, dict(**_two, **_noisy, unbiased=True)))
-add("wasserstein2", lambda: (ss.wasserstein2, dict(x=ROWS[:, 0], y=MORE[:, 0], **_noisy)))
-_third = dict(**_two, reference=ROWS + 1, **_noisy, num_directions=4)
-add("excess", lambda: (ss.excess, dict(**_third, distance="energy")))
-add("distance_table", lambda: (ss.distance_table, dict(**_third, distances=("energy",))))
 add(
-    "permutation_test",
+    "distances.wasserstein_per_direction",
+    lambda: (ss.distances.wasserstein_per_direction, dict(**_two, **_noisy)),
+)
+add(
+    "distances.sliced_wasserstein",
+    lambda: (ss.distances.sliced_wasserstein, dict(**_two, **_noisy, num_directions=4)),
+)
+add("distances.energy", lambda: (ss.distances.energy, dict(**_two, **_noisy, unbiased=True)))
+add(
+    "distances.wasserstein2",
+    lambda: (ss.distances.wasserstein2, dict(x=ROWS[:, 0], y=MORE[:, 0], **_noisy)),
+)
+_third = dict(**_two, reference=ROWS + 1, **_noisy, num_directions=4)
+add("distances.excess", lambda: (ss.distances.excess, dict(**_third, distance="energy")))
+add("distances.table", lambda: (ss.distances.table, dict(**_third, distances=("energy",))))
+add(
+    "distances.permutation_test",
     lambda: (
-        ss.permutation_test,
+        ss.distances.permutation_test,
         dict(**_two, key=KEY, statistic="energy", num_permutations=19, num_directions=4),
     ),
 )
@@ -236,34 +266,38 @@ def _pair(rate):
 # Curvature and basins.
 _point = lambda: dict(landscape=made.sum, theta=THETA)  # noqa: E731
 add(
-    "hessian_eigenvalues",
+    "curvature.eigenvalues",
     lambda: (
-        ss.hessian_eigenvalues,
+        ss.curvature.eigenvalues,
         dict(**_point(), count=1, which="largest", tolerance=1e-6, on_product=None),
     ),
 )
 add(
-    "gradient_covariance_eigenvalues",
+    "curvature.noise_eigenvalues",
     lambda: (
-        ss.gradient_covariance_eigenvalues,
+        ss.curvature.noise_eigenvalues,
         dict(**_point(), count=1, tolerance=1e-6, on_product=None),
     ),
 )
-add("hessian_trace", lambda: (ss.hessian_trace, dict(**_point(), key=KEY, num_probes=4)))
+add("curvature.trace", lambda: (ss.curvature.trace, dict(**_point(), key=KEY, num_probes=4)))
 add(
-    "hessian_noise_trace", lambda: (ss.hessian_noise_trace, dict(**_point(), key=KEY, num_probes=4))
+    "curvature.noise_trace",
+    lambda: (ss.curvature.noise_trace, dict(**_point(), key=KEY, num_probes=4)),
 )
 add(
-    "hessian_density",
-    lambda: (ss.hessian_density, dict(**_point(), key=KEY, num_probes=2, num_steps=2)),
+    "curvature.density",
+    lambda: (ss.curvature.density, dict(**_point(), key=KEY, num_probes=2, num_steps=2)),
 )
 add(
-    "curvature_along",
-    lambda: (ss.curvature_along, dict(landscape=made.sum, positions=ROWS[:2], tolerance=1e-3)),
+    "curvature.along",
+    lambda: (ss.curvature.along, dict(landscape=made.sum, positions=ROWS[:2], tolerance=1e-3)),
 )
 add(
-    "flow_ends",
-    lambda: (ss.flow_ends, dict(landscape=made.well, starts=[[-1.2], [1.2]], tolerance=1e-6)),
+    "landscapes.flow_ends",
+    lambda: (
+        ss.landscapes.flow_ends,
+        dict(landscape=made.well, starts=[[-1.2], [1.2]], tolerance=1e-6),
+    ),
 )
 add(
     "find_basins",
@@ -272,35 +306,47 @@ add(
         dict(landscape=made.well, starts=[[-1.2], [1.2]], tolerance=1e-6, merge=1e-6),
     ),
 )
-add("find_saddles", lambda: (ss.find_saddles, dict(basins=made.basins)))
+add("landscapes.find_saddles", lambda: (ss.landscapes.find_saddles, dict(basins=made.basins)))
 add("Basins.assign", lambda: (made.basins.assign, dict(points=[[-1.0], [0.5]])))
-add("label_by_nearest", lambda: (ss.label_by_nearest, dict(centres=[[-1.0], [1.0]], radius=0.5)))
+add(
+    "landscapes.label_by_nearest",
+    lambda: (ss.landscapes.label_by_nearest, dict(centres=[[-1.0], [1.0]], radius=0.5)),
+)
 
 # Identification.
 _series = np.random.default_rng(1).normal(size=(60, 10, 1)).cumsum(0)
 _moving = np.random.default_rng(2).normal(size=(6, 250, 1)) * np.arange(1.0, 7.0)[:, None, None]
 _read = dict(time_step=0.1, lag=1)
-add("identify_linear", lambda: (ss.identify_linear, dict(observed=_series, **_read, centre=[0.0])))
-add("identify_sparse", lambda: (
-    ss.identify_sparse,
+add("identify.linear", lambda: (ss.identify.linear, dict(observed=_series, **_read, centre=[0.0])))
+add("identify.sparse", lambda: (
+    ss.identify.sparse,
     dict(observed=_series, basis=made.basis, variance_basis=made.basis, **_read,
          correction="centred", num_lags=2, failure_rate=0.01),
 ))  # fmt: skip
-add("identify_kramers_moyal", lambda: (
-    ss.identify_kramers_moyal,
+add("identify.kramers_moyal", lambda: (
+    ss.identify.kramers_moyal,
     dict(observed=_series, points=[0.0], bandwidth=1.0, **_read, correction="centred",
          num_lags=2, degree=1),
 ))  # fmt: skip
-add("identify_from_snapshots", lambda: (
-    ss.identify_from_snapshots,
+add("identify.from_snapshots", lambda: (
+    ss.identify.from_snapshots,
     dict(observed=_moving, times=np.arange(6.0),
-         basis=made.basis, variance_basis=ss.PolynomialBasis(1, 0), tests=None, linked=False,
-         quadrature="spline"),
+         basis=made.basis, variance_basis=ss.identify.PolynomialBasis(1, 0), tests=None,
+         linked=False, quadrature="spline"),
 ))  # fmt: skip
-add("PolynomialBasis", lambda: (ss.PolynomialBasis, dict(dimension=1, degree=2, centre=[0.0])))
-add("FunctionBasis", lambda: (ss.FunctionBasis, dict(dimension=1, functions=[first], names=["x"])))
-add("FittedSDE.drift_at", lambda: (made.fitted.drift_at, dict(points=[[0.0]])))
-add("FittedSDE.variance_rate_at", lambda: (made.fitted.variance_rate_at, dict(points=[[0.0]])))
+add(
+    "identify.PolynomialBasis",
+    lambda: (ss.identify.PolynomialBasis, dict(dimension=1, degree=2, centre=[0.0])),
+)
+add(
+    "identify.FunctionBasis",
+    lambda: (ss.identify.FunctionBasis, dict(dimension=1, functions=[first], names=["x"])),
+)
+add("identify.FittedSDE.drift_at", lambda: (made.fitted.drift_at, dict(points=[[0.0]])))
+add(
+    "identify.FittedSDE.variance_rate_at",
+    lambda: (made.fitted.variance_rate_at, dict(points=[[0.0]])),
+)
 
 # Plots.
 add("plots.new_figure", lambda: (plots.new_figure, dict(rows=1, columns=1, width=2.0, height=2.0)))

@@ -64,7 +64,7 @@ add(
         dict(
             hessian=H,
             gradient_noise=C,
-            driving=ss.ColouredNoise([1.0], [1.0]),
+            driving=ss.noise.ColouredNoise([1.0], [1.0]),
             learning_rate=0.1,
             time_step=0.5,
         ),
@@ -74,7 +74,7 @@ add(
     "theory.stationary.stationary_scale_stable",
     lambda: (
         ss.theory.stationary.stationary_scale_stable,
-        dict(rate=1.0, amplitude=1.0, driving=ss.StableNoise(1.5), time_step=0.1),
+        dict(rate=1.0, amplitude=1.0, driving=ss.noise.StableNoise(1.5), time_step=0.1),
     ),
 )
 add(
@@ -310,9 +310,9 @@ add(
     ),
 )
 add(
-    "theory.escape.stationary_point",
+    "landscapes.stationary_point",
     lambda: (
-        ss.theory.escape.stationary_point,
+        ss.landscapes.stationary_point,
         dict(landscape=made.well, start=[0.9], index=0, within=1.0),
     ),
 )

@@ -90,15 +90,15 @@ add(
     ),
 )
 add(
-    "theory.stationary.EntropyProduction.__call__",
+    "theory.stationary.EntropyRate.__call__",
     lambda: (made.current.step_entropy, dict(before=np.zeros(2), after=np.ones(2))),
 )
 add(
-    "theory.stationary.EntropyProduction.potential",
+    "theory.stationary.EntropyRate.potential",
     lambda: (made.current.step_entropy.potential, dict(position=np.ones(2))),
 )
 add(
-    "theory.stationary.EntropyProduction.area",
+    "theory.stationary.EntropyRate.area",
     lambda: (made.current.step_entropy.area, dict(before=np.zeros(2), after=np.ones(2))),
 )
 add(

@@ -56,7 +56,7 @@ def bad_values():
     }
     others = {
         "None": None,
-        "digits": "10",
+        "data.digits": "10",
         "word": "a",
         "bytes": b"1",
         "object": object(),

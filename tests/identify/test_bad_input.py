@@ -6,7 +6,7 @@ import pytest
 import sde_sgd as ss
 
 RNG = np.random.default_rng(1)
-LINE = ss.PolynomialBasis(1, 1)
+LINE = ss.identify.PolynomialBasis(1, 1)
 
 
 def paths(times=30, members=50, factor=0.8):
@@ -19,9 +19,9 @@ def paths(times=30, members=50, factor=0.8):
 
 
 READERS = {
-    "local": lambda x, **k: ss.identify_kramers_moyal(x, [0.0], bandwidth=0.5, **k),
-    "linear": ss.identify_linear,
-    "sparse": lambda x, **k: ss.identify_sparse(x, LINE, **k),
+    "local": lambda x, **k: ss.identify.kramers_moyal(x, [0.0], bandwidth=0.5, **k),
+    "linear": ss.identify.linear,
+    "sparse": lambda x, **k: ss.identify.sparse(x, LINE, **k),
 }
 
 
@@ -71,24 +71,24 @@ def test_too_coarse_at_one_point():
     for k in range(3):  # slope −5 for |x| > 1, free in between
         pull = 5 * np.sign(x[k]) * np.maximum(np.abs(x[k]) - 1, 0)
         x[k + 1] = x[k] - 0.18 * pull + 0.05 * RNG.normal(size=4000)
-    ss.identify_kramers_moyal(x, [0.0], bandwidth=0.3, time_step=0.18)
+    ss.identify.kramers_moyal(x, [0.0], bandwidth=0.3, time_step=0.18)
     with pytest.raises(ValueError, match="too coarse at x = 1.6"):
-        ss.identify_kramers_moyal(x, [1.6], bandwidth=0.3, time_step=0.18)
+        ss.identify.kramers_moyal(x, [1.6], bandwidth=0.3, time_step=0.18)
 
 
 def test_no_logarithm():
     """Modes that alternate or have died out have no logarithm."""
     for factor in (-0.5, 0.0):
         with pytest.raises(ValueError, match="too coarse"):
-            ss.identify_linear(paths(factor=factor), time_step=0.2)
+            ss.identify.linear(paths(factor=factor), time_step=0.2)
     with pytest.raises(ValueError, match="d ≤ 4"):
-        ss.identify_linear(RNG.normal(size=(5, 20, 5)).cumsum(axis=0), time_step=0.1)
+        ss.identify.linear(RNG.normal(size=(5, 20, 5)).cumsum(axis=0), time_step=0.1)
 
 
 def test_local_faults():
     """Points nobody visits, bandwidths, degrees, planes."""
     x = paths()
-    read = ss.identify_kramers_moyal
+    read = ss.identify.kramers_moyal
     with pytest.raises(ValueError, match="Nobody starts within"):
         read(x, [40.0], bandwidth=0.5, time_step=0.2)
     with pytest.raises(ValueError, match="bandwidth, in units of x, must be"):
@@ -103,21 +103,21 @@ def test_dictionary_faults():
     """Too many terms, terms that cannot be told apart, another dimension."""
     x = paths()
     with pytest.raises(ValueError, match="60 members or more"):
-        ss.identify_sparse(x, ss.PolynomialBasis(1, 29), time_step=0.2)
+        ss.identify.sparse(x, ss.identify.PolynomialBasis(1, 29), time_step=0.2)
     with pytest.raises(ValueError, match="apart"):
-        ss.identify_sparse(x + 1e4, ss.PolynomialBasis(1, 3), time_step=0.2)
+        ss.identify.sparse(x + 1e4, ss.identify.PolynomialBasis(1, 3), time_step=0.2)
     with pytest.raises(ValueError, match="2 coordinates"):
-        ss.identify_sparse(x, ss.PolynomialBasis(2, 1), time_step=0.2)
+        ss.identify.sparse(x, ss.identify.PolynomialBasis(2, 1), time_step=0.2)
     one = np.zeros((10, 40))
     one[:, 0] = np.arange(10.0)  # one member moves
     with pytest.raises(ValueError, match="single member"):
-        ss.identify_sparse(one, LINE, time_step=0.2)
+        ss.identify.sparse(one, LINE, time_step=0.2)
 
 
 def test_snapshot_faults():
     """Times, stationary laws, too few conditions or members, terms that no test sees."""
     x = paths(times=4, members=4000)
-    read, times = ss.identify_from_snapshots, np.arange(4) * 0.2
+    read, times = ss.identify.from_snapshots, np.arange(4) * 0.2
     with pytest.raises(ValueError, match="increasing"):
         read(x, times[::-1], LINE)
     with pytest.raises(ValueError, match=r"times \(num_times,\)"):
@@ -126,11 +126,11 @@ def test_snapshot_faults():
     with pytest.raises(ValueError, match="do not move"):
         read(still, times, LINE)
     with pytest.raises(ValueError, match="cannot determine"):
-        read(x[:2], times[:2], ss.PolynomialBasis(1, 3), tests=LINE)
+        read(x[:2], times[:2], ss.identify.PolynomialBasis(1, 3), tests=LINE)
     with pytest.raises(ValueError, match="members or more"):
         read(x[:, :50], times, LINE)
     with pytest.raises(ValueError, match="No test function sees"):
-        read(x + np.arange(4)[:, None], times, ss.PolynomialBasis(1, 0), tests=LINE)
+        read(x + np.arange(4)[:, None], times, ss.identify.PolynomialBasis(1, 0), tests=LINE)
     with pytest.raises(ValueError, match="quadrature must be"):
         read(x, times, LINE, quadrature="Simpson")
 
@@ -151,15 +151,15 @@ def test_numbers_and_parts_by_name():
     """NaN switches no check off; parts and words of another kind."""
     good = paths()
     for wrong in (
-        lambda: ss.identify_sparse(good, LINE, time_step=0.2, failure_rate=np.nan),
-        lambda: ss.identify_sparse(good, LINE, time_step=np.nan),
-        lambda: ss.identify_kramers_moyal(good, [0.0], bandwidth=np.nan, time_step=0.2),
-        lambda: ss.PolynomialBasis(1, 1, centre=[np.nan]),
+        lambda: ss.identify.sparse(good, LINE, time_step=0.2, failure_rate=np.nan),
+        lambda: ss.identify.sparse(good, LINE, time_step=np.nan),
+        lambda: ss.identify.kramers_moyal(good, [0.0], bandwidth=np.nan, time_step=0.2),
+        lambda: ss.identify.PolynomialBasis(1, 1, centre=[np.nan]),
     ):
         with pytest.raises(ValueError, match=r"nan|NaN"):
             wrong()
     for words in ("centerd", "", "naïve"):
         with pytest.raises(ValueError, match="correction must be one of 'naive', 'centred'"):
-            ss.identify_sparse(good, LINE, time_step=0.2, correction=words)
+            ss.identify.sparse(good, LINE, time_step=0.2, correction=words)
     with pytest.raises((ValueError, TypeError), match="time_step"):
-        ss.identify_linear(good, time_step="0.2")
+        ss.identify.linear(good, time_step="0.2")

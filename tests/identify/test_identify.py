@@ -15,7 +15,7 @@ from sde_sgd.identify import basis as bases
 ETA, STEPS, MEMBERS = 0.2, 20, 12_000
 X = np.array([0.5, 1.1, 1.4, -0.7, 0.9])
 Y = np.array([1.0, 0.2, 1.9, 0.4, -0.5])
-LINE, PARABOLA = ss.PolynomialBasis(1, 1), ss.PolynomialBasis(1, 2)
+LINE, PARABOLA = ss.identify.PolynomialBasis(1, 1), ss.identify.PolynomialBasis(1, 2)
 
 
 def landscape():
@@ -71,7 +71,7 @@ BOTH = ("agrees", "agrees")
 @pytest.mark.parametrize("lag", [1, 2])
 def test_regression_has_its_exact_reading(correction, lag):
     """Coefficients of b and a = those of E[Δθ | θ], E[Δθ² | θ] over the lag."""
-    fit = ss.identify_sparse(
+    fit = ss.identify.sparse(
         sgd_run(), LINE, PARABOLA, lag=lag, correction=correction, failure_rate=None
     )
     assert agree(fit, exact(correction, lag)) == BOTH
@@ -80,11 +80,11 @@ def test_regression_has_its_exact_reading(correction, lag):
 def test_what_the_reading_is_not():
     """Controls: naive a is not ηcΣ; b is not Stratonovich's; a is not D; lags are not the limit."""
     limit = exact("centred")  # −∇L and ηcΣ
-    naive = ss.identify_sparse(sgd_run(), LINE, PARABOLA, correction="naive", failure_rate=None)
+    naive = ss.identify.sparse(sgd_run(), LINE, PARABOLA, correction="naive", failure_rate=None)
     assert agree(naive, limit) == ("agrees", "disagrees")
-    far = ss.identify_sparse(sgd_run(), LINE, PARABOLA, lag=3, failure_rate=None)
+    far = ss.identify.sparse(sgd_run(), LINE, PARABOLA, lag=3, failure_rate=None)
     assert agree(far, limit)[0] == "disagrees"
-    fit = ss.identify_sparse(sgd_run(), LINE, PARABOLA, failure_rate=None)
+    fit = ss.identify.sparse(sgd_run(), LINE, PARABOLA, failure_rate=None)
     assert agree(fit, limit) == BOTH
     slope = np.array([limit.variance_rate[1], 2 * limit.variance_rate[2]])
     wrong = limit._replace(drift=limit.drift - slope / 4, variance_rate=limit.variance_rate / 2)
@@ -94,7 +94,7 @@ def test_what_the_reading_is_not():
 @pytest.mark.parametrize("lag", [1, 4])
 def test_log_map_at_any_lag(lag):
     """G = log(P)/τ: the same equation at lags 1 and 4, and not −∇L."""
-    fit = ss.identify_linear(sgd_run(), lag=lag)
+    fit = ss.identify.linear(sgd_run(), lag=lag)
     assert agree(fit, exact("log_map")) == BOTH
     assert agree(fit, exact("centred"))[0] == "disagrees"
 
@@ -107,14 +107,14 @@ def test_snapshots_have_the_log_map(linked):
     seen = run.records[1][at]
     if not linked:  # other members at every time
         seen = np.stack(np.split(seen[:, : 7 * 1700], 7, axis=1))[np.arange(7), np.arange(7)]
-    found = ss.identify_from_snapshots(seen, ETA * np.array(at), LINE, PARABOLA, linked=linked)
+    found = ss.identify.from_snapshots(seen, ETA * np.array(at), LINE, PARABOLA, linked=linked)
     assert agree(found.equation, exact("log_map")) == BOTH
     assert found.p_value > 1e-4 and found.degrees_of_freedom == 7
     if linked:
         assert agree(found.equation, exact("centred"))[0] == "disagrees"
         # A family that cannot hold the laws is rejected: no drift but a constant one.
-        poor = ss.identify_from_snapshots(
-            seen, ETA * np.array(at), ss.PolynomialBasis(1, 0), linked=True
+        poor = ss.identify.from_snapshots(
+            seen, ETA * np.array(at), ss.identify.PolynomialBasis(1, 0), linked=True
         )
         assert poor.p_value < 1e-10
 
@@ -126,7 +126,7 @@ def test_linear_in_the_plane():
     rng, root = np.random.default_rng(2), np.linalg.cholesky(noise)
     start = 0.5 * rng.normal(size=(4000, 2))
     run = descend(lambda t: t @ hess + rng.normal(size=t.shape) @ root.T, start, 0.15, 12)
-    fit = ss.identify_linear(run, time_step=0.15)
+    fit = ss.identify.linear(run, time_step=0.15)
     exact = ss.theory.equations.effective_linear(hess, noise, learning_rate=0.15, time_step=0.15)
     drift = np.concatenate([np.zeros((2, 1)), -exact.drift_matrix], axis=1)
     assert ss.compare(fit.drift, drift).verdict == "agrees"
@@ -147,8 +147,8 @@ def test_snapshots_in_the_plane():
     rng, root = np.random.default_rng(3), np.linalg.cholesky(noise)
     start = np.array([0.4, -0.3]) + 0.1 * rng.normal(size=(8000, 2))
     run = descend(lambda t: t @ hess + rng.normal(size=t.shape) @ root.T, start, 0.1, 7)
-    found = ss.identify_from_snapshots(
-        run, 0.1 * np.arange(8), ss.PolynomialBasis(2, 1), linked=True
+    found = ss.identify.from_snapshots(
+        run, 0.1 * np.arange(8), ss.identify.PolynomialBasis(2, 1), linked=True
     )
     exact = ss.theory.equations.effective_linear(hess, noise, learning_rate=0.1, time_step=0.1)
     rate, truth = found.equation.variance_rate[..., 0], exact.variance_rate
@@ -168,7 +168,7 @@ def test_local_reading_in_a_double_well():
         eta,
         24,
     )
-    read = functools.partial(ss.identify_kramers_moyal, run, bandwidth=0.35, time_step=eta)
+    read = functools.partial(ss.identify.kramers_moyal, run, bandwidth=0.35, time_step=eta)
     points = np.linspace(-1.2, 1.2, 6)
     found = read(points, degree=3)
     assert ss.compare(found.drift, points - points**3).verdict == "agrees"
@@ -205,7 +205,7 @@ def test_intervals_cover():
     value = np.concatenate([target.drift, target.variance_rate])
     hits, narrow = np.zeros(5, int), np.zeros(5, int)
     for block in np.split(run, repetitions, axis=1):
-        fit = ss.identify_sparse(block, LINE, PARABOLA, time_step=ETA, failure_rate=None)
+        fit = ss.identify.sparse(block, LINE, PARABOLA, time_step=ETA, failure_rate=None)
         found = np.concatenate([fit.drift.value[0], fit.variance_rate.value[0, 0]])
         error = np.concatenate(
             [fit.drift.standard_error[0], fit.variance_rate.standard_error[0, 0]]
@@ -229,8 +229,8 @@ def test_sparse_basis_finds_the_terms_and_no_others():
         return slope + rng.normal(size=t.shape) @ root.T
 
     run = descend(gradient, 0.8 * rng.normal(size=(2000, 2)), 0.05, 20)
-    read = functools.partial(ss.identify_sparse, run, time_step=0.05, failure_rate=1e-4)
-    basis, squares = ss.PolynomialBasis(2, 3), ss.PolynomialBasis(2, 2)
+    read = functools.partial(ss.identify.sparse, run, time_step=0.05, failure_rate=1e-4)
+    basis, squares = ss.identify.PolynomialBasis(2, 3), ss.identify.PolynomialBasis(2, 2)
     fit = read(basis, squares)
     true = np.zeros((2, 10))
     for axis, terms in enumerate(({"x": 1, "x³": -3, "xy": 2}, {"y": -1, "x²": 1})):
@@ -256,21 +256,21 @@ def test_runs_as_they_come():
     """A Run knows its times and who is alive; without records, or equal spacing, it is refused."""
     run = copy.copy(sgd_run())
     with pytest.raises(ValueError, match="leave out time_step"):
-        ss.identify_linear(run, time_step=ETA)
-    same = ss.identify_linear(run.records[1][:, 50:], time_step=ETA)
+        ss.identify.linear(run, time_step=ETA)
+    same = ss.identify.linear(run.records[1][:, 50:], time_step=ETA)
     run.alive = np.arange(MEMBERS) >= 50
-    np.testing.assert_allclose(ss.identify_linear(run).drift.value, same.drift.value, rtol=1e-9)
+    np.testing.assert_allclose(ss.identify.linear(run).drift.value, same.drift.value, rtol=1e-9)
     run.process = ss.SGD(landscape(), lambda k: 0.1 / (1.0 + k), ss.WithReplacement(2))
     with pytest.raises(ValueError, match="equally spaced"):
-        ss.identify_linear(run)
+        ss.identify.linear(run)
     run._records = None
     with pytest.raises(ValueError, match="record_every=1"):
-        ss.identify_linear(run)
+        ss.identify.linear(run)
 
 
 def test_bases():
     """Monomials in two routes; derivatives; a basis of one's own."""
-    basis = ss.PolynomialBasis(2, 3, [0.3, -0.1])
+    basis = ss.identify.PolynomialBasis(2, 3, [0.3, -0.1])
     points = np.random.default_rng(0).normal(size=(5, 2))
     rows = np.stack([np.asarray(basis(jnp.asarray(p))) for p in points])
     np.testing.assert_allclose(bases.values(basis, points), rows, rtol=1e-12)
@@ -280,9 +280,9 @@ def test_bases():
     place = basis.names.index("x²y")
     np.testing.assert_allclose(slope[:, place], np.stack([2 * x * y, x**2], 1), atol=1e-12)
     np.testing.assert_allclose(curvature[:, place, 0, 1], 2 * x, atol=1e-12)
-    own = ss.FunctionBasis(2, [lambda t: jnp.sin(t[0]), lambda t: t[1]], ["sin x", "y"])
+    own = ss.identify.FunctionBasis(2, [lambda t: jnp.sin(t[0]), lambda t: t[1]], ["sin x", "y"])
     np.testing.assert_allclose(bases.values(own, points)[:, 0], np.sin(points[:, 0]))
     with pytest.raises(ValueError, match="one name for each"):
-        ss.FunctionBasis(2, [jnp.sum], ["a", "b"])
+        ss.identify.FunctionBasis(2, [jnp.sum], ["a", "b"])
     with pytest.raises(ValueError, match="scalar"):
-        ss.FunctionBasis(2, [lambda t: t], ["t"])
+        ss.identify.FunctionBasis(2, [lambda t: t], ["t"])

@@ -9,7 +9,7 @@ from scipy.stats import binom, t as student
 import sde_sgd as ss
 from sde_sgd.identify._regression import covariance, expected_squares, normal_equations
 
-LINE, PARABOLA, QUINTIC = (ss.PolynomialBasis(1, degree) for degree in (1, 2, 5))
+LINE, PARABOLA, QUINTIC = (ss.identify.PolynomialBasis(1, degree) for degree in (1, 2, 5))
 TAU = 0.01
 STARTS = np.array([-1.6, -1.1, -0.7, -0.2, 0.3, 0.6, 1.2, 1.5])
 RATES = {"sparse": np.array([0.09, 0.03, 0.02]), "local": np.array([0.09, 0.03])}
@@ -30,10 +30,10 @@ def test_the_mean_over_all_signs_of_the_errors():
         found, plain = [], []
         for path in paths:
             if name == "sparse":
-                fit = ss.identify_sparse(path, LINE, PARABOLA, time_step=TAU, failure_rate=None)
+                fit = ss.identify.sparse(path, LINE, PARABOLA, time_step=TAU, failure_rate=None)
                 found.append([*fit.drift.value[0], *fit.variance_rate.value[0, 0]])
             else:
-                fit = ss.identify_kramers_moyal(path, [0.2], bandwidth=2.0, time_step=TAU)
+                fit = ss.identify.kramers_moyal(path, [0.2], bandwidth=2.0, time_step=TAU)
                 found.append([fit.drift.value[0], fit.variance_rate.value[0]])
             line = np.stack([np.ones(8), STARTS], axis=1)
             change = (path[1] - path[0]) / TAU
@@ -118,11 +118,11 @@ def test_intervals_of_a_variance_cover():
 
     Within a binomial's 2e-5, both ways; the mean of squares as they are, one tenth less, does not.
     """
-    basis, repetitions, members = ss.PolynomialBasis(1, 9), 400, 100
+    basis, repetitions, members = ss.identify.PolynomialBasis(1, 9), 400, 100
     width = student.isf(0.025, members - 1)
     hits, plain = 0, 0
     for path in diffusing(2, repetitions, members):
-        fit = ss.identify_sparse(path, basis, time_step=TAU, failure_rate=None)
+        fit = ss.identify.sparse(path, basis, time_step=TAU, failure_rate=None)
         rate = fit.variance_rate[0, 0, 0]
         hits += abs(rate.value - 1) < width * rate.standard_error
         change = path[1] - path[0]
@@ -142,7 +142,7 @@ def test_irrelevant_terms_are_kept_at_the_familys_rate():
     """
     repetitions, rate, kept = 120, 0.3, 0
     for path in diffusing(3, repetitions, 100):
-        fit = ss.identify_sparse(path, QUINTIC, time_step=TAU, failure_rate=rate)
+        fit = ss.identify.sparse(path, QUINTIC, time_step=TAU, failure_rate=rate)
         kept += bool((fit.drift.value != 0).any())
     assert kept <= binom.isf(2e-5, repetitions, rate), kept
 
@@ -150,11 +150,11 @@ def test_irrelevant_terms_are_kept_at_the_familys_rate():
 def test_errors_away_from_the_centre():
     """f(x)ᵀ Cov(β) f(x): errors of b and a at x are those of the constant of a basis about x."""
     path = diffusing(4, 1, 60, 4)[0] + 2.0
-    fit = ss.identify_sparse(path, LINE, PARABOLA, time_step=TAU, failure_rate=None)
-    there = ss.identify_sparse(
+    fit = ss.identify.sparse(path, LINE, PARABOLA, time_step=TAU, failure_rate=None)
+    there = ss.identify.sparse(
         path,
-        ss.PolynomialBasis(1, 1, [2.7]),
-        ss.PolynomialBasis(1, 2, [2.7]),
+        ss.identify.PolynomialBasis(1, 1, [2.7]),
+        ss.identify.PolynomialBasis(1, 2, [2.7]),
         time_step=TAU,
         failure_rate=None,
     )
@@ -172,7 +172,7 @@ def test_members_at_a_point():
     """`visitors` counts members, not starts; the fewest at any point with an estimate bound t."""
     path = np.tile(np.linspace(-1, 1, 40), (4, 1))
     path += 0.01 * np.random.default_rng(5).normal(size=path.shape)
-    found = ss.identify_kramers_moyal(path, [0.0, 0.9, 5.0], bandwidth=0.35, time_step=0.2)
+    found = ss.identify.kramers_moyal(path, [0.0, 0.9, 5.0], bandwidth=0.35, time_step=0.2)
     exact = [(np.abs(path[:3] - x) < 0.35).any(axis=0).sum() for x in (0.0, 0.9, 5.0)]
     np.testing.assert_array_equal(found.visitors, exact)
     assert found.drift.num_samples == min(exact[:2]) == found.variance_rate.num_samples
@@ -187,5 +187,5 @@ def test_order_of_the_quadrature(count, quadrature, order):
     times = 0.3 * np.arange(count)
     noise = np.random.default_rng(6).normal(size=(count, 400))
     seen = np.exp(-times)[:, None] * (2 + 0.1 * noise)
-    found = ss.identify_from_snapshots(seen, times, LINE, quadrature=quadrature)
+    found = ss.identify.from_snapshots(seen, times, LINE, quadrature=quadrature)
     assert found.equation.error_order == order

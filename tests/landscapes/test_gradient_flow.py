@@ -8,7 +8,7 @@ import pytest
 from jaxtyping import Array
 
 import sde_sgd as ss
-from sde_sgd import Ending
+from sde_sgd.landscapes import Ending
 
 
 class Surface(eqx.Module):
@@ -66,7 +66,7 @@ ENDS = [
 def test_flows_end_in_their_minimum(number):
     """θ(∞) of dθ/dt = −∇L from walls and plateaus alike, to rounding."""
     rows = [(start, end) for n, start, end in ENDS if n == number]
-    found = ss.flow_ends(surface(number), [start for start, _ in rows])
+    found = ss.landscapes.flow_ends(surface(number), [start for start, _ in rows])
     np.testing.assert_array_equal(found.ending, Ending.MINIMUM)
     np.testing.assert_allclose(found.theta, [end for _, end in rows], atol=1e-12)
 
@@ -87,7 +87,7 @@ def test_flows_end_in_their_minimum(number):
 )
 def test_every_other_ending_has_its_reason(number, start, ending, reason):
     """Saddles, valleys, slopes without end and undefined gradients are told apart."""
-    found = ss.flow_ends(surface(number), [start])
+    found = ss.landscapes.flow_ends(surface(number), [start])
     assert found.ending[0] == ending
     with pytest.raises(ValueError, match=f"1 of 1 starts lead to no minimum: .*{reason}"):
         ss.find_basins(surface(number), [start])
@@ -110,7 +110,7 @@ def test_many_parameters():
     landscape = ss.Potential(loss, 0.1 * np.eye(100))
     starts = np.random.default_rng(0).normal(1, 1, (3, 100))
     starts[:, 0] = [0.4, -0.4, 0.0]
-    found = ss.flow_ends(landscape, starts)
+    found = ss.landscapes.flow_ends(landscape, starts)
     np.testing.assert_array_equal(found.ending, [Ending.MINIMUM, Ending.MINIMUM, Ending.SADDLE])
     expected = np.ones((3, 100))
     expected[:, 0] = [2**0.5, -(2**0.5), 0]
@@ -125,7 +125,7 @@ def test_more_parameters_than_examples():
     rng = np.random.default_rng(0)
     x, y, start = rng.normal(size=(40, 70)), rng.normal(size=40), rng.normal(size=70)
     landscape = ss.LeastSquares(x, y)
-    found = ss.flow_ends(landscape, [start])
+    found = ss.landscapes.flow_ends(landscape, [start])
     np.testing.assert_array_equal(found.ending, [Ending.FLAT])
     np.testing.assert_allclose(
         found.theta[0], start + np.linalg.pinv(x) @ (y - x @ start), atol=1e-9
@@ -135,4 +135,4 @@ def test_more_parameters_than_examples():
         ss.find_basins(landscape, [start])
     assert len(str(raised.value)) < 500
     with pytest.raises(ValueError, match=told):
-        ss.theory.escape.stationary_point(landscape, start)
+        ss.landscapes.stationary_point(landscape, start)

@@ -40,7 +40,7 @@ def mean_and_covariance(landscape, theta, examples, weight):
 
 def test_teacher_student_gradient_and_covariance():
     """E ĝ = ∇L = d/dθ loss and Cov ĝ = Σ of every example; rows of W share their noise."""
-    landscape = ss.LinearTeacherStudent(TEACHER, 0.6, FEATURES)
+    landscape = ss.landscapes.LinearTeacherStudent(TEACHER, 0.6, FEATURES)
     z, weight = rule(5)
     x = z[:, :3] @ np.linalg.cholesky(FEATURES).T
     y = x @ np.asarray(TEACHER).T + 0.6 * z[:, 3:]
@@ -59,8 +59,8 @@ def test_teacher_student_gradient_and_covariance():
 
 def test_one_row_is_population_least_squares():
     """m = 1: loss, gradient and Σ of `PopulationLeastSquares`."""
-    row = ss.LinearTeacherStudent(TEACHER[:1], 0.6, FEATURES)
-    known = ss.PopulationLeastSquares(FEATURES, 0.6, TEACHER[0])
+    row = ss.landscapes.LinearTeacherStudent(TEACHER[:1], 0.6, FEATURES)
+    known = ss.landscapes.PopulationLeastSquares(FEATURES, 0.6, TEACHER[0])
     theta = THETA[:3]
     for name in ("loss", "gradient", "gradient_covariance"):
         close(call(getattr(row, name), theta), call(getattr(known, name), theta))
@@ -70,9 +70,9 @@ def test_one_row_is_population_least_squares():
 def test_noise_is_linear_with_covariance_sigma(kind):
     """noisy_gradient = ∇L + a R z with R Rᵀ = Σ, R (d, noise_dimension)."""
     if kind == "teacher":
-        landscape, theta = ss.LinearTeacherStudent(TEACHER, 0.6, FEATURES), THETA
+        landscape, theta = ss.landscapes.LinearTeacherStudent(TEACHER, 0.6, FEATURES), THETA
     else:
-        landscape = ss.GaussianRBM(ss.scalar_field_kernel(3, 2.0), 3.0, 2)
+        landscape = ss.landscapes.GaussianRBM(ss.landscapes.scalar_field_kernel(3, 2.0), 3.0, 2)
         theta = landscape.minimum() + 0.1 * THETA
     z = jnp.linspace(-1, 1, landscape.noise_dimension)
     root = call(landscape.covariance_root, theta)
@@ -86,7 +86,7 @@ def test_noise_is_linear_with_covariance_sigma(kind):
 def test_symmetric_gaussian():
     """E S_ab S_cd = δ_ac δ_bd + δ_ad δ_bc from the columns, and of `symmetric_noise_covariance`."""
     columns = jax.vmap(lambda z: symmetric_gaussian(z, 3).ravel())(jnp.eye(6))
-    close(columns.T @ columns, ss.symmetric_noise_covariance(3, 1.0))
+    close(columns.T @ columns, ss.landscapes.symmetric_noise_covariance(3, 1.0))
     rotation, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))
     push = np.kron(rotation, rotation)
     close(push @ (columns.T @ columns) @ push.T, columns.T @ columns)
@@ -94,7 +94,7 @@ def test_symmetric_gaussian():
 
 def test_boltzmann_gradient_and_covariance():
     """∇L is the derivative of −ln p's mean, E ĝ = ∇L and Cov ĝ = Σ over the field's Gauss rule."""
-    machine = ss.GaussianRBM(ss.scalar_field_kernel(3, 2.0), 3.0, 2)
+    machine = ss.landscapes.GaussianRBM(ss.landscapes.scalar_field_kernel(3, 2.0), 3.0, 2)
     theta = machine.minimum() + 0.1 * THETA
     z, weight = rule(3)
     fields = z @ np.linalg.cholesky(np.linalg.inv(machine.kernel)).T
@@ -110,14 +110,14 @@ def test_boltzmann_gradient_and_covariance():
 
 def test_boltzmann_minimum_and_kernel():
     """κ_k = m² + 2 − 2cos(2πk/N); WWᵀ = μ² − κ on learnt modes; L = ∞ where K is not positive."""
-    kernel = ss.scalar_field_kernel(10, 2.0)
+    kernel = ss.landscapes.scalar_field_kernel(10, 2.0)
     exact = np.sort(4 + 2 - 2 * np.cos(2 * np.pi * np.arange(10) / 10))
     close(np.linalg.eigvalsh(kernel), exact)
-    machine = ss.GaussianRBM(kernel, 3.0)
+    machine = ss.landscapes.GaussianRBM(kernel, 3.0)
     weights = np.asarray(machine.matrix(machine.minimum()))
     close(np.linalg.eigvalsh(weights @ weights.T), np.sort(9 - exact))
     close(call(machine.gradient, machine.minimum()), np.zeros(100))
-    few = ss.GaussianRBM(kernel, 2.2, 3)
+    few = ss.landscapes.GaussianRBM(kernel, 2.2, 3)
     levels = np.linalg.svd(np.asarray(few.matrix(few.minimum())), compute_uv=False) ** 2
     close(np.sort(levels), np.sort(np.clip(2.2**2 - exact[:3], 0, None)), 1e-8)
     assert float(call(machine.loss, 10 * machine.minimum())) == np.inf
@@ -126,8 +126,10 @@ def test_boltzmann_minimum_and_kernel():
 
 def test_gaussian_tilts():
     """∇L = ∇U, Σ as given, a batch of B has the gradient ∇U + mean tilt, tilts have the law."""
-    covariance = ss.symmetric_noise_covariance(2, 0.3)
-    landscape = ss.GaussianTilts(lambda x: 0.5 * jnp.sum(x**2) + jnp.sum(x**4), covariance)
+    covariance = ss.landscapes.symmetric_noise_covariance(2, 0.3)
+    landscape = ss.landscapes.GaussianTilts(
+        lambda x: 0.5 * jnp.sum(x**2) + jnp.sum(x**4), covariance
+    )
     theta = jnp.array([0.1, -0.2, 0.3, 0.5])
     assert landscape.noise_dimension == 3
     close(call(landscape.gradient, theta), theta + 4 * theta**3)
@@ -150,9 +152,9 @@ def test_gaussian_tilts():
 def test_examples_belong_to_their_member(kind):
     """(members, B, ...), the same alone and under vmap."""
     landscape = (
-        ss.LinearTeacherStudent(TEACHER, 0.6, FEATURES)
+        ss.landscapes.LinearTeacherStudent(TEACHER, 0.6, FEATURES)
         if kind == "teacher"
-        else ss.GaussianRBM(ss.scalar_field_kernel(4, 1.0), 3.0)
+        else ss.landscapes.GaussianRBM(ss.landscapes.scalar_field_kernel(4, 1.0), 3.0)
     )
 
     def draw(member):
@@ -165,10 +167,10 @@ def test_examples_belong_to_their_member(kind):
 
 def test_examples_have_the_law_of_the_population():
     """(x, y) and φ have their covariances; a field without its kernel is found out."""
-    landscape = ss.LinearTeacherStudent(TEACHER, 0.6, FEATURES)
+    landscape = ss.landscapes.LinearTeacherStudent(TEACHER, 0.6, FEATURES)
     draws = Draws.create(jr.key(2), jnp.arange(4000))
     x, y = jax.jit(lambda: landscape.draw_examples(draws, 8))()
-    machine = ss.GaussianRBM(ss.scalar_field_kernel(4, 1.0), 3.0)
+    machine = ss.landscapes.GaussianRBM(ss.landscapes.scalar_field_kernel(4, 1.0), 3.0)
     cross = np.asarray(TEACHER @ FEATURES)
     output = cross @ np.asarray(TEACHER).T + 0.36 * np.eye(2)
     joint = np.block([[np.asarray(FEATURES), cross.T], [cross, output]])
@@ -185,17 +187,26 @@ def test_examples_have_the_law_of_the_population():
 
 
 BAD = {
-    "vector": (lambda: ss.LinearTeacherStudent(jnp.ones(3), 1.0), r"matrix \(m, n\).*\(3,\)"),
-    "features": (lambda: ss.LinearTeacherStudent(TEACHER, 1.0, jnp.eye(2)), "3 inputs"),
-    "singular": (lambda: ss.LinearTeacherStudent(TEACHER, 1.0, jnp.ones((3, 3))), "rank 1"),
-    "noise": (lambda: ss.LinearTeacherStudent(TEACHER, -1.0), "label_noise.*-1.0"),
-    "kernel": (lambda: ss.GaussianRBM(jnp.ones((2, 2)), 3.0), "positive definite"),
-    "mass": (lambda: ss.GaussianRBM(jnp.eye(2), 0.0), "mass"),
-    "hidden": (lambda: ss.GaussianRBM(jnp.eye(2), 1.0, 0), "num_hidden"),
-    "ring": (lambda: ss.scalar_field_kernel(2, 1.0), "size must be an integer ≥ 3; got 2"),
-    "massless": (lambda: ss.scalar_field_kernel(5, 0.0), "mass"),
-    "energy": (lambda: ss.GaussianTilts(lambda x: x, jnp.eye(2)), "scalar"),
-    "scale": (lambda: ss.symmetric_noise_covariance(2, 0.0), "scale"),
+    "vector": (
+        lambda: ss.landscapes.LinearTeacherStudent(jnp.ones(3), 1.0),
+        r"matrix \(m, n\).*\(3,\)",
+    ),
+    "features": (lambda: ss.landscapes.LinearTeacherStudent(TEACHER, 1.0, jnp.eye(2)), "3 inputs"),
+    "singular": (
+        lambda: ss.landscapes.LinearTeacherStudent(TEACHER, 1.0, jnp.ones((3, 3))),
+        "rank 1",
+    ),
+    "noise": (lambda: ss.landscapes.LinearTeacherStudent(TEACHER, -1.0), "label_noise.*-1.0"),
+    "kernel": (lambda: ss.landscapes.GaussianRBM(jnp.ones((2, 2)), 3.0), "positive definite"),
+    "mass": (lambda: ss.landscapes.GaussianRBM(jnp.eye(2), 0.0), "mass"),
+    "hidden": (lambda: ss.landscapes.GaussianRBM(jnp.eye(2), 1.0, 0), "num_hidden"),
+    "ring": (
+        lambda: ss.landscapes.scalar_field_kernel(2, 1.0),
+        "size must be an integer ≥ 3; got 2",
+    ),
+    "massless": (lambda: ss.landscapes.scalar_field_kernel(5, 0.0), "mass"),
+    "energy": (lambda: ss.landscapes.GaussianTilts(lambda x: x, jnp.eye(2)), "scalar"),
+    "scale": (lambda: ss.landscapes.symmetric_noise_covariance(2, 0.0), "scale"),
 }
 
 

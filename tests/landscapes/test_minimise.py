@@ -63,7 +63,7 @@ def test_logistic_regression_against_newton():
 
 def test_a_population():
     """L = ½(θ − θ*)ᵀA(θ − θ*) + ½σ² has its minimum at θ*."""
-    landscape = ss.PopulationLeastSquares(np.diag([1.0, 3.0]), 0.5, [2.0, -1.0])
+    landscape = ss.landscapes.PopulationLeastSquares(np.diag([1.0, 3.0]), 0.5, [2.0, -1.0])
     found = landscape.minimise([0.0, 0.0], tolerance=1e-14)
     np.testing.assert_allclose(found.theta, [2, -1], rtol=1e-12)
     np.testing.assert_allclose(found.loss, 0.125, rtol=1e-12)

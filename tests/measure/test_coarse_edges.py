@@ -42,7 +42,7 @@ def test_edges_that_a_dtype_cannot_tell_apart_are_refused():
             with pytest.raises(ValueError, match="too narrow for float32"):
                 make()
         with pytest.raises(ValueError, match="different numbers of float32"):
-            ss.TailRatios(1e8 + np.arange(4.0))
+            ss.measure.TailRatios(1e8 + np.arange(4.0))
         np.testing.assert_array_equal(bins("Histogram", [0, 0.1]), [0, np.float32(0.1)])
 
 

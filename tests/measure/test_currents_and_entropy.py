@@ -58,7 +58,7 @@ def log_density(step, rate):
 def run(eta=ETA):
     """Gaussian SGD from its stationary law, with everything measured."""
     process, density = gaussian_sgd(eta), log_density(eta, eta)
-    ratio = ss.transition_log_ratio(process)
+    ratio = ss.measure.transition_log_ratio(process)
     times = (1, 2) if eta == ETA else (1, 2, 4)
     return ss.simulate(
         process,
@@ -67,10 +67,12 @@ def run(eta=ETA):
         ensemble_size=MEMBERS,
         key=jr.key(7),
         measures={
-            "area": ss.ArealVelocity(),
-            "late": ss.ArealVelocity(lambda x: 2 * x, centre=[0.1, -0.2], burn_in=STEPS // 2),
-            "entropy": ss.EntropyProduction(ratio, density, at=(*times, STEPS)),
-            "no boundary": ss.EntropyProduction(ratio, lambda x: 0.0, at=times),
+            "area": ss.measure.ArealVelocity(),
+            "late": ss.measure.ArealVelocity(
+                lambda x: 2 * x, centre=[0.1, -0.2], burn_in=STEPS // 2
+            ),
+            "entropy": ss.measure.EntropyProduction(ratio, density, at=(*times, STEPS)),
+            "no boundary": ss.measure.EntropyProduction(ratio, lambda x: 0.0, at=times),
         },
         record_every=1,
     )
@@ -111,8 +113,11 @@ def test_durations_after_a_burn_in_under_a_schedule():
     )
 
     def both(name, burn_in):
-        entropy = ss.EntropyProduction(lambda x, y: x @ y, lambda x: 0.0, (1, 4), burn_in)
-        return {f"area {name}": ss.ArealVelocity(burn_in=burn_in), f"entropy {name}": entropy}
+        entropy = ss.measure.EntropyProduction(lambda x, y: x @ y, lambda x: 0.0, (1, 4), burn_in)
+        return {
+            f"area {name}": ss.measure.ArealVelocity(burn_in=burn_in),
+            f"entropy {name}": entropy,
+        }
 
     found = ss.simulate(
         process,
@@ -163,7 +168,7 @@ def test_areal_velocity_of_the_sde_at_its_step():
             num_steps=STEPS,
             ensemble_size=MEMBERS,
             key=jr.key(8),
-            measures={"a": ss.ArealVelocity(burn_in=40)},
+            measures={"a": ss.measure.ArealVelocity(burn_in=40)},
         )["a"].per_time[0, 1]
 
     exact = area(ETA / 4, ETA)
@@ -232,7 +237,7 @@ def test_the_ratio_is_that_of_the_kernels():
             return stats.multivariate_normal.logpdf(end, mean, step * ETA * noise(start))
 
         exact = density(y, x) - density(x, y)
-        ratio = ss.transition_log_ratio(process)
+        ratio = ss.measure.transition_log_ratio(process)
         assert float(ratio(jnp.asarray(x), jnp.asarray(y))) == pytest.approx(exact, rel=1e-10)
 
 
@@ -240,7 +245,7 @@ def test_the_fluctuation_theorem_away_from_stationarity():
     """State-dependent noise, Euler steps, any start law ρ: ⟨e^{−σ}⟩ = 1; another ρ fails."""
     noise = ss.FunctionNoise(lambda x: jnp.sqrt(1 + x**2))
     sde = ss.ModifiedEquation(ss.quadratic(1.0, 1.0), 0.2, noise, substeps=2)
-    ratio = ss.transition_log_ratio(sde)
+    ratio = ss.measure.transition_log_ratio(sde)
     found = ss.simulate(
         sde,
         lambda key: 0.5 * jr.normal(key, (1,)),
@@ -248,8 +253,8 @@ def test_the_fluctuation_theorem_away_from_stationarity():
         ensemble_size=8192,
         key=jr.key(9),
         measures={
-            "right": ss.EntropyProduction(ratio, lambda x: -2 * x[0] ** 2, at=(1, 3)),
-            "wrong": ss.EntropyProduction(ratio, lambda x: -8 * x[0] ** 2, at=(1, 3)),
+            "right": ss.measure.EntropyProduction(ratio, lambda x: -2 * x[0] ** 2, at=(1, 3)),
+            "wrong": ss.measure.EntropyProduction(ratio, lambda x: -8 * x[0] ** 2, at=(1, 3)),
         },
     )
     right, wrong = found["right"], found["wrong"]
@@ -275,8 +280,8 @@ def test_jumps_that_cannot_be_undone():
         ensemble_size=10,
         key=jr.key(0),
         measures={
-            "sigma": ss.EntropyProduction(ratio, lambda x: 0.0, at=(4,)),
-            "none": ss.EntropyProduction(lambda x, y: jnp.nan),
+            "sigma": ss.measure.EntropyProduction(ratio, lambda x: 0.0, at=(4,)),
+            "none": ss.measure.EntropyProduction(lambda x, y: jnp.nan),
         },
     )
     sigma = found["sigma"]
@@ -302,38 +307,49 @@ def simulate(measure, process=None):
 
 REFUSED = {
     "one dimension": (
-        lambda: simulate(ss.ArealVelocity(lambda x: x[:1])),
+        lambda: simulate(ss.measure.ArealVelocity(lambda x: x[:1])),
         r"two entries or more; f\(θ\) has shape \(1,\)",
     ),
-    "centre": (lambda: simulate(ss.ArealVelocity(centre=[0.0])), r"centre must have shape \(2,\)"),
-    "no density": (lambda: ss.EntropyProduction(lambda x, y: 0.0, at=(1,)), "pass log_density="),
+    "centre": (
+        lambda: simulate(ss.measure.ArealVelocity(centre=[0.0])),
+        r"centre must have shape \(2,\)",
+    ),
+    "no density": (
+        lambda: ss.measure.EntropyProduction(lambda x, y: 0.0, at=(1,)),
+        "pass log_density=",
+    ),
     "durations": (
-        lambda: ss.EntropyProduction(lambda x, y: 0.0, lambda x: 0.0, at=(2, 1)),
+        lambda: ss.measure.EntropyProduction(lambda x, y: 0.0, lambda x: 0.0, at=(2, 1)),
         "increasing integers ≥ 1",
     ),
     "too late": (
-        lambda: simulate(ss.EntropyProduction(lambda x, y: 0.0, lambda x: 0.0, at=(9,), burn_in=2)),
+        lambda: simulate(
+            ss.measure.EntropyProduction(lambda x, y: 0.0, lambda x: 0.0, at=(9,), burn_in=2)
+        ),
         "asks for 9 iterations after burn_in=2, and the run ends at 10",
     ),
-    "vector": (lambda: simulate(ss.EntropyProduction(lambda x, y: x)), "must give a scalar"),
+    "vector": (
+        lambda: simulate(ss.measure.EntropyProduction(lambda x, y: x)),
+        "must give a scalar",
+    ),
     "minibatches": (
-        lambda: ss.transition_log_ratio(
+        lambda: ss.measure.transition_log_ratio(
             ss.SGD(ss.quadratic(HESSIAN, 1.0), ETA, ss.WithReplacement(2))
         ),
         "lattice",
     ),
     "momentum": (
-        lambda: ss.transition_log_ratio(
+        lambda: ss.measure.transition_log_ratio(
             ss.GaussianSGD(ss.quadratic(HESSIAN, 1.0), ETA, ss.ConstantNoise(NOISE), momentum=0.5)
         ),
         "no Markov chain",
     ),
     "singular": (
-        lambda: ss.transition_log_ratio(gaussian_sgd(noise=np.ones((2, 2)))),
+        lambda: ss.measure.transition_log_ratio(gaussian_sgd(noise=np.ones((2, 2)))),
         "The noise has no density",
     ),
     "two-point": (
-        lambda: ss.transition_log_ratio(
+        lambda: ss.measure.transition_log_ratio(
             ss.ModifiedEquation(
                 ss.quadratic(HESSIAN, 1.0), ETA, ss.ConstantNoise(NOISE), increments="two_point"
             )

@@ -158,7 +158,7 @@ def test_the_variance_of_a_level_is_that_of_its_gradient():
     landscape = ss.LeastSquares(inputs, targets)
     noise = ss.MinibatchNoise(ss.WithReplacement(4))
     process = ss.ModifiedEquation(landscape, 0.2, noise, substeps=5)
-    bridge = ss.BrownianBridge(process, lambda x: jnp.sum(x**2) - 9)
+    bridge = ss.measure.BrownianBridge(process, lambda x: jnp.sum(x**2) - 9)
     theta = jnp.array([0.3, -1.0, 2.0])
     slope, sigma = 2 * np.asarray(theta), np.asarray(landscape.gradient_covariance(theta))
     expected = 0.2 / 5 * slope @ (0.2 / 4 * sigma) @ slope
@@ -174,7 +174,7 @@ def test_bridges_that_make_no_sense_are_refused():
         ss.FirstPassage.bridged(sgd, outside)
     flat, noise = ss.double_well(1.0), ss.ConstantNoise([[1.0]])
     with pytest.raises(ValueError, match="take a constant learning rate"):
-        ss.BrownianBridge(ss.ModifiedEquation(flat, lambda k: 0.1, noise), outside)
+        ss.measure.BrownianBridge(ss.ModifiedEquation(flat, lambda k: 0.1, noise), outside)
     measure = ss.FirstPassage.bridged(brownian(2), outside)
     with pytest.raises(ValueError, match=r"made for steps of 0\.05 .* steps of 0\.025"):
         measure.check(brownian(4), 10)

@@ -22,7 +22,7 @@ def near(estimate, exact):
 def test_block_index_of_stable_noise(alpha):
     """α̂ = α for α-stable samples made by another program, and not α ± .2."""
     x = levy_stable.rvs(alpha, 0, size=200_000, random_state=RNG)
-    found = ss.block_tail_index(x, 20)
+    found = ss.measure.block_tail_index(x, 20)
     assert near(found, alpha) and found.num_samples == 10_000
     assert not near(found, alpha - 0.2) and not near(found, alpha + 0.2)
 
@@ -35,7 +35,7 @@ def test_block_index_of_unequal_variances():
     dim, size, draws = 1600, 20, 400
     variances = np.exp(RNG.normal(size=dim) * 1.5)
     x = RNG.normal(size=(draws, dim)) * np.sqrt(variances)
-    rows = [1 / ss.block_tail_index(row, size).value for row in x]
+    rows = [1 / ss.measure.block_tail_index(row, size).value for row in x]
     found = ss.Estimate.from_samples(np.array(rows))
     sums = variances.reshape(-1, size).sum(axis=1)
     exact = (np.log(sums).mean() - np.log(variances).mean()) / 2 / np.log(size)
@@ -48,17 +48,17 @@ def test_block_index_of_unequal_variances():
 def test_hill_reads_an_index_of_a_gaussian(fraction):
     """Pareto's α = 3 is found; a Gaussian reads 1/E[log(|x|/u) | |x| > u], finite and growing."""
     pareto = RNG.pareto(3.0, size=100_000) + 1
-    assert near(ss.hill_tail_index(pareto, fraction), 3.0)
+    assert near(ss.measure.hill_tail_index(pareto, fraction), 3.0)
     u = norm.isf(fraction / 2)
     excess = quad(lambda x: norm.pdf(x) * np.log(x / u), u, 30)[0] * 2 / fraction
-    found = ss.hill_tail_index(RNG.normal(size=100_000), fraction)
+    found = ss.measure.hill_tail_index(RNG.normal(size=100_000), fraction)
     assert found.value == pytest.approx(1 / excess, rel=0.1)
 
 
 def test_hill_by_hand():
     """x = 2¹, …, 2⁸ and 2⁰: k = 8 logs above X₍₉₎ = 1 sum to 36 ln 2."""
     x = np.concatenate([2.0 ** np.arange(9), np.full(91, 0.5)])
-    found = ss.hill_tail_index(x, 0.08)
+    found = ss.measure.hill_tail_index(x, 0.08)
     assert found.value == pytest.approx(8 / (36 * np.log(2)), rel=1e-12)
     # ψ_i = (i ln 2 − 36 ln 2/8)/8: Σψ² = 42 (ln 2)²/64.
     error = found.value**2 * np.log(2) * np.sqrt(42 / 64 * 8 / 7)
@@ -81,8 +81,8 @@ def test_hills_index_of_a_gaussian_at_a_far_threshold():
 
 
 READERS = {
-    "block": lambda x: ss.block_tail_index(x, 8),
-    "hill": lambda x: ss.hill_tail_index(x, 0.1),
+    "block": lambda x: ss.measure.block_tail_index(x, 8),
+    "hill": lambda x: ss.measure.hill_tail_index(x, 0.1),
 }
 
 
@@ -112,7 +112,7 @@ def test_hills_error_covers():
     rng, z, plain = np.random.default_rng(8), [], []
     for _ in range(300):
         own, common = rng.pareto(3.0, (1000, 4)) + 1, rng.pareto(3.0, (1000, 1)) + 1
-        found = ss.hill_tail_index(np.where(rng.random((1000, 4)) < 0.8, common, own), 0.1)
+        found = ss.measure.hill_tail_index(np.where(rng.random((1000, 4)) < 0.8, common, own), 0.1)
         gap = 1 / found.value - 1 / 3
         z.append(gap / (found.standard_error / found.value**2))
         plain.append(gap * found.value * np.sqrt(4 * 100))
@@ -124,7 +124,7 @@ def test_hills_error_covers():
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_samples_that_are_not_finite(name, bad):
     """One NaN or infinity is refused with its number and place, as are arrays of three axes."""
-    read = ss.normality_test if name == "normality" else READERS[name]
+    read = ss.measure.normality_test if name == "normality" else READERS[name]
     x = RNG.normal(size=(200, 3))
     x[17, 1] = x[90, 2] = bad
     with pytest.raises(
@@ -137,12 +137,12 @@ def test_samples_that_are_not_finite(name, bad):
 
 def test_normality():
     """p-values of Gaussian samples are uniform; those of Student's t with 5 degrees vanish."""
-    values = [ss.normality_test(3 + 2 * RNG.normal(size=200)) for _ in range(500)]
+    values = [ss.measure.normality_test(3 + 2 * RNG.normal(size=200)) for _ in range(500)]
     assert kstest(values, "uniform").pvalue > 2e-5
     assert np.mean(np.array(values) < 0.05) == pytest.approx(0.05, abs=0.045)
-    heavy = [ss.normality_test(RNG.standard_t(5, size=2000)) for _ in range(20)]
+    heavy = [ss.measure.normality_test(RNG.standard_t(5, size=2000)) for _ in range(20)]
     assert max(heavy) < 1e-3
-    assert ss.normality_test(RNG.standard_cauchy(4000)) == pytest.approx(0, abs=1e-12)
+    assert ss.measure.normality_test(RNG.standard_cauchy(4000)) == pytest.approx(0, abs=1e-12)
 
 
 INPUTS = RNG.normal(size=(12, 2))
@@ -168,15 +168,15 @@ def test_correlation_of_batches(name):
 
 
 BAD = {
-    "8 blocks": lambda: ss.block_tail_index(np.ones(20), 10),
-    "must not be 0, and 220": lambda: ss.block_tail_index(np.zeros(200), 10),
-    "must not be 0, and 20": lambda: ss.block_tail_index(np.tile([1.0, -1.0], 100), 10),
-    "are all equal": lambda: ss.hill_tail_index(np.ones(100), 0.2),
-    "takes one coordinate": lambda: ss.normality_test(RNG.normal(size=(100, 2))),
-    "integer ≥ 2": lambda: ss.block_tail_index(np.ones(200), 1),
-    "Take more samples": lambda: ss.hill_tail_index(np.ones(100), 0.02),
-    "between 0 and 1": lambda: ss.hill_tail_index(np.ones(100), 1.0),
-    "differ": lambda: ss.normality_test(np.ones(100)),
+    "8 blocks": lambda: ss.measure.block_tail_index(np.ones(20), 10),
+    "must not be 0, and 220": lambda: ss.measure.block_tail_index(np.zeros(200), 10),
+    "must not be 0, and 20": lambda: ss.measure.block_tail_index(np.tile([1.0, -1.0], 100), 10),
+    "are all equal": lambda: ss.measure.hill_tail_index(np.ones(100), 0.2),
+    "takes one coordinate": lambda: ss.measure.normality_test(RNG.normal(size=(100, 2))),
+    "integer ≥ 2": lambda: ss.measure.block_tail_index(np.ones(200), 1),
+    "Take more samples": lambda: ss.measure.hill_tail_index(np.ones(100), 0.02),
+    "between 0 and 1": lambda: ss.measure.hill_tail_index(np.ones(100), 1.0),
+    "differ": lambda: ss.measure.normality_test(np.ones(100)),
     "num_steps ≥ 2": lambda: ss.noise_statistics(
         LANDSCAPE, THETA, ss.WithReplacement(2), key=jr.key(0), num_steps=1
     ),

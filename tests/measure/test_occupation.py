@@ -139,7 +139,7 @@ def test_selection_against_exact_values(kind):
 def test_intervals_against_scipy(method):
     """Both intervals as scipy's `binomtest` has them, k = 0 … n."""
     for k in (0, 1, 7, 19, 20):
-        low, high = ss.binomial_interval(k, 20, 0.9, method)
+        low, high = ss.measure.binomial_interval(k, 20, 0.9, method)
         name = "exact" if method == "clopper-pearson" else "wilson"
         expected = stats.binomtest(k, 20).proportion_ci(0.9, name)
         np.testing.assert_allclose([low, high], expected, atol=1e-12)
@@ -162,9 +162,9 @@ BAD = [
     (lambda: run_with(ss.Occupation(lambda x: x > 0, 2)), "one integer"),
     (lambda: run_with(ss.Occupation(lambda x: jnp.where(x[0] < 0, 2, 0), 2)), "num_basins=2"),
     (lambda: run_with(ss.Occupation(side, 2, burn_in=9)), "burn_in=9"),
-    (lambda: ss.binomial_interval(3, 2), "0…2"),
-    (lambda: ss.binomial_interval(1, 2, 1.0), "confidence"),
-    (lambda: ss.binomial_interval(1, 2, 0.9, "wald"), "method"),  # pyright: ignore
+    (lambda: ss.measure.binomial_interval(3, 2), "0…2"),
+    (lambda: ss.measure.binomial_interval(1, 2, 1.0), "confidence"),
+    (lambda: ss.measure.binomial_interval(1, 2, 0.9, "wald"), "method"),  # pyright: ignore
 ]
 
 

@@ -31,7 +31,9 @@ def test_an_equation_is_printed_as_equations():
     x = np.random.default_rng(0).normal(size=(60, 40)) * 0.1
     walk = np.cumsum(x, axis=0)
     told = repr(
-        ss.identify_sparse(walk, ss.PolynomialBasis(1, 1), time_step=1.0, failure_rate=None)
+        ss.identify.sparse(
+            walk, ss.identify.PolynomialBasis(1, 1), time_step=1.0, failure_rate=None
+        )
     )
     assert told.startswith("FittedSDE at lag 1 ") and "b_x = " in told and "a_xx = " in told
 

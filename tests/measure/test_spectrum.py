@@ -25,8 +25,8 @@ def injected(size=2, covariance=None):
     """½|W − I|² with symmetric Gaussian noise, and SGD on it."""
     goal = jnp.eye(size).ravel()
     if covariance is None:
-        covariance = ss.symmetric_noise_covariance(size, INJECTED["noise"])
-    landscape = ss.GaussianTilts(lambda x: 0.5 * jnp.sum((x - goal) ** 2), covariance)
+        covariance = ss.landscapes.symmetric_noise_covariance(size, INJECTED["noise"])
+    landscape = ss.landscapes.GaussianTilts(lambda x: 0.5 * jnp.sum((x - goal) ** 2), covariance)
     return ss.SGD(landscape, INJECTED["learning_rate"], ss.WithReplacement(4)), goal
 
 
@@ -118,12 +118,12 @@ def test_kinds_of_levels():
     np.testing.assert_allclose(small()["singular"].levels.value, tall.mean((0, 1)), rtol=1e-10)
     assert small()["gram"].gap_ratio.num_samples == 0 and small()["gram"].probability is None
     matrix = np.random.default_rng(0).normal(size=(2, 2))
-    pair = ss.Levels(lambda x: x.reshape(2, 2), "eigenvalues")(
+    pair = ss.measure.Levels(lambda x: x.reshape(2, 2), "eigenvalues")(
         jnp.asarray(matrix + matrix.T).ravel()
     )
     np.testing.assert_allclose(pair, np.linalg.eigvalsh(matrix + matrix.T), rtol=1e-12)
     # No levels rather than wrong ones, once a matrix stops being symmetric.
-    assert np.isnan(ss.Levels(lambda x: x.reshape(2, 2))(jnp.asarray(matrix).ravel())).all()
+    assert np.isnan(ss.measure.Levels(lambda x: x.reshape(2, 2))(jnp.asarray(matrix).ravel())).all()
 
 
 def test_increments_of_the_recorded_trajectory():
@@ -146,7 +146,7 @@ def pair(diagonal=False):
     law = ss.theory.matrices.InjectedNoiseLevels(**INJECTED)
     covariance = np.diag([0.18, 0, 0, 0.18]) if diagonal else None
     process, start = injected(2, covariance)
-    gap = ss.Levels(square(2))
+    gap = ss.measure.Levels(square(2))
     edges = np.array([0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0]) * law.mean_spacing
     return law, ss.simulate(
         process,
@@ -208,12 +208,12 @@ def test_weight_matrix_of_a_model():
         [eqx.nn.Linear(3, 4, False, key=first), eqx.nn.Linear(4, 2, False, key=second)], jnp.ones(2)
     )
     risk = ss.EmpiricalRisk(net, jnp.ones((5, 3)), jnp.ones(5), lambda a, b: (a - b) ** 2)
-    matrix = ss.weight_matrix(risk, lambda model: model.layers[1].weight)
+    matrix = ss.measure.weight_matrix(risk, lambda model: model.layers[1].weight)
     np.testing.assert_array_equal(matrix(risk.initial), net.layers[1].weight)
     with pytest.raises(ValueError, match=r"shape \(2,\), and only a matrix"):
-        ss.weight_matrix(risk, lambda model: model.offset)
+        ss.measure.weight_matrix(risk, lambda model: model.offset)
     with pytest.raises(ValueError, match="Equinox model"):
-        ss.weight_matrix(injected()[0].landscape, lambda model: model)
+        ss.measure.weight_matrix(injected()[0].landscape, lambda model: model)
 
 
 def attempt(measure, start=None):
@@ -236,7 +236,7 @@ BAD = {
         lambda: attempt(ss.Spectrum(square(2)), jnp.arange(4.0)),
         "differs from its transpose by 1",
     ),
-    "kind": (lambda: ss.Levels(square(2), "trace"), "trace"),
+    "kind": (lambda: ss.measure.Levels(square(2), "trace"), "trace"),
     "edges": (lambda: ss.Spectrum(square(2), edges=[-1.0, 1.0]), "gaps are ≥ 0"),
     "schedule": (lambda: attempt(ss.Spectrum(square(2), burn_in=3)), "burn_in=3"),
     "scalar": (lambda: attempt(ss.ConditionalIncrements(lambda x: x, [0.0, 1.0])), "scalar"),

@@ -33,9 +33,9 @@ def run():
         ensemble_size=2048,
         key=jr.key(0),
         measures={
-            "tail": ss.TailRatios(LEVELS, pareto, burn_in=4, every=2),
-            "three": ss.TailRatios(LEVELS, pareto, factor=3.0),
-            "thin": ss.TailRatios([WIDTH, 3 * WIDTH, 20 * WIDTH]),
+            "tail": ss.measure.TailRatios(LEVELS, pareto, burn_in=4, every=2),
+            "three": ss.measure.TailRatios(LEVELS, pareto, factor=3.0),
+            "thin": ss.measure.TailRatios([WIDTH, 3 * WIDTH, 20 * WIDTH]),
         },
         record_every=1,
     )
@@ -92,9 +92,9 @@ def test_what_is_refused():
     """Levels increase from above 0, the factor exceeds 1, f is scalar, increments have tails."""
     for levels in ([], [0.0, 1.0], [2.0, 1.0], [1.0, np.inf]):
         with pytest.raises(ValueError, match="increasing, finite levels > 0"):
-            ss.TailRatios(levels)
+            ss.measure.TailRatios(levels)
     with pytest.raises(ValueError, match="factor must be a finite number > 1"):
-        ss.TailRatios([1.0], factor=1.0)
+        ss.measure.TailRatios([1.0], factor=1.0)
     plane = ss.quadratic(np.eye(2), 1.0)
     with pytest.raises(ValueError, match=r"a scalar function of θ; f\(θ\) has shape \(2,\)"):
         ss.simulate(
@@ -103,7 +103,7 @@ def test_what_is_refused():
             num_steps=2,
             ensemble_size=2,
             key=jr.key(0),
-            measures={"t": ss.TailRatios([1.0])},
+            measures={"t": ss.measure.TailRatios([1.0])},
         )
     cheap = ss.ModifiedEquation(plane, 0.1, ss.ConstantNoise(np.eye(2)), increments="two_point")
     with pytest.raises(ValueError, match="Two-point increments have no tails"):
@@ -113,5 +113,5 @@ def test_what_is_refused():
             num_steps=2,
             ensemble_size=2,
             key=jr.key(0),
-            measures={"t": ss.TailRatios([1.0], lambda x: x[0])},
+            measures={"t": ss.measure.TailRatios([1.0], lambda x: x[0])},
         )

@@ -31,7 +31,10 @@ def test_a_value_on_an_edge_begins_its_bin():
 
 
 COUNTING = {
-    "tails": (ss.TailRatios([0.5, 1.0]), ["probability", "far_probability", "ratio", "index"]),
+    "tails": (
+        ss.measure.TailRatios([0.5, 1.0]),
+        ["probability", "far_probability", "ratio", "index"],
+    ),
     "increments": (ss.ConditionalIncrements(lambda x: x[0], [0.0, 1.0]), ["drift", "square"]),
     "histogram": (ss.Histogram([0.0, 1.0]), ["density", "probability", "above", "cumulative"]),
 }

@@ -10,8 +10,8 @@ from scipy.special import gamma
 
 import sde_sgd as ss
 from sde_sgd.theory.stationary import (
-    fractional_ornstein_uhlenbeck_variance,
     driven_covariance,
+    fractional_ornstein_uhlenbeck_variance,
     stationary_scale_stable,
 )
 
@@ -37,7 +37,7 @@ def test_fractional_brownian_motion(hurst):
     times = 10.0 ** np.arange(-2, 2)
     # The ends that leave (fastest·s)^{−2H} and (slowest·s)^{2−2H} below 1 % at every s.
     fastest, slowest = (1e16 if hurst < 0.2 else 1e6), (1e-14 if hurst > 0.8 else 1e-6)
-    driving = ss.fractional_noise(hurst, 80, slowest=slowest, fastest=fastest)
+    driving = ss.noise.fractional_noise(hurst, 80, slowest=slowest, fastest=fastest)
     np.testing.assert_allclose(spread(driving, times), times ** (2 * hurst), rtol=0.01)
     if hurst != 0.5:
         with pytest.raises(AssertionError):
@@ -53,7 +53,7 @@ def test_fractional_ornstein_uhlenbeck(hurst):
 
     def error(states, index=hurst):
         found = driven_covariance(
-            [[h]], [[noise]], ss.fractional_noise(index, states), learning_rate=eta
+            [[h]], [[noise]], ss.noise.fractional_noise(index, states), learning_rate=eta
         )
         return abs(found[0, 0] / exact - 1)
 
@@ -63,7 +63,7 @@ def test_fractional_ornstein_uhlenbeck(hurst):
         assert error(48, 1 - hurst) > 0.3
 
 
-COLOURED = ss.ColouredNoise([0.3, 2.0], [0.7, -1.4], 0.5)
+COLOURED = ss.noise.ColouredNoise([0.3, 2.0], [0.7, -1.4], 0.5)
 
 
 @pytest.mark.parametrize("step", [0.0, 0.5])
@@ -104,9 +104,7 @@ def test_lyapunov_of_the_augmented_system(step):
             read[states, :2] = np.eye(2)
             noise += read @ joint @ read.T
         exact = solve_discrete_lyapunov(move, noise)[:2, :2]
-    found = driven_covariance(
-        hess, root @ root.T, COLOURED, learning_rate=eta, time_step=step
-    )
+    found = driven_covariance(hess, root @ root.T, COLOURED, learning_rate=eta, time_step=step)
     np.testing.assert_allclose(found, exact, rtol=1e-10)
 
 
@@ -115,7 +113,7 @@ def test_white_noise_in_theory():
     hess, noise = np.diag([1.0, 2.0]), np.array([[1.0, 0.3], [0.3, 0.5]])
     for substeps in (1, 4):
         found = driven_covariance(
-            hess, noise, ss.WhiteNoise(), learning_rate=0.3, time_step=1 / substeps
+            hess, noise, ss.noise.WhiteNoise(), learning_rate=0.3, time_step=1 / substeps
         )
         exact = ss.theory.stationary.linear_covariance(
             hess, noise, learning_rate=0.3, time_step=0.3 / substeps
@@ -130,7 +128,7 @@ def test_epochs_are_matched_where_the_curvature_is_small():
             [[1e-3]], [[1.0]], learning_rate=0.1, batches_per_epoch=batches
         ).average[0, 0]
         found = driven_covariance(
-            [[1e-3]], [[1.0]], ss.epoch_noise(batches), learning_rate=0.1
+            [[1e-3]], [[1.0]], ss.noise.epoch_noise(batches), learning_rate=0.1
         )[0, 0]
         assert found == pytest.approx(exact, rel=0.01)
         assert 100 * exact < 0.1 / (2 * 1e-3)
@@ -159,7 +157,7 @@ def increments(driving, members, step, count):
 def test_simulated_increments(hurst):
     """Cov(ΔZ_0, ΔZ_k) = ½(|k+1|^{2H} − 2k^{2H} + |k−1|^{2H}) h^{2H}, components independent."""
     step, members = 0.5, 100_000
-    found = increments(ss.fractional_noise(hurst), members, step, 3)
+    found = increments(ss.noise.fractional_noise(hurst), members, step, 3)
     k = np.arange(3)
     exact = 0.5 * (abs(k + 1) ** (2 * hurst) - 2 * k ** (2 * hurst) + abs(k - 1) ** (2 * hurst))
     for lag in range(3):
@@ -178,7 +176,7 @@ def test_simulated_increments(hurst):
 def test_stable_characteristic_function(alpha):
     """E cos(uΔZ) = exp(−|σu|^α h) at five u, E sin = 0; the α next to it fails."""
     scale, step = 0.7, 0.25
-    found = increments(ss.StableNoise(alpha, scale), 100_000, step, 1)[0]
+    found = increments(ss.noise.StableNoise(alpha, scale), 100_000, step, 1)[0]
     frequencies = np.array([0.3, 1.0, 2.0, 4.0, 9.0])
     phase = found[:, :, None] * frequencies
     even = ss.Estimate.from_samples(np.cos(phase).mean(axis=1))
@@ -211,7 +209,7 @@ def test_white_noise_is_the_modified_equation(noise):
     """Number for number: bit for bit where drift and noise are one product, else to 1e-12."""
     rng = np.random.default_rng(0)
     landscape = ss.LeastSquares(rng.normal(size=(10, 2)), rng.normal(size=10))
-    driven = ss.DrivenEquation(landscape, 0.2, noise, ss.WhiteNoise(), substeps=3)
+    driven = ss.DrivenEquation(landscape, 0.2, noise, ss.noise.WhiteNoise(), substeps=3)
     equation = ss.ModifiedEquation(landscape, 0.2, noise, substeps=3)
     runs = [run(p, {}, 20, 8, record=1) for p in (driven, equation)]
     one, two = (r.records[1] for r in runs if r.records is not None)
@@ -223,16 +221,16 @@ def test_white_noise_is_the_modified_equation(noise):
 def test_simulated_stationary_variance(name):
     """Variance of θ at Euler's step against the exact one; Brownian motion has another."""
     driving = {
-        "H = .3": ss.fractional_noise(0.3),
-        "H = .7": ss.fractional_noise(0.7),
-        "epochs": ss.epoch_noise(10),
+        "H = .3": ss.noise.fractional_noise(0.3),
+        "H = .7": ss.noise.fractional_noise(0.7),
+        "epochs": ss.noise.epoch_noise(10),
     }[name]
     noise, eta = ss.ConstantNoise([[2.0]]), 0.5
     process = ss.DrivenEquation(ss.quadratic([[1.0]], 1.0), eta, noise, driving, substeps=2)
     found = run(process, {"m": ss.Moments(burn_in=30, covariance="diagonal")})["m"].variance
     given = {"learning_rate": eta, "time_step": 0.5}
     exact = driven_covariance([[1.0]], [[2.0]], driving, **given)[0]
-    white = driven_covariance([[1.0]], [[2.0]], ss.WhiteNoise(), **given)[0]
+    white = driven_covariance([[1.0]], [[2.0]], ss.noise.WhiteNoise(), **given)[0]
     # H = .7 forgets its start as s^{2H−2}; 30 iterations at rate ½ leave e^{−15} of it in θ.
     assert ss.compare(found, exact).verdict == "agrees"
     assert ss.compare(found, white).verdict == "disagrees"
@@ -240,7 +238,7 @@ def test_simulated_stationary_variance(name):
 
 def test_stable_stationary_law():
     """E cos(uθ) = exp(−|su|^α) with s^α = (σA)^α h/(1 − (1−λh)^α): sums of stable numbers."""
-    driving, eta = ss.StableNoise(1.5), 0.5
+    driving, eta = ss.noise.StableNoise(1.5), 0.5
     noise = ss.ConstantNoise([[2.0]])
     process = ss.DrivenEquation(ss.quadratic([[1.0]], 1.0), eta, noise, driving, substeps=2)
     theta = run(process, {"end": ss.Snapshots([40])}, 40, 32768)["end"].values[0, :, 0]
@@ -259,27 +257,29 @@ def test_stable_stationary_law():
 
 QUADRATIC = ss.quadratic([[1.0]], 1.0)
 BAD = {
-    "between 0 and 1": lambda: ss.fractional_noise(1.0),
-    "between 0 and 1; got 0": lambda: ss.fractional_noise(0.0),
-    "num_states": lambda: ss.fractional_noise(0.3, 0),
-    "fastest must be a finite number > 1": lambda: ss.fractional_noise(
+    "between 0 and 1": lambda: ss.noise.fractional_noise(1.0),
+    "between 0 and 1; got 0": lambda: ss.noise.fractional_noise(0.0),
+    "num_states": lambda: ss.noise.fractional_noise(0.3, 0),
+    "fastest must be a finite number > 1": lambda: ss.noise.fractional_noise(
         0.3, slowest=1.0, fastest=0.1
     ),
-    r"in \(0, 2\]": lambda: ss.StableNoise(2.1),
-    "index must be a finite number > 0": lambda: ss.StableNoise(0.0),
-    "scale": lambda: ss.StableNoise(1.0, 0.0),
-    "one weight for each rate": lambda: ss.ColouredNoise([1.0, 2.0], [1.0]),
-    "> 0, per iteration": lambda: ss.ColouredNoise([0.0], [1.0]),
-    "batches_per_epoch": lambda: ss.epoch_noise(1),
+    r"in \(0, 2\]": lambda: ss.noise.StableNoise(2.1),
+    "index must be a finite number > 0": lambda: ss.noise.StableNoise(0.0),
+    "scale": lambda: ss.noise.StableNoise(1.0, 0.0),
+    "one weight for each rate": lambda: ss.noise.ColouredNoise([1.0, 2.0], [1.0]),
+    "> 0, per iteration": lambda: ss.noise.ColouredNoise([0.0], [1.0]),
+    "batches_per_epoch": lambda: ss.noise.epoch_noise(1),
     "rougher than Brownian": lambda: ss.DrivenEquation(
-        QUADRATIC, 0.1, ss.MinibatchNoise(ss.WithReplacement(1)), ss.fractional_noise(0.3)
+        QUADRATIC, 0.1, ss.MinibatchNoise(ss.WithReplacement(1)), ss.noise.fractional_noise(0.3)
     ),
     "no covariance to predict": lambda: driven_covariance(
-        [[1.0]], [[1.0]], ss.StableNoise(1.5), learning_rate=0.1
+        [[1.0]], [[1.0]], ss.noise.StableNoise(1.5), learning_rate=0.1
     ),
-    "must be < 2": lambda: stationary_scale_stable(3.0, 1.0, ss.StableNoise(1.5), time_step=1.0),
+    "must be < 2": lambda: stationary_scale_stable(
+        3.0, 1.0, ss.noise.StableNoise(1.5), time_step=1.0
+    ),
     "more substeps": lambda: driven_covariance(
-        [[30.0]], [[1.0]], ss.WhiteNoise(), learning_rate=0.1, time_step=1.0
+        [[30.0]], [[1.0]], ss.noise.WhiteNoise(), learning_rate=0.1, time_step=1.0
     ),
 }
 

@@ -10,7 +10,7 @@ import pytest
 from tools import call
 
 import sde_sgd as ss
-from sde_sgd.noise import covariance_operator
+from sde_sgd.noise.models import covariance_operator
 
 THETA = jnp.array([0.4, -0.7])
 PLANE = ss.quadratic(np.diag([1.0, 2.0]), 1.0)

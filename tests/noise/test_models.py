@@ -8,7 +8,7 @@ import pytest
 from tools import call, normal
 
 import sde_sgd as ss
-from sde_sgd.noise import covariance_operator
+from sde_sgd.noise.models import covariance_operator
 
 THETA = jnp.array([0.4, -0.7, 0.2])
 

@@ -9,7 +9,8 @@ import pytest
 from tools import call, normal
 
 import sde_sgd as ss
-from sde_sgd.noise import covariance_operator, IterationNoise
+from sde_sgd.noise.models import covariance_operator
+from sde_sgd.noise.paths import IterationNoise
 
 THETA = jnp.array([0.4, -0.7, 0.2])
 SAMPLING = ss.WithoutReplacement(4)
@@ -25,7 +26,7 @@ def logistic():
 
 
 def population():
-    return ss.PopulationLeastSquares(np.diag([1.0, 0.5, 0.2]), 0.7)
+    return ss.landscapes.PopulationLeastSquares(np.diag([1.0, 0.5, 0.2]), 0.7)
 
 
 MODELS = {

@@ -8,7 +8,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from sde_sgd.noise import IterationNoise
+from sde_sgd.noise.paths import IterationNoise
 from sde_sgd.random.draws import Draws, Stream
 
 KEY = jr.key(22)

@@ -10,7 +10,7 @@ from scipy import stats
 from tools import call
 
 import sde_sgd as ss
-from sde_sgd.noise import IterationNoise
+from sde_sgd.noise.paths import IterationNoise
 from sde_sgd.random.draws import Draws, Stream
 
 FAILURE_RATE = 2e-5
@@ -39,14 +39,14 @@ def everything(draws):
             options = {"size": SIZE, "substeps": 1, "dtype": jnp.float64, "checked": False}
             return IterationNoise(own, increments=increments, **options).evaluate(*step)
 
-        coloured = ss.ColouredNoise([1.0], [0.5], 0.5)
+        coloured = ss.noise.ColouredNoise([1.0], [0.5], 0.5)
         return {
             "path": path("gaussian"),
             "two-point": path("two_point"),
             "coloured": coloured.increment(jnp.zeros((SIZE, 1)), own, SIZE, 1.0, jnp.float64)[1],
             "coloured start": coloured.init(own, SIZE, jnp.float64)[:, 0],
             "stable": jnp.arctan(
-                ss.StableNoise(1.5).increment(None, own, SIZE, 1.0, jnp.float64)[1]
+                ss.noise.StableNoise(1.5).increment(None, own, SIZE, 1.0, jnp.float64)[1]
             ),
             "area": own.normal((SIZE,), Stream.LEVY_AREA),
             "crossing": jnp.broadcast_to(own.uniform((), Stream.MEASURE), (SIZE,)),

@@ -32,10 +32,10 @@ PLACES = {
     "residual moments": lambda: least_squares(3),
     "constant root": lambda: ss.quadratic(np.eye(3), np.diag([1.0, 0.5, 0.0])),
     "logistic": lambda: ss.LogisticRegression(normal(1, 12, 2), np.arange(12) % 2),
-    "population": lambda: ss.PopulationLeastSquares(np.diag([1.0, 0.5, 0.2]), 0.7),
+    "population": lambda: ss.landscapes.PopulationLeastSquares(np.diag([1.0, 0.5, 0.2]), 0.7),
     "network, blocks of 4": lambda: network(4),
     "network": network,
-    "anchored": lambda: ss.ControlVariate(least_squares(10), np.ones(10)),
+    "anchored": lambda: ss.landscapes.ControlVariate(least_squares(10), np.ones(10)),
 }
 
 

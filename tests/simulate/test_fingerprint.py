@@ -267,7 +267,7 @@ def test_the_parts_of_the_library_are_seen():
         ss.Moments(of=jnp.sum),
         ss.Moments(of=jax.nn.relu),
         ss.Moments(of=landscape.loss),
-        ss.Occupation(ss.label_by_nearest(np.eye(2)), 2),
+        ss.Occupation(ss.landscapes.label_by_nearest(np.eye(2)), 2),
         ss.FirstPassage.bridged(processes[1], lambda x: x[0] - 3),
         ss.Spectrum(lambda x: jnp.outer(x, x), edges=[0.0, 1.0]),
     ]

@@ -4,6 +4,8 @@ import ast
 import inspect
 from pathlib import Path
 
+from fuzz.public import public
+
 import sde_sgd
 
 ROOT = Path(sde_sgd.__file__).parent
@@ -14,16 +16,14 @@ ORDER = (
     "_checks",
     "memory",
     "terminal",
-    "normal_quantile",
     "netcdf",
-    "draws",
+    "estimate",
+    "random",
     "landscapes",
     "noise",
     "theory",
-    "basins",
-    "dynamics",
+    "processes",
     "measure",
-    "curvature",
     "simulate",
     "rare_events",
     "compare",
@@ -33,7 +33,7 @@ ORDER = (
     "validity",
 )
 # Predictions never simulate, and never draw.
-ONLY = {"theory": {"types", "_brief", "_checks", "landscapes", "noise"}}
+ONLY = {"theory": {"types", "_brief", "_checks", "estimate", "landscapes", "noise"}}
 
 
 def layer(path):
@@ -108,22 +108,17 @@ def test_an_upward_import_is_seen():
         assert forbidden(path, line) == {"simulate"}, line
     assert forbidden(path, "import sde_sgd") == {""}
     assert forbidden(path, "if TYPE_CHECKING:\n    from ..simulate import Run") == set()
-    assert forbidden(ROOT / "theory" / "x.py", "from ..draws import Draws") == {"draws"}
-    assert forbidden(path, "from ..draws import Draws\nfrom .base import Tick\nimport jax") == set()
-
-
-def public():
-    modules = [sde_sgd, sde_sgd.theory]
-    for module in modules:
-        for name, value in vars(module).items():
-            if not name.startswith("_") and (inspect.isclass(value) or inspect.isroutine(value)):
-                yield f"{module.__name__}.{name}", value
+    assert forbidden(ROOT / "theory" / "x.py", "from ..random import Draws") == {"random"}
+    assert (
+        forbidden(path, "from ..random.draws import Draws\nfrom .base import Tick\nimport jax")
+        == set()
+    )
 
 
 def test_public_names_are_documented():
     """Every public class and function has a docstring of its own."""
-    names = dict(public())
-    assert {"sde_sgd.SGD", "sde_sgd.simulate", "sde_sgd.LeastSquares"} <= set(names)
+    names = public()
+    assert {"SGD", "simulate", "theory.escape.mean_exit_time", "curvature.trace"} <= set(names)
     # Without a docstring of its own a dataclass gets its signature, a subclass its parent's.
     bare = [n for n, v in names.items() if not (v.__doc__ or "").strip() or _generated(v)]
     assert bare == []
@@ -131,6 +126,13 @@ def test_public_names_are_documented():
 
 def _generated(value):
     return inspect.isclass(value) and value.__doc__.startswith(f"{value.__name__}(")
+
+
+def test_names_are_few_and_say_one_thing():
+    """At most 100 names at the top, and no two public classes of one name."""
+    assert len(sde_sgd.__all__) <= 100
+    classes = [value.__name__ for value in public().values() if inspect.isclass(value)]
+    assert sorted(name for name in set(classes) if classes.count(name) > 1) == []
 
 
 def test_every_module_is_documented():

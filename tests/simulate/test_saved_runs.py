@@ -90,7 +90,7 @@ def test_clocks_are_coordinates_and_members_one_axis(tmp_path):
         "exit": ss.FirstPassage(lambda x: x[0] > 0.1),
         "where": ss.Occupation(lambda x: (x[0] > 0).astype(int), 2),
         "time": ss.Autocovariance(lambda x: x[0], max_lag=3),
-        "entropy": ss.EntropyProduction(lambda x, y: jnp.sum(x - y)),
+        "entropy": ss.measure.EntropyProduction(lambda x, y: jnp.sum(x - y)),
     }
     run, data = saved(ss.SGD(landscape(), ETA, ss.WithReplacement(4)), tmp_path, measures=measures)
     np.testing.assert_array_equal(data["late_values"].sel(late_k=15), run["late"].values[1])

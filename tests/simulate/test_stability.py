@@ -257,7 +257,7 @@ def test_sam_overshoots_elsewhere():
         lambda rate: ss.ModifiedEquation(
             line(), rate, ss.ThermalNoise(_noise(), 0.1, rate), substeps=1
         ),
-        lambda rate: ss.DrivenEquation(line(), rate, _noise(), ss.WhiteNoise(), substeps=1),
+        lambda rate: ss.DrivenEquation(line(), rate, _noise(), ss.noise.WhiteNoise(), substeps=1),
     ],
     ids=["overdamped", "with a bath", "driven by white noise"],
 )
@@ -274,7 +274,7 @@ def _noise():
 
 def test_what_has_no_limit_of_that_kind():
     """Noise that adds up to zero, and a flow without noise, are not judged by white noise's."""
-    driven = ss.DrivenEquation(line(), 0.7, _noise(), ss.epoch_noise(5), substeps=1)
+    driven = ss.DrivenEquation(line(), 0.7, _noise(), ss.noise.epoch_noise(5), substeps=1)
     assert runs_without_a_word(driven).complete
     score = ss.theory.equations.FunctionScore(lambda t, x: -x, 1)
     flow = ss.ProbabilityFlow(line(), 0.7, _noise(), score)

@@ -73,7 +73,7 @@ def test_numbers_are_finite(value):
     )
     refused("start", lambda: theory.escape.quasi_potential(well, noise, start=value, end=0.0))
     refused("relative_error", lambda: theory.equations.gaussian_flow_gap(SCORE, value, [0.0, 1.0]))
-    refused("within", lambda: theory.escape.stationary_point(well, [0.9], within=value))
+    refused("within", lambda: ss.landscapes.stationary_point(well, [0.9], within=value))
     refused(
         "wall", lambda: theory.escape.exit_time(lambda x: -x, 0.5, start=0.0, exits=1.0, wall=value)
     )

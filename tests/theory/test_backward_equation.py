@@ -99,7 +99,7 @@ def test_cross_diffusion():
 
 def sharp_and_flat(diffusion):
     """Times from the flat and from the sharp well to the other one, over Eyring–Kramers."""
-    landscape = ss.sharp_and_flat_wells(1.0)
+    landscape = ss.landscapes.sharp_and_flat_wells(1.0)
     noise = ss.ConstantNoise(2 * diffusion * np.eye(2))
     box = ((-2.0, 2.0), (-2.2, 2.2))
     equation = FokkerPlanck.of_sgd(landscape, noise, learning_rate=1.0, box=box, cells=80)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from sde_sgd.theory.stationary import (
+    epoch_covariance,
     epoch_noise_autocovariance,
     linear_covariance,
-    epoch_covariance,
 )
 
 HESS = np.array([[1.0, 0.3], [0.3, 0.5]])
@@ -82,9 +82,7 @@ CASES += [(0.0, 0.0350, 0.0, None)]
 @pytest.mark.parametrize("curvature, average, end, independent", CASES)
 def test_numbers(curvature, average, end, independent):
     """η = .1, s² = 1, M = 20: .0336454, .0348605, .0350; at epoch end .00176939 and 0."""
-    found = epoch_covariance(
-        [[curvature]], [[1.0]], learning_rate=0.1, batches_per_epoch=20
-    )
+    found = epoch_covariance([[curvature]], [[1.0]], learning_rate=0.1, batches_per_epoch=20)
     assert found.average[0, 0] == pytest.approx(average, abs=5e-8)
     if end is not None:
         assert found.epoch_end[0, 0] == pytest.approx(end, abs=5e-9)
@@ -101,9 +99,7 @@ def test_filtered_noise():
     """Var = Σ_kl v_k R_kl v_l over the last 600 epochs, R written out, at every phase."""
     eta, curvature, count = 0.1, 0.1, 20
     block = (count * np.eye(count) - 1) / (count - 1)
-    found = epoch_covariance(
-        [[curvature]], [[1.0]], learning_rate=eta, batches_per_epoch=count
-    )
+    found = epoch_covariance([[curvature]], [[1.0]], learning_rate=eta, batches_per_epoch=count)
     for phase in (0, 1, 13):
         total = 0.0
         for epoch in range(600):
@@ -117,9 +113,7 @@ def test_filtered_noise():
 def test_small_curvature_keeps_its_digits(mu):
     """Var is continuous at h = 0; Var at epoch end is half of η³hM(M+1)s²/6 for small h, μ = 0."""
     flat, near = (
-        epoch_covariance(
-            [[h]], [[1.0]], learning_rate=0.1, batches_per_epoch=20, momentum=mu
-        )
+        epoch_covariance([[h]], [[1.0]], learning_rate=0.1, batches_per_epoch=20, momentum=mu)
         for h in (0.0, 1e-10)
     )
     np.testing.assert_allclose(near.phases[1:], flat.phases[1:], rtol=1e-8)

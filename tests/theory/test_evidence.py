@@ -128,7 +128,7 @@ def test_refuses_landscapes():
     """A landscape with its own l2, a population, too many parameters for quadrature."""
     with pytest.raises(ValueError, match="twice: make it with l2=0 and give prior=2"):
         laplace_evidence(ss.LogisticRegression(X[:, None], TRUE, l2=0.1), prior=1.0, num_classes=2)
-    population = ss.PopulationLeastSquares(jnp.eye(2), 1.0)
+    population = ss.landscapes.PopulationLeastSquares(jnp.eye(2), 1.0)
     with pytest.raises(ValueError, match="finite sum"):
         laplace_evidence(population, prior=1.0, num_classes=2)  # pyright: ignore
     three = ss.LogisticRegression(jax.random.normal(jax.random.key(0), (20, 2)), TRUE)

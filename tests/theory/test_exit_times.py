@@ -216,7 +216,7 @@ def test_from_a_landscape():
     x = np.array([-0.7, 0.2])
     np.testing.assert_allclose(second(x), force(x) * (1 + 0.125 * (3 * x**2 - 1)), rtol=1e-13)
     with pytest.raises(ValueError, match="d = 1"):
-        drift_and_diffusion(ss.sharp_and_flat_wells(1.0), noise, learning_rate=0.25)
+        drift_and_diffusion(ss.landscapes.sharp_and_flat_wells(1.0), noise, learning_rate=0.25)
 
 
 REFUSED = [

@@ -12,8 +12,8 @@ from sde_sgd.theory.escape import (
 )
 
 WELL = ss.double_well(0.36)
-WELLS = ss.sharp_and_flat_wells(1.0, flat_curvature=1.5, sharp_curvature=6.0)
-MUELLER = ss.mueller_brown(1.0)
+WELLS = ss.landscapes.sharp_and_flat_wells(1.0, flat_curvature=1.5, sharp_curvature=6.0)
+MUELLER = ss.landscapes.mueller_brown(1.0)
 
 
 def test_kramers():

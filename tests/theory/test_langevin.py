@@ -10,11 +10,11 @@ from scipy.linalg import solve_continuous_lyapunov
 
 import sde_sgd as ss
 from sde_sgd.theory.stationary import (
+    langevin_covariance,
     langevin_epochs,
+    least_squares_covariance,
     posterior_by_quadrature,
     posterior_least_squares,
-    langevin_covariance,
-    least_squares_covariance,
 )
 
 RNG = np.random.default_rng(3)
@@ -85,9 +85,7 @@ def test_independent_batches_are_another_law():
     subsets = list(itertools.combinations(range(6), 2))
     independent = [list(triple) for triple in itertools.product(subsets, repeat=3)]
     means, covariances = epoch_by_enumeration(independent)
-    exact = langevin_covariance(
-        INPUTS, TARGETS, noise_factor=(6 - 2) / (2 * 5), **COMMON
-    )
+    exact = langevin_covariance(INPUTS, TARGETS, noise_factor=(6 - 2) / (2 * 5), **COMMON)
     np.testing.assert_allclose(covariances[0], exact, atol=1e-8)
     np.testing.assert_allclose(means[0], MINIMUM, atol=1e-6)
     shuffled = langevin_epochs(INPUTS, TARGETS, batch_size=2, **COMMON).average.covariance
@@ -99,9 +97,7 @@ def test_independent_batches_are_another_law():
 def test_one_batch_an_epoch(size, anchor):
     """⌊N/B⌋ = 1: an epoch is one fresh subset, so the two closures agree; B = N has no noise."""
     factor = (6 - size) / (size * 5)
-    exact = langevin_covariance(
-        INPUTS, TARGETS, noise_factor=factor, anchor=anchor, **COMMON
-    )
+    exact = langevin_covariance(INPUTS, TARGETS, noise_factor=factor, anchor=anchor, **COMMON)
     found = langevin_epochs(INPUTS, TARGETS, batch_size=size, anchor=anchor, **COMMON)
     np.testing.assert_allclose(found.epoch_end.covariance, exact, rtol=1e-11)
     np.testing.assert_allclose(found.epoch_end.mean, MINIMUM, atol=1e-12)
@@ -146,9 +142,7 @@ def test_limit_is_the_posterior():
     """η → 0 and h → 0: T H⁻¹ about θ*."""
     posterior = posterior_least_squares(INPUTS, TARGETS, temperature=BATH, l2=L2)
     given = COMMON | {"learning_rate": 1e-8}
-    limit = langevin_covariance(
-        INPUTS, TARGETS, noise_factor=0.4, time_step=0.0, **given
-    )
+    limit = langevin_covariance(INPUTS, TARGETS, noise_factor=0.4, time_step=0.0, **given)
     np.testing.assert_allclose(limit, posterior.covariance, rtol=1e-6)
     np.testing.assert_allclose(posterior.mean, MINIMUM, atol=1e-13)
 
@@ -170,9 +164,7 @@ def test_full_batches_and_no_bath():
 def test_control_variate_by_residuals():
     """One step of the second moment, with Σ(θ) = Cov_i[H_i(θ − a)] summed over examples."""
     anchor = MINIMUM + np.array([0.4, 0.1])
-    exact = langevin_covariance(
-        INPUTS, TARGETS, noise_factor=0.25, anchor=anchor, **COMMON
-    )
+    exact = langevin_covariance(INPUTS, TARGETS, noise_factor=0.25, anchor=anchor, **COMMON)
     each = INPUTS[:, :, None] * INPUTS[:, None, :]
     mean = each.mean(0)
     second = exact + np.outer(MINIMUM - anchor, MINIMUM - anchor)

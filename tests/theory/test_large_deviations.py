@@ -118,10 +118,10 @@ def test_cumulants_by_enumeration(sampling):
 def test_refused():
     """Two dimensions, epochs, populations, no way."""
     with pytest.raises(ValueError, match="d=2"):
-        barrier(ss.sharp_and_flat_wells(1.0), ONE)
+        barrier(ss.landscapes.sharp_and_flat_wells(1.0), ONE)
     with pytest.raises(ValueError, match="RandomReshuffling"):
         barrier(WELL, ss.RandomReshuffling(1))
-    population = ss.PopulationLeastSquares([[1.0]], 1.0)
+    population = ss.landscapes.PopulationLeastSquares([[1.0]], 1.0)
     with pytest.raises(ValueError, match="population"):
         barrier(population, ONE)
     with pytest.raises(ValueError, match="different points"):

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from sde_sgd.theory.stationary import (
-    max_stable_learning_rate,
-    mean_square_stability,
-    second_moment_operator,
-    linear_covariance,
     least_squares_covariance,
     least_squares_mean,
     least_squares_transient,
+    linear_covariance,
+    max_stable_learning_rate,
+    mean_square_stability,
+    second_moment_operator,
 )
 
 N, B, D, ETA = 5, 2, 2, 0.12
@@ -242,9 +242,7 @@ def test_long_runs_reach_the_stationary_law(h):
     np.testing.assert_allclose(
         late.covariance[0], least_squares_covariance(X, Y, **options), atol=1e-13
     )
-    np.testing.assert_allclose(
-        late.mean[0], least_squares_mean(X, Y, l2=0.1), atol=1e-13
-    )
+    np.testing.assert_allclose(late.mean[0], least_squares_mean(X, Y, l2=0.1), atol=1e-13)
 
 
 @pytest.mark.parametrize("l2", [0.0, 0.3])

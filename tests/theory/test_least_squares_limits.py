@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from sde_sgd.theory.stationary import (
-    max_stable_learning_rate,
-    mean_square_stability,
     least_squares_covariance,
     least_squares_mean,
     least_squares_transient,
+    max_stable_learning_rate,
+    mean_square_stability,
 )
 
 N, D, ETA = 5, 2, 0.12
@@ -120,9 +120,7 @@ def test_rotation_covariance():
 def test_many_examples_in_blocks():
     """N beyond one block of rows: the residual of the stationary equation vanishes."""
     x, y = RNG.normal(size=(5000, 3)), RNG.normal(size=5000)
-    m = least_squares_covariance(
-        x, y, learning_rate=0.3, noise_factor=0.25, time_step=0.3
-    )
+    m = least_squares_covariance(x, y, learning_rate=0.3, noise_factor=0.25, time_step=0.3)
     a = x.T @ x / 5000
     seen = np.einsum("ni,nj,jk,nk,nl->il", x, x, m, x, x, optimize=True) / 5000
     gradients = x * (x @ least_squares_mean(x, y) - y)[:, None]
@@ -186,9 +184,7 @@ def test_unstable_names_radius_and_way_out():
             X, Y, momentum=0.5, learning_rate=9.0, noise_factor=0.5, time_step=9.0
         )
     with pytest.raises(ValueError, match="abscissa"):
-        least_squares_covariance(
-            X, Y, learning_rate=50.0, noise_factor=1.0, time_step=0.0
-        )
+        least_squares_covariance(X, Y, learning_rate=50.0, noise_factor=1.0, time_step=0.0)
     with pytest.raises(ValueError, match="moments overflow.*radius"):
         least_squares_transient(X, Y, times=[rate * 10**6], theta0=THETA0, **options)
 

@@ -8,8 +8,8 @@ from scipy.linalg import expm
 
 from sde_sgd.theory.stationary import (
     linear_covariance,
-    momentum_covariance,
     linear_transient,
+    momentum_covariance,
 )
 
 HESS = np.array([[1.0, 0.3, 0.0], [0.3, 2.0, -0.4], [0.0, -0.4, 0.7]])
@@ -217,6 +217,4 @@ def test_unstable_step_names_the_way_out():
 def test_transient_refuses_times(times):
     """Times between two steps, negative, not finite, or of the wrong shape raise."""
     with pytest.raises(ValueError, match="times"):
-        linear_transient(
-            HESS, NOISE, learning_rate=0.1, time_step=0.1, times=times, theta0=START
-        )
+        linear_transient(HESS, NOISE, learning_rate=0.1, time_step=0.1, times=times, theta0=START)

@@ -187,9 +187,7 @@ def test_another_clock_loses_the_order():
     for eta in RATES:
         k = round(1 / eta)
         ticks = {"learning_rate": eta, "noise_factor": 1.0, "theta0": [1.0]}
-        sgd = theory.stationary.least_squares_transient(
-            *PAIR, time_step=eta, times=[1.0], **ticks
-        )
+        sgd = theory.stationary.least_squares_transient(*PAIR, time_step=eta, times=[1.0], **ticks)
         for clock, row in ((eta * (k + 1), late), (np.sqrt(eta) * k, slow)):
             sde = theory.stationary.least_squares_transient(
                 *PAIR, time_step=0.0, times=[clock], order=2, **ticks

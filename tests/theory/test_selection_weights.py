@@ -62,7 +62,7 @@ def test_exact_ito_weights_on_the_grid():
 def test_two_dimensions_against_the_exact_marginal():
     """Isotropic noise: the marginal of x is ∝ k(x)^{−1/2} e^{−U(x,0)/T} exactly."""
     t = 0.08
-    landscape = ss.sharp_and_flat_wells(1.0)
+    landscape = ss.landscapes.sharp_and_flat_wells(1.0)
     equation = FokkerPlanck.of_sgd(
         landscape,
         ss.ConstantNoise(2 * t * jnp.eye(2)),

@@ -157,10 +157,8 @@ def test_injected_noise_levels(step):
     """Variances by Lyapunov, the gap's mean by the 3-dimensional Gaussian law in the plane."""
     law = theory.matrices.InjectedNoiseLevels(**INJECTED, time_step=step)
     h = 0.1 if step is None else step
-    covariance = np.asarray(ss.symmetric_noise_covariance(2, 0.1)) / 16
-    m = theory.stationary.linear_covariance(
-        np.eye(4), covariance, learning_rate=0.1, time_step=h
-    )
+    covariance = np.asarray(ss.landscapes.symmetric_noise_covariance(2, 0.1)) / 16
+    m = theory.stationary.linear_covariance(np.eye(4), covariance, learning_rate=0.1, time_step=h)
     np.testing.assert_allclose(m[1, 1], law.variance, rtol=1e-10)
     np.testing.assert_allclose([m[0, 0], m[1, 2]], [2 * law.variance, law.variance], rtol=1e-10)
     # W₁₁ − W₂₂ and 2W₁₂ from the covariance, then E|·| over a quadrant of the plane.
@@ -226,7 +224,7 @@ def test_gap_transition():
 
 def test_boltzmann_machine_spacing():
     """Gap of a doublet: Lyapunov equation of the machine's own Hessian and Σ, by differences."""
-    machine = ss.GaussianRBM(ss.scalar_field_kernel(5, 2.0), 3.0)
+    machine = ss.landscapes.GaussianRBM(ss.landscapes.scalar_field_kernel(5, 2.0), 3.0)
     theta, small = machine.minimum(), 1e-5
     shifts = small * jnp.concatenate([jnp.eye(25), -jnp.eye(25)])
     slopes = np.asarray(jax.jit(jax.vmap(lambda x: machine.gradient(x)))(theta + shifts))
@@ -323,7 +321,7 @@ def expected(found):
 def test_teacher_student_sde_by_its_generator():
     """−⟨Δ, ∇f⟩ + ½(η/B) tr Σ(Δ)∇²f closes on the invariants; theory at h → 0 by extrapolation."""
     eta, batch = 0.1, 10
-    landscape = ss.LinearTeacherStudent(np.zeros((2, 2)), 1.0)
+    landscape = ss.landscapes.LinearTeacherStudent(np.zeros((2, 2)), 1.0)
     slope, curve = jax.jit(jax.jacfwd(invariants)), jax.jit(jax.hessian(invariants))
     covariance = jax.jit(lambda x: landscape.gradient_covariance(x))
 
@@ -348,7 +346,7 @@ def test_teacher_student_sde_by_its_generator():
 def test_teacher_student_sgd_by_enumeration():
     """One SGD step of the landscape, all of B = 2 examples by Gauss–Hermite: v, ⟨s²⟩ and k ≈ 0."""
     eta, nodes = 0.05, 5
-    landscape = ss.LinearTeacherStudent(np.zeros((2, 2)), 1.0)
+    landscape = ss.landscapes.LinearTeacherStudent(np.zeros((2, 2)), 1.0)
     z, weight = np.polynomial.hermite_e.hermegauss(nodes)
     grid = np.stack(np.meshgrid(*[z] * 8, indexing="ij"), -1).reshape(-1, 2, 4)
     weight = weight / weight.sum()

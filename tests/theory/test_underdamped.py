@@ -19,9 +19,7 @@ SCALE = np.array([[1.0, 0.2, 0.0], [0.2, 0.6, 0.1], [0.0, 0.1, 1.7]])
 )
 def test_scalar(eta, mu, c, value):
     """Var = ηC/(2h(1−μ)): the values of the overdamped limit, ½, 2.5 and 3."""
-    joint = underdamped_covariance(
-        [[1.0]], [[c]], learning_rate=eta, momentum=mu, joint=True
-    )
+    joint = underdamped_covariance([[1.0]], [[c]], learning_rate=eta, momentum=mu, joint=True)
     np.testing.assert_allclose(joint, [[value, 0], [0, value / eta]], atol=1e-12)
 
 

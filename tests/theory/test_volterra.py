@@ -27,7 +27,7 @@ def uniform():
 
 @functools.cache
 def landscape():
-    return ss.PopulationLeastSquares(A, 0.3, MINIMUM)
+    return ss.landscapes.PopulationLeastSquares(A, 0.3, MINIMUM)
 
 
 def small(batch=1):

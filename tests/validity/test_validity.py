@@ -22,7 +22,7 @@ TILTS = ndtri((np.arange(64) + 0.5) / 64)
 
 
 def quadratic(tilts=TILTS, curvature=1.0):
-    energy = ss.QuadraticEnergy(curvature * jnp.eye(1), jnp.zeros(1))
+    energy = ss.landscapes.QuadraticEnergy(curvature * jnp.eye(1), jnp.zeros(1))
     return ss.Potential(energy, tilts=np.asarray(tilts, float)[:, None])
 
 
@@ -245,5 +245,5 @@ def test_bad_input():
         check_run(model, sgd, zero)
     refused("num_paths must be an integer ≥ 2; got 1", num_paths=1)
     refused("directions must have shape", directions=np.ones(1))
-    population = ss.PopulationLeastSquares(jnp.eye(1), 1.0)
+    population = ss.landscapes.PopulationLeastSquares(jnp.eye(1), 1.0)
     refused("population", landscape=population, process=ss.SGD(population, 0.1, sgd.sampling))

@@ -58,7 +58,7 @@ def quantile_function(law: Any, called: str = "law") -> Callable:
             return found
     raise ValueError(
         f"{called} must be a Gaussian, as the other law is, or a law on the line with a method "
-        f"quantile or ppf; got {in_brief(law)}. For samples use ss.wasserstein2."
+        f"quantile or ppf; got {in_brief(law)}. For samples use ss.distances.wasserstein2."
     )
 
 

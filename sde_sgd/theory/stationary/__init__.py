@@ -1,40 +1,40 @@
 """Moments of the stationary state and on the way to it, currents, and which steps are stable."""
 
 from sde_sgd.theory.stationary.currents import (
-    EntropyProduction as EntropyProduction,
+    EntropyRate as EntropyRate,
     stationary_current as stationary_current,
     StationaryCurrent as StationaryCurrent,
 )
 from sde_sgd.theory.stationary.driven import (
-    fractional_ornstein_uhlenbeck_variance as fractional_ornstein_uhlenbeck_variance,
     driven_covariance as driven_covariance,
+    fractional_ornstein_uhlenbeck_variance as fractional_ornstein_uhlenbeck_variance,
     stationary_scale_stable as stationary_scale_stable,
 )
 from sde_sgd.theory.stationary.epochs import (
+    epoch_covariance as epoch_covariance,
     epoch_noise_autocovariance as epoch_noise_autocovariance,
     EpochCovariance as EpochCovariance,
-    epoch_covariance as epoch_covariance,
 )
 from sde_sgd.theory.stationary.langevin import (
     Gaussian as Gaussian,
+    langevin_covariance as langevin_covariance,
     langevin_epochs as langevin_epochs,
     LangevinEpochs as LangevinEpochs,
     posterior_least_squares as posterior_least_squares,
-    langevin_covariance as langevin_covariance,
 )
 from sde_sgd.theory.stationary.least_squares import (
+    least_squares_covariance as least_squares_covariance,
+    least_squares_mean as least_squares_mean,
+    least_squares_transient as least_squares_transient,
     max_stable_learning_rate as max_stable_learning_rate,
     mean_square_stability as mean_square_stability,
     MeanSquareStability as MeanSquareStability,
     second_moment_operator as second_moment_operator,
-    least_squares_covariance as least_squares_covariance,
-    least_squares_mean as least_squares_mean,
-    least_squares_transient as least_squares_transient,
 )
 from sde_sgd.theory.stationary.lyapunov import (
     linear_covariance as linear_covariance,
-    momentum_covariance as momentum_covariance,
     linear_transient as linear_transient,
+    momentum_covariance as momentum_covariance,
     TransientMoments as TransientMoments,
 )
 from sde_sgd.theory.stationary.momentum import MomentumLaw as MomentumLaw

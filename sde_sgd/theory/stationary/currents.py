@@ -30,7 +30,7 @@ from sde_sgd.types import RealLike
 
 
 @dataclass(frozen=True)
-class EntropyProduction:
+class EntropyRate:
     """σ of a step as a quadratic form: ½(xᵀAx − x'ᵀAx') + x'ᵀΩx.
 
     Ω = (HC⁻¹ − C⁻¹H)/η is antisymmetric and A = (HC⁻¹ + C⁻¹H − hHC⁻¹H)/η − M⁻¹ symmetric. Along a
@@ -80,7 +80,7 @@ class StationaryCurrent:
     velocity: Float[np.ndarray, "d d"]
     areal_velocity: Float[np.ndarray, "d d"]
     entropy_production: float
-    step_entropy: EntropyProduction
+    step_entropy: EntropyRate
 
 
 def stationary_current(
@@ -119,7 +119,7 @@ def stationary_current(
     precision, inverse = np.linalg.inv(covariance), np.linalg.inv(noise)
     inverse = (inverse + inverse.T) / 2
     twist, curved = hess @ inverse / eta, hess @ inverse @ hess / eta
-    functional = EntropyProduction(
+    functional = EntropyRate(
         twist + twist.T - h * curved - (precision + precision.T) / 2, twist - twist.T
     )
     return StationaryCurrent(

@@ -41,7 +41,7 @@ class LocalCoefficients(eqx.Module):
     visitors: Float[np.ndarray, " points"]
 
 
-def identify_kramers_moyal(
+def kramers_moyal(
     observed: Any,
     points: Any,
     *,
@@ -70,7 +70,7 @@ def identify_kramers_moyal(
     SGD recorded at every iteration, lag 1 reads b = −∇L and, "centred", a = ηcΣ without any bias
     from the step; "naive", a = ηcΣ + η∇L². The bandwidth adds ½b″·bandwidth²/5 to b for degree 1
     (nothing where b is a polynomial of the degree that is fitted), and the same of a″ to a. If the
-    drift is linear, `identify_linear` has no bias from the lag at all. `ConditionalIncrements`
+    drift is linear, `identify.linear` has no bias from the lag at all. `ConditionalIncrements`
     keeps the sums of one iteration in bins while a run goes on, where trajectories would not fit in
     memory.
 
@@ -94,8 +94,8 @@ def identify_kramers_moyal(
     data = trajectories(observed, time_step)
     if data.values.shape[2] != 1:
         raise ValueError(
-            f"identify_kramers_moyal reads one coordinate; positions have {data.values.shape[2]}. "
-            f"Pass a projection, if it is Markovian, or use identify_sparse."
+            f"kramers_moyal reads one coordinate; positions have {data.values.shape[2]}. "
+            f"Pass a projection, if it is Markovian, or use identify.sparse."
         )
     where, width, degree = _numbers(points, bandwidth, degree)
     check_choice("correction", correction, ("naive", "centred", "extrapolated"))
@@ -105,7 +105,7 @@ def identify_kramers_moyal(
         data,
         lag,
         count,
-        coarse_advice=", or, if the drift is linear, use identify_linear, exact at any lag",
+        coarse_advice=", or, if the drift is linear, use identify.linear, exact at any lag",
     )
     start = found.starts[..., 0]
     first, second = found.drift_response(), found.square_response()[..., 0]

@@ -77,7 +77,7 @@ def sliced_wasserstein(
     return _distance("sliced", x, y, key, num_bootstrap, num_directions=num_directions)
 
 
-def energy_distance(
+def energy(
     x: Ensemble, y: Ensemble, *, key: Key, num_bootstrap: int = 200, unbiased: bool = True
 ) -> Estimate:
     """Energy distance 2E|X − Y| − E|X − X'| − E|Y − Y'| (squared form), Euclidean norm.
@@ -177,7 +177,7 @@ class DistanceRow(eqx.Module):
 
 
 class DistanceTable(eqx.Module):
-    """Rows of `distance_table`; `table["energy"]` is one of them, `str(table)` is text."""
+    """Rows of `distances.table`; `table["energy"]` is one of them, `str(table)` is text."""
 
     rows: tuple[DistanceRow, ...]
 
@@ -193,7 +193,7 @@ class DistanceTable(eqx.Module):
         return text_table(header, [_cells(row) for row in self.rows])
 
 
-def distance_table(
+def table(
     x: Ensemble,
     y: Ensemble,
     reference: Ensemble,

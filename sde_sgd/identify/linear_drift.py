@@ -13,7 +13,7 @@ from sde_sgd.identify.fitted import assemble, FittedSDE
 _MOST_COORDINATES = 4
 
 
-def identify_linear(
+def linear(
     observed: Any, *, time_step: float | None = None, lag: int = 1, centre: Any = None
 ) -> FittedSDE:
     """dθ = (β₀ + β₁θ) dt + noise of a(θ) quadratic, exact at *any* lag: no bias from the step.
@@ -24,13 +24,13 @@ def identify_linear(
     has this form. Of SGD it reads the SDE with the law of SGD *at every iteration*
     (`theory.equations.read_least_squares(reading="log_map")`): −log(1 − ηh)/η in place of h.
 
-    **Arguments:** `observed`, `time_step` as in `identify_kramers_moyal`, for 1 to 4 coordinates;
+    **Arguments:** `observed`, `time_step` as in `identify.kramers_moyal`, for 1 to 4 coordinates;
     `lag` τ in records; `centre` c (d,), zero if not given: results are polynomials in θ − c.
 
     **Returns:** `FittedSDE` in `PolynomialBasis(d, 1, c)` and `(d, 2, c)`; errors over members, by
     linearisation (the derivative of the logarithm is exact). `.equations()` writes them out.
 
-    **Raises:** `ValueError` as `identify_kramers_moyal` for the data; for trajectories so coarse
+    **Raises:** `ValueError` as `identify.kramers_moyal` for the data; for trajectories so coarse
     that a mode has died out within its error over the lag (or alternates), where no logarithm is
     to be had; for more than 4 coordinates.
 
@@ -40,7 +40,7 @@ def identify_linear(
     size = data.values.shape[2]
     if size > _MOST_COORDINATES:
         raise ValueError(
-            f"identify_linear fits (d+1)(d+2)/2 functions and takes d ≤ {_MOST_COORDINATES}; got "
+            f"linear fits (d+1)(d+2)/2 functions and takes d ≤ {_MOST_COORDINATES}; got "
             f"d={size}. Project onto fewer directions that are closed under the drift."
         )
     found = increments(data, lag, 1, coarse_advice=None)

@@ -35,10 +35,22 @@ from sde_sgd.landscapes import compiled
 from sde_sgd.landscapes.base import AbstractFiniteSum, AbstractLandscape
 from sde_sgd.types import Key, RealLike
 
+__all__ = [
+    "along",
+    "CurvatureAlong",
+    "density",
+    "Eigenvalues",
+    "eigenvalues",
+    "noise_eigenvalues",
+    "noise_trace",
+    "SpectralDensity",
+    "trace",
+]
+
 _DENSE = 16
 
 
-class Spectrum(NamedTuple):
+class Eigenvalues(NamedTuple):
     """Extreme eigenvalues and their eigenvectors.
 
     **Fields:** `values` (k,), the most extreme first; `vectors` (d, k), orthonormal columns.
@@ -70,7 +82,7 @@ class SpectralDensity(NamedTuple):
         return np.exp(-(z**2) / 2) @ mass / (sigma * np.sqrt(2 * np.pi))
 
 
-def hessian_eigenvalues(
+def eigenvalues(
     landscape: AbstractLandscape,
     theta: ArrayLike,
     count: int = 1,
@@ -79,7 +91,7 @@ def hessian_eigenvalues(
     tolerance: RealLike = 1e-9,
     max_products: int | None = None,
     on_product: Callable[[], None] | None = None,
-) -> Spectrum:
+) -> Eigenvalues:
     """The `count` largest (or smallest) eigenvalues of ∇²L(θ), by Lanczos with restarts (ARPACK).
 
     **Arguments:** `theta` (d,); `count` < d; `which`: "largest" or "smallest" (algebraic);
@@ -112,21 +124,21 @@ def hessian_eigenvalues(
     # The shift makes the smallest the largest of a positive matrix, and its tolerance one of |H|.
     shift = 1.1 * abs(extreme(product, 1, 1e-2, "LM").values[0])
     found = extreme(lambda v: shift * v - product(v), count, tolerance, "LA")
-    return Spectrum(shift - found.values, found.vectors)
+    return Eigenvalues(shift - found.values, found.vectors)
 
 
-def gradient_covariance_eigenvalues(
+def noise_eigenvalues(
     landscape: AbstractLandscape,
     theta: ArrayLike,
     count: int = 1,
     *,
     tolerance: RealLike = 1e-9,
     on_product: Callable[[], None] | None = None,
-) -> Spectrum:
+) -> Eigenvalues:
     """The `count` largest eigenvalues of Σ(θ), the covariance of one example's gradient.
 
     On a finite sum Σv = (1/N) Jᵀ(Jv − mean Jv), J (N, d) never formed; else R(Rᵀv) with the root R.
-    At most min(N − 1, d) of them are not 0. Arguments and errors as `hessian_eigenvalues`.
+    At most min(N − 1, d) of them are not 0. Arguments and errors as `curvature.eigenvalues`.
     """
     point = _point(landscape, theta)
     return _extreme(
@@ -138,7 +150,7 @@ def gradient_covariance_eigenvalues(
     )
 
 
-def hessian_trace(
+def trace(
     landscape: AbstractLandscape, theta: ArrayLike, *, key: Key, num_probes: int = 64
 ) -> Estimate:
     """tr ∇²L(θ) by Hutchinson's estimator, mean of zᵀHz over random signs z, with its error."""
@@ -148,7 +160,7 @@ def hessian_trace(
     return Estimate.from_samples(np.asarray(_quadratic_forms(landscape, point, signs)))
 
 
-def hessian_noise_trace(
+def noise_trace(
     landscape: AbstractLandscape,
     theta: ArrayLike,
     *,
@@ -174,7 +186,7 @@ def hessian_noise_trace(
     return Estimate.from_samples(np.asarray(_noise_quadratic_forms(landscape, point, z)))
 
 
-def hessian_density(
+def density(
     landscape: AbstractLandscape,
     theta: ArrayLike,
     *,
@@ -215,7 +227,7 @@ class CurvatureAlong(NamedTuple):
     noise_trace: Float[np.ndarray, " n"]
 
 
-def curvature_along(
+def along(
     landscape: AbstractFiniteSum, positions: ArrayLike, *, tolerance: RealLike = 1e-6
 ) -> CurvatureAlong:
     """Loss, sharpness and Tr(HΣ) at positions (n, d): a recorded trajectory, or members at the end.
@@ -250,7 +262,7 @@ def _extreme(
     which: str = "LA",
     start=None,
     on_product: Callable[[], None] | None = None,
-) -> Spectrum:
+) -> Eigenvalues:
     """The largest eigenvalues of a product ("LA"), or those of the largest size ("LM")."""
     size, dtype = landscape.dimension, np.dtype(landscape.dtype)
     count = check_whole("count", count, 1, size)
@@ -288,7 +300,7 @@ def _extreme(
                 f"tolerance={tolerance:g} or ask for fewer."
             ) from None
     kept = np.argsort(values if which == "LA" else np.abs(values))[::-1][:count]
-    return Spectrum(np.asarray(values[kept], float), np.asarray(vectors[:, kept], float))
+    return Eigenvalues(np.asarray(values[kept], float), np.asarray(vectors[:, kept], float))
 
 
 def _probes(num_probes: int, point: Float[jax.Array, " d"]) -> int:

@@ -18,7 +18,7 @@ from sde_sgd.identify.basis import AbstractBasis, check_basis, PolynomialBasis, 
 from sde_sgd.identify.fitted import assemble, FittedSDE
 
 
-def identify_sparse(
+def sparse(
     observed: Any,
     basis: AbstractBasis,
     variance_basis: AbstractBasis | None = None,
@@ -32,7 +32,7 @@ def identify_sparse(
     """b and a as few terms of a dictionary, each with its interval (SINDy for SDEs).
 
     Increments at the lag τ are regressed on the basis, component by component, and their squares
-    on `variance_basis`; the three corrections and their bias are those of `identify_kramers_moyal`.
+    on `variance_basis`; the three corrections and their bias are those of `identify.kramers_moyal`.
     Then the term with the smallest |coefficient|/error is dropped and the rest fitted again, until
     every |coefficient|/error exceeds the two-sided threshold that one of K irrelevant terms passes
     with probability `failure_rate` (Šidák, Student's t). That is for many members and one fit: at
@@ -52,12 +52,12 @@ def identify_sparse(
 
     **Arguments:**
 
-    - `observed`, `time_step`, `lag`, `correction`, `num_lags`: as in `identify_kramers_moyal`;
+    - `observed`, `time_step`, `lag`, `correction`, `num_lags`: as in `identify.kramers_moyal`;
       any number of coordinates.
     - `basis`: candidates of the drift; `variance_basis`: of a = 2D, a constant if not given.
     - `failure_rate`: of keeping a term that is not there, for one component; None keeps all.
 
-    **Raises:** `ValueError` as `identify_kramers_moyal` for the data; candidates that the data
+    **Raises:** `ValueError` as `identify.kramers_moyal` for the data; candidates that the data
     cannot tell apart; more of them than half the members.
 
     **Source:** Brunton, Proctor & Kutz 2016 (thresholded least squares); Boninsegna, Nüske &

@@ -21,6 +21,7 @@ from sde_sgd._checks import (
 )
 from sde_sgd.landscapes import compiled
 from sde_sgd.landscapes.base import AbstractLandscape
+from sde_sgd.landscapes.geometry.critical_points import stationary_point, StationaryPoint
 from sde_sgd.landscapes.gradient_flow import Ending, FlowEnd, follow, follow_all, TOLERANCE
 from sde_sgd.landscapes.modes import (
     flat_directions,
@@ -28,7 +29,6 @@ from sde_sgd.landscapes.modes import (
     MOST_MODES,
     refuse_many_dimensions,
 )
-from sde_sgd.theory.escape.eyring_kramers_rates import stationary_point, StationaryPoint
 from sde_sgd.types import RealLike
 
 # Of the distance between two minima, the points tried on the way from one to the other.

@@ -1,0 +1,1 @@
+"""The shape of a landscape: critical points, basins, curvature."""
