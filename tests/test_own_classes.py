@@ -54,7 +54,7 @@ def test_a_process():
     run = end(own, START, 5)
     np.testing.assert_allclose(run.positions, end(known, START, 5).positions, rtol=1e-12)
     np.testing.assert_allclose(run.time, 0.5)
-    assert own.substeps == 1 and not own.restartable
+    assert own.substeps == 1 and not own.autonomous
     own.check()
 
 

@@ -24,7 +24,7 @@ from sde_sgd.compare._noise_control import controlled, noise_control
 from sde_sgd.estimate import Estimate
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.processes.base import AbstractProcess
-from sde_sgd.processes.clocks import check_clocks
+from sde_sgd.processes.clock import check_clocks
 from sde_sgd.simulate.engine import simulate
 from sde_sgd.simulate.validate import starts
 from sde_sgd.theory.equations.orders import fit_order, OrderFit

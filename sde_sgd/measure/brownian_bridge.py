@@ -45,7 +45,7 @@ class BrownianBridge(eqx.Module):
                 f"{type(process).__name__} has no Brownian path between two of its steps, so that "
                 f"nothing is crossed there: a bridge belongs to an SDE such as ss.ModifiedEquation."
             )
-        if not process.restartable:
+        if not process.autonomous:
             raise ValueError("The bridge needs one step length: take a constant learning rate.")
         check_callable("level", level, _EXAMPLE)
         self.process, self.level = process, level
@@ -60,7 +60,7 @@ class BrownianBridge(eqx.Module):
                 f"level(θ) must give one real number, such as θ[0] − 1, negative inside; it gives "
                 f"shape {found.shape} and dtype {found.dtype}."
             )
-        same = type(process) is type(self.process) and process.restartable
+        same = type(process) is type(self.process) and process.autonomous
         duration = float(process.time(np.asarray(1))) / process.substeps if same else np.nan
         if not np.isclose(duration, float(self.step), rtol=1e-6):
             raise ValueError(

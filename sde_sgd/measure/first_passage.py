@@ -288,7 +288,7 @@ class FirstPassage(AbstractMeasure):
         if rate.value == 0:
             rate = Estimate(rate.value, np.asarray(1 / risk.sum()), rate.num_samples)
         mean = over_members(risk, exits)
-        unit = float(process.time(np.asarray(1))) if process.restartable else None
+        unit = float(process.time(np.asarray(1))) if process.autonomous else None
         left = first > 0
         renewal, remark = None, None
         # Nobody lived twice: without refill, or before its first use.

@@ -1,6 +1,7 @@
 """Processes: SGD, Gaussian SGD, optax optimisers, gradient flow, modified equations."""
 
-from sde_sgd.processes.base import AbstractProcess as AbstractProcess, LearningRate as LearningRate
+from sde_sgd.processes.base import AbstractProcess as AbstractProcess
+from sde_sgd.processes.clock import Clock as Clock, LearningRate as LearningRate
 from sde_sgd.processes.continuous.adaptive import AdaptiveEquation as AdaptiveEquation
 from sde_sgd.processes.continuous.driven import DrivenEquation as DrivenEquation
 from sde_sgd.processes.continuous.modified import (

@@ -5,7 +5,13 @@ import math
 import diffrax as dfx
 
 from sde_sgd.landscapes.control_variate import ControlVariate
-from sde_sgd.noise.models import AbstractGradientNoise, ConstantNoise, MinibatchNoise
+from sde_sgd.noise.models import (
+    AbstractGradientNoise,
+    ConstantNoise,
+    DiagonalNoise,
+    IsotropicNoise,
+    MinibatchNoise,
+)
 from sde_sgd.noise.sampling import AbstractSampling
 from sde_sgd.noise.thermal import ThermalNoise
 from sde_sgd.processes.base import AbstractProcess
@@ -19,21 +25,22 @@ from sde_sgd.processes.discrete.sam import SAM
 from sde_sgd.processes.discrete.sgd import GaussianSGD, SGD
 from sde_sgd.processes.discrete.svag import SVAG
 
+# Noise models that have the covariance of batches, or a part of it.
+_OF_BATCHES = (MinibatchNoise, IsotropicNoise, DiagonalNoise)
 
-def gradient_noise(process: AbstractProcess) -> AbstractGradientNoise | None:
-    """The model of the gradients' noise that an equation has, without a bath; else None."""
-    own = getattr(process, "equation", process)
-    noise = getattr(own, "noise", None)
+
+def without_bath(process: AbstractProcess) -> AbstractGradientNoise | None:
+    """The noise of an iteration's gradient alone, without a bath; None if there is none."""
+    noise = process.gradient_noise
     while isinstance(noise, ThermalNoise):
         noise = noise.noise
-    return noise if isinstance(noise, AbstractGradientNoise) else None
+    return noise
 
 
 def sampling_of(process: AbstractProcess) -> AbstractSampling | None:
     """The law of the batches that a process draws, or that its noise is a model of; else None."""
-    modelled = getattr(gradient_noise(process), "sampling", None)
-    sampling = getattr(process, "sampling", modelled)
-    return sampling if isinstance(sampling, AbstractSampling) else None
+    noise = without_bath(process)
+    return noise.sampling if isinstance(noise, _OF_BATCHES) else None
 
 
 def noise_factor(process: AbstractProcess) -> float | None:
@@ -44,7 +51,9 @@ def noise_factor(process: AbstractProcess) -> float | None:
 
 def temperature(process: AbstractProcess) -> float:
     """T of the bath: 0 without one."""
-    total, noise = float(getattr(process, "temperature", 0.0)), getattr(process, "noise", None)
+    if isinstance(process, SGLD):
+        return float(process.temperature)
+    total, noise = 0.0, process.gradient_noise
     while isinstance(noise, ThermalNoise):
         total, noise = total + float(noise.temperature), noise.noise
     return total
@@ -70,7 +79,7 @@ def example_gradients(process: AbstractProcess) -> float:
         return math.nan  # it takes as many gradients as it likes
     if batches:
         return float(passes * process.sampling.batch_size)  # pyright: ignore
-    num, noise = process.landscape.num_examples, gradient_noise(process)
+    num, noise = process.landscape.num_examples, without_bath(process)
     known = isinstance(noise, MinibatchNoise | ConstantNoise)
     if isinstance(process, ModifiedEquation):
         known = known and process.order == 1 and isinstance(process.solver, dfx.Euler)

@@ -11,6 +11,7 @@ from jax import lax
 from sde_sgd._checks import check_list, check_part, check_whole
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.processes.base import AbstractProcess, Observe
+from sde_sgd.processes.clock import Clock
 from sde_sgd.random.draws import Draws
 from sde_sgd.types import Positions
 
@@ -54,7 +55,7 @@ class Stages(AbstractProcess):
                 raise ValueError(
                     f"All stages need equal substeps; got {first.substeps} and {other.substeps}."
                 )
-        if not all(p.restartable for p in self.processes):
+        if not all(p.autonomous for p in self.processes):
             raise ValueError("Stages sets the clock: give its processes constant learning rates.")
 
     @property
@@ -71,10 +72,6 @@ class Stages(AbstractProcess):
         """ "two_point" if a stage has such increments."""
         kinds = {getattr(p, "increments", "gaussian") for p in self.processes}
         return "two_point" if "two_point" in kinds else "gaussian"
-
-    @property
-    def restartable(self) -> bool:
-        return False
 
     @property
     def num_steps(self) -> int:
@@ -103,7 +100,7 @@ class Stages(AbstractProcess):
         return self.processes[0].position(state)
 
     @property
-    def clock(self) -> str:
+    def clock(self) -> Clock:
         return self.processes[0].clock
 
     def time(self, iterations: np.ndarray) -> np.ndarray:

@@ -171,11 +171,11 @@ def _check_process(process: Any) -> None:
     process.check()
     if isinstance(process, GradientFlow):
         raise ValueError("GradientFlow has no noise: a clone would repeat its parent for ever.")
-    if not process.restartable:
+    if not process.autonomous:
         raise ValueError(
             f"splitting clones members at any age, and this {type(process).__name__} depends on "
             f"the common clock (a learning-rate schedule), or does not say that it is "
-            f"`restartable`: take a constant learning rate."
+            f"`autonomous`: take a constant learning rate."
         )
     if getattr(process, "increments", "gaussian") == "two_point":
         raise ValueError(

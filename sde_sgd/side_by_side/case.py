@@ -14,7 +14,7 @@ from sde_sgd._checks import check_flag, check_key, check_part, check_whole
 from sde_sgd.compare._resample import MOST_RESAMPLES
 from sde_sgd.measure.base import AbstractMeasure
 from sde_sgd.processes.base import AbstractProcess
-from sde_sgd.processes.batches import gradient_noise, sampling_of
+from sde_sgd.processes.batches import sampling_of, without_bath
 from sde_sgd.side_by_side.options import (
     at_step,
     check_distances,
@@ -129,7 +129,7 @@ def make_case(
 
 def settings_of(case: Case, substeps: int, allow_deaths: bool) -> dict[str, Any]:
     """What was run, in numbers and words that a file can hold."""
-    sampling, noise = sampling_of(case.sgd), gradient_noise(case.sde)
+    sampling, noise = sampling_of(case.sgd), without_bath(case.sde)
     rate = getattr(case.sgd, "learning_rate", None)
     rate = None if rate is None else rate.constant()
     found = {

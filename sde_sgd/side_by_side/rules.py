@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from sde_sgd.processes.base import AbstractProcess, LearningRate
+from sde_sgd.processes.base import AbstractProcess
+from sde_sgd.processes.clock import LearningRate
 from sde_sgd.processes.continuous.adaptive import AdaptiveEquation
 from sde_sgd.processes.continuous.driven import DrivenEquation
 from sde_sgd.processes.continuous.modified import GradientFlow, ModifiedEquation
@@ -72,10 +73,8 @@ def different_rules(sgd: AbstractProcess, sde: AbstractProcess) -> str:
 
 def _heavy_ball(process: AbstractProcess) -> tuple[LearningRate | None, float]:
     """η and μ of a process that follows heavy ball, plain SGD at μ = 0, or describes it."""
-    if isinstance(process, UnderdampedEquation):
-        return process.rate, float(process.momentum)
-    if isinstance(process, OverdampedEquation):
-        return LearningRate(float(process.time(np.asarray(1)))), float(process.momentum)
+    if isinstance(process, UnderdampedEquation | OverdampedEquation):
+        return process.learning_rate, float(process.momentum)
     if isinstance(process, TransformedEquation):
         return process.equation.learning_rate, 0.0
     if isinstance(process, SGD | GaussianSGD):

@@ -16,7 +16,8 @@ import numpy as np
 from sde_sgd.estimate import Estimate
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.measure.base import MeasureResult
-from sde_sgd.processes.base import AbstractProcess, LearningRate
+from sde_sgd.processes.base import AbstractProcess
+from sde_sgd.processes.clock import LearningRate
 from sde_sgd.simulate import checkpoint
 from sde_sgd.simulate.fingerprint import describe
 

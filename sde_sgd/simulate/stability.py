@@ -15,8 +15,9 @@ from sde_sgd.landscapes.finite_sums import LeastSquares
 from sde_sgd.noise.driving import WhiteNoise
 from sde_sgd.noise.models import MinibatchNoise
 from sde_sgd.noise.sampling import RandomReshuffling
-from sde_sgd.processes.base import AbstractProcess, LearningRate
-from sde_sgd.processes.batches import gradient_noise, noise_factor
+from sde_sgd.processes.base import AbstractProcess
+from sde_sgd.processes.batches import noise_factor, without_bath
+from sde_sgd.processes.clock import LearningRate
 from sde_sgd.processes.continuous.driven import DrivenEquation
 from sde_sgd.processes.continuous.modified import GradientFlow, ModifiedEquation
 from sde_sgd.processes.continuous.momentum import OverdampedEquation
@@ -136,7 +137,7 @@ def _is_flow(process) -> bool:
 
 def _noise_factor(process) -> float:
     """c of the minibatch noise; 0 (the mean alone) for other noise models."""
-    noise = gradient_noise(process)  # without a bath, which does not depend on θ
+    noise = without_bath(process)  # without a bath, which does not depend on θ
     exact = noise is None or isinstance(noise, MinibatchNoise)
     return (noise_factor(process) or 0.0) if exact else 0.0
 

@@ -13,7 +13,8 @@ from sde_sgd._checks import as_real, check_choice, in_brief, real_output, real_v
 from sde_sgd._user_functions import naming
 from sde_sgd.measure.base import AbstractMeasure, check_carry, check_restart
 from sde_sgd.memory import available_memory
-from sde_sgd.processes.base import AbstractProcess, LearningRate
+from sde_sgd.processes.base import AbstractProcess
+from sde_sgd.processes.clock import LearningRate
 from sde_sgd.random.draws import Stream, stream_keys, threefry
 from sde_sgd.simulate.labels import plain_name
 from sde_sgd.simulate.warn import warn
@@ -72,11 +73,11 @@ def check_length(process: AbstractProcess, num_steps: int) -> None:
 
 def check_refill(process: AbstractProcess, measures: dict[str, AbstractMeasure], carries) -> None:
     """Refill needs a process that may restart and a measure that says when."""
-    if not process.restartable:
+    if not process.autonomous:
         raise ValueError(
             f"refill=True puts members back to their start at any iteration, and this "
             f"{type(process).__name__} depends on the common clock (a learning-rate schedule), or "
-            f"does not say that it is `restartable`."
+            f"does not say that it is `autonomous`."
         )
     ends = [eqx.filter_eval_shape(m.finished, carries[name]) for name, m in measures.items()]
     if all(end is None for end in ends):

@@ -70,7 +70,7 @@ def test_distances_of_point_masses():
     """δ_a, δ_b: energy distance 2|a − b|, W₁ = |a_j − b_j|, all without error."""
     a, b = np.tile([0.0, 0.0], (5, 1)), np.tile([3.0, 4.0], (7, 1))
     for unbiased in (True, False):
-        energy = energy_distance(a, b, key=KEY, unbiased=unbiased)
+        energy = energy(a, b, key=KEY, unbiased=unbiased)
         np.testing.assert_allclose(energy.value, 10.0, rtol=1e-14)
         np.testing.assert_allclose(energy.standard_error, 0.0, atol=1e-13)
     np.testing.assert_allclose(wasserstein_per_direction(a, b, key=KEY).value, [3.0, 4.0])
@@ -95,7 +95,7 @@ def test_scipy_agrees_in_one_dimension():
     for j in range(3):
         a, b = x[:, j], y[:, j]
         np.testing.assert_allclose(w1[j], stats.wasserstein_distance(a, b), rtol=1e-12)
-        energy = energy_distance(a[:, None], b[:, None], key=KEY, unbiased=False).value
+        energy = energy(a[:, None], b[:, None], key=KEY, unbiased=False).value
         np.testing.assert_allclose(np.sqrt(energy), stats.energy_distance(a, b), rtol=1e-12)
 
 
@@ -107,10 +107,10 @@ def test_energy_distance_is_its_definition(dimension, monkeypatch):
     expected = (
         2 * cdist(x, y).mean() - cdist(x, x).sum() / (23 * 22) - cdist(y, y).sum() / (31 * 30)
     )
-    whole = energy_distance(x, y, key=KEY)
+    whole = energy(x, y, key=KEY)
     np.testing.assert_allclose(whole.value, expected, rtol=0, atol=1e-11)
     monkeypatch.setattr(_resample, "_BLOCK_ENTRIES", 100)
-    blocked = energy_distance(x, y, key=KEY)
+    blocked = energy(x, y, key=KEY)
     # Rounding is relative to the mean distances, √(2d) ≤ 15, not to what is left of them.
     np.testing.assert_allclose(blocked.value, whole.value, rtol=0, atol=1e-12)
     np.testing.assert_allclose(blocked.standard_error, whole.standard_error, rtol=0, atol=1e-12)
@@ -123,10 +123,7 @@ def test_the_energy_distance_is_unbiased_over_all_samples():
     pairs = list(itertools.product(samples, samples))
     mean = {
         unbiased: np.mean(
-            [
-                energy_distance(x, y, key=KEY, num_bootstrap=2, unbiased=unbiased).value
-                for x, y in pairs
-            ]
+            [energy(x, y, key=KEY, num_bootstrap=2, unbiased=unbiased).value for x, y in pairs]
         )
         for unbiased in (True, False)
     }
@@ -154,7 +151,7 @@ def test_the_bootstrap_mean_is_biased_up_by_the_noise_floor():
     assert w1 > _replicates("wasserstein", x, plain, y, plain)[0, 0]
 
 
-@pytest.mark.parametrize("distance", [wasserstein_per_direction, energy_distance])
+@pytest.mark.parametrize("distance", [wasserstein_per_direction, energy])
 def test_bootstrap_errors_match_repetition_away_from_equality(distance):
     """Error/spread = 1 over 400 repetitions at a shift of 1; 1/√2 if each member counts twice."""
     rng = np.random.default_rng(5)
@@ -177,7 +174,7 @@ def test_the_bootstrap_error_of_equal_laws_is_too_large_by_root_three():
     """D = |a|², a Gaussian; D* = |a + b|², b a copy: E Var* = 3 Var, for the energy distance."""
     rng = np.random.default_rng(6)
     draws = rng.standard_normal((400, 2, 100, 8))
-    estimates = [energy_distance(x, y, key=KEY) for x, y in draws]
+    estimates = [energy(x, y, key=KEY) for x, y in draws]
     ratio, tolerance = calibration(estimates)
     tolerance += 2 / 100  # O(1/n) of the Gaussian limit
     assert tolerance < 0.35 and abs(ratio / np.sqrt(3) - 1) < tolerance
@@ -191,7 +188,7 @@ def test_the_excess_is_the_difference_and_antisymmetric():
     """D(x, y) − D(x, r), which changes sign with y ↔ r."""
     x, y, r = np.random.default_rng(7).standard_normal((3, 30, 2))
     functions: dict[DistanceName, Callable[..., Estimate]] = {
-        "energy": energy_distance,
+        "energy": energy,
         "sliced": sliced_wasserstein,
         "wasserstein": wasserstein_per_direction,
     }
@@ -252,7 +249,7 @@ def test_the_change_is_the_difference_of_two_distances():
     """D(x, coarse) − D(x, fine), and none between equal versions, without error."""
     x, y, z = np.random.default_rng(12).standard_normal((3, 30, 2))
     functions: dict[DistanceName, Callable[..., Estimate]] = {
-        "energy": energy_distance,
+        "energy": energy,
         "sliced": sliced_wasserstein,
         "wasserstein": wasserstein_per_direction,
     }
@@ -297,11 +294,11 @@ def test_versions_of_unequal_size_are_refused():
 def test_an_estimate_is_a_function_of_its_key():
     """The same key gives the same bits; another key another resampling of the same value."""
     x, y = np.random.default_rng(11).standard_normal((2, 30, 2))
-    first, again = (energy_distance(x, y, key=jr.key(3)) for _ in range(2))
-    other = energy_distance(x, y, key=jr.key(4))
+    first, again = (energy(x, y, key=jr.key(3)) for _ in range(2))
+    other = energy(x, y, key=jr.key(4))
     assert first.standard_error == again.standard_error != other.standard_error
     assert first.value == other.value
-    assert energy_distance(x, y, key=jr.PRNGKey(3)).standard_error == first.standard_error
+    assert energy(x, y, key=jr.PRNGKey(3)).standard_error == first.standard_error
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,7 @@ class Typed(ss.AbstractProcess):
     landscape: ss.LeastSquares
 
     substeps = 1
-    restartable = True
+    autonomous = True
 
     def init(self, theta, draws):
         return theta, jax.vmap(jr.key)(draws.identity)

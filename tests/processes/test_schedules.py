@@ -200,7 +200,7 @@ def test_a_schedule_is_a_chain_of_constant_stages(make):
     power = 2 if isinstance(make(0.5), ss.AdaptiveEquation) else 1
     times = np.cumsum([0, *(rate**power for rate in (*RATES, 0.1, 0.1))])
     np.testing.assert_allclose(make(schedule).time(np.arange(7)), times, rtol=1e-6)
-    assert make(0.5).restartable and not make(schedule).restartable
+    assert make(0.5).autonomous and not make(schedule).autonomous
 
 
 @pytest.mark.parametrize("case", each(CONSTANT_ONLY))

@@ -219,7 +219,7 @@ def test_plain_euler_cannot_carry_superlinear_noise():
 def test_clock_measures_and_restarts_are_those_of_the_equation():
     """time, substeps, increments and restartable are passed on; first passage sees solver steps."""
     process = logarithmic(equation())
-    assert process.substeps == SUBSTEPS and process.restartable
+    assert process.substeps == SUBSTEPS and process.autonomous
     np.testing.assert_allclose(process.time(np.arange(3)), ETA * np.arange(3))
     run = simulate(process, measures={"out": ss.FirstPassage(lambda x: x[0] < 0.1)}, refill=True)
     assert run["out"].num_exits > 0

@@ -4,7 +4,6 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import numpy as np
 from jaxtyping import Array, PyTree
 
 from sde_sgd._checks import check_landscape, check_part, check_whole, in_brief
@@ -12,6 +11,7 @@ from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.noise.models import AbstractGradientNoise
 from sde_sgd.noise.thermal import check_bath
 from sde_sgd.processes.base import AbstractProcess, Observe
+from sde_sgd.processes.clock import by_its_clock, Clock
 from sde_sgd.processes.continuous._steps import standard_normal, step_members
 from sde_sgd.processes.discrete.adaptive import AbstractAdaptive
 from sde_sgd.random.draws import Draws
@@ -80,9 +80,15 @@ class AdaptiveEquation(AbstractProcess):
     def substeps(self) -> int:
         return self.num_substeps
 
+    autonomous = by_its_clock
+
     @property
-    def restartable(self) -> bool:
-        return self.optimizer.learning_rate.schedule is None
+    def clock(self) -> Clock:
+        return Clock(self.optimizer.learning_rate, power=2)
+
+    @property
+    def gradient_noise(self) -> AbstractGradientNoise:
+        return self.noise
 
     @property
     def weak_order(self) -> int:
@@ -119,10 +125,3 @@ class AdaptiveEquation(AbstractProcess):
 
     def position(self, state: AdaptiveState) -> Positions:
         return state.theta
-
-    def time(self, iterations: np.ndarray) -> np.ndarray:
-        return self.optimizer.learning_rate.time(iterations, power=2)
-
-    @property
-    def clock(self) -> str:
-        return "t = η²k"

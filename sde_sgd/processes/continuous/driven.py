@@ -5,14 +5,14 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, PyTree
 
 from sde_sgd._checks import check_landscape, check_part, check_whole
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.noise.driving import AbstractDriving
 from sde_sgd.noise.models import AbstractGradientNoise
-from sde_sgd.processes.base import AbstractProcess, LearningRate, Observe
+from sde_sgd.processes.base import AbstractProcess, Observe
+from sde_sgd.processes.clock import by_its_clock, Clock, LearningRate
 from sde_sgd.processes.continuous._steps import step_members
 from sde_sgd.random.draws import Draws
 from sde_sgd.types import Positions
@@ -79,9 +79,15 @@ class DrivenEquation(AbstractProcess):
     def substeps(self) -> int:
         return self.num_substeps
 
+    autonomous = by_its_clock
+
     @property
-    def restartable(self) -> bool:
-        return self.learning_rate.schedule is None
+    def clock(self) -> Clock:
+        return Clock(self.learning_rate)
+
+    @property
+    def gradient_noise(self) -> AbstractGradientNoise:
+        return self.noise
 
     def check(self) -> None:
         self.noise.check(self.landscape)
@@ -114,6 +120,3 @@ class DrivenEquation(AbstractProcess):
 
     def position(self, state: DrivenState) -> Positions:
         return state.theta
-
-    def time(self, iterations: np.ndarray) -> np.ndarray:
-        return self.learning_rate.time(iterations)

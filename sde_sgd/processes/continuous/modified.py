@@ -5,7 +5,6 @@ from typing import Any
 import diffrax as dfx
 import equinox as eqx
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
 from sde_sgd._checks import check_choice, check_landscape, check_part, check_vector, check_whole
@@ -13,7 +12,8 @@ from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.noise.models import AbstractGradientNoise
 from sde_sgd.noise.paths import Increments, IterationNoise
 from sde_sgd.noise.thermal import ThermalNoise
-from sde_sgd.processes.base import AbstractProcess, LearningRate, Observe
+from sde_sgd.processes.base import AbstractProcess, Observe
+from sde_sgd.processes.clock import by_its_clock, Clock, LearningRate
 from sde_sgd.processes.continuous._steps import step_members
 from sde_sgd.processes.continuous.terms import FusedTerm, separate_terms
 from sde_sgd.random.draws import as_counter, Draws
@@ -73,9 +73,11 @@ class GradientFlow(AbstractProcess):
     def substeps(self) -> int:
         return self.num_substeps
 
+    autonomous = by_its_clock
+
     @property
-    def restartable(self) -> bool:
-        return self.learning_rate.schedule is None
+    def clock(self) -> Clock:
+        return Clock(self.learning_rate)
 
     def check(self) -> None:
         pass
@@ -94,9 +96,6 @@ class GradientFlow(AbstractProcess):
 
     def position(self, state: FlowState) -> Positions:
         return state.theta
-
-    def time(self, iterations: np.ndarray) -> np.ndarray:
-        return self.learning_rate.time(iterations)
 
 
 class ModifiedEquation(AbstractProcess):
@@ -168,9 +167,15 @@ class ModifiedEquation(AbstractProcess):
     def substeps(self) -> int:
         return self.num_substeps
 
+    autonomous = by_its_clock
+
     @property
-    def restartable(self) -> bool:
-        return self.learning_rate.schedule is None
+    def clock(self) -> Clock:
+        return Clock(self.learning_rate)
+
+    @property
+    def gradient_noise(self) -> AbstractGradientNoise:
+        return self.noise
 
     @property
     def weak_order(self) -> int | None:
@@ -267,9 +272,6 @@ class ModifiedEquation(AbstractProcess):
 
     def position(self, state: FlowState) -> Positions:
         return state.theta
-
-    def time(self, iterations: np.ndarray) -> np.ndarray:
-        return self.learning_rate.time(iterations)
 
 
 def solver_step(solver: dfx.AbstractSolver, terms: Any, j, substeps: int, theta: Vector) -> Vector:

@@ -12,8 +12,8 @@ from sde_sgd._checks import check_fraction, check_landscape, check_part, check_w
 from sde_sgd.landscapes import compiled
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.noise.models import AbstractGradientNoise
-from sde_sgd.noise.thermal import check_bath
-from sde_sgd.processes.base import AbstractProcess, LearningRate, Observe
+from sde_sgd.processes.base import AbstractProcess, Observe
+from sde_sgd.processes.clock import by_its_clock, Clock, LearningRate
 from sde_sgd.processes.continuous._steps import standard_normal, step_members
 from sde_sgd.processes.continuous.modified import ModifiedEquation
 from sde_sgd.random.draws import Draws
@@ -59,7 +59,7 @@ class UnderdampedEquation(AbstractProcess):
     """
 
     landscape: AbstractLandscape
-    rate: LearningRate
+    learning_rate: LearningRate
     momentum: Array
     noise: AbstractGradientNoise
     num_substeps: int = eqx.field(static=True)
@@ -77,7 +77,7 @@ class UnderdampedEquation(AbstractProcess):
         check_landscape(landscape, AbstractLandscape)
         check_part("noise", noise, AbstractGradientNoise, "such as MinibatchNoise(sampling)")
         self.landscape = landscape
-        self.rate = LearningRate(learning_rate)
+        self.learning_rate = LearningRate(learning_rate)
         self.momentum = check_fraction("momentum", momentum)
         self.noise = noise
         self.num_substeps = check_whole("substeps", substeps)
@@ -88,9 +88,15 @@ class UnderdampedEquation(AbstractProcess):
     def substeps(self) -> int:
         return self.num_substeps
 
+    autonomous = by_its_clock
+
     @property
-    def restartable(self) -> bool:
-        return self.rate.schedule is None
+    def clock(self) -> Clock:
+        return Clock(self.learning_rate)
+
+    @property
+    def gradient_noise(self) -> AbstractGradientNoise:
+        return self.noise
 
     @property
     def weak_order(self) -> int:
@@ -99,7 +105,7 @@ class UnderdampedEquation(AbstractProcess):
 
     def refined(self, substeps: int, refinement: int = 1) -> "UnderdampedEquation":
         """The same equation at another solver step."""
-        rate = self.rate.given
+        rate = self.learning_rate.given
         return UnderdampedEquation(
             self.landscape, rate, self.noise, self.momentum, substeps, refinement
         )
@@ -108,7 +114,7 @@ class UnderdampedEquation(AbstractProcess):
         self.noise.check(self.landscape)
 
     def check_start(self, theta: Positions) -> None:
-        eta = self.rate.constant()
+        eta = self.learning_rate.constant()
         if eta is None or self.landscape.dimension > _DENSE:
             return
         top = float(np.linalg.eigvalsh(np.asarray(compiled.hessian(self.landscape, theta[0])))[-1])
@@ -139,7 +145,7 @@ class UnderdampedEquation(AbstractProcess):
 
     def _advance(self, theta: Vector, velocity: Vector, draws: Draws, j) -> tuple[Vector, Vector]:
         dtype, step = theta.dtype, 1 / self.substeps
-        eta = self.rate.at(draws.iteration, dtype)
+        eta = self.learning_rate.at(draws.iteration, dtype)
         friction = (1 - self.momentum).astype(dtype)
         decay = jnp.exp(-friction * step)
         push = -jnp.expm1(-friction * step) / friction
@@ -152,9 +158,6 @@ class UnderdampedEquation(AbstractProcess):
 
     def position(self, state: UnderdampedState) -> Positions:
         return state.theta
-
-    def time(self, iterations: np.ndarray) -> np.ndarray:
-        return self.rate.time(iterations)
 
 
 class OverdampedEquation(AbstractProcess):
@@ -171,6 +174,7 @@ class OverdampedEquation(AbstractProcess):
     unstable step.
     """
 
+    learning_rate: LearningRate
     equation: ModifiedEquation
     momentum: Array
 
@@ -186,11 +190,11 @@ class OverdampedEquation(AbstractProcess):
         refinement: int = 1,
     ):
         self.momentum = check_fraction("momentum", momentum)
-        eta = LearningRate(learning_rate).constant()
+        self.learning_rate = LearningRate(learning_rate)
+        eta = self.learning_rate.constant()
         if eta is None:
             raise ValueError("OverdampedEquation needs a constant learning rate, no schedule.")
         # C is that of an iteration at η, and a bath in it is made for η.
-        check_bath(noise, eta, "OverdampedEquation")
         at_eta = ModifiedEquation(
             landscape,
             eta,
@@ -223,9 +227,15 @@ class OverdampedEquation(AbstractProcess):
         """ "gaussian" or "two_point"."""
         return self.equation.increments
 
+    autonomous = by_its_clock
+
     @property
-    def restartable(self) -> bool:
-        return True
+    def clock(self) -> Clock:
+        return Clock(self.learning_rate)
+
+    @property
+    def gradient_noise(self) -> AbstractGradientNoise:
+        return self.equation.noise
 
     @property
     def weak_order(self) -> int:
@@ -235,7 +245,7 @@ class OverdampedEquation(AbstractProcess):
     def refined(self, substeps: int, refinement: int = 1) -> "OverdampedEquation":
         """The same equation at another solver step."""
         inner = self.equation
-        eta = float(self.time(np.asarray(1)))
+        eta = self.learning_rate.given
         options = (substeps, inner.order, inner.increments, refinement)
         return OverdampedEquation(self.landscape, eta, inner.noise, self.momentum, *options)
 
@@ -262,6 +272,3 @@ class OverdampedEquation(AbstractProcess):
 
     def position(self, state: Any) -> Positions:
         return self.equation.position(state)
-
-    def time(self, iterations: np.ndarray) -> np.ndarray:
-        return np.asarray((1 - float(self.momentum)) * self.equation.time(iterations))

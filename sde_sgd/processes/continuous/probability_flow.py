@@ -19,7 +19,8 @@ from sde_sgd._checks import (
 )
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.noise.models import AbstractGradientNoise
-from sde_sgd.processes.base import AbstractProcess, LearningRate, Observe
+from sde_sgd.processes.base import AbstractProcess, Observe
+from sde_sgd.processes.clock import Clock, LearningRate
 from sde_sgd.processes.continuous._steps import step_members
 from sde_sgd.processes.continuous.modified import check_ordinary, FlowState, solver_step
 from sde_sgd.processes.continuous.terms import drift_correction
@@ -118,9 +119,12 @@ class ProbabilityFlow(AbstractProcess):
         return self.num_substeps
 
     @property
-    def restartable(self) -> bool:
-        """False: the score is that of the common clock."""
-        return False
+    def clock(self) -> Clock:
+        return Clock(self.learning_rate)
+
+    @property
+    def gradient_noise(self) -> AbstractGradientNoise:
+        return self.noise
 
     @property
     def num_steps(self) -> int | None:
@@ -181,6 +185,3 @@ class ProbabilityFlow(AbstractProcess):
 
     def position(self, state: FlowState) -> Positions:
         return state.theta
-
-    def time(self, iterations: np.ndarray) -> np.ndarray:
-        return float(self.start_time) + self.learning_rate.time(iterations)

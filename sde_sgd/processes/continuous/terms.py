@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.noise.models import AbstractGradientNoise
 from sde_sgd.noise.paths import IterationNoise
-from sde_sgd.processes.base import LearningRate
+from sde_sgd.processes.clock import LearningRate
 from sde_sgd.types import Vector
 
 _EULER_ONLY = (

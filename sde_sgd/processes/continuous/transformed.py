@@ -12,8 +12,10 @@ from jaxtyping import Array
 
 from sde_sgd._checks import check_callable, check_flag, check_part, output_shape
 from sde_sgd.landscapes.base import AbstractLandscape
+from sde_sgd.noise.models import AbstractGradientNoise
 from sde_sgd.noise.paths import Increments
 from sde_sgd.processes.base import AbstractProcess, Observe
+from sde_sgd.processes.clock import by_its_clock, Clock
 from sde_sgd.processes.continuous._steps import brownian_increment, step_members
 from sde_sgd.processes.continuous.modified import ModifiedEquation
 from sde_sgd.processes.continuous.terms import drift_correction
@@ -139,9 +141,15 @@ class TransformedEquation(AbstractProcess):
         """ "gaussian" or "two_point", as the equation's."""
         return self.equation.increments
 
+    autonomous = by_its_clock
+
     @property
-    def restartable(self) -> bool:
-        return self.equation.restartable
+    def clock(self) -> Clock:
+        return self.equation.clock
+
+    @property
+    def gradient_noise(self) -> AbstractGradientNoise:
+        return self.equation.noise
 
     def check(self) -> None:
         self.equation.check()
@@ -185,9 +193,6 @@ class TransformedEquation(AbstractProcess):
 
     def position(self, state: TransformedState) -> Positions:
         return jax.vmap(self.inverse)(state.coordinates)
-
-    def time(self, iterations: np.ndarray) -> np.ndarray:
-        return self.equation.time(iterations)
 
     def step(self, state: TransformedState, draws: Draws, observe: Observe, carry: Any):
         y, carry = step_members(

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PyTree
 from sde_sgd._checks import check_flag, check_fraction, check_non_negative
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.noise.models import AbstractGradientNoise
-from sde_sgd.processes.base import LearningRate
+from sde_sgd.processes.clock import LearningRate
 from sde_sgd.processes.discrete._signs import joint_signs, sign_moments
 from sde_sgd.types import Matrix, Scalar, Vector
 

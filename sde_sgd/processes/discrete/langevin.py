@@ -5,15 +5,17 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from sde_sgd._checks import check_landscape, check_non_negative, check_part, check_point
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.landscapes.control_variate import ControlVariate
 from sde_sgd.landscapes.potentials import Potential
+from sde_sgd.noise.models import AbstractGradientNoise, MinibatchNoise
 from sde_sgd.noise.sampling import AbstractSampling
-from sde_sgd.processes.base import AbstractProcess, LearningRate, Observe
+from sde_sgd.noise.thermal import ThermalNoise
+from sde_sgd.processes.base import AbstractProcess, Observe
+from sde_sgd.processes.clock import by_its_clock, Clock, LearningRate
 from sde_sgd.random.draws import Draws, Stream
 from sde_sgd.types import Positions, RealLike
 
@@ -96,13 +98,17 @@ class SGLD(AbstractProcess):
         self.temperature = check_non_negative("temperature", temperature, dtype)
         sampling.check(landscape)
 
-    @property
-    def substeps(self) -> int:
-        return 1
+    autonomous = by_its_clock
 
     @property
-    def restartable(self) -> bool:
-        return self.learning_rate.schedule is None
+    def clock(self) -> Clock:
+        return Clock(self.learning_rate)
+
+    @property
+    def gradient_noise(self) -> AbstractGradientNoise:
+        own, eta = MinibatchNoise(self.sampling), self.learning_rate.constant()
+        # Under a schedule the bath is no fixed covariance of a gradient.
+        return own if eta is None else ThermalNoise(own, self.temperature, eta)
 
     def check(self) -> None:
         self.sampling.check(self.landscape)
@@ -123,6 +129,3 @@ class SGLD(AbstractProcess):
 
     def position(self, state: SGLDState) -> Positions:
         return state.theta
-
-    def time(self, iterations: np.ndarray) -> np.ndarray:
-        return self.learning_rate.time(iterations)

@@ -6,15 +6,16 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
 from sde_sgd._checks import check_part
 from sde_sgd._user_functions import naming
 from sde_sgd.landscapes.base import AbstractLandscape
+from sde_sgd.noise.models import AbstractGradientNoise, MinibatchNoise
 from sde_sgd.noise.sampling import AbstractSampling
-from sde_sgd.processes.base import AbstractProcess, LearningRate, Observe
+from sde_sgd.processes.base import AbstractProcess, Observe
+from sde_sgd.processes.clock import Clock, LearningRate
 from sde_sgd.processes.discrete._state_keys import follow, Followed, StateKeys
 from sde_sgd.processes.discrete.adaptive import AbstractAdaptive
 from sde_sgd.random.draws import Draws, STREAM_KEYS
@@ -102,11 +103,15 @@ class OptaxSGD(AbstractProcess):
         self.keys, self.offers = _examine(landscape, optimizer, sampling)
 
     @property
-    def substeps(self) -> int:
-        return 1
+    def clock(self) -> Clock:
+        return Clock(self.learning_rate, power=1 if self.description is None else 2)
 
     @property
-    def restartable(self) -> bool:
+    def gradient_noise(self) -> AbstractGradientNoise:
+        return MinibatchNoise(self.sampling)
+
+    @property
+    def autonomous(self) -> bool:
         # An optimiser's own count restarts with the member; the clock of a schedule does not.
         return self.learning_rate is None or self.learning_rate.schedule is None
 
@@ -144,17 +149,6 @@ class OptaxSGD(AbstractProcess):
 
     def position(self, state: OptaxState) -> Positions:
         return state.theta
-
-    def time(self, iterations: np.ndarray) -> np.ndarray:
-        if self.learning_rate is None:
-            return np.asarray(iterations, dtype=float)
-        return self.learning_rate.time(iterations, 1 if self.description is None else 2)
-
-    @property
-    def clock(self) -> str:
-        if self.learning_rate is None:
-            return "t = k, in iterations"
-        return "t = ηk" if self.description is None else "t = η²k"
 
 
 def _choose(first: Array, one: PyTree[Array], other: PyTree[Array]) -> PyTree[Array]:

@@ -10,9 +10,10 @@ from jaxtyping import Array, PyTree
 
 from sde_sgd._checks import check_flag, check_landscape, check_non_negative, check_part, check_whole
 from sde_sgd.landscapes.base import AbstractFiniteSum, AbstractLandscape
-from sde_sgd.noise.models import MinibatchNoise
+from sde_sgd.noise.models import AbstractGradientNoise, MinibatchNoise
 from sde_sgd.noise.sampling import AbstractSampling
-from sde_sgd.processes.base import AbstractProcess, LearningRate, Observe
+from sde_sgd.processes.base import AbstractProcess, Observe
+from sde_sgd.processes.clock import by_its_clock, Clock, LearningRate
 from sde_sgd.processes.continuous._steps import standard_normal, step_members
 from sde_sgd.processes.continuous.modified import FlowState
 from sde_sgd.random.draws import Draws
@@ -60,13 +61,15 @@ class SAM(AbstractProcess):
         self.normalized = check_flag("normalized", normalized)
         sampling.check(landscape)
 
-    @property
-    def substeps(self) -> int:
-        return 1
+    autonomous = by_its_clock
 
     @property
-    def restartable(self) -> bool:
-        return self.learning_rate.schedule is None
+    def clock(self) -> Clock:
+        return Clock(self.learning_rate)
+
+    @property
+    def gradient_noise(self) -> AbstractGradientNoise:
+        return MinibatchNoise(self.sampling)
 
     def check(self) -> None:
         self.sampling.check(self.landscape)
@@ -92,9 +95,6 @@ class SAM(AbstractProcess):
 
     def position(self, state: SAMState) -> Positions:
         return state.theta
-
-    def time(self, iterations: np.ndarray) -> np.ndarray:
-        return self.learning_rate.time(iterations)
 
 
 class SAMEquation(AbstractProcess):
@@ -162,9 +162,15 @@ class SAMEquation(AbstractProcess):
     def substeps(self) -> int:
         return self.num_substeps
 
+    autonomous = by_its_clock
+
     @property
-    def restartable(self) -> bool:
-        return self.learning_rate.schedule is None
+    def clock(self) -> Clock:
+        return Clock(self.learning_rate)
+
+    @property
+    def gradient_noise(self) -> AbstractGradientNoise:
+        return self.noise
 
     @property
     def weak_order(self) -> int:
@@ -215,6 +221,3 @@ class SAMEquation(AbstractProcess):
 
     def position(self, state: FlowState) -> Positions:
         return state.theta
-
-    def time(self, iterations: np.ndarray) -> np.ndarray:
-        return self.learning_rate.time(iterations)

@@ -5,14 +5,14 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, PyTree
 
 from sde_sgd._checks import check_fraction, check_landscape, check_part
 from sde_sgd.landscapes.base import AbstractLandscape
-from sde_sgd.noise.models import AbstractGradientNoise
+from sde_sgd.noise.models import AbstractGradientNoise, MinibatchNoise
 from sde_sgd.noise.sampling import AbstractSampling, RandomReshuffling
-from sde_sgd.processes.base import AbstractProcess, LearningRate, Observe
+from sde_sgd.processes.base import AbstractProcess, Observe
+from sde_sgd.processes.clock import by_its_clock, Clock, LearningRate
 from sde_sgd.random.draws import Draws, Stream
 from sde_sgd.types import Positions, RealLike, Vector
 
@@ -64,13 +64,15 @@ class SGD(AbstractProcess):
         self.has_momentum = bool(float(self.momentum) != 0)
         sampling.check(landscape)
 
-    @property
-    def substeps(self) -> int:
-        return 1
+    autonomous = by_its_clock
 
     @property
-    def restartable(self) -> bool:
-        return self.learning_rate.schedule is None
+    def clock(self) -> Clock:
+        return Clock(self.learning_rate)
+
+    @property
+    def gradient_noise(self) -> AbstractGradientNoise:
+        return MinibatchNoise(self.sampling)
 
     def check(self) -> None:
         self.sampling.check(self.landscape)
@@ -97,9 +99,6 @@ class SGD(AbstractProcess):
 
     def position(self, state: SGDState) -> Positions:
         return state.theta
-
-    def time(self, iterations: np.ndarray) -> np.ndarray:
-        return self.learning_rate.time(iterations)
 
 
 class GaussianSGD(AbstractProcess):
@@ -134,13 +133,15 @@ class GaussianSGD(AbstractProcess):
         self.has_momentum = bool(float(self.momentum) != 0)
         noise.check(landscape)
 
-    @property
-    def substeps(self) -> int:
-        return 1
+    autonomous = by_its_clock
 
     @property
-    def restartable(self) -> bool:
-        return self.learning_rate.schedule is None
+    def clock(self) -> Clock:
+        return Clock(self.learning_rate)
+
+    @property
+    def gradient_noise(self) -> AbstractGradientNoise:
+        return self.noise
 
     def check(self) -> None:
         self.noise.check(self.landscape)
@@ -164,9 +165,6 @@ class GaussianSGD(AbstractProcess):
 
     def position(self, state: SGDState) -> Positions:
         return state.theta
-
-    def time(self, iterations: np.ndarray) -> np.ndarray:
-        return self.learning_rate.time(iterations)
 
 
 def _heavy_ball(process: SGD | GaussianSGD, theta, velocity, gradient, draws: Draws):

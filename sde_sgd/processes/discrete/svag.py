@@ -8,8 +8,10 @@ import numpy as np
 
 from sde_sgd._checks import check_landscape, check_part, check_whole
 from sde_sgd.landscapes.base import AbstractLandscape
+from sde_sgd.noise.models import AbstractGradientNoise, MinibatchNoise
 from sde_sgd.noise.sampling import AbstractSampling, RandomReshuffling
-from sde_sgd.processes.base import AbstractProcess, LearningRate, Observe
+from sde_sgd.processes.base import AbstractProcess, Observe
+from sde_sgd.processes.clock import by_its_clock, Clock, LearningRate
 from sde_sgd.processes.continuous._steps import over_substeps
 from sde_sgd.processes.continuous.modified import FlowState
 from sde_sgd.random.draws import Draws
@@ -63,9 +65,15 @@ class SVAG(AbstractProcess):
     def substeps(self) -> int:
         return self.steps
 
+    autonomous = by_its_clock
+
     @property
-    def restartable(self) -> bool:
-        return self.learning_rate.schedule is None
+    def clock(self) -> Clock:
+        return Clock(self.learning_rate)
+
+    @property
+    def gradient_noise(self) -> AbstractGradientNoise:
+        return MinibatchNoise(self.sampling)
 
     def check(self) -> None:
         self.sampling.check(self.landscape)
@@ -94,6 +102,3 @@ class SVAG(AbstractProcess):
 
     def position(self, state: FlowState) -> Positions:
         return state.theta
-
-    def time(self, iterations: np.ndarray) -> np.ndarray:
-        return self.learning_rate.time(iterations)
