@@ -10,11 +10,19 @@ from typing import Any, TYPE_CHECKING
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from sde_sgd.landscapes.blocks import fitting_block, map_blocks, sum_blocks
 from sde_sgd.landscapes.convolutions import channels_last
 from sde_sgd.landscapes.noise_forms import AbstractNoiseForm
+from sde_sgd.landscapes.noise_moments import (
+    constant,
+    example_expansions,
+    NoiseMoments,
+    of_examples,
+    refuse_many,
+)
 from sde_sgd.landscapes.probe import check_finite_sum, check_population
 from sde_sgd.landscapes.validate import as_point
 from sde_sgd.random.draws import Draws, Stream
@@ -117,6 +125,17 @@ class AbstractLandscape(eqx.Module):
         """∇²L(θ) v at the cost of two gradients."""
         point, direction = as_point(self, theta), as_point(self, vector, "vector")
         return jax.jvp(self.gradient, (point,), (direction,))[1]
+
+    def rest(self) -> np.ndarray | None:
+        """The minimum θ* of an L that is exactly quadratic, (d,); None, by default, elsewhere.
+
+        Moments of SGD and its equations close there: theory has them without a linearisation.
+        """
+        return None
+
+    def noise_moments(self, theta: Vector) -> NoiseMoments:
+        """Σ(θ + u) to second order in u; held at Σ(θ), by default."""
+        return constant(self.gradient_covariance(as_point(self, theta)), exact=False)
 
     def minimise(
         self,
@@ -281,6 +300,12 @@ class AbstractFiniteSum(AbstractLandscape):
             return 0.5 * jnp.dot(weights, jnp.sum(self.example_gradients(x) ** 2, axis=1))
 
         return jax.grad(power)(theta)
+
+    def noise_moments(self, theta: Vector) -> NoiseMoments:
+        """Σ(θ + u) with each example's own gradient and Hessian kept; exact for quadratic ℓ_i."""
+        refuse_many(self.dimension, type(self).__name__)
+        exact = self.rest() is not None
+        return of_examples(example_expansions(self, as_point(self, theta)), exact)
 
     def loss(self, theta: Vector) -> Scalar:
         return jnp.mean(self.example_losses(theta))

@@ -73,13 +73,15 @@ class LeastSquares(AbstractFiniteSum):
 
         Summed and solved in float64 on the host, in the landscape's dtype at the end.
         """
+        return jnp.asarray(self.rest(), self.dtype)
+
+    def rest(self) -> np.ndarray:
         inputs, targets = (np.asarray(array, np.float64) for array in self.data)
         num, dim = inputs.shape
         hessian = inputs.T @ inputs / num + float(self.l2) * np.eye(dim)
         # What float32 data leave undetermined is not to be filled with their rounding.
         singular = dim * float(jnp.finfo(self.dtype).eps)
-        solution = np.linalg.lstsq(hessian, inputs.T @ targets / num, rcond=singular)[0]
-        return jnp.asarray(solution, self.dtype)
+        return np.linalg.lstsq(hessian, inputs.T @ targets / num, rcond=singular)[0]
 
 
 class LogisticRegression(AbstractFiniteSum):

@@ -1,10 +1,12 @@
 """Least squares on a population: fresh Gaussian examples at every step, no N."""
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from sde_sgd._checks import as_real, check_covariance, check_finite, check_non_negative
 from sde_sgd.landscapes.base import AbstractPopulation
+from sde_sgd.landscapes.noise_moments import NoiseMoments, refuse_many
 from sde_sgd.random.draws import Draws, Stream
 from sde_sgd.types import Matrix, RealLike, Scalar, Vector
 
@@ -22,8 +24,7 @@ class PopulationLeastSquares(AbstractPopulation):
     - `label_noise`: σ ≥ 0, a standard deviation.
     - `minimum`: θ*, (d,); zero if not given.
 
-    `sde_sgd.theory.stationary.population_covariance` is its stationary
-    law.
+    `sde_sgd.theory.stationary.covariance(process)` is exact on it.
 
     **Raises:** `ValueError` for an A that is no covariance, negative σ, shapes that differ, NaN.
     """
@@ -62,6 +63,18 @@ class PopulationLeastSquares(AbstractPopulation):
     def minimum(self) -> Vector:
         """θ*, (d,)."""
         return self._minimum
+
+    def rest(self) -> np.ndarray:
+        return np.asarray(self._minimum, np.float64)
+
+    def noise_moments(self, theta: Vector) -> NoiseMoments:
+        """About θ: with δ the offset, ⟨g gᵀ⟩ by Isserlis, K[S] = A S A + tr(AS) A."""
+        refuse_many(self.dimension, type(self).__name__)
+        a = np.asarray(self.feature_covariance, np.float64)
+        feedback = np.einsum("ab,cd->acbd", a, a) + np.einsum("bd,ac->acbd", a, a)
+        zero = np.zeros((len(a),) * 3)
+        at_rest = NoiseMoments(float(self.label_noise) ** 2 * a, zero, feedback, True)
+        return at_rest.moved(np.asarray(theta, np.float64) - self.rest())
 
     def loss(self, theta: Vector) -> Scalar:
         offset = theta - self._minimum

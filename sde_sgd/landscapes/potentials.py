@@ -24,6 +24,7 @@ from sde_sgd._checks import (
 )
 from sde_sgd.landscapes.base import AbstractFiniteSum
 from sde_sgd.landscapes.noise_forms import ConstantRoot
+from sde_sgd.landscapes.noise_moments import constant, NoiseMoments
 from sde_sgd.landscapes.probe import probe_scalar
 from sde_sgd.types import Matrix, RealLike, Scalar, Vector, Weights
 
@@ -85,6 +86,15 @@ class Potential(AbstractFiniteSum):
 
     def losses(self, theta: Vector, data: PyTree[Array]) -> Weights:
         return self.energy(theta) + data @ theta
+
+    def rest(self) -> np.ndarray | None:
+        if not isinstance(self.energy, QuadraticEnergy):
+            return None
+        return np.asarray(self.energy.minimum, np.float64)
+
+    def noise_moments(self, theta: Vector) -> NoiseMoments:
+        """Σ, the same everywhere."""
+        return constant(self.gradient_covariance(theta), exact=True)
 
 
 def _simplex(rank: int) -> np.ndarray:

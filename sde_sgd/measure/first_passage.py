@@ -214,7 +214,7 @@ class FirstPassage(AbstractMeasure):
         return FirstPassage(lambda theta: jnp.asarray(level(theta)) >= 0, bridge)
 
     def check(self, process: Any, num_steps: int) -> None:
-        if getattr(process, "increments", "gaussian") == "two_point":
+        if process.two_point:
             raise ValueError(
                 "Two-point increments give wrong exit times (their tails are cut): use "
                 'increments="gaussian" with FirstPassage.'

@@ -118,7 +118,7 @@ class TailRatios(AbstractMeasure):
 
     def check(self, process: Any, num_steps: int) -> None:
         check_schedule("TailRatios", self.burn_in, self.every, num_steps)
-        if getattr(process, "increments", "gaussian") == "two_point":
+        if process.two_point:
             raise ValueError(
                 "Two-point increments have no tails: use increments='gaussian' with TailRatios."
             )

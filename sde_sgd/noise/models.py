@@ -23,6 +23,7 @@ from sde_sgd._checks import (
     in_brief,
 )
 from sde_sgd.landscapes.base import AbstractLandscape
+from sde_sgd.landscapes.noise_moments import constant, NoiseMoments
 from sde_sgd.noise.sampling import AbstractSampling, RandomReshuffling
 from sde_sgd.types import Matrix, Scalar, Vector
 
@@ -77,6 +78,10 @@ class AbstractGradientNoise(eqx.Module):
         """
         return jnp.diagonal(self.covariance(theta, landscape))
 
+    def moments(self, theta: Vector, landscape: AbstractLandscape) -> NoiseMoments:
+        """C(θ + u) to second order in u, for theory; by default held at C(θ)."""
+        return constant(self.covariance(theta, landscape), exact=self.additive)
+
     @abc.abstractmethod
     def diffusion(self, theta: Vector, landscape: AbstractLandscape) -> lx.AbstractLinearOperator:
         """C^{1/2}(θ) as a lineax operator (d, k), for Diffrax's `ControlTerm`."""
@@ -125,6 +130,9 @@ class MinibatchNoise(AbstractGradientNoise):
 
     def covariance(self, theta: Vector, landscape: AbstractLandscape) -> Matrix:
         return self.factor(landscape) * landscape.gradient_covariance(theta)
+
+    def moments(self, theta: Vector, landscape: AbstractLandscape) -> NoiseMoments:
+        return landscape.noise_moments(theta).scaled(self.factor(landscape))
 
     def variance(self, theta: Vector, landscape: AbstractLandscape) -> Vector:
         """c Σ_jj(θ), (d,), at the price of a gradient of each of the N examples."""
@@ -221,6 +229,11 @@ class IsotropicNoise(AbstractGradientNoise):
     def covariance(self, theta: Vector, landscape: AbstractLandscape) -> Matrix:
         return jnp.diag(self.variance(theta, landscape))
 
+    def moments(self, theta: Vector, landscape: AbstractLandscape) -> NoiseMoments:
+        factor, dim = self.sampling.noise_factor(landscape.num_examples), landscape.dimension
+        own = landscape.noise_moments(theta)
+        return own.mapped(lambda a: np.multiply.outer(factor * np.eye(dim) / dim, np.trace(a)))
+
     def variance(self, theta: Vector, landscape: AbstractLandscape) -> Vector:
         return jnp.broadcast_to(self.scale(theta, landscape) ** 2, theta.shape)
 
@@ -254,6 +267,11 @@ class DiagonalNoise(AbstractGradientNoise):
 
     def covariance(self, theta: Vector, landscape: AbstractLandscape) -> Matrix:
         return jnp.diag(self.variance(theta, landscape))
+
+    def moments(self, theta: Vector, landscape: AbstractLandscape) -> NoiseMoments:
+        factor, kept = self.sampling.noise_factor(landscape.num_examples), np.eye(len(theta))
+        own = landscape.noise_moments(theta)
+        return own.mapped(lambda a: factor * (kept.reshape(kept.shape + (1,) * (a.ndim - 2)) * a))
 
     def variance(self, theta: Vector, landscape: AbstractLandscape) -> Vector:
         factor = self.sampling.noise_factor(landscape.num_examples)
@@ -299,6 +317,11 @@ class HessianNoise(AbstractGradientNoise):
     def covariance(self, theta: Vector, landscape: AbstractLandscape) -> Matrix:
         root = self._root(theta, landscape)
         return root @ root.T
+
+    def moments(self, theta: Vector, landscape: AbstractLandscape) -> NoiseMoments:
+        # A quadratic has one Hessian.
+        exact = landscape.rest() is not None and not self.times_loss
+        return constant(self.covariance(theta, landscape), exact)
 
     def variance(self, theta: Vector, landscape: AbstractLandscape) -> Vector:
         return jnp.sum(self._root(theta, landscape) ** 2, axis=1)

@@ -52,6 +52,10 @@ class AbstractSampling(eqx.Module):
     def noise_factor(self, num_examples: int | None) -> float:
         """c in Cov(ĝ_B) = c Σ, for N examples or for a population (None)."""
 
+    def epoch(self, num_examples: int | None) -> int | None:
+        """Steps whose batches are correlated, M of an epoch; None, by default: independent."""
+        return None
+
     @abc.abstractmethod
     def draw(
         self, state: PyTree[Array], draws: Draws, landscape: AbstractLandscape
@@ -151,6 +155,9 @@ class RandomReshuffling(AbstractSampling):
 
     def third_factor(self, num_examples: int | None) -> float:
         return _subset_third_factor(num_examples, self.batch_size)
+
+    def epoch(self, num_examples: int | None) -> int:
+        return (num_examples or 0) // self.batch_size
 
     def check(self, landscape: AbstractLandscape) -> None:
         _check_subset(self, landscape)

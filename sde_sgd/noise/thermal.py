@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from sde_sgd._checks import check_non_negative, check_positive, in_brief
 from sde_sgd.landscapes.base import AbstractLandscape
+from sde_sgd.landscapes.noise_moments import NoiseMoments
 from sde_sgd.noise.models import AbstractGradientNoise
 from sde_sgd.types import Matrix, RealLike, Vector
 
@@ -54,6 +55,10 @@ class ThermalNoise(AbstractGradientNoise):
     def covariance(self, theta: Vector, landscape: AbstractLandscape) -> Matrix:
         bath = self._amplitude(theta) ** 2 * jnp.eye(theta.shape[0], dtype=theta.dtype)
         return self.noise.covariance(theta, landscape) + bath
+
+    def moments(self, theta: Vector, landscape: AbstractLandscape) -> NoiseMoments:
+        bath = 2 * float(self.temperature) / float(self.learning_rate) * np.eye(len(theta))
+        return self.noise.moments(theta, landscape).plus(bath)
 
     def variance(self, theta: Vector, landscape: AbstractLandscape) -> Vector:
         return self.noise.variance(theta, landscape) + self._amplitude(theta) ** 2

@@ -12,6 +12,7 @@ from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.noise.models import AbstractGradientNoise
 from sde_sgd.noise.thermal import check_bath
 from sde_sgd.processes.clock import Clock
+from sde_sgd.processes.linear import LinearReading, LinearStep, read
 from sde_sgd.random.draws import Draws
 from sde_sgd.types import Positions, Vector
 
@@ -98,6 +99,16 @@ class AbstractProcess(eqx.Module):
         return False
 
     @property
+    def num_steps(self) -> int | None:
+        """Iterations for which it is defined; None, by default, for any number."""
+        return None
+
+    @property
+    def two_point(self) -> bool:
+        """Whether its noise takes two values: for moments only, not for exits and tails."""
+        return False
+
+    @property
     def gradient_noise(self) -> AbstractGradientNoise | None:
         """The noise of an iteration's gradient, a bath included; None if there is none.
 
@@ -131,6 +142,46 @@ class AbstractProcess(eqx.Module):
             f"the mean step of {type(self).__name__} is not a function of θ alone, or is not "
             f"known: ask `knows_mean_step` first."
         )
+
+    def linear_step(self, learning_rate: float, curvature: np.ndarray) -> LinearStep:
+        """Its step where L is quadratic, in each direction of a curvature (d,), at η.
+
+        What `linear` is made of. **Raises:** `ValueError`, by default, where it is not linear in
+        the gradient, or not known.
+        """
+        raise ValueError(
+            f"The step of {type(self).__name__} is not a linear function of the gradient, or not "
+            f"known as one: its moments do not close. Known are SGD with and without momentum, "
+            f"GaussianSGD, SVAG, SGLD, ModifiedEquation by Euler, OverdampedEquation, "
+            f"UnderdampedEquation and their limits."
+        )
+
+    def linear_limit(self, learning_rate: float, curvature: np.ndarray) -> LinearStep:
+        """`linear_step` at solver step 0, of an equation."""
+        raise ValueError(f"The linear reading of {type(self).__name__} at step 0 is not known.")
+
+    def linear(self, about: Any = None) -> LinearReading:
+        """Its moments near a point: exact on a quadratic (None), else linearised about θ (d,).
+
+        `theory.stationary` and the check of stability ask for it. **Raises:** `ValueError` where
+        there is none, with the reason.
+        """
+        return read(self, about)
+
+    def limit(self) -> "AbstractProcess":
+        """The same equation at solver step 0, for predictions; it cannot be simulated.
+
+        **Raises:** `ValueError`, by default: a discrete process has none.
+        """
+        raise ValueError(
+            f"{type(self).__name__} has no solver step that could go to 0: take the limit of its "
+            f"equation, ss.ModifiedEquation(...).limit() say."
+        )
+
+    @property
+    def epoch(self) -> int | None:
+        """Iterations of an epoch whose batches exclude each other; None: steps are independent."""
+        return None
 
     @property
     def weak_order(self) -> int | None:

@@ -68,10 +68,8 @@ class Stages(AbstractProcess):
         return self.processes[0].substeps
 
     @property
-    def increments(self) -> Any:
-        """ "two_point" if a stage has such increments."""
-        kinds = {getattr(p, "increments", "gaussian") for p in self.processes}
-        return "two_point" if "two_point" in kinds else "gaussian"
+    def two_point(self) -> bool:
+        return any(process.two_point for process in self.processes)
 
     @property
     def num_steps(self) -> int:

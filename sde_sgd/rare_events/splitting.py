@@ -177,7 +177,7 @@ def _check_process(process: Any) -> None:
             f"the common clock (a learning-rate schedule), or does not say that it is "
             f"`autonomous`: take a constant learning rate."
         )
-    if getattr(process, "increments", "gaussian") == "two_point":
+    if process.two_point:
         raise ValueError(
             "Two-point increments give wrong escape rates (their tails are cut): use "
             'increments="gaussian" with splitting.'

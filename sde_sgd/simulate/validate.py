@@ -57,7 +57,7 @@ def check_length(process: AbstractProcess, num_steps: int) -> None:
 
     A schedule must give a rate at each iteration.
     """
-    most = getattr(process, "num_steps", None)
+    most = process.num_steps
     if most is not None and num_steps > most:
         raise ValueError(
             f"This {type(process).__name__} ends after {most} iterations, before the run does at "

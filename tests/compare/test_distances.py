@@ -9,10 +9,10 @@ import pytest
 from scipy import stats
 from scipy.spatial.distance import cdist
 
+from sde_sgd.compare import _resample, compare
 from sde_sgd.compare._resample import bootstrap_weights
 from sde_sgd.compare.distances import (
-    _resample,
-    compare,
+    energy,
     excess,
     sliced_wasserstein,
     table,
@@ -70,9 +70,9 @@ def test_distances_of_point_masses():
     """δ_a, δ_b: energy distance 2|a − b|, W₁ = |a_j − b_j|, all without error."""
     a, b = np.tile([0.0, 0.0], (5, 1)), np.tile([3.0, 4.0], (7, 1))
     for unbiased in (True, False):
-        energy = energy(a, b, key=KEY, unbiased=unbiased)
-        np.testing.assert_allclose(energy.value, 10.0, rtol=1e-14)
-        np.testing.assert_allclose(energy.standard_error, 0.0, atol=1e-13)
+        found = energy(a, b, key=KEY, unbiased=unbiased)
+        np.testing.assert_allclose(found.value, 10.0, rtol=1e-14)
+        np.testing.assert_allclose(found.standard_error, 0.0, atol=1e-13)
     np.testing.assert_allclose(wasserstein_per_direction(a, b, key=KEY).value, [3.0, 4.0])
 
 
@@ -95,8 +95,8 @@ def test_scipy_agrees_in_one_dimension():
     for j in range(3):
         a, b = x[:, j], y[:, j]
         np.testing.assert_allclose(w1[j], stats.wasserstein_distance(a, b), rtol=1e-12)
-        energy = energy(a[:, None], b[:, None], key=KEY, unbiased=False).value
-        np.testing.assert_allclose(np.sqrt(energy), stats.energy_distance(a, b), rtol=1e-12)
+        squared = energy(a[:, None], b[:, None], key=KEY, unbiased=False).value
+        np.testing.assert_allclose(np.sqrt(squared), stats.energy_distance(a, b), rtol=1e-12)
 
 
 @pytest.mark.parametrize("dimension", [5, 100])

@@ -13,6 +13,7 @@ from sde_sgd.noise.thermal import check_bath
 from sde_sgd.processes.base import AbstractProcess, Observe
 from sde_sgd.processes.clock import by_its_clock, Clock
 from sde_sgd.processes.continuous._steps import standard_normal, step_members
+from sde_sgd.processes.continuous.limit import ContinuousLimit
 from sde_sgd.processes.discrete.adaptive import AbstractAdaptive
 from sde_sgd.random.draws import Draws
 from sde_sgd.types import Positions
@@ -98,6 +99,9 @@ class AdaptiveEquation(AbstractProcess):
     def refined(self, substeps: int, refinement: int = 1) -> "AdaptiveEquation":
         """The same equation at another solver step."""
         return AdaptiveEquation(self.landscape, self.optimizer, self.noise, substeps, refinement)
+
+    def limit(self) -> ContinuousLimit:
+        return ContinuousLimit(self)
 
     def check(self) -> None:
         self.noise.check(self.landscape)

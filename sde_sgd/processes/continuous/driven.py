@@ -5,15 +5,18 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree
 
 from sde_sgd._checks import check_landscape, check_part, check_whole
 from sde_sgd.landscapes.base import AbstractLandscape
-from sde_sgd.noise.driving import AbstractDriving
+from sde_sgd.noise.driving import AbstractDriving, WhiteNoise
 from sde_sgd.noise.models import AbstractGradientNoise
 from sde_sgd.processes.base import AbstractProcess, Observe
 from sde_sgd.processes.clock import by_its_clock, Clock, LearningRate
 from sde_sgd.processes.continuous._steps import step_members
+from sde_sgd.processes.continuous.limit import ContinuousLimit
+from sde_sgd.processes.linear import first_order_step, LinearStep
 from sde_sgd.random.draws import Draws
 from sde_sgd.types import Positions
 
@@ -88,6 +91,25 @@ class DrivenEquation(AbstractProcess):
     @property
     def gradient_noise(self) -> AbstractGradientNoise:
         return self.noise
+
+    def linear_step(self, learning_rate: float, curvature: np.ndarray) -> LinearStep:
+        self._refuse_memory()
+        return first_order_step(learning_rate * curvature, learning_rate, self.substeps)
+
+    def linear_limit(self, learning_rate: float, curvature: np.ndarray) -> LinearStep:
+        self._refuse_memory()
+        return first_order_step(learning_rate * curvature, learning_rate, None)
+
+    def _refuse_memory(self) -> None:
+        if not isinstance(self.driving, WhiteNoise):
+            raise ValueError(
+                f"The increments of {type(self.driving).__name__} depend on each other, or have no "
+                f"variance: second moments do not close. theory.stationary.driven_covariance has "
+                f"them for constant noise on a quadratic."
+            )
+
+    def limit(self) -> ContinuousLimit:
+        return ContinuousLimit(self)
 
     def check(self) -> None:
         self.noise.check(self.landscape)

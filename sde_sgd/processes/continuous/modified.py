@@ -5,6 +5,7 @@ from typing import Any
 import diffrax as dfx
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from sde_sgd._checks import check_choice, check_landscape, check_part, check_vector, check_whole
@@ -15,7 +16,9 @@ from sde_sgd.noise.thermal import ThermalNoise
 from sde_sgd.processes.base import AbstractProcess, Observe
 from sde_sgd.processes.clock import by_its_clock, Clock, LearningRate
 from sde_sgd.processes.continuous._steps import step_members
+from sde_sgd.processes.continuous.limit import ContinuousLimit
 from sde_sgd.processes.continuous.terms import FusedTerm, separate_terms
+from sde_sgd.processes.linear import first_order_step, LinearStep
 from sde_sgd.random.draws import as_counter, Draws
 from sde_sgd.types import Key, Positions, Vector
 
@@ -78,6 +81,16 @@ class GradientFlow(AbstractProcess):
     @property
     def clock(self) -> Clock:
         return Clock(self.learning_rate)
+
+    def linear_step(self, learning_rate: float, curvature: np.ndarray) -> LinearStep:
+        refuse_other_solvers(self.solver)
+        return first_order_step(learning_rate * curvature, 0.0, self.substeps)
+
+    def linear_limit(self, learning_rate: float, curvature: np.ndarray) -> LinearStep:
+        return first_order_step(learning_rate * curvature, 0.0, None)
+
+    def limit(self) -> ContinuousLimit:
+        return ContinuousLimit(self)
 
     def check(self) -> None:
         pass
@@ -178,6 +191,10 @@ class ModifiedEquation(AbstractProcess):
         return self.noise
 
     @property
+    def two_point(self) -> bool:
+        return self.increments == "two_point"
+
+    @property
     def weak_order(self) -> int | None:
         """Of the solver, in its step: 1, and None where two steps have no common path."""
         return None if isinstance(self.solver, _SPACE_TIME) else 1
@@ -209,6 +226,20 @@ class ModifiedEquation(AbstractProcess):
             solver=self.solver,
             refinement=refinement,
         )
+
+    def linear_step(self, learning_rate: float, curvature: np.ndarray) -> LinearStep:
+        refuse_other_solvers(self.solver)
+        return self._linear(learning_rate, curvature, self.substeps)
+
+    def linear_limit(self, learning_rate: float, curvature: np.ndarray) -> LinearStep:
+        return self._linear(learning_rate, curvature, None)
+
+    def _linear(self, eta: float, curvature: np.ndarray, substeps: int | None) -> LinearStep:
+        rate = curvature if self.order == 1 else curvature + eta / 2 * curvature**2
+        return first_order_step(eta * rate, eta, substeps)
+
+    def limit(self) -> ContinuousLimit:
+        return ContinuousLimit(self)
 
     def check(self) -> None:
         self.noise.check(self.landscape)
@@ -280,6 +311,15 @@ def solver_step(solver: dfx.AbstractSolver, terms: Any, j, substeps: int, theta:
     stop = (j + 1).astype(theta.dtype) / substeps
     state = solver.init(terms, start, stop, theta, None)
     return solver.step(terms, start, stop, theta, None, state, made_jump=False)[0]
+
+
+def refuse_other_solvers(solver: dfx.AbstractSolver) -> None:
+    """Raises `ValueError` for a solver whose step is not Euler's, where that is what is known."""
+    if not isinstance(solver, dfx.Euler):
+        raise ValueError(
+            f"The linear reading of a step is that of diffrax.Euler(), not of "
+            f"{type(solver).__name__}: take `process.limit()`, which has no step."
+        )
 
 
 def check_ordinary(solver: dfx.AbstractSolver) -> None:

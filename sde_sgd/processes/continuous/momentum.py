@@ -15,7 +15,9 @@ from sde_sgd.noise.models import AbstractGradientNoise
 from sde_sgd.processes.base import AbstractProcess, Observe
 from sde_sgd.processes.clock import by_its_clock, Clock, LearningRate
 from sde_sgd.processes.continuous._steps import standard_normal, step_members
+from sde_sgd.processes.continuous.limit import ContinuousLimit
 from sde_sgd.processes.continuous.modified import ModifiedEquation
+from sde_sgd.processes.linear import LinearStep, underdamped_step
 from sde_sgd.random.draws import Draws
 from sde_sgd.types import Positions, RealLike, Vector
 
@@ -109,6 +111,15 @@ class UnderdampedEquation(AbstractProcess):
         return UnderdampedEquation(
             self.landscape, rate, self.noise, self.momentum, substeps, refinement
         )
+
+    def linear_step(self, learning_rate: float, curvature: np.ndarray) -> LinearStep:
+        return underdamped_step(learning_rate, float(self.momentum), curvature, self.substeps)
+
+    def linear_limit(self, learning_rate: float, curvature: np.ndarray) -> LinearStep:
+        return underdamped_step(learning_rate, float(self.momentum), curvature, None)
+
+    def limit(self) -> ContinuousLimit:
+        return ContinuousLimit(self)
 
     def check(self) -> None:
         self.noise.check(self.landscape)
@@ -223,9 +234,8 @@ class OverdampedEquation(AbstractProcess):
         return self.equation.substeps
 
     @property
-    def increments(self) -> Any:
-        """ "gaussian" or "two_point"."""
-        return self.equation.increments
+    def two_point(self) -> bool:
+        return self.equation.two_point
 
     autonomous = by_its_clock
 
@@ -248,6 +258,15 @@ class OverdampedEquation(AbstractProcess):
         eta = self.learning_rate.given
         options = (substeps, inner.order, inner.increments, refinement)
         return OverdampedEquation(self.landscape, eta, inner.noise, self.momentum, *options)
+
+    def linear_step(self, learning_rate: float, curvature: np.ndarray) -> LinearStep:
+        return self.equation.linear_step(learning_rate / (1 - float(self.momentum)), curvature)
+
+    def linear_limit(self, learning_rate: float, curvature: np.ndarray) -> LinearStep:
+        return self.equation.linear_limit(learning_rate / (1 - float(self.momentum)), curvature)
+
+    def limit(self) -> ContinuousLimit:
+        return ContinuousLimit(self)
 
     def check(self) -> None:
         self.equation.check()

@@ -13,10 +13,10 @@ from jaxtyping import Array
 from sde_sgd._checks import check_callable, check_flag, check_part, output_shape
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.noise.models import AbstractGradientNoise
-from sde_sgd.noise.paths import Increments
 from sde_sgd.processes.base import AbstractProcess, Observe
 from sde_sgd.processes.clock import by_its_clock, Clock
 from sde_sgd.processes.continuous._steps import brownian_increment, step_members
+from sde_sgd.processes.continuous.limit import ContinuousLimit
 from sde_sgd.processes.continuous.modified import ModifiedEquation
 from sde_sgd.processes.continuous.terms import drift_correction
 from sde_sgd.random.draws import Draws
@@ -137,9 +137,8 @@ class TransformedEquation(AbstractProcess):
         return self.equation.substeps
 
     @property
-    def increments(self) -> Increments:
-        """ "gaussian" or "two_point", as the equation's."""
-        return self.equation.increments
+    def two_point(self) -> bool:
+        return self.equation.two_point
 
     autonomous = by_its_clock
 
@@ -150,6 +149,9 @@ class TransformedEquation(AbstractProcess):
     @property
     def gradient_noise(self) -> AbstractGradientNoise:
         return self.equation.noise
+
+    def limit(self) -> ContinuousLimit:
+        return ContinuousLimit(self)
 
     def check(self) -> None:
         self.equation.check()

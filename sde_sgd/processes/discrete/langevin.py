@@ -5,6 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from sde_sgd._checks import check_landscape, check_non_negative, check_part, check_point
@@ -16,6 +17,7 @@ from sde_sgd.noise.sampling import AbstractSampling
 from sde_sgd.noise.thermal import ThermalNoise
 from sde_sgd.processes.base import AbstractProcess, Observe
 from sde_sgd.processes.clock import by_its_clock, Clock, LearningRate
+from sde_sgd.processes.linear import first_order_step, LinearStep
 from sde_sgd.random.draws import Draws, Stream
 from sde_sgd.types import Positions, RealLike
 
@@ -109,6 +111,13 @@ class SGLD(AbstractProcess):
         own, eta = MinibatchNoise(self.sampling), self.learning_rate.constant()
         # Under a schedule the bath is no fixed covariance of a gradient.
         return own if eta is None else ThermalNoise(own, self.temperature, eta)
+
+    @property
+    def epoch(self) -> int | None:
+        return self.sampling.epoch(self.landscape.num_examples)
+
+    def linear_step(self, learning_rate: float, curvature: np.ndarray) -> LinearStep:
+        return first_order_step(learning_rate * curvature, learning_rate, 1)
 
     def check(self) -> None:
         self.sampling.check(self.landscape)

@@ -115,6 +115,10 @@ class OptaxSGD(AbstractProcess):
         # An optimiser's own count restarts with the member; the clock of a schedule does not.
         return self.learning_rate is None or self.learning_rate.schedule is None
 
+    @property
+    def epoch(self) -> int | None:
+        return self.sampling.epoch(self.landscape.num_examples)
+
     def check(self) -> None:
         self.sampling.check(self.landscape)
 

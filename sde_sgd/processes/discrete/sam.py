@@ -15,6 +15,7 @@ from sde_sgd.noise.sampling import AbstractSampling
 from sde_sgd.processes.base import AbstractProcess, Observe
 from sde_sgd.processes.clock import by_its_clock, Clock, LearningRate
 from sde_sgd.processes.continuous._steps import standard_normal, step_members
+from sde_sgd.processes.continuous.limit import ContinuousLimit
 from sde_sgd.processes.continuous.modified import FlowState
 from sde_sgd.random.draws import Draws
 from sde_sgd.types import Positions, RealLike, Scalar, Vector, Weights
@@ -70,6 +71,10 @@ class SAM(AbstractProcess):
     @property
     def gradient_noise(self) -> AbstractGradientNoise:
         return MinibatchNoise(self.sampling)
+
+    @property
+    def epoch(self) -> int | None:
+        return self.sampling.epoch(self.landscape.num_examples)
 
     def check(self) -> None:
         self.sampling.check(self.landscape)
@@ -181,6 +186,9 @@ class SAMEquation(AbstractProcess):
         """The same equation at another solver step."""
         rate = self.learning_rate.given
         return SAMEquation(self.landscape, rate, self.radius, self.noise, substeps, refinement)
+
+    def limit(self) -> ContinuousLimit:
+        return ContinuousLimit(self)
 
     def check(self) -> None:
         self.noise.check(self.landscape)

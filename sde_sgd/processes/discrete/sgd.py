@@ -5,6 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree
 
 from sde_sgd._checks import check_fraction, check_landscape, check_part
@@ -13,6 +14,7 @@ from sde_sgd.noise.models import AbstractGradientNoise, MinibatchNoise
 from sde_sgd.noise.sampling import AbstractSampling, RandomReshuffling
 from sde_sgd.processes.base import AbstractProcess, Observe
 from sde_sgd.processes.clock import by_its_clock, Clock, LearningRate
+from sde_sgd.processes.linear import heavy_ball_step, LinearStep
 from sde_sgd.random.draws import Draws, Stream
 from sde_sgd.types import Positions, RealLike, Vector
 
@@ -73,6 +75,13 @@ class SGD(AbstractProcess):
     @property
     def gradient_noise(self) -> AbstractGradientNoise:
         return MinibatchNoise(self.sampling)
+
+    @property
+    def epoch(self) -> int | None:
+        return self.sampling.epoch(self.landscape.num_examples)
+
+    def linear_step(self, learning_rate: float, curvature: np.ndarray) -> LinearStep:
+        return heavy_ball_step(learning_rate, float(self.momentum), curvature)
 
     def check(self) -> None:
         self.sampling.check(self.landscape)
@@ -142,6 +151,9 @@ class GaussianSGD(AbstractProcess):
     @property
     def gradient_noise(self) -> AbstractGradientNoise:
         return self.noise
+
+    def linear_step(self, learning_rate: float, curvature: np.ndarray) -> LinearStep:
+        return heavy_ball_step(learning_rate, float(self.momentum), curvature)
 
     def check(self) -> None:
         self.noise.check(self.landscape)

@@ -14,6 +14,7 @@ from sde_sgd.processes.base import AbstractProcess, Observe
 from sde_sgd.processes.clock import by_its_clock, Clock, LearningRate
 from sde_sgd.processes.continuous._steps import over_substeps
 from sde_sgd.processes.continuous.modified import FlowState
+from sde_sgd.processes.linear import first_order_step, LinearStep
 from sde_sgd.random.draws import Draws
 from sde_sgd.types import Positions
 
@@ -74,6 +75,10 @@ class SVAG(AbstractProcess):
     @property
     def gradient_noise(self) -> AbstractGradientNoise:
         return MinibatchNoise(self.sampling)
+
+    def linear_step(self, learning_rate: float, curvature: np.ndarray) -> LinearStep:
+        # The bracket has l times the covariance of a batch.
+        return first_order_step(learning_rate * curvature, learning_rate, self.steps)
 
     def check(self) -> None:
         self.sampling.check(self.landscape)

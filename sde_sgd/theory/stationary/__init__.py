@@ -37,6 +37,12 @@ from sde_sgd.theory.stationary.lyapunov import (
     momentum_covariance as momentum_covariance,
     TransientMoments as TransientMoments,
 )
+from sde_sgd.theory.stationary.moments import (
+    covariance as covariance,
+    largest_stable_learning_rate as largest_stable_learning_rate,
+    mean as mean,
+    transient as transient,
+)
 from sde_sgd.theory.stationary.momentum import MomentumLaw as MomentumLaw
 from sde_sgd.theory.stationary.population_least_squares import (
     population_covariance as population_covariance,

@@ -1,0 +1,52 @@
+"""An equation at solver step 0: what its predictions are the limit of."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from sde_sgd.landscapes.base import AbstractLandscape
+from sde_sgd.noise.models import AbstractGradientNoise
+from sde_sgd.processes.base import AbstractProcess, Observe
+from sde_sgd.processes.clock import by_its_clock, Clock
+from sde_sgd.processes.linear import LinearStep
+from sde_sgd.random.draws import Draws
+
+
+class ContinuousLimit(AbstractProcess):
+    """`equation.limit()`: the same equation at solver step 0, which theory takes in its place.
+
+    **Raises:** `ValueError` in `simulate`: a run has a step; raise `substeps` and see whether its
+    result still moves.
+    """
+
+    equation: AbstractProcess
+    autonomous = by_its_clock
+
+    @property
+    def landscape(self) -> AbstractLandscape:
+        """Where the equation moves."""
+        return self.equation.landscape
+
+    @property
+    def clock(self) -> Clock:
+        return self.equation.clock
+
+    @property
+    def gradient_noise(self) -> AbstractGradientNoise | None:
+        return self.equation.gradient_noise
+
+    def linear_step(self, learning_rate: float, curvature: np.ndarray) -> LinearStep:
+        return self.equation.linear_limit(learning_rate, curvature)
+
+    def limit(self) -> "ContinuousLimit":
+        return self
+
+    def check(self) -> None:
+        raise ValueError(
+            f"A limit of step 0 can be predicted and not simulated: run the "
+            f"{type(self.equation).__name__} itself, with more substeps."
+        )
+
+    def step(self, state: PyTree[Array], draws: Draws, observe: Observe, carry: Any):
+        self.check()
