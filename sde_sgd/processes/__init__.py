@@ -13,6 +13,7 @@ from sde_sgd.processes.continuous.momentum import (
     UnderdampedEquation as UnderdampedEquation,
 )
 from sde_sgd.processes.continuous.probability_flow import ProbabilityFlow as ProbabilityFlow
+from sde_sgd.processes.continuous.sam import SAMEquation as SAMEquation
 from sde_sgd.processes.continuous.transformed import TransformedEquation as TransformedEquation
 from sde_sgd.processes.discrete.adaptive import (
     AbstractAdaptive as AbstractAdaptive,
@@ -22,7 +23,7 @@ from sde_sgd.processes.discrete.adaptive import (
 )
 from sde_sgd.processes.discrete.langevin import SGLD as SGLD
 from sde_sgd.processes.discrete.optax_sgd import OptaxSGD as OptaxSGD
-from sde_sgd.processes.discrete.sam import SAM as SAM, SAMEquation as SAMEquation
+from sde_sgd.processes.discrete.sam import SAM as SAM
 from sde_sgd.processes.discrete.sgd import GaussianSGD as GaussianSGD, SGD as SGD
 from sde_sgd.processes.discrete.svag import SVAG as SVAG
 from sde_sgd.processes.scaling import (

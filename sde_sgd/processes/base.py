@@ -12,7 +12,7 @@ from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.noise.models import AbstractGradientNoise
 from sde_sgd.noise.thermal import check_bath
 from sde_sgd.processes.clock import Clock
-from sde_sgd.processes.linear import LinearReading, LinearStep, read
+from sde_sgd.processes.linear import LinearReading, LinearStep, NotKnown, read
 from sde_sgd.random.draws import Draws
 from sde_sgd.types import Positions, Vector
 
@@ -146,10 +146,10 @@ class AbstractProcess(eqx.Module):
     def linear_step(self, learning_rate: float, curvature: np.ndarray) -> LinearStep:
         """Its step where L is quadratic, in each direction of a curvature (d,), at η.
 
-        What `linear` is made of. **Raises:** `ValueError`, by default, where it is not linear in
+        What `linear` is made of. **Raises:** `NotKnown`, by default, where it is not linear in
         the gradient, or not known.
         """
-        raise ValueError(
+        raise NotKnown(
             f"The step of {type(self).__name__} is not a linear function of the gradient, or not "
             f"known as one: its moments do not close. Known are SGD with and without momentum, "
             f"GaussianSGD, SVAG, SGLD, ModifiedEquation by Euler, OverdampedEquation, "
@@ -158,15 +158,48 @@ class AbstractProcess(eqx.Module):
 
     def linear_limit(self, learning_rate: float, curvature: np.ndarray) -> LinearStep:
         """`linear_step` at solver step 0, of an equation."""
-        raise ValueError(f"The linear reading of {type(self).__name__} at step 0 is not known.")
+        raise NotKnown(f"The linear reading of {type(self).__name__} at step 0 is not known.")
 
     def linear(self, about: Any = None) -> LinearReading:
         """Its moments near a point: exact on a quadratic (None), else linearised about θ (d,).
 
-        `theory.stationary` and the check of stability ask for it. **Raises:** `ValueError` where
+        `theory.stationary` and the check of stability ask for it. **Raises:** `NotKnown` where
         there is none, with the reason.
         """
         return read(self, about)
+
+    def largest_stable_rate(self, about: Any = None, at_step_zero: bool = False) -> float:
+        """The η below which second moments stay bounded, all else the same; ∞ if they always do.
+
+        Of the equation at solver step 0 where `at_step_zero`. Arguments and errors: `linear`.
+        """
+        return (self.limit() if at_step_zero else self).linear(about).largest_stable_rate()
+
+    def stable(self, about: Any = None) -> bool:
+        """Whether second moments stay bounded; arguments and errors as `linear`."""
+        return self.linear(about).stable
+
+    def overshoot(self, curvature: float) -> tuple[float, str] | None:
+        """By how much one step overshoots along a curvature, from 2 on for ever, and its formula.
+
+        None where nothing is known: optimisers with rates of their own, solvers without a known
+        step. For warnings on landscapes that are not quadratic.
+        """
+        eta = self.clock.constant
+        if eta is None:
+            return None
+        try:
+            own = self.linear_step(eta, np.array([0.0, curvature])).transition
+        except NotKnown:
+            return None
+        # The step's eigenvalues leave the unit circle through −1.
+        rest, moved = np.linalg.det(np.eye(own.shape[1]) + own)
+        return 2 * (1 - moved / rest), "η λ_max/(substeps·(1+μ))"
+
+    @property
+    def stages(self) -> tuple["AbstractProcess", ...]:
+        """The processes that it consists of, one after another: by default itself."""
+        return (self,)
 
     def limit(self) -> "AbstractProcess":
         """The same equation at solver step 0, for predictions; it cannot be simulated.

@@ -23,6 +23,10 @@ from sde_sgd.landscapes import compiled
 from sde_sgd.landscapes.noise_moments import MAX_DIMENSION, NoiseMoments
 
 
+class NotKnown(ValueError):
+    """A reading that a process does not have, or not on its landscape; the message says what is."""
+
+
 class LinearStep(NamedTuple):
     """One step in each eigendirection of H.
 
@@ -68,10 +72,10 @@ def underdamped_step(
     step = 1 / substeps
     decay = np.exp(-friction * step)
     push, spread = (1 - decay) / friction, np.sqrt((1 - decay**2) / (2 * friction))
-    half = _blocks(one, -0.5 * step * eta * one, 0 * one, one)
+    drift = _blocks(one, -0.5 * step * eta * one, 0 * one, one)
     kick = _blocks(one, 0 * one, push * curvature, decay * one)
-    injection = half @ np.stack([0 * one, spread * one], 1)[..., None]
-    return LinearStep(half @ kick @ half, injection[..., 0], half[:, 0], step)
+    injection = drift @ np.stack([0 * one, spread * one], 1)[..., None]
+    return LinearStep(drift @ kick @ drift, injection[..., 0], drift[:, 0], step)
 
 
 def _blocks(a, b, c, d) -> Float[np.ndarray, "d 2 2"]:
@@ -122,9 +126,9 @@ class LinearReading(NamedTuple):
         mean = float(np.exp(2 * top)) if self.own.step == 0 else float(top) ** 2
         if mean >= 1 or self.noise.feedback is None:
             return mean
-        pairs = _half(moving[:, None] & moving[None, :], scaled=False).astype(bool)
-        gain = _half(self._response(moving), scaled=False)[pairs]
-        feedback = _feedback(self.noise.feedback)[np.ix_(pairs, pairs)]
+        pairs = half(moving[:, None] & moving[None, :], scaled=False).astype(bool)
+        gain = half(self._response(moving), scaled=False)[pairs]
+        feedback = on_symmetric(self.noise.feedback)[np.ix_(pairs, pairs)]
         if (gain >= 0).all():
             root = np.sqrt(gain)
             last = len(gain) - 1
@@ -188,10 +192,10 @@ class LinearReading(NamedTuple):
         if self.noise.feedback is None:
             return self.noise.star
         moving = ~self.flat
-        gain = _half(self._response(moving), scaled=False)
-        feedback = _feedback(self.noise.feedback)
-        star = _half(self.noise.star)
-        return _full(np.linalg.solve(np.eye(len(star)) - feedback * gain, star))
+        gain = half(self._response(moving), scaled=False)
+        feedback = on_symmetric(self.noise.feedback)
+        star = half(self.noise.star)
+        return full(np.linalg.solve(np.eye(len(star)) - feedback * gain, star))
 
     def joint(self) -> Float[np.ndarray, "n n"]:
         """Stationary covariance of (u, m), in the coordinates of θ: (d, d), or (2d, 2d)."""
@@ -213,7 +217,7 @@ class LinearReading(NamedTuple):
         mean = np.zeros((dim, width))
         mean[:, 0] = self.basis.T @ (start - self.rest)
         mean = mean.ravel()
-        state = np.concatenate([[1.0], mean, _half(np.outer(mean, mean))])
+        state = np.concatenate([[1.0], mean, half(np.outer(mean, mean))])
         system = self._system()
         unique, places = np.unique(counts, return_inverse=True)
         means, covariances, powers = [], [], {}
@@ -230,7 +234,7 @@ class LinearReading(NamedTuple):
                 for _ in range(int(gap)):
                     state = system @ state
             first = state[1 : 1 + size].reshape(dim, width)[:, 0]
-            second = _full(state[1 + size :]).reshape(dim, width, dim, width)[:, 0, :, 0]
+            second = full(state[1 + size :]).reshape(dim, width, dim, width)[:, 0, :, 0]
             means.append(self.basis @ first + self.rest)
             covariances.append(self.basis @ (second - np.outer(first, first)) @ self.basis.T)
         found = np.array(covariances)[places]
@@ -261,31 +265,31 @@ class LinearReading(NamedTuple):
         system[0, 0] = 0.0 if limit else 1.0
         system[1 : 1 + size, 1 : 1 + size] = move
         square = (size, size)
-        system[1 + size :, 0] = _half((push @ self.noise.star.ravel()).reshape(square))
+        system[1 + size :, 0] = half((push @ self.noise.star.ravel()).reshape(square))
         if self.noise.cross is not None and self.noise.feedback is not None:
             mixed = push @ self.noise.cross.reshape(dim**2, dim) @ seen
-            system[1 + size :, 1 : 1 + size] = _half(mixed.T.reshape(size, *square)).T
+            system[1 + size :, 1 : 1 + size] = half(mixed.T.reshape(size, *square)).T
             both = both + push @ self.noise.feedback.reshape(dim**2, dim**2) @ np.kron(seen, seen)
-        system[1 + size :, 1 + size :] = _feedback(both.reshape(square * 2))
+        system[1 + size :, 1 + size :] = on_symmetric(both.reshape(square * 2))
         return system
 
 
 def read(process: Any, about: Any) -> LinearReading:
     """The reading of a process about θ (d,), or about the minimum of a quadratic for None.
 
-    **Raises:** `ValueError` where the landscape is not quadratic and no θ is given, where the noise
+    **Raises:** `NotKnown` where the landscape is not quadratic and no θ is given, where the noise
     is not known to second order, and as the process does where its step is not linear.
     """
     landscape, eta = process.landscape, process.clock.constant
     name = type(process).__name__
     if eta is None:
-        raise ValueError(
+        raise NotKnown(
             f"{name} has no constant learning rate: there is no stationary state to read. Ask for "
             f"a process with the rate at which the schedule ends."
         )
     rest = landscape.rest() if about is None else np.asarray(about, np.float64)
     if rest is None:
-        raise ValueError(
+        raise NotKnown(
             f"{type(landscape).__name__} is not known to be quadratic, where moments of {name} are "
             f"exact (LeastSquares, PopulationLeastSquares, quadratic): give about=θ, the minimum "
             f"say, for its linearisation there, or take theory.laws in one or two dimensions."
@@ -302,7 +306,7 @@ def read(process: Any, about: Any) -> LinearReading:
         else model.moments(point, landscape)
     )
     if about is None and not moments.exact:
-        raise ValueError(
+        raise NotKnown(
             f"{type(model).__name__} on {type(landscape).__name__} is not known to be quadratic in "
             f"θ: give about=θ, where it is then held."
         )
@@ -318,14 +322,15 @@ def _rounding(process: Any) -> float:
     return float(jnp.finfo(process.landscape.dtype).eps)
 
 
-def _half(matrix: np.ndarray, *, scaled: bool = True) -> np.ndarray:
+def half(matrix: np.ndarray, *, scaled: bool = True) -> np.ndarray:
     """(..., d, d) symmetric → (..., p), off-diagonal entries × √2 unless not `scaled`."""
     rows, columns = np.triu_indices(matrix.shape[-1])
     entries = matrix[..., rows, columns]
     return entries * np.where(rows == columns, 1.0, np.sqrt(2)) if scaled else entries
 
 
-def _full(vector: Float[np.ndarray, " p"]) -> Float[np.ndarray, "d d"]:
+def full(vector: Float[np.ndarray, " p"]) -> Float[np.ndarray, "d d"]:
+    """(p,) → (d, d), the inverse of `half`."""
     dim = int(np.sqrt(2 * len(vector)))
     rows, columns = np.triu_indices(dim)
     matrix = np.zeros((dim, dim))
@@ -333,7 +338,7 @@ def _full(vector: Float[np.ndarray, " p"]) -> Float[np.ndarray, "d d"]:
     return matrix + matrix.T - np.diag(np.diag(matrix))
 
 
-def _feedback(feedback: Float[np.ndarray, "d d d d"]) -> Float[np.ndarray, "p p"]:
+def on_symmetric(feedback: Float[np.ndarray, "d d d d"]) -> Float[np.ndarray, "p p"]:
     """K on symmetric matrices stored as vectors, where Frobenius products are dot products."""
-    inner = _half((feedback + np.swapaxes(feedback, 2, 3)) / 2)
-    return _half(np.moveaxis(inner, -1, 0)).T
+    inner = half((feedback + np.swapaxes(feedback, 2, 3)) / 2)
+    return half(np.moveaxis(inner, -1, 0)).T

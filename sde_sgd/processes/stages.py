@@ -68,6 +68,10 @@ class Stages(AbstractProcess):
         return self.processes[0].substeps
 
     @property
+    def stages(self) -> tuple[AbstractProcess, ...]:
+        return self.processes
+
+    @property
     def two_point(self) -> bool:
         return any(process.two_point for process in self.processes)
 

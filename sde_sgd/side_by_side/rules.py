@@ -17,10 +17,11 @@ from sde_sgd.processes.continuous.driven import DrivenEquation
 from sde_sgd.processes.continuous.modified import GradientFlow, ModifiedEquation
 from sde_sgd.processes.continuous.momentum import OverdampedEquation, UnderdampedEquation
 from sde_sgd.processes.continuous.probability_flow import ProbabilityFlow
+from sde_sgd.processes.continuous.sam import SAMEquation
 from sde_sgd.processes.continuous.transformed import TransformedEquation
 from sde_sgd.processes.discrete.langevin import SGLD
 from sde_sgd.processes.discrete.optax_sgd import OptaxSGD
-from sde_sgd.processes.discrete.sam import SAM, SAMEquation
+from sde_sgd.processes.discrete.sam import SAM
 from sde_sgd.processes.discrete.sgd import GaussianSGD, SGD
 from sde_sgd.processes.discrete.svag import SVAG
 

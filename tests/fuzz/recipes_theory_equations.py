@@ -245,18 +245,19 @@ add(
         dict(density=made.density, label=np.arange(40) // 20, num_basins=2),
     ),
 )
+for _name in ("mean", "covariance", "largest_stable_learning_rate"):
+    add(
+        f"theory.stationary.{_name}",
+        lambda name=_name: (
+            getattr(ss.theory.stationary, name),
+            dict(process=made.sgd, about=np.zeros(2)),
+        ),
+    )
 add(
-    "theory.stationary.max_stable_learning_rate_sam",
+    "theory.stationary.transient",
     lambda: (
-        ss.theory.stationary.max_stable_learning_rate_sam,
-        dict(inputs=X2, radius=0.1, sampling=ss.WithReplacement(2), l2=0.1),
-    ),
-)
-add(
-    "theory.stationary.max_stable_learning_rate_sam_equation",
-    lambda: (
-        ss.theory.stationary.max_stable_learning_rate_sam_equation,
-        dict(inputs=X2, radius=0.1, sampling=ss.WithReplacement(2), step_ratio=0.5, l2=0.1),
+        ss.theory.stationary.transient,
+        dict(process=made.sgd, times=[0.1], theta0=np.zeros(2), about=np.zeros(2)),
     ),
 )
 add(

@@ -16,7 +16,7 @@ from sde_sgd.processes.base import AbstractProcess, Observe
 from sde_sgd.processes.clock import by_its_clock, Clock, LearningRate
 from sde_sgd.processes.continuous._steps import step_members
 from sde_sgd.processes.continuous.limit import ContinuousLimit
-from sde_sgd.processes.linear import first_order_step, LinearStep
+from sde_sgd.processes.linear import first_order_step, LinearStep, NotKnown
 from sde_sgd.random.draws import Draws
 from sde_sgd.types import Positions
 
@@ -102,11 +102,16 @@ class DrivenEquation(AbstractProcess):
 
     def _refuse_memory(self) -> None:
         if not isinstance(self.driving, WhiteNoise):
-            raise ValueError(
+            raise NotKnown(
                 f"The increments of {type(self.driving).__name__} depend on each other, or have no "
                 f"variance: second moments do not close. theory.stationary.driven_covariance has "
                 f"them for constant noise on a quadratic."
             )
+
+    def overshoot(self, curvature: float) -> tuple[float, str] | None:
+        eta = self.learning_rate.constant()
+        # Its mean is Euler's, whatever drives it.
+        return None if eta is None else (eta * curvature / self.substeps, "η λ_max/substeps")
 
     def limit(self) -> ContinuousLimit:
         return ContinuousLimit(self)

@@ -39,6 +39,9 @@ class ContinuousLimit(AbstractProcess):
     def linear_step(self, learning_rate: float, curvature: np.ndarray) -> LinearStep:
         return self.equation.linear_limit(learning_rate, curvature)
 
+    def largest_stable_rate(self, about: Any = None, at_step_zero: bool = True) -> float:
+        return self.equation.largest_stable_rate(about, at_step_zero=True)
+
     def limit(self) -> "ContinuousLimit":
         return self
 

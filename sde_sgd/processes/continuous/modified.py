@@ -18,7 +18,7 @@ from sde_sgd.processes.clock import by_its_clock, Clock, LearningRate
 from sde_sgd.processes.continuous._steps import step_members
 from sde_sgd.processes.continuous.limit import ContinuousLimit
 from sde_sgd.processes.continuous.terms import FusedTerm, separate_terms
-from sde_sgd.processes.linear import first_order_step, LinearStep
+from sde_sgd.processes.linear import first_order_step, LinearStep, NotKnown
 from sde_sgd.random.draws import as_counter, Draws
 from sde_sgd.types import Key, Positions, Vector
 
@@ -316,7 +316,7 @@ def solver_step(solver: dfx.AbstractSolver, terms: Any, j, substeps: int, theta:
 def refuse_other_solvers(solver: dfx.AbstractSolver) -> None:
     """Raises `ValueError` for a solver whose step is not Euler's, where that is what is known."""
     if not isinstance(solver, dfx.Euler):
-        raise ValueError(
+        raise NotKnown(
             f"The linear reading of a step is that of diffrax.Euler(), not of "
             f"{type(solver).__name__}: take `process.limit()`, which has no step."
         )

@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Array
 
 from sde_sgd._checks import check_fraction, check_landscape, check_part, check_whole
-from sde_sgd.landscapes import compiled
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.noise.models import AbstractGradientNoise
 from sde_sgd.processes.base import AbstractProcess, Observe
@@ -20,9 +19,6 @@ from sde_sgd.processes.continuous.modified import ModifiedEquation
 from sde_sgd.processes.linear import LinearStep, underdamped_step
 from sde_sgd.random.draws import Draws
 from sde_sgd.types import Positions, RealLike, Vector
-
-# A dense Hessian at the start is looked at up to this dimension.
-_DENSE = 64
 
 
 class UnderdampedState(eqx.Module):
@@ -53,8 +49,7 @@ class UnderdampedEquation(AbstractProcess):
     - `substeps`: solver steps an iteration.
     - `refinement`: r > 1 sums r finer Brownian increments for each step: paired runs at two steps.
 
-    **Raises:** `ValueError` for bad parts and numbers, and in `simulate`, at a constant rate and up
-    to d = 64, for a step that is unstable at the first start.
+    **Raises:** `ValueError` for bad parts and numbers.
 
     **Source:** Li, Tai, E 2019 have this equation for x ← x + ηv, another scaling; the splitting
     is that of Leimkuhler and Matthews 2013 with both halves of θ outside.
@@ -124,22 +119,6 @@ class UnderdampedEquation(AbstractProcess):
     def check(self) -> None:
         self.noise.check(self.landscape)
 
-    def check_start(self, theta: Positions) -> None:
-        eta = self.learning_rate.constant()
-        if eta is None or self.landscape.dimension > _DENSE:
-            return
-        top = float(np.linalg.eigvalsh(np.asarray(compiled.hessian(self.landscape, theta[0])))[-1])
-        friction, step = 1 - float(self.momentum), 1 / self.substeps
-        # Leapfrog of θ'' = −ηλθ with friction: the transition's eigenvalues leave the circle
-        # through −1, where 1 + trace + determinant vanishes.
-        decay = np.exp(-friction * step)
-        most = 2 * (1 + decay) * friction / (step * (1 - decay))
-        if eta * top >= most:
-            raise ValueError(
-                f"learning_rate={eta:g} is unstable at the first start with substeps="
-                f"{self.substeps}: η λ_max = {eta * top:.4g} must be < {most:.4g}; raise substeps."
-            )
-
     def init(self, theta: Positions, draws: Draws) -> UnderdampedState:
         return UnderdampedState(theta, jnp.zeros_like(theta))
 
@@ -181,8 +160,7 @@ class OverdampedEquation(AbstractProcess):
 
     **Arguments:** as `UnderdampedEquation`, and `order`, `increments` as `ModifiedEquation`.
 
-    **Raises:** `ValueError` as these, for a schedule, and in `simulate`, up to d = 64, for an
-    unstable step.
+    **Raises:** `ValueError` as these, and for a schedule.
     """
 
     learning_rate: LearningRate
@@ -270,18 +248,6 @@ class OverdampedEquation(AbstractProcess):
 
     def check(self) -> None:
         self.equation.check()
-
-    def check_start(self, theta: Positions) -> None:
-        if self.landscape.dimension > _DENSE:
-            return
-        rate = float(self.equation.learning_rate.at(0, theta.dtype))
-        top = float(np.linalg.eigvalsh(np.asarray(compiled.hessian(self.landscape, theta[0])))[-1])
-        if rate * top / self.substeps >= 2:
-            raise ValueError(
-                f"learning_rate/(1 − momentum) = {rate:g} is unstable at the first start: times "
-                f"λ_max/substeps it is {rate * top / self.substeps:.4g} and must be < 2; raise "
-                f"substeps."
-            )
 
     def init(self, theta: Positions, draws: Draws) -> Any:
         return self.equation.init(theta, draws)

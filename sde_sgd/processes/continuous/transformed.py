@@ -150,6 +150,10 @@ class TransformedEquation(AbstractProcess):
     def gradient_noise(self) -> AbstractGradientNoise:
         return self.equation.noise
 
+    def overshoot(self, curvature: float) -> tuple[float, str] | None:
+        # A smooth map keeps the slope of a step at rest; a tamed step is bounded.
+        return None if self.tamed else self.equation.overshoot(curvature)
+
     def limit(self) -> ContinuousLimit:
         return ContinuousLimit(self)
 

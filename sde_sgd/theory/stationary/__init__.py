@@ -53,10 +53,6 @@ from sde_sgd.theory.stationary.scalar_moments import (
     stationary_scalar_moments as stationary_scalar_moments,
     transient_scalar_moments as transient_scalar_moments,
 )
-from sde_sgd.theory.stationary.sharpness_aware import (
-    max_stable_learning_rate_sam as max_stable_learning_rate_sam,
-    max_stable_learning_rate_sam_equation as max_stable_learning_rate_sam_equation,
-)
 from sde_sgd.theory.stationary.underdamped import (
     underdamped_covariance as underdamped_covariance,
 )

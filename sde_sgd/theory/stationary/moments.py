@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from sde_sgd._checks import as_float64, check_part
+from sde_sgd._checks import check_part
 from sde_sgd.processes.base import AbstractProcess
 from sde_sgd.processes.linear import LinearReading
 from sde_sgd.theory import _arguments
@@ -107,22 +107,22 @@ def transient(
 def largest_stable_learning_rate(process: AbstractProcess, about: Any = None) -> float:
     """The η below which second moments of the process stay bounded, all else the same; or ∞.
 
-    Batch, momentum, substeps and solver are those of `process`, whatever its own η.
+    Batch, momentum, substeps and solver are those of `process`, whatever its own η. `SAM` and
+    `SAMEquation` have theirs on `LeastSquares`.
 
     **Arguments, errors:** as `covariance`, for an unstable rate too.
     """
-    return _read(process, about).largest_stable_rate()
+    check_part("process", process, AbstractProcess, "a process such as ss.SGD")
+    return process.largest_stable_rate(_place(process, about))
 
 
 def _read(process: AbstractProcess, about: Any) -> LinearReading:
     check_part("process", process, AbstractProcess, "a process such as ss.SGD")
-    if about is not None:
-        about = as_float64("about", about)
-        if about.shape != (process.landscape.dimension,):
-            raise ValueError(
-                f"about must be one θ of shape ({process.landscape.dimension},); got {about.shape}."
-            )
-    return process.linear(about)
+    return process.linear(_place(process, about))
+
+
+def _place(process: AbstractProcess, about: Any) -> Float[np.ndarray, " d"] | None:
+    return None if about is None else _arguments.vector("about", about, process.landscape.dimension)
 
 
 def _stable(process: AbstractProcess, about: Any) -> LinearReading:

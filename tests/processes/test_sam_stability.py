@@ -8,11 +8,7 @@ from scipy.linalg import eigh
 from tools import normal
 
 import sde_sgd as ss
-from sde_sgd.theory.stationary import (
-    max_stable_learning_rate,
-    max_stable_learning_rate_sam,
-    max_stable_learning_rate_sam_equation,
-)
+from sde_sgd.theory.stationary import largest_stable_learning_rate, max_stable_learning_rate
 
 POINTS = normal(5, 5, 2) * np.array([1.0, 0.6])
 EYE = np.eye(2)
@@ -22,6 +18,21 @@ SCHEMES = [
     *(ss.WithReplacement(size) for size in (1, 2, 3, 4)),
     *(ss.WithoutReplacement(size) for size in (1, 2, 3, 4, 5)),
 ]
+
+
+def of_sam(inputs, radius, sampling, l2=0.0):
+    """The limit of SAM, whatever the rate that it has."""
+    landscape = ss.LeastSquares(inputs, np.zeros(len(inputs)), l2=l2)
+    return largest_stable_learning_rate(ss.SAM(landscape, 0.1, radius, sampling))
+
+
+def of_equation(inputs, radius, sampling, ratio, l2=0.0):
+    """That of its equation at a step of η times `ratio`."""
+    landscape = ss.LeastSquares(inputs, np.zeros(len(inputs)), l2=l2)
+    substeps = round(1 / ratio) if ratio else 1
+    noise = ss.MinibatchNoise(sampling)
+    process = ss.SAMEquation(landscape, 0.1, radius, noise, substeps=substeps)
+    return largest_stable_learning_rate(process if ratio else process.limit())
 
 
 def hessians(sampling):
@@ -43,7 +54,7 @@ def mean_kron(matrices):
 @pytest.mark.parametrize("sampling", SCHEMES, ids=repr)
 def test_limit_of_sam(sampling):
     """Spectral radius of E G_B⊗G_B, G_B = I − ηH_B(I + ρH_B), is 1 there, and crosses 1."""
-    limit = max_stable_learning_rate_sam(POINTS, radius=RHO, sampling=sampling, l2=L2)
+    limit = of_sam(POINTS, RHO, sampling, L2)
     climb = [h @ (EYE + RHO * h) for h in hessians(sampling)]
     radii = [
         np.abs(np.linalg.eigvals(mean_kron([EYE - factor * limit * q for q in climb]))).max()
@@ -57,9 +68,7 @@ def test_limit_of_sam(sampling):
 @pytest.mark.parametrize("sampling", [SCHEMES[0], SCHEMES[1], SCHEMES[6]], ids=repr)
 def test_limit_of_the_equation(sampling, ratio):
     """Q̄⊗I + I⊗Q̄ − η(r Q̄⊗Q̄ + Cov) is singular at η, Cov of ∂_θ of the noise's columns."""
-    limit = max_stable_learning_rate_sam_equation(
-        POINTS, radius=RHO, sampling=sampling, step_ratio=ratio, l2=L2
-    )
+    limit = of_equation(POINTS, RHO, sampling, ratio, L2)
     mean = np.mean([h @ (EYE + RHO * h) for h in hessians(sampling)], axis=0)
     each = POINTS[:, :, None] * POINTS[:, None, :] + L2 * EYE
     hess, c = each.mean(axis=0), sampling.noise_factor(5)
@@ -76,7 +85,7 @@ def test_limit_in_one_dimension():
     curvature = LINE[:, 0] ** 2
     q = curvature * (1 + 0.1 * curvature)
     exact = 2 * q.mean() / np.mean(q**2)
-    found = max_stable_learning_rate_sam(LINE, radius=0.1, sampling=ss.WithReplacement(1))
+    found = of_sam(LINE, 0.1, ss.WithReplacement(1))
     assert found == pytest.approx(exact, rel=1e-13) and exact == pytest.approx(0.410, abs=5e-4)
     plain = max_stable_learning_rate(LINE, noise_factor=1.0)
     assert plain == pytest.approx(2 * curvature.mean() / np.mean(curvature**2), rel=1e-13)
@@ -87,12 +96,11 @@ def test_at_radius_zero_it_is_sgd():
     """ρ = 0: `max_stable_learning_rate` of SGD, and of Euler at its step; flat directions left."""
     sampling = ss.WithoutReplacement(2)
     wide = np.concatenate([POINTS, POINTS[:, :1] - POINTS[:, 1:]], axis=1)  # rank 2 of 3
-    options = {"radius": 0.0, "sampling": sampling}
     noise = {"noise_factor": sampling.noise_factor(5)}
-    assert max_stable_learning_rate_sam(wide, **options) == pytest.approx(
+    assert of_sam(wide, 0.0, sampling) == pytest.approx(
         max_stable_learning_rate(wide, **noise), rel=1e-12
     )
-    found = max_stable_learning_rate_sam_equation(wide, step_ratio=0.25, **options)
+    found = of_equation(wide, 0.0, sampling, 0.25)
     exact = max_stable_learning_rate(wide, step_ratio=0.25, **noise)
     assert found == pytest.approx(exact, rel=1e-12)
 
@@ -100,18 +108,15 @@ def test_at_radius_zero_it_is_sgd():
 def test_at_batch_size_one_both_agree():
     """B = 1: Q_B = K_i, so that Euler's step at η has SAM's second moments, at any ρ."""
     for sampling in (ss.WithReplacement(1), ss.WithoutReplacement(1)):
-        options = {"radius": RHO, "sampling": sampling, "l2": L2}
-        assert max_stable_learning_rate_sam(POINTS, **options) == pytest.approx(
-            max_stable_learning_rate_sam_equation(POINTS, step_ratio=1.0, **options), rel=1e-12
+        assert of_sam(POINTS, RHO, sampling, L2) == pytest.approx(
+            of_equation(POINTS, RHO, sampling, 1.0, L2), rel=1e-12
         )
 
 
 def test_what_is_refused():
-    """Epochs, whose batches are dependent; subsets larger than the data; a negative radius."""
-    for radius, sampling, words in (
-        (0.1, ss.RandomReshuffling(1), "RandomReshuffling"),
-        (0.1, ss.WithoutReplacement(6), "no subset"),
-        (-0.1, ss.WithReplacement(1), "radius"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            max_stable_learning_rate_sam(POINTS, radius=radius, sampling=sampling)
+    """Epochs, whose batches are dependent, and landscapes other than least squares."""
+    with pytest.raises(ValueError, match="shuffled epochs depend on each other"):
+        of_sam(POINTS, 0.1, ss.RandomReshuffling(1))
+    process = ss.SAM(ss.quadratic(EYE, EYE), 0.1, 0.1, ss.WithReplacement(1))
+    with pytest.raises(ValueError, match="known on LeastSquares"):
+        largest_stable_learning_rate(process)

@@ -19,44 +19,41 @@ Q̄⊗I + I⊗Q̄ − η Y is positive definite on symmetric matrices, with
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import ArrayLike
 from scipy.linalg import eigh
 
-from sde_sgd._checks import check_at_least, check_number
-from sde_sgd.noise.sampling import AbstractSampling, RandomReshuffling, WithReplacement
-from sde_sgd.theory import _arguments
-from sde_sgd.theory.stationary import _second_moments as moments
-from sde_sgd.theory.stationary.least_squares import _inputs
-from sde_sgd.types import RealLike
+from sde_sgd.landscapes.finite_sums import LeastSquares
+from sde_sgd.landscapes.noise_moments import refuse_many
+from sde_sgd.noise.sampling import AbstractSampling, WithReplacement
+from sde_sgd.processes.linear import half, NotKnown
 
 _ROWS = 2048  # examples per block, so that memory does not grow with N
 Tensor = Float[np.ndarray, "d d d d"]  # of X_ab X'_cd
 
 
-def max_stable_learning_rate_sam(
-    inputs: ArrayLike, *, radius: RealLike, sampling: AbstractSampling, l2: RealLike = 0.0
+def least_squares_of(process: Any, about: Any) -> tuple[Float[np.ndarray, "N d"], float]:
+    """Inputs (N, d) and l2 of the `LeastSquares` on which limits are exact."""
+    landscape = process.landscape
+    if not isinstance(landscape, LeastSquares) or about is not None:
+        raise NotKnown(
+            f"The stability of {type(process).__name__} is known on LeastSquares, and not about a "
+            f"point of other landscapes; this one is {type(landscape).__name__}."
+        )
+    refuse_many(landscape.dimension, "LeastSquares")
+    return np.asarray(landscape.data[0], np.float64), float(landscape.l2)
+
+
+def largest_stable_rate(
+    x: Float[np.ndarray, "N d"], rho: float, sampling: AbstractSampling, penalty: float
 ) -> float:
     """The η below which `SAM` without normalisation has a bounded second moment.
 
     Fourth moments of H_B are sums over the set partitions of four factors, those that fall on one
-    example making a block; nothing is enumerated. Costs O(Nd⁴ + d⁶). Normalised, SAM's step is
-    SGD's and a kick of bounded size: its limit is `max_stable_learning_rate`.
-
-    **Arguments:** `inputs` (N, d), d ≤ 64; `radius` ρ ≥ 0; `sampling`: the law of the batches,
-    independent between steps; `l2` λ ≥ 0.
-
-    **Raises:** `ValueError` for bad numbers and `RandomReshuffling`, whose batches are dependent.
+    example making a block; nothing is enumerated. Costs O(Nd⁴ + d⁶).
     """
-    x, rho, penalty = _problem(inputs, radius, l2, sampling)
-    if isinstance(sampling, RandomReshuffling):
-        raise ValueError(
-            "RandomReshuffling correlates the batches of an epoch, so that one step has no limit "
-            "of its own: take WithoutReplacement (a fresh subset each step)."
-        )
-    sampling.noise_factor(len(x))  # refuses subsets larger than the data
     # Q_B = first·I + second·A_B + third·A_B², A_B the mean of x_i x_iᵀ over the batch.
     law = _BatchMoments(x, sampling)
     parts = (penalty * (1 + rho * penalty), 1 + 2 * rho * penalty, rho)
@@ -69,21 +66,14 @@ def max_stable_learning_rate_sam(
     return _largest_rate(mean, second)
 
 
-def max_stable_learning_rate_sam_equation(
-    inputs: ArrayLike,
-    *,
-    radius: RealLike,
+def largest_stable_rate_of_equation(
+    x: Float[np.ndarray, "N d"],
+    rho: float,
     sampling: AbstractSampling,
-    step_ratio: RealLike,
-    l2: RealLike = 0.0,
+    ratio: float,
+    penalty: float,
 ) -> float:
-    """The η below which `SAMEquation` has a bounded second moment.
-
-    **Arguments, errors:** as `max_stable_learning_rate_sam`, of any sampling, and `step_ratio`:
-    1/substeps; 0 for the continuous equation.
-    """
-    x, rho, penalty = _problem(inputs, radius, l2, sampling)
-    ratio = check_at_least("step_ratio", step_ratio)
+    """The η below which `SAMEquation` has a bounded second moment, `ratio` = 1/substeps."""
     num, dim = x.shape
     c, k = sampling.noise_factor(num), sampling.third_factor(num)
     s = k / c if c > 0 else 0.0
@@ -95,8 +85,8 @@ def max_stable_learning_rate_sam_equation(
     own, cross = 1 + rho * s * (length + 2 * penalty), rho * (1 - s) * (x @ hess)
     total, second = np.zeros(dim**2), np.zeros((dim**2, dim**2))
     for rows in np.array_split(np.arange(num), -(-num // _ROWS)):
-        half = (0.5 * own[rows, None] * x[rows] + cross[rows])[:, :, None] * x[rows, None, :]
-        flat = (half + half.swapaxes(1, 2)).reshape(len(rows), -1)  # K_i up to a constant
+        part = (0.5 * own[rows, None] * x[rows] + cross[rows])[:, :, None] * x[rows, None, :]
+        flat = (part + part.swapaxes(1, 2)).reshape(len(rows), -1)  # K_i up to a constant
         total += flat.sum(axis=0) / num
         second += flat.T @ flat / num
     spread = (second - np.outer(total, total)).reshape((dim,) * 4)
@@ -189,18 +179,8 @@ def _largest_rate(mean: Float[np.ndarray, "d d"], second: Tensor) -> float:
         second = np.moveaxis(np.tensordot(second, basis, axes=(axis, 0)), -1, axis)
     # S ↦ X_ab S_bd X_cd, on symmetric S.
     operator = np.einsum("abcd->acbd", second + np.einsum("abcd->adcb", second)) / 2
-    matrix = moments.half(np.moveaxis(moments.half(operator), -1, 0)).T
-    scale = 1 / np.sqrt(moments.half(rates[:, None] + rates, scaled=False))
+    matrix = half(np.moveaxis(half(operator), -1, 0)).T
+    scale = 1 / np.sqrt(half(rates[:, None] + rates, scaled=False))
     last = len(scale) - 1
     top = eigh(matrix * scale[:, None] * scale, eigvals_only=True, subset_by_index=[last, last])[0]
     return float(1 / top) if top > 0 else math.inf
-
-
-def _problem(
-    inputs: ArrayLike, radius: RealLike, l2: RealLike, sampling: AbstractSampling
-) -> tuple[Float[np.ndarray, "N d"], float, float]:
-    _arguments.sampling(sampling)
-    rho, penalty = check_at_least("radius", radius), check_at_least("l2", l2)
-    check_number("radius", rho, below=_arguments.LARGE)
-    check_number("l2", penalty, below=_arguments.LARGE)
-    return _inputs(inputs), rho, penalty
