@@ -92,8 +92,7 @@ class AbstractLandscape(eqx.Module):
     def gradient_variance(self, theta: Vector) -> Vector:
         """Σ_jj(θ), (d,): the variance of each coordinate of one example's gradient.
 
-        No d×d matrix is formed. A finite sum of N examples forms their gradients one by one, some
-        at a time, which costs far more than ∇L.
+        A finite sum forms the gradients of its examples, some at a time: far dearer than ∇L.
         """
         return jnp.sum(self.covariance_root(theta) ** 2, axis=1)
 
@@ -127,10 +126,7 @@ class AbstractLandscape(eqx.Module):
         return jax.jvp(self.gradient, (point,), (direction,))[1]
 
     def rest(self) -> np.ndarray | None:
-        """The minimum θ* of an L that is exactly quadratic, (d,); None, by default, elsewhere.
-
-        Moments of SGD and its equations close there: theory has them without a linearisation.
-        """
+        """The minimum (d,) of an L that is quadratic, where moments close; None by default."""
         return None
 
     def noise_moments(self, theta: Vector) -> NoiseMoments:
@@ -291,15 +287,8 @@ class AbstractFiniteSum(AbstractLandscape):
         return channels_last(jax.vmap(one, (None, 0)))(theta, data)
 
     def weighted_hessian_gradient(self, theta: Vector, weights: Weights) -> Vector:
-        """Σ_i w_i ∇²ℓ_i ∇ℓ_i = ½∇ Σ_i w_i |∇ℓ_i|², (d,), for constant w.
-
-        Costs N Hessian–vector products and N·d numbers.
-        """
-
-        def power(x):
-            return 0.5 * jnp.dot(weights, jnp.sum(self.example_gradients(x) ** 2, axis=1))
-
-        return jax.grad(power)(theta)
+        """½∇ Σ_i w_i |∇ℓ_i|² = Σ_i w_i ∇²ℓ_i ∇ℓ_i, (d,): N Hessian products and N·d numbers."""
+        return 0.5 * jax.grad(lambda x: weights @ jnp.sum(self.example_gradients(x) ** 2, 1))(theta)
 
     def noise_moments(self, theta: Vector) -> NoiseMoments:
         """Σ(θ + u) with each example's own gradient and Hessian kept; exact for quadratic ℓ_i."""

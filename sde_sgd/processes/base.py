@@ -42,11 +42,10 @@ class AbstractProcess(eqx.Module):
         landscape: ss.AbstractLandscape
         learning_rate: float
         noise: float
-
         def step(self, state, draws, observe, carry):
             xi = draws.normal(state.shape[1:], ss.Stream.NOISE, state.dtype)
-            gradient = jax.vmap(self.landscape.gradient)(state)
-            after = state - self.learning_rate * (gradient + self.noise * xi)
+            noisy = jax.vmap(self.landscape.gradient)(state) + self.noise * xi
+            after = state - self.learning_rate * noisy
             return after, observe(carry, state, after, jnp.uint32(0))
 
         @property
@@ -177,6 +176,8 @@ class AbstractProcess(eqx.Module):
 
     def stable(self, about: Any = None) -> bool:
         """Whether second moments stay bounded; arguments and errors as `linear`."""
+        if self.epoch is not None:
+            raise NotKnown("Shuffled epochs can be stable where independent batches are not.")
         return self.linear(about).stable
 
     def overshoot(self, curvature: float) -> tuple[float, str] | None:

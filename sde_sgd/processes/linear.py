@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy.linalg import eigh, expm
 
 from sde_sgd.landscapes import compiled
@@ -101,7 +101,7 @@ class LinearReading(NamedTuple):
     own: LinearStep
 
     @property
-    def flat(self) -> Float[np.ndarray, " d"]:
+    def flat(self) -> Bool[np.ndarray, " d"]:
         """Which directions have no curvature beyond rounding."""
         size = np.abs(self.curvature).max(initial=0.0)
         return np.abs(self.curvature) <= len(self.curvature) * _rounding(self.process) * size

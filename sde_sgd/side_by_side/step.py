@@ -16,6 +16,7 @@ import jax.random as jr
 import numpy as np
 
 from sde_sgd.compare import sidak_threshold
+from sde_sgd.compare.distances import ensembles
 from sde_sgd.compare.distances.ensembles import distance_change, DistanceName
 from sde_sgd.estimate import Estimate
 from sde_sgd.processes.base import AbstractProcess
@@ -180,7 +181,7 @@ def visible_differences(
     if half < 2:
         return Visible(means, {})
     # The second ensemble's halves stand for the SDE and the floor, at half the members.
-    table = distances.table(
+    table = ensembles.table(
         one,
         other[:half],
         other[half : 2 * half],

@@ -31,6 +31,9 @@ def line():
     return ss.LeastSquares(LINE, HEIGHTS)
 
 
+LINES = line()
+
+
 def sgd(rate=0.1, landscape=None, sampling=None, momentum=0.0):
     landscape = least_squares() if landscape is None else landscape
     return ss.SGD(landscape, rate, sampling or ss.WithReplacement(BATCH), momentum)
@@ -191,6 +194,9 @@ def test_an_eigenvalue_is_asked_for_once(monkeypatch):
     assert len(stability._KNOWN) <= known
 
 
+CLIMB = r"λ_max\(1 \+ ρ λ_max\).* = 2.5 exceeds 2"
+
+
 def sam(rate, radius, **options):
     return ss.SAM(line(), rate, radius, ONE, **options)
 
@@ -245,13 +251,17 @@ def test_a_radius_at_which_the_mean_grows(radius):
 
 
 def test_sam_overshoots_elsewhere():
-    """λ = η = 1: η λ(1 + ρλ) is 2.5 at ρ = 1.5, a warning, and 1.5 at ρ = .5."""
-    landscape = ss.quadratic([[1.0]], [[0.0]])
+    """λ = η = 1: η λ(1 + ρλ) is 2.5 at ρ = 1.5, for ever on a quadratic, and 1.5 at ρ = .5."""
+    landscape, network = ss.quadratic([[1.0]], [[0.0]]), heavy(0, 128.0)
     for make in (ss.SAM, ss.SAMEquation):
         part = ONE if make is ss.SAM else ss.MinibatchNoise(ONE)
         options = {} if make is ss.SAM else {"substeps": 1}
-        with pytest.warns(UserWarning, match=r"λ_max\(1 \+ ρ λ_max\).* = 2.5 exceeds 2"):
-            simulate(make(landscape, 1.0, 1.5, part, **options))
+        for place, told in (
+            (landscape, pytest.raises(ValueError, match=CLIMB + ".* for ever")),
+            (network, pytest.warns(UserWarning, match=CLIMB)),
+        ):
+            with told:
+                simulate(make(place, 1.0, 1.5, part, **options))
         runs_without_a_word(make(landscape, 1.0, 0.5, part, **options))
 
 
@@ -264,7 +274,7 @@ def test_sam_overshoots_elsewhere():
         ),
         lambda rate: ss.DrivenEquation(line(), rate, _noise(), ss.noise.WhiteNoise(), substeps=1),
         lambda rate: ss.OverdampedEquation(line(), rate, _noise(), 0.0, substeps=1),
-        lambda rate: ss.Stages([sgd(0.1, line(), ONE), sgd(rate, line(), ONE)], [1, 9]),
+        lambda rate: ss.Stages([sgd(r, LINES, ONE) for r in (0.1, rate)], [1, 9]),
         lambda rate: ss.SVAG(line(), rate, ONE, 1),
         lambda rate: ss.SGLD(line(), rate, ONE, 0.1),
     ],

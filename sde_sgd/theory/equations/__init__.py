@@ -1,5 +1,6 @@
 """How well an equation describes SGD: weak orders, identification, scores, online risk."""
 
+from sde_sgd.processes.continuous.score import AbstractScore as AbstractScore
 from sde_sgd.theory.equations.flow_gap import (
     FlowGap as FlowGap,
     gaussian_flow_gap as gaussian_flow_gap,
@@ -26,7 +27,6 @@ from sde_sgd.theory.equations.orders import (
     weak_errors_scalar as weak_errors_scalar,
 )
 from sde_sgd.theory.equations.scores import (
-    AbstractScore as AbstractScore,
     FunctionScore as FunctionScore,
     GaussianScore as GaussianScore,
 )

@@ -40,9 +40,10 @@ from numpy.typing import ArrayLike
 from scipy.integrate import solve_ivp
 
 from sde_sgd._checks import check_at_least, check_number, check_part, check_whole
+from sde_sgd.processes.continuous.score import AbstractScore
 from sde_sgd.theory import _arguments
 from sde_sgd.theory._fields import Field
-from sde_sgd.theory.equations.scores import AbstractScore, GaussianScore
+from sde_sgd.theory.equations.scores import GaussianScore
 from sde_sgd.theory.laws.fokker_planck import FokkerPlanck
 from sde_sgd.theory.laws.grid_density import GridDensity
 from sde_sgd.theory.laws.wasserstein import normal_levels, wasserstein2

@@ -10,7 +10,8 @@ from jaxtyping import Array, Bool, Float
 from numpy.typing import ArrayLike
 
 from sde_sgd._checks import check_number, check_part, check_whole
-from sde_sgd.theory.equations.scores import AbstractScore, check_place, check_span, everywhere
+from sde_sgd.processes.continuous.score import AbstractScore
+from sde_sgd.theory.equations.scores import check_place, check_span, everywhere
 from sde_sgd.theory.laws.fokker_planck import FokkerPlanck
 from sde_sgd.theory.laws.grid_density import GridDensity
 from sde_sgd.types import Positions, RealLike, Scalar, Vector

@@ -8,8 +8,9 @@ from jaxtyping import Array, Bool, Float
 from numpy.typing import ArrayLike
 
 from sde_sgd._checks import check_number
+from sde_sgd.processes.continuous.score import AbstractScore
 from sde_sgd.theory import _arguments
-from sde_sgd.theory.equations.scores import AbstractScore, check_place, check_span, everywhere
+from sde_sgd.theory.equations.scores import check_place, check_span, everywhere
 from sde_sgd.types import Positions, RealLike, Scalar, Vector
 
 

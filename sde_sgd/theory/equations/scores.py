@@ -1,6 +1,5 @@
 """Scores ∇log p_t(θ): what turns the SDE of SGD into a deterministic flow with the same laws."""
 
-import abc
 from collections.abc import Callable
 from typing import Any
 
@@ -19,38 +18,13 @@ from sde_sgd._checks import (
     check_whole,
     in_brief,
 )
+from sde_sgd.processes.continuous.score import AbstractScore
 from sde_sgd.theory import _arguments
 from sde_sgd.theory._fields import traced
 from sde_sgd.theory.stationary.langevin import Gaussian
 from sde_sgd.types import Matrix, Positions, RealLike, Scalar, Vector
 
 _MOST_DIMENSIONS = 10**8
-
-
-class AbstractScore(eqx.Module):
-    """s(t, θ) = ∇log p_t(θ) of one member, t the physical time ηk of the SDE."""
-
-    @property
-    @abc.abstractmethod
-    def dimension(self) -> int:
-        """d, the length of θ."""
-
-    @property
-    @abc.abstractmethod
-    def last_time(self) -> float:
-        """The t up to which the score is known; ∞ if always."""
-
-    @abc.abstractmethod
-    def check(self, time: float) -> None:
-        """Raises `ValueError` where p_t has no score at t = `time`, or none that is known."""
-
-    @abc.abstractmethod
-    def inside(self, theta: Positions) -> Bool[Array, " members"]:
-        """Which positions (members, d) lie where the score is known."""
-
-    @abc.abstractmethod
-    def __call__(self, t: Scalar, theta: Vector) -> Vector:
-        """∇log p_t(θ), (d,)."""
 
 
 def check_place(t: Any, theta: Any, dimension: int) -> tuple[Scalar, Vector]:
