@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from sde_sgd._checks import as_real, check_choice, in_brief, output_shape
+from sde_sgd._checks import as_real, check_choice, check_number, in_brief, output_shape
 from sde_sgd._user_functions import naming, refuse_traced_number
+from sde_sgd.types import RealLike
 
 # Iterations whose rates are computed at once: 8 MB.
 _BLOCK = 2**20
@@ -116,27 +117,29 @@ class LearningRate(eqx.Module):
 
 
 class Clock(eqx.Module):
-    """Physical time of iterations, t = Σ_{j<k} η_j^p; t = k without a rate.
+    """Physical time of iterations, t = t_0 + Σ_{j<k} η_j^p; t = k without a rate.
 
     A process says by its `clock` what its runs, tables and figures count as time.
 
     **Arguments:** `learning_rate`: η > 0, a schedule, a `LearningRate`, or None; `power`: p, 1 for
-    SGD and its equations, 2 for adaptive optimisers.
+    SGD and its equations, 2 for adaptive optimisers; `start`: t_0, the time of k = 0.
     """
 
     rate: LearningRate | None
     power: int = eqx.field(static=True)
+    start: float = eqx.field(static=True)
 
-    def __init__(self, learning_rate: Any = None, power: int = 1):
+    def __init__(self, learning_rate: Any = None, power: int = 1, start: RealLike = 0.0):
         known = learning_rate is None or isinstance(learning_rate, LearningRate)
         self.rate = learning_rate if known else LearningRate(learning_rate)
         self.power = check_choice("power", power, (1, 2))
+        self.start = check_number("start", start)
 
     def time(self, iterations: Any) -> np.ndarray:
         """t of iterations k, integers of any shape."""
         if self.rate is None:
             return np.asarray(iterations, float)
-        return self.rate.time(iterations, self.power)
+        return self.start + self.rate.time(iterations, self.power)
 
     @property
     def constant(self) -> float | None:

@@ -49,6 +49,10 @@ class Made:
         return ss.LeastSquares(X2, Y2)
 
     @cached_property
+    def sgd(self):
+        return ss.SGD(self.plane, 0.1, ss.WithReplacement(2))
+
+    @cached_property
     def well(self):
         return ss.double_well(0.5)
 

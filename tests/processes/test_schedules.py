@@ -16,6 +16,7 @@ from tools import normal
 
 import sde_sgd as ss
 from sde_sgd.processes.base import AbstractProcess
+from sde_sgd.processes.continuous.limit import ContinuousLimit
 from sde_sgd.random.draws import Draws
 
 RATES = (0.5, 0.5, 0.1, 0.1)
@@ -135,9 +136,9 @@ def kinds(base):
 
 def test_every_process_is_here():
     """Each process is run under a schedule, or refuses one; `Stages` has its own test below."""
-    assert {*SCHEDULED, *CONSTANT_ONLY, ss.Stages} == kinds(AbstractProcess)
+    assert {*SCHEDULED, *CONSTANT_ONLY, ss.Stages, ContinuousLimit} == kinds(AbstractProcess)
     named = SCHEDULED[ss.AdaptiveEquation].keys()
-    assert named == {kind.__name__ for kind in kinds(ss.dynamics.AbstractAdaptive)}
+    assert named == {kind.__name__ for kind in kinds(ss.processes.AbstractAdaptive)}
 
 
 class Plain(Draws):

@@ -309,7 +309,7 @@ def test_coordinates_are_asked_about_where_the_run_goes(name):
 def test_rounding_and_underflow_are_no_other_branch():
     """θ = 0 of e^{−800}, and the logit of a θ that rounds to 1 − 10⁻¹⁶, are θ and y to rounding."""
     sde = equation()
-    state = ss.dynamics.transformed.TransformedState
+    state = ss.processes.continuous.transformed.TransformedState
     logarithmic(sde).check_state(state(jnp.array([[-800.0], [-3.0], [300.0], [jnp.nan]])))
     logit = ss.TransformedEquation(sde, lambda x: jnp.log(x / (1 - x)), jax.nn.sigmoid)
     logit.check_state(state(jnp.array([[36.0], [-600.0], [0.0], [3.0]])))

@@ -120,7 +120,7 @@ class ProbabilityFlow(AbstractProcess):
 
     @property
     def clock(self) -> Clock:
-        return Clock(self.learning_rate)
+        return Clock(self.learning_rate, start=float(self.start_time))
 
     @property
     def gradient_noise(self) -> AbstractGradientNoise:
