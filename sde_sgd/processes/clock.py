@@ -139,7 +139,7 @@ class Clock(eqx.Module):
         """t of iterations k, integers of any shape."""
         if self.rate is None:
             return np.asarray(iterations, float)
-        return self.start + self.rate.time(iterations, self.power)
+        return np.asarray(self.start + self.rate.time(iterations, self.power))
 
     @property
     def constant(self) -> float | None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +29,7 @@ from sde_sgd.side_by_side.step import (
 from sde_sgd.side_by_side.verdicts import unresolved, verdicts
 from sde_sgd.simulate.checkpoint import Checkpoint
 from sde_sgd.simulate.engine import prepare
+from sde_sgd.simulate.run import Run
 from sde_sgd.simulate.warn import warn
 from sde_sgd.types import Key
 
@@ -71,8 +73,9 @@ def side_by_side(
     - `step_check`: the fraction of the ensemble that is also run at `substeps` and twice as
       many on one Brownian path, for the discretisation error; 0 leaves it out.
     - `substeps`: solver steps an iteration; those of `sde` if not given. "auto" doubles them until
-      the discretisation error is below half of the smallest visible difference (512 at most);
-      where the noise of that error is most of it, the check gets more members first.
+      the discretisation error is below half of the smallest visible difference (512 at most),
+      and goes on where it leaves a verdict open; where the noise of that error is most of it, the
+      check gets more members first.
     - `allow_different`: compare sides although their losses, data, batch sizes or update rules
       differ.
     - `paired`: both sides get one key (common random numbers): meaningful where they share
@@ -126,10 +129,41 @@ def side_by_side(
         with ensembles:
             _check_equation(case)
             announce(case, progress)
-            sde, errors, visible = _run_all(case, ensembles, paired)
+            step = _run_all(case, ensembles, paired)
+            found = _judged(case, ensembles.runs, step, paired, allow_deaths)
+            demand = 1.0
+            while case.automatic and found.unresolved and demand < _MOST_DEMAND:
+                # A difference near what can be seen is open as long as a bias could decide it.
+                demand *= 2
+                if _refine(case, ensembles, step, demand):
+                    _run_equation(case, ensembles, step, paired)
+                    found = _judged(case, ensembles.runs, step, paired, allow_deaths)
     except Stopped as stopped:
         return _incomplete(case, ensembles, str(stopped), allow_deaths, folder)
-    runs = ensembles.runs
+    return found
+
+
+# How many times smaller than for a ratio of 1 "auto" makes the error for an open verdict.
+_MOST_DEMAND = 8.0
+
+
+@dataclass
+class _Step:
+    """The equation at the step that it has come to, and what is known of its error."""
+
+    sde: AbstractProcess
+    members: int
+    errors: StepErrors | None = None
+    visible: Visible = field(default_factory=lambda: Visible({}, {}))
+    before: float = math.inf
+    ran: int | None = None
+
+
+def _judged(
+    case: Case, runs: dict[str, Run], step: _Step, paired: bool, allow_deaths: bool
+) -> SideBySide:
+    """All that the runs show."""
+    errors = step.errors
     found = {name: observed(runs, name, errors) for name in case.observables}
     distant = laws(runs, case.distances, case.keys[3], case.num_bootstrap, errors)
     alive = {label: run.alive for label, run in runs.items()}
@@ -138,20 +172,20 @@ def side_by_side(
     open_step = ""
     if errors is not None:
         everyone = len(alive["SDE (fine)"]) == case.ensemble_size
-        open_step = unresolved(rows, errors, visible, sde.substeps, everyone)
+        open_step = unresolved(rows, errors, step.visible, step.sde.substeps, everyone)
     return SideBySide(
-        runs=runs,
+        runs=dict(runs),
         iterations=np.asarray(case.at),
-        times=np.asarray(sgd.time(np.asarray(case.at))),
+        times=np.asarray(case.sgd.time(np.asarray(case.at))),
         observables=found,
         distances=distant,
-        substeps=sde.substeps,
+        substeps=step.sde.substeps,
         comparisons=rows,
         unresolved=open_step,
         paired=paired_differences(runs, list(found)) if paired else None,
         alive=alive,
         stopped="",
-        settings=settings_of(case, sde.substeps, allow_deaths)
+        settings=settings_of(case, step.sde.substeps, allow_deaths)
         | {"members_of_step_check": len(alive.get("SDE (fine)", ()))},
     )
 
@@ -170,42 +204,61 @@ def _check_equation(case: Case) -> None:
     )
 
 
-def _run_all(
-    case: Case, ensembles: Ensembles, paired: bool
-) -> tuple[AbstractProcess, StepErrors | None, Visible]:
+def _run_all(case: Case, ensembles: Ensembles, paired: bool) -> _Step:
     """All runs; the equation at its final step, its errors, and what can be seen."""
-    sde, keys, members = case.sde, case.keys, case.ensemble_size
-    first = ensembles.run("SGD", case.sgd, keys[0], members, case.watched)
-    second = ensembles.run("SGD (second ensemble)", case.sgd, keys[1], members, case.watched)
-    errors, names, visible = None, list(case.observables), Visible({}, {})
+    first = ensembles.run("SGD", case.sgd, case.keys[0], case.ensemble_size, case.watched)
+    name = "SGD (second ensemble)"
+    second = ensembles.run(name, case.sgd, case.keys[1], case.ensemble_size, case.watched)
+    step = _Step(case.sde, case.check_members)
     if case.check_members:
-
-        def pair(equation: AbstractProcess, number: int) -> StepErrors:
-            def run(label, process):
-                file = f"{label} {equation.substeps} of {number}"
-                return ensembles.run(label, process, keys[4], number, case.own, file)
-
-            for label in ("SDE (coarse)", "SDE (fine)"):
-                ensembles.runs.pop(label, None)
-            return step_errors(
-                equation, run, first, names, case.distances, keys[3], case.num_bootstrap
-            )
-
-        visible = visible_differences(
-            first, second, names, case.distances, keys[3], case.num_bootstrap
+        step.visible = visible_differences(
+            first, second, list(case.observables), case.distances, case.keys[3], case.num_bootstrap
         )
-        number, before = case.check_members, math.inf
-        errors = pair(sde, number)
-        while case.automatic:
-            chosen = next_check(errors, visible, sde.substeps, number, members, before)
-            if chosen is None:
-                break
-            before = largest(errors, visible)[0] if chosen[0] > sde.substeps else math.inf
-            sde, number = sde.refined(chosen[0]), chosen[1]
-            errors = pair(sde, number)
-    own = keys[0] if paired else keys[2]
-    ensembles.run("SDE", sde, own, members, case.watched, f"SDE {sde.substeps}")
-    return sde, errors, visible
+        _check_step(case, ensembles, step)
+        if case.automatic:
+            _refine(case, ensembles, step, 1.0)
+    _run_equation(case, ensembles, step, paired)
+    return step
+
+
+def _run_equation(case: Case, ensembles: Ensembles, step: _Step, paired: bool) -> None:
+    """The SDE's ensemble, unless it has run at this step."""
+    substeps = step.sde.substeps
+    if step.ran != substeps:
+        own = case.keys[0] if paired else case.keys[2]
+        size = case.ensemble_size
+        ensembles.run("SDE", step.sde, own, size, case.watched, f"SDE {substeps}")
+        step.ran = substeps
+
+
+def _check_step(case: Case, ensembles: Ensembles, step: _Step) -> None:
+    """The error of the equation at its step, from a pair of runs on one path."""
+
+    def run(label, process):
+        file = f"{label} {step.sde.substeps} of {step.members}"
+        return ensembles.run(label, process, case.keys[4], step.members, case.own, file)
+
+    for label in ("SDE (coarse)", "SDE (fine)"):
+        ensembles.runs.pop(label, None)
+    first, names = ensembles.runs["SGD"], list(case.observables)
+    own = (case.distances, case.keys[3], case.num_bootstrap)
+    step.errors = step_errors(step.sde, run, first, names, *own)
+
+
+def _refine(case: Case, ensembles: Ensembles, step: _Step, demand: float) -> bool:
+    """Members and substeps until the error is small enough, by "auto"; whether any was changed."""
+    changed = False
+    while step.errors is not None:
+        now = (step.sde.substeps, step.members, case.ensemble_size, step.before)
+        chosen = next_check(step.errors, step.visible, *now, demand)
+        if chosen is None:
+            break
+        shorter = chosen[0] > step.sde.substeps
+        step.before = largest(step.errors, step.visible)[0] if shorter else math.inf
+        step.sde, step.members = step.sde.refined(chosen[0]), chosen[1]
+        _check_step(case, ensembles, step)
+        changed = True
+    return changed
 
 
 def _incomplete(

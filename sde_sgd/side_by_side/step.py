@@ -125,17 +125,26 @@ def largest(errors: StepErrors, visible: Visible) -> tuple[float, bool]:
     return max(found)
 
 
-def substeps_needed(errors: StepErrors, visible: Visible, substeps: int) -> int:
+def substeps_needed(
+    errors: StepErrors, visible: Visible, substeps: int, demand: float = 1.0
+) -> int:
     """Solver steps an iteration at which every bound is below half of what could be seen.
 
-    A power of two times `substeps`; that itself where it is enough.
+    A power of two times `substeps`; that itself where it is enough. `demand` asks for bounds that
+    are as many times smaller.
     """
-    ratio, _ = largest(errors, visible)
+    ratio = demand * largest(errors, visible)[0]
     return substeps * 2 ** max(0, math.ceil(math.log2(max(ratio, 1e-9))))
 
 
 def next_check(
-    errors: StepErrors, visible: Visible, substeps: int, members: int, most: int, before: float
+    errors: StepErrors,
+    visible: Visible,
+    substeps: int,
+    members: int,
+    most: int,
+    before: float,
+    demand: float = 1.0,
 ) -> tuple[int, int] | None:
     """Substeps and members of the check that "auto" takes next; None where it ends.
 
@@ -143,16 +152,17 @@ def next_check(
     with the step only while the two paths stay together: "auto" ends where it has not (on paths
     that part, a shorter step changes nothing).
 
-    **Arguments:** `most`: all members; `before`: the ratio of `largest` one step ago, inf at first.
+    **Arguments:** `most`: all members; `before`: the ratio of `largest` one step ago, inf at first;
+    `demand`: 1, or more where a verdict was still open at a ratio of 1.
     """
     ratio, noisy = largest(errors, visible)
-    if ratio <= 1:
+    if demand * ratio <= 1:
         return None
     if noisy and members < most:
         return substeps, min(4 * members, most)
     if substeps >= MOST_SUBSTEPS or (noisy and ratio > 0.8 * before):
         return None
-    needed = substeps_needed(errors, visible, substeps)
+    needed = substeps_needed(errors, visible, substeps, demand)
     return min(needed, 8 * substeps, MOST_SUBSTEPS), members
 
 

@@ -62,10 +62,10 @@ def test_a_function_is_a_statistic():
     x, y = np.random.default_rng(3).standard_normal((2, 10, 2))
     built_in = permutation_test(x, y, key=KEY, num_permutations=19)
 
-    def energy(a, b):
+    def own(a, b):
         return float(energy(a, b, key=KEY, num_bootstrap=2, unbiased=False).value)
 
-    given = permutation_test(x, y, key=KEY, statistic=energy, num_permutations=19)
+    given = permutation_test(x, y, key=KEY, statistic=own, num_permutations=19)
     np.testing.assert_allclose(given.statistic, built_in.statistic, rtol=1e-12)
     np.testing.assert_allclose(given.null, built_in.null, rtol=1e-10)
     assert given.p_value == built_in.p_value

@@ -10,6 +10,7 @@ from tools import normal
 
 import sde_sgd as ss
 from sde_sgd.estimate import Estimate
+from sde_sgd.side_by_side import run as run_module
 from sde_sgd.side_by_side.laws import Distances
 from sde_sgd.side_by_side.sides import check_members, check_sides
 from sde_sgd.side_by_side.step import next_check, StepErrors, substeps_needed, Visible
@@ -270,3 +271,27 @@ def test_noise_of_the_check_asks_for_members_and_the_error_for_a_step():
     assert next_check(errors(0.1, 0.5), seen, 2, 64, 64, 2.2) is None
     assert next_check(errors(0.1, 0.5), seen, 2, 64, 64, 5.0) == (8, 64)
     assert next_check(errors(9.0, 0.1), seen, 512, 64, 64, np.inf) is None
+    # An open verdict demands errors as many times smaller.
+    assert next_check(errors(0.1, 0.1), seen, 2, 64, 64, np.inf, 2.0) == (4, 64)
+    assert substeps_needed(errors(0.1, 0.1), seen, 2, 4.0) == 8
+
+
+def test_auto_goes_on_while_the_step_leaves_a_verdict_open(problem, monkeypatch):
+    """Twice as small an error each time, a run of the SDE at each step, an end at eight times."""
+    judged, (landscape, _, sgd, sde) = [], problem
+
+    def open_below(rows, errors, visible, substeps, everyone):
+        judged.append(substeps)
+        return "open" if substeps < needed else ""
+
+    monkeypatch.setattr(run_module, "unresolved", open_below)
+    options = dict(num_steps=20, ensemble_size=64, key=jr.key(1), step_check=1.0, progress=False)
+    for least, resolved in ((2, True), (10**6, False)):
+        needed = least
+        judged.clear()
+        start = landscape.minimum() + 1
+        both = ss.side_by_side(sgd, sde.refined(1), start, substeps="auto", **options)
+        assert judged == sorted(judged) and len(judged) > 1, judged
+        assert both.substeps == judged[-1] == both.runs["SDE"].process.substeps
+        assert (both.unresolved == "") == resolved
+        assert len(judged) <= 4

@@ -14,7 +14,7 @@ from sde_sgd.theory.stationary.epochs import epoch_covariance
 from sde_sgd.theory.stationary.lyapunov import TransientMoments
 
 
-def mean(process: AbstractProcess, about: Any = None) -> Float[np.ndarray, " d"]:
+def mean(process: Any, about: Any = None) -> Float[np.ndarray, " d"]:
     """The stationary mean of θ, (d,).
 
     On a quadratic it is the minimum, at every stable rate. `about=θ` linearises the gradient there:
@@ -25,7 +25,7 @@ def mean(process: AbstractProcess, about: Any = None) -> Float[np.ndarray, " d"]
     return _stable(process, about).rest
 
 
-def covariance(process: AbstractProcess, about: Any = None) -> Float[np.ndarray, "d d"]:
+def covariance(process: Any, about: Any = None) -> Float[np.ndarray, "d d"]:
     """The stationary covariance of θ, (d, d), of a process at its own step.
 
     Exact on a quadratic loss (`LeastSquares`, `PopulationLeastSquares`, `quadratic`) with the noise
@@ -73,7 +73,7 @@ def covariance(process: AbstractProcess, about: Any = None) -> Float[np.ndarray,
 
 
 def transient(
-    process: AbstractProcess, times: ArrayLike, theta0: ArrayLike, about: Any = None
+    process: Any, times: ArrayLike, theta0: ArrayLike, about: Any = None
 ) -> TransientMoments:
     """Mean and covariance of θ at `times` t, from θ0, of a process at its own step.
 
@@ -104,7 +104,7 @@ def transient(
     return TransientMoments(clock, means, covariances)
 
 
-def largest_stable_learning_rate(process: AbstractProcess, about: Any = None) -> float:
+def largest_stable_learning_rate(process: Any, about: Any = None) -> float:
     """The η below which second moments of the process stay bounded, all else the same; or ∞.
 
     Batch, momentum, substeps and solver are those of `process`, whatever its own η. `SAM` and
@@ -116,16 +116,16 @@ def largest_stable_learning_rate(process: AbstractProcess, about: Any = None) ->
     return process.largest_stable_rate(_place(process, about))
 
 
-def _read(process: AbstractProcess, about: Any) -> LinearReading:
+def _read(process: Any, about: Any) -> LinearReading:
     check_part("process", process, AbstractProcess, "a process such as ss.SGD")
     return process.linear(_place(process, about))
 
 
-def _place(process: AbstractProcess, about: Any) -> Float[np.ndarray, " d"] | None:
+def _place(process: Any, about: Any) -> Float[np.ndarray, " d"] | None:
     return None if about is None else _arguments.vector("about", about, process.landscape.dimension)
 
 
-def _stable(process: AbstractProcess, about: Any) -> LinearReading:
+def _stable(process: Any, about: Any) -> LinearReading:
     reading = _read(process, about)
     flat = int(reading.flat.sum())
     if flat or not len(reading.curvature):
