@@ -7,7 +7,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from diffrax import Euler
 from jaxtyping import Array
 
 from sde_sgd._checks import check_callable, output_shape
@@ -23,9 +22,6 @@ from sde_sgd.measure.base import (
 from sde_sgd.measure.currents import elapsed
 from sde_sgd.measure.histogram import bounded
 from sde_sgd.processes.base import AbstractProcess
-from sde_sgd.processes.continuous.modified import ModifiedEquation
-from sde_sgd.processes.continuous.terms import drift_correction
-from sde_sgd.processes.discrete.sgd import GaussianSGD
 from sde_sgd.types import Alive, Matrix, Positions, Scalar, Vector
 
 # Effective samples of e^{−σ} below which a few members decide its mean. For normal σ of
@@ -271,30 +267,15 @@ class TransitionLogRatio(eqx.Module):
     `precision`: the inverse covariance of a step, where that does not depend on x; else None.
     """
 
-    process: GaussianSGD | ModifiedEquation
+    process: AbstractProcess
     precision: Matrix | None
 
-    def mean(self, theta: Vector) -> Vector:
-        """E x' from x."""
-        process = self.process
-        landscape, eta = process.landscape, process.learning_rate.at(0, theta.dtype)
-        drift = landscape.gradient(theta)
-        if isinstance(process, ModifiedEquation):
-            correction = drift_correction(landscape, theta, eta, process.order)
-            drift = drift if correction is None else drift + correction
-        return theta - eta / process.substeps * drift
-
-    def covariance(self, theta: Vector) -> Matrix:
-        """Cov x' from x."""
-        process = self.process
-        eta = process.learning_rate.at(0, theta.dtype)
-        return eta**2 / process.substeps * process.noise.covariance(theta, process.landscape)
-
     def _log_density(self, end: Vector, start: Vector) -> Scalar:
-        moved = end - self.mean(start)
+        mean, covariance = self.process.gaussian_step(start)
+        moved = end - mean
         if self.precision is not None:
             return -0.5 * moved @ self.precision.astype(moved.dtype) @ moved
-        root = jnp.linalg.cholesky(self.covariance(start))
+        root = jnp.linalg.cholesky(covariance)
         scaled = jax.scipy.linalg.solve_triangular(root, moved, lower=True)
         return -0.5 * jnp.sum(scaled**2) - jnp.sum(jnp.log(jnp.diagonal(root)))
 
@@ -313,31 +294,13 @@ def transition_log_ratio(process: AbstractProcess) -> TransitionLogRatio:
     schedules, two-point increments, solvers other than Euler and constant noise that cannot be
     inverted. Where a C(x) cannot, the ratio is NaN, which the measure counts and reports.
     """
-    name = type(process).__name__
-    if not isinstance(process, GaussianSGD | ModifiedEquation):
-        raise ValueError(
-            f"Only Gaussian steps have this kernel: GaussianSGD and ModifiedEquation, not {name}. "
-            f"Minibatch SGD jumps on a lattice of its own, and most jumps cannot be undone."
-        )
-    if isinstance(process, GaussianSGD) and process.has_momentum:
-        raise ValueError(
-            "With momentum θ alone is no Markov chain and has no kernel: use momentum=0."
-        )
-    if process.learning_rate.schedule is not None:
-        raise ValueError("A learning-rate schedule has a kernel for every iteration, not one.")
-    if isinstance(process, ModifiedEquation):
-        if process.increments != "gaussian":
-            raise ValueError('Two-point steps have no density: use increments="gaussian".')
-        if not isinstance(process.solver, Euler):
-            raise ValueError(
-                f"The steps of {type(process.solver).__name__} are not Gaussian: use "
-                f"diffrax.Euler()."
-            )
-    made = TransitionLogRatio(process, None)
-    if not process.noise.additive:
-        return made
     landscape = process.landscape
-    covariance = np.asarray(made.covariance(jnp.zeros(landscape.dimension, landscape.dtype)))
+    there = jnp.zeros(landscape.dimension, landscape.dtype)
+    jax.eval_shape(process.gaussian_step, there)  # says why there is no kernel
+    noise = process.gradient_noise
+    if noise is None or not noise.additive:
+        return TransitionLogRatio(process, None)
+    covariance = np.asarray(process.gaussian_step(there)[1])
     values, vectors = np.linalg.eigh(covariance.astype(float))
     if not values[0] > 1e-12 * values[-1]:
         raise ValueError(

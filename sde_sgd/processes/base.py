@@ -14,7 +14,7 @@ from sde_sgd.noise.thermal import check_bath
 from sde_sgd.processes.clock import Clock
 from sde_sgd.processes.linear import LinearReading, LinearStep, NotKnown, read
 from sde_sgd.random.draws import Draws
-from sde_sgd.types import Positions, Vector
+from sde_sgd.types import Matrix, Positions, Vector
 
 # (carry, positions before, positions after, substep) -> carry: called once a solver step.
 Observe: TypeAlias = Callable[[Any, Positions, Positions, Any], Any]
@@ -103,6 +103,11 @@ class AbstractProcess(eqx.Module):
         return None
 
     @property
+    def deterministic(self) -> bool:
+        """Whether it draws no random number, so that equal states stay equal; False by default."""
+        return False
+
+    @property
     def two_point(self) -> bool:
         """Whether its noise takes two values: for moments only, not for exits and tails."""
         return False
@@ -140,6 +145,18 @@ class AbstractProcess(eqx.Module):
         raise ValueError(
             f"the mean step of {type(self).__name__} is not a function of θ alone, or is not "
             f"known: ask `knows_mean_step` first."
+        )
+
+    def gaussian_step(self, theta: Vector) -> tuple[Vector, Matrix]:
+        """Mean (d,) and covariance (d, d) of θ after one solver step, where its law is Gaussian.
+
+        **Raises:** `NotKnown`, by default, and where it is not: with a buffer, under a schedule, of
+        two-point increments, of other solvers than Euler.
+        """
+        raise NotKnown(
+            f"Only Gaussian steps have this kernel: GaussianSGD and ModifiedEquation, not "
+            f"{type(self).__name__}. Minibatch SGD jumps on a lattice of its own, and most jumps "
+            f"cannot be undone."
         )
 
     def linear_step(self, learning_rate: float, curvature: np.ndarray) -> LinearStep:
@@ -225,6 +242,11 @@ class AbstractProcess(eqx.Module):
         cannot run at two steps on one Brownian path.
         """
         return None
+
+    @property
+    def unrefined(self) -> str:
+        """Why a process with a solver step cannot be refined, in a few words; by default empty."""
+        return ""
 
     def refined(self, substeps: int, refinement: int = 1) -> "AbstractProcess":
         """The same equation with `substeps` solver steps an iteration, where `weak_order` is known.

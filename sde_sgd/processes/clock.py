@@ -154,6 +154,12 @@ class Clock(eqx.Module):
         )
 
 
+def refuse_schedule(rate: LearningRate) -> None:
+    """Raises `ValueError` for a schedule, where one kernel is asked for."""
+    if rate.schedule is not None:
+        raise ValueError("A learning-rate schedule has a kernel for every iteration, not one.")
+
+
 # `autonomous` of a process whose steps depend on k by the rate of its clock alone.
 by_its_clock = property(lambda self: self.clock.constant is not None)
 

@@ -23,7 +23,6 @@ from sde_sgd._user_functions import refuse_tracing
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.memory import available_memory, working_bytes
 from sde_sgd.processes.base import AbstractProcess
-from sde_sgd.processes.continuous.modified import GradientFlow
 from sde_sgd.random.draws import STREAM_KEYS, stream_keys
 from sde_sgd.rare_events.campaign import Campaign
 from sde_sgd.rare_events.compiled import create
@@ -169,8 +168,9 @@ def _check_process(process: Any) -> None:
     check_part("process", process, AbstractProcess, "a process such as ss.SGD")
     check_landscape(process.landscape, AbstractLandscape)
     process.check()
-    if isinstance(process, GradientFlow):
-        raise ValueError("GradientFlow has no noise: a clone would repeat its parent for ever.")
+    if process.deterministic:
+        name = type(process).__name__
+        raise ValueError(f"{name} has no noise: a clone would repeat its parent for ever.")
     if not process.autonomous:
         raise ValueError(
             f"splitting clones members at any age, and this {type(process).__name__} depends on "

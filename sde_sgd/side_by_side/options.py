@@ -17,7 +17,6 @@ from sde_sgd._checks import (
 from sde_sgd.compare.distances.ensembles import DISTANCES
 from sde_sgd.measure.snapshots import Snapshots
 from sde_sgd.processes.base import AbstractProcess
-from sde_sgd.processes.continuous.modified import ModifiedEquation
 from sde_sgd.simulate.warn import warn
 
 # What a saved comparison calls the numbers of an observable and of a distance.
@@ -141,10 +140,10 @@ def check_step_check(step_check: Any) -> float:
 def at_step(sde: AbstractProcess, substeps: Any, step_check: float) -> AbstractProcess:
     """The equation at the solver step that was asked for."""
     if sde.weak_order is None:
-        if step_check and isinstance(sde, ModifiedEquation):
+        if step_check and sde.unrefined:
             warn(
-                f"The step error of {type(sde.solver).__name__} is not measured: its Lévy areas "
-                f"have no common path at two step sizes. Pass step_check=0, or compare two runs."
+                f"The step error of {type(sde).__name__} is not measured: {sde.unrefined}. Pass "
+                f"step_check=0, or compare two runs."
             )
         if substeps is not None:
             raise ValueError(

@@ -12,7 +12,7 @@ from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.processes.base import AbstractProcess
 from sde_sgd.processes.batches import noise_factor, temperature
 from sde_sgd.processes.clock import check_clocks
-from sde_sgd.side_by_side.rules import different_rules
+from sde_sgd.processes.rules import different_rules
 from sde_sgd.simulate.warn import warn
 
 # Fields that may differ although the loss is one: other starts or blocks change no value.

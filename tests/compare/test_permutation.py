@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sde_sgd.compare.distances import permutation_test
+from sde_sgd.compare.distances import energy, permutation_test
 
 KEY = jr.key(0)
 STATISTICS = ["energy", "wasserstein", "sliced"]

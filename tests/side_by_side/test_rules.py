@@ -6,7 +6,7 @@ from tools import normal
 
 import sde_sgd as ss
 from sde_sgd.processes.batches import noise_factor, temperature
-from sde_sgd.side_by_side.rules import different_rules
+from sde_sgd.processes.rules import different_rules
 from sde_sgd.side_by_side.sides import check_sides, differences
 
 ETA = 0.1

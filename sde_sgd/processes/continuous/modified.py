@@ -14,13 +14,13 @@ from sde_sgd.noise.models import AbstractGradientNoise
 from sde_sgd.noise.paths import Increments, IterationNoise
 from sde_sgd.noise.thermal import ThermalNoise
 from sde_sgd.processes.base import AbstractProcess, Observe
-from sde_sgd.processes.clock import by_its_clock, Clock, LearningRate
+from sde_sgd.processes.clock import by_its_clock, Clock, LearningRate, refuse_schedule
 from sde_sgd.processes.continuous._steps import step_members
 from sde_sgd.processes.continuous.limit import ContinuousLimit
-from sde_sgd.processes.continuous.terms import FusedTerm, separate_terms
+from sde_sgd.processes.continuous.terms import drift_correction, FusedTerm, separate_terms
 from sde_sgd.processes.linear import first_order_step, LinearStep, NotKnown
 from sde_sgd.random.draws import as_counter, Draws
-from sde_sgd.types import Key, Positions, Vector
+from sde_sgd.types import Key, Matrix, Positions, Vector
 
 # Solvers that converge to the Itô solution for any σ(θ).
 _ITO = (dfx.Euler, dfx.ItoMilstein)
@@ -77,6 +77,10 @@ class GradientFlow(AbstractProcess):
         return self.num_substeps
 
     autonomous = by_its_clock
+
+    @property
+    def deterministic(self) -> bool:
+        return True
 
     @property
     def clock(self) -> Clock:
@@ -214,6 +218,13 @@ class ModifiedEquation(AbstractProcess):
             return terms.vf_prod(zero, theta, None, (zero, dt, none))
         return dt * terms.terms[0].vf(zero, theta, None)
 
+    @property
+    def unrefined(self) -> str:
+        if self.weak_order is not None:
+            return ""
+        solver = type(self.solver).__name__
+        return f"the Lévy areas of {solver} have no common path at two step sizes"
+
     def refined(self, substeps: int, refinement: int = 1) -> "ModifiedEquation":
         """The same equation at another solver step."""
         return ModifiedEquation(
@@ -226,6 +237,23 @@ class ModifiedEquation(AbstractProcess):
             solver=self.solver,
             refinement=refinement,
         )
+
+    def gaussian_step(self, theta: Vector) -> tuple[Vector, Matrix]:
+        refuse_schedule(self.learning_rate)
+        if self.two_point:
+            raise NotKnown('Two-point steps have no density: use increments="gaussian".')
+        if not isinstance(self.solver, dfx.Euler):
+            raise NotKnown(
+                f"The steps of {type(self.solver).__name__} are not Gaussian: use diffrax.Euler()."
+            )
+        eta = self.learning_rate.at(0, theta.dtype)
+        covariance = eta**2 / self.substeps * self.noise.covariance(theta, self.landscape)
+        drift, correction = (
+            self.landscape.gradient(theta),
+            drift_correction(self.landscape, theta, eta, self.order),
+        )
+        drift = drift if correction is None else drift + correction
+        return theta - eta / self.substeps * drift, covariance
 
     def linear_step(self, learning_rate: float, curvature: np.ndarray) -> LinearStep:
         refuse_other_solvers(self.solver)

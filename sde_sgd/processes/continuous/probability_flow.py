@@ -119,6 +119,10 @@ class ProbabilityFlow(AbstractProcess):
         return self.num_substeps
 
     @property
+    def deterministic(self) -> bool:
+        return True
+
+    @property
     def clock(self) -> Clock:
         return Clock(self.learning_rate, start=float(self.start_time))
 

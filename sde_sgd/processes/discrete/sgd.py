@@ -13,10 +13,10 @@ from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.noise.models import AbstractGradientNoise, MinibatchNoise
 from sde_sgd.noise.sampling import AbstractSampling, RandomReshuffling
 from sde_sgd.processes.base import AbstractProcess, Observe
-from sde_sgd.processes.clock import by_its_clock, Clock, LearningRate
-from sde_sgd.processes.linear import heavy_ball_step, LinearStep
+from sde_sgd.processes.clock import by_its_clock, Clock, LearningRate, refuse_schedule
+from sde_sgd.processes.linear import heavy_ball_step, LinearStep, NotKnown
 from sde_sgd.random.draws import Draws, Stream
-from sde_sgd.types import Positions, RealLike, Vector
+from sde_sgd.types import Matrix, Positions, RealLike, Vector
 
 
 class SGDState(eqx.Module):
@@ -151,6 +151,16 @@ class GaussianSGD(AbstractProcess):
     @property
     def gradient_noise(self) -> AbstractGradientNoise:
         return self.noise
+
+    def gaussian_step(self, theta: Vector) -> tuple[Vector, Matrix]:
+        if self.has_momentum:
+            raise NotKnown(
+                "With momentum θ alone is no Markov chain and has no kernel: use momentum=0."
+            )
+        refuse_schedule(self.learning_rate)
+        eta = self.learning_rate.at(0, theta.dtype)
+        moved = theta - eta * self.landscape.gradient(theta)
+        return moved, eta**2 * self.noise.covariance(theta, self.landscape)
 
     def linear_step(self, learning_rate: float, curvature: np.ndarray) -> LinearStep:
         return heavy_ball_step(learning_rate, float(self.momentum), curvature)
