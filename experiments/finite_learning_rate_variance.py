@@ -102,17 +102,13 @@ def measure(config: Config, key) -> xr.Dataset:
 
 def predict(config: Config) -> dict[str, dict[str, np.ndarray]]:
     """M (d, d) by case: of SGD, of the SDE, of the SDE at its step."""
-    values = {}
-    for case, (eta, mu, hessian, noise) in CASES.items():
-        slow = eta / (1 - mu)
+    values, exact = {}, ss.theory.stationary.covariance
+    for case in CASES:
+        own = processes(config, case)
         values[case] = {
-            "SGD": ss.theory.stationary.momentum_covariance(
-                hessian, noise, learning_rate=eta, momentum=mu
-            ),
-            "SDE, own step": ss.theory.stationary.linear_covariance(
-                hessian, noise, learning_rate=slow, time_step=slow / _substeps(config, mu)
-            ),
-            "SDE": ss.theory.stationary.linear_covariance(hessian, noise, learning_rate=slow),
+            "SGD": exact(own["SGD"]),
+            "SDE, own step": exact(own["SDE"]),
+            "SDE": exact(own["SDE"].limit()),
         }
     return values
 

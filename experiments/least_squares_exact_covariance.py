@@ -104,8 +104,7 @@ def processes(config: Config, data: str, eta: float) -> dict[str, ss.AbstractPro
 def measure(config: Config, key) -> xr.Dataset:
     """Stationary covariances (η, d, d); the second half of a run that starts at the minimum."""
     variables = {}
-    for data, (inputs, targets) in problems(config).items():
-        start = jnp.asarray(ss.theory.stationary.least_squares_mean(inputs, targets))
+    for data in problems(config):
         found = {name: [] for name in LABELS}
         for eta in config.learning_rates:
             key, *keys = jr.split(key, 4)
@@ -115,7 +114,7 @@ def measure(config: Config, key) -> xr.Dataset:
             ):
                 run = ss.simulate(
                     process,
-                    start,
+                    jnp.asarray(ss.theory.stationary.mean(process)),
                     num_steps=num_steps,
                     ensemble_size=config.ensemble_size,
                     key=own,
@@ -134,22 +133,24 @@ def measure(config: Config, key) -> xr.Dataset:
 
 def curves(config: Config, data: str, rates) -> dict[str, np.ndarray]:
     """Every formula's M, (rates, d, d), by name."""
-    inputs, targets = problems(config)[data]
-
-    def exact(eta, **options):
-        return ss.theory.stationary.least_squares_covariance(
-            inputs, targets, learning_rate=eta, noise_factor=1 / config.batch_size, **options
-        )
-
-    formulas = {
-        "exact, SGD": lambda eta: exact(eta, time_step=eta),
-        "exact, momentum": lambda eta: exact(eta, time_step=eta, momentum=config.momentum),
-        "exact, SDE at h": lambda eta: exact(eta, time_step=eta / config.substeps),
-        "exact, SDE": lambda eta: exact(eta, time_step=0.0),
-        PUBLISHED[0]: lambda eta: exact(eta, time_step=eta, frozen_noise=True),
-        PUBLISHED[1]: lambda eta: exact(eta, time_step=0.0, frozen_noise=True),
-    }
-    return {name: np.stack([f(float(eta)) for eta in rates]) for name, f in formulas.items()}
+    landscape = ss.LeastSquares(*problems(config)[data])
+    sampling = ss.WithReplacement(config.batch_size)
+    frozen = ss.ConstantNoise.at(landscape, jnp.asarray(landscape.rest()), sampling)
+    found: dict[str, list[np.ndarray]] = {}
+    for eta in map(float, rates):
+        own = processes(config, data, eta)
+        held = ss.ModifiedEquation(landscape, eta, frozen, substeps=1)
+        formulas = {
+            "exact, SGD": own["sgd"],
+            "exact, momentum": own["momentum"],
+            "exact, SDE at h": own["sde"],
+            "exact, SDE": own["sde"].limit(),
+            PUBLISHED[0]: held,
+            PUBLISHED[1]: held.limit(),
+        }
+        for name, process in formulas.items():
+            found.setdefault(name, []).append(ss.theory.stationary.covariance(process))
+    return {name: np.stack(values) for name, values in found.items()}
 
 
 def predict(config: Config) -> dict[str, dict[str, np.ndarray]]:

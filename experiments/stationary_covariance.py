@@ -132,13 +132,12 @@ def processes(config: Config, data: str) -> dict[str, ss.AbstractProcess]:
 def measure(config: Config, key) -> xr.Dataset:
     """Stationary covariances (d, d) of all processes, with errors from independent members."""
     variables = {}
-    for data, (inputs, targets) in problems(config).items():
+    for data in problems(config):
         key, *keys = jr.split(key, 4)
-        start = jnp.asarray(ss.theory.stationary.least_squares_mean(inputs, targets))
         for (name, process), own in zip(processes(config, data).items(), keys, strict=False):
             run = ss.simulate(
                 process,
-                start,
+                jnp.asarray(ss.theory.stationary.mean(process)),
                 num_steps=config.num_steps,
                 ensemble_size=config.ensemble_size,
                 key=own,
@@ -150,27 +149,23 @@ def measure(config: Config, key) -> xr.Dataset:
 
 def predict(config: Config) -> dict[str, dict[str, np.ndarray]]:
     """Exact M (d, d) by data set, and by the step, noise or scheme that it belongs to."""
-    values = {}
-    eta, whole = config.learning_rate, 1 / config.batch_size
-    for data, (inputs, targets) in problems(config).items():
-
-        def exact(c, h=eta, frozen=False, inputs=inputs, targets=targets):
-            return ss.theory.stationary.least_squares_covariance(
-                inputs, targets, learning_rate=eta, noise_factor=c, time_step=h, frozen_noise=frozen
-            )
-
+    values, exact = {}, ss.theory.stationary.covariance
+    for data in problems(config):
+        own = processes(config, data)
         if data == SUBSET:
-            num, size = len(inputs), config.subset_batch_size
             values[data] = {
-                "c = 1/B": exact(1 / size),
-                "c = (N−B)/(B(N−1))": exact((num - size) / (size * (num - 1))),
+                "c = 1/B": exact(own["with"]),
+                "c = (N−B)/(B(N−1))": exact(own["without"]),
             }
             continue
+        sgd, sde = own["sgd"], own["sde"]
+        landscape, sampling = sgd.landscape, ss.WithReplacement(config.batch_size)
+        frozen = ss.ConstantNoise.at(landscape, jnp.asarray(landscape.rest()), sampling)
         values[data] = {
-            "h = η": exact(whole),
-            "h = η/substeps": exact(whole, eta / config.substeps),
-            "h = 0": exact(whole, 0.0),
-            "frozen noise": exact(whole, frozen=True),
+            "h = η": exact(sgd),
+            "h = η/substeps": exact(sde),
+            "h = 0": exact(sde.limit()),
+            "frozen noise": exact(ss.GaussianSGD(landscape, config.learning_rate, frozen)),
         }
     return values
 

@@ -71,21 +71,24 @@ def names(config: Config) -> dict[str, int]:
     return {f"SVAG({m})": m for m in config.steps} | {"SDE": config.substeps}
 
 
-def measure(config: Config, key) -> xr.Dataset:
-    """Stationary variance of every process."""
+def process(config: Config, name: str, steps: int | None = None) -> ss.AbstractProcess:
+    """The process of a name, with `steps` in place of its own number of steps."""
     landscape = ss.landscapes.PopulationLeastSquares(
         [[config.feature_variance]], config.label_noise
     )
-    sampling = ss.WithReplacement(config.batch_size)
+    sampling, eta = ss.WithReplacement(config.batch_size), config.learning_rate
+    steps = names(config)[name] if steps is None else steps
+    if name == "SDE":
+        return ss.ModifiedEquation(landscape, eta, ss.MinibatchNoise(sampling), substeps=steps)
+    return ss.SVAG(landscape, eta, sampling, steps)
+
+
+def measure(config: Config, key) -> xr.Dataset:
+    """Stationary variance of every process."""
     variables = {}
-    for (name, steps), own in zip(names(config).items(), jr.split(key, 20), strict=False):
-        if name == "SDE":
-            noise = ss.MinibatchNoise(sampling)
-            process = ss.ModifiedEquation(landscape, config.learning_rate, noise, substeps=steps)
-        else:
-            process = ss.SVAG(landscape, config.learning_rate, sampling, steps)
+    for name, own in zip(names(config), jr.split(key, 20), strict=False):
         run = ss.simulate(
-            process,
+            process(config, name),
             jnp.zeros(1),
             num_steps=config.num_steps,
             ensemble_size=config.ensemble_size,
@@ -96,27 +99,19 @@ def measure(config: Config, key) -> xr.Dataset:
     return xr.Dataset(variables)
 
 
-def variance(config: Config, step: float) -> float:
-    """The exact variance at solver step `step`; 0 for the SDE."""
-    return float(
-        ss.theory.stationary.population_covariance(
-            [[config.feature_variance]],
-            label_noise=config.label_noise,
-            learning_rate=config.learning_rate,
-            batch_size=config.batch_size,
-            time_step=step,
-        )[0, 0]
-    )
+def variance(own: ss.AbstractProcess) -> float:
+    """The exact variance of a process."""
+    return float(ss.theory.stationary.covariance(own)[0, 0])
 
 
 def predict(config: Config) -> dict[str, float]:
     """The exact variance of every process, of the SDE's limit, and the order of the gap in 1/l."""
-    eta = config.learning_rate
-    values = {name: variance(config, eta / steps) for name, steps in names(config).items()}
-    many = 2.0 ** np.arange(3, 8)
-    gaps = [variance(config, eta / m) - variance(config, 0.0) for m in many]
+    values = {name: variance(process(config, name)) for name in names(config)}
+    limit, many = variance(process(config, "SDE").limit()), 2 ** np.arange(3, 8)
+    first = f"SVAG({config.steps[0]})"
+    gaps = [variance(process(config, first, int(m))) - limit for m in many]
     order = ss.theory.equations.fit_order(1 / many, gaps).order
-    return values | {"limit": variance(config, 0.0), "order": order}
+    return values | {"limit": limit, "order": order}
 
 
 def fitted(config: Config, gaps: np.ndarray, errors: np.ndarray) -> ss.Estimate:
@@ -201,9 +196,10 @@ def plot(config: Config, data: xr.Dataset, predicted):
     """Variance against 1/l, and the gap to the SDE on logarithmic axes."""
     figure, axes = new_figure(1, 2, width=5.0, height=3.6)
     left, right = axes[0]
-    limit, eta = predicted["limit"], config.learning_rate
-    grid = np.geomspace(1 / 64, 1, 60)
-    exact = np.array([variance(config, eta * x) for x in grid])
+    limit, first = predicted["limit"], f"SVAG({config.steps[0]})"
+    many = np.unique(np.geomspace(64, 1, 30).round().astype(int))[::-1]
+    grid = 1 / many
+    exact = np.array([variance(process(config, first, int(m))) for m in many])
     left.plot(grid, exact, color=COLOURS["prediction"], linewidth=1, label="exact")
     left.axhline(limit, color=COLOURS["SDE"], linestyle="--", linewidth=1, label="SDE, h → 0")
     right.loglog(grid, exact - limit, color=COLOURS["prediction"], linewidth=1, label="exact")
@@ -225,6 +221,7 @@ def plot(config: Config, data: xr.Dataset, predicted):
     for axis in (left, right):
         axis.legend(frameon=False, fontsize=8)
     left.set_title(
-        f"η = {eta:g}, a = {config.feature_variance:g}, B = {config.batch_size}", fontsize=10
+        f"η = {config.learning_rate:g}, a = {config.feature_variance:g}, B = {config.batch_size}",
+        fontsize=10,
     )
     return figure

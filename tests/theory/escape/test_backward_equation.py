@@ -10,7 +10,7 @@ import sde_sgd as ss
 from sde_sgd.theory.escape import (
     committor,
     committor_on_grid,
-    eyring_kramers_rates as eyring_kramers,
+    eyring_kramers,
     mean_exit_time,
     mean_exit_time_on_grid,
 )

@@ -6,7 +6,7 @@ import pytest
 
 import sde_sgd as ss
 from sde_sgd.theory.escape import (
-    eyring_kramers_rates as eyring_kramers,
+    eyring_kramers,
     mean_exit_time,
     stationary_point,
 )
