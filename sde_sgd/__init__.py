@@ -5,9 +5,11 @@ The names here are those of every day; the rest is in its subject: `ss.theory`, 
 `ss.measure`, `ss.plots`, which hold the rarer parts of what the top level has.
 """
 
+import importlib as _importlib
 from importlib.metadata import version as _version
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
-from sde_sgd import identify as identify, plots as plots, theory as theory
+from sde_sgd import identify as identify, theory as theory
 from sde_sgd.compare import (
     compare as compare,
     compare_law as compare_law,
@@ -119,7 +121,17 @@ from sde_sgd.validity import (
     ValidityScan as ValidityScan,
 )
 
+if _TYPE_CHECKING:
+    from sde_sgd import plots as plots
+
 __version__ = _version("sde_sgd")
+
+
+def __getattr__(name: str):
+    if name == "plots":  # matplotlib comes in with it
+        return _importlib.import_module("sde_sgd.plots")
+    raise AttributeError(f"sde_sgd has no {name!r}; its names are in sde_sgd.__all__.")
+
 
 # What a user types: what is imported by name above, and the subjects; no other modules.
 _SUBJECTS = (
@@ -130,11 +142,10 @@ _SUBJECTS = (
     "landscapes",
     "measure",
     "noise",
-    "plots",
     "processes",
     "theory",
 )
-__all__ = [
+__all__ = ["plots"] + [
     name
     for name, value in list(globals().items())
     if not name.startswith("_") and (name in _SUBJECTS or callable(value))

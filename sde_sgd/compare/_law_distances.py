@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import equinox as eqx
 import numpy as np
-from scipy import special, stats
+import scipy
+from scipy import special
 
 from sde_sgd.compare._exact_tail import multinomial_cells, p_value
 from sde_sgd.compare._law_tools import binomial_deviation, groups, quantiles
@@ -92,7 +93,7 @@ def wasserstein_between(
 ) -> LawDistance:
     """∫|F̂ − Ĝ| dx, with the members grouped by rank where there are many."""
     sizes, pooled = (len(x), len(y)), np.sort(np.concatenate([x, y]))
-    value = stats.wasserstein_distance(x, y)
+    value = scipy.stats.wasserstein_distance(x, y)
     ends, total = groups(pooled)
     counts = [np.diff(np.searchsorted(np.sort(s), ends, side="right"), prepend=0) for s in (x, y)]
 

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
+import scipy
 from jaxtyping import Array
-from scipy import stats
 
 from sde_sgd._checks import as_float64, check_list
 from sde_sgd.measure.histogram import check_edges
@@ -157,4 +157,4 @@ def groups(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def binomial_deviation(num: int, probability: np.ndarray) -> np.ndarray:
     """E|X − np| of a binomial X, de Moivre's 2k(1 − p) P(X = k), k = ⌊np⌋ + 1."""
     k = np.floor(num * probability) + 1
-    return 2 * k * (1 - probability) * stats.binom.pmf(k, num, probability)
+    return 2 * k * (1 - probability) * scipy.stats.binom.pmf(k, num, probability)

@@ -10,8 +10,9 @@ from typing import Any
 
 import equinox as eqx
 import numpy as np
+import scipy
 from jaxtyping import Float
-from scipy import special, stats
+from scipy import special
 
 from sde_sgd._checks import as_float64, check_choice, check_number, check_text, check_whole
 from sde_sgd.compare._exact_tail import p_value, relabelled_cells
@@ -182,7 +183,7 @@ def compare_law(
     each = -np.expm1(np.log1p(-failure_rate) / 2)
     counts = bin_sample(rows, (edges,))
     variation, tv_p = variation_from(counts, masses, rng, num_bootstrap, each)
-    test: Any = stats.kstest(values, cdf)
+    test: Any = scipy.stats.kstest(values, cdf)
     floor, spread = 0.868731 / np.sqrt(num), 0.260324 / np.sqrt(num)
     measured = Estimate(np.asarray(float(test.statistic)), np.asarray(spread), num)
     smirnov = LawDistance("KS", measured, floor, spread)
@@ -254,7 +255,7 @@ def compare_laws(
     if first.shape[1] == 2:
         row = _row(variation, tv_p, each, None, num, name, options)
         return LawComparison((row,), variation, None, np.array([tv_p]), num)
-    test: Any = stats.ks_2samp(first[:, 0], second[:, 0])
+    test: Any = scipy.stats.ks_2samp(first[:, 0], second[:, 0])
     effective = sizes[0] * sizes[1] / sum(sizes)
     floor, spread = 0.868731 / np.sqrt(effective), 0.260324 / np.sqrt(effective)
     largest = Estimate(np.asarray(float(test.statistic)), np.asarray(spread), num)

@@ -4,9 +4,8 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import numpy as np
+import scipy
 from jaxtyping import Float
-from scipy.interpolate import CubicSpline
-from scipy.stats import chi2
 
 from sde_sgd._checks import check_choice, check_flag
 from sde_sgd.identify._data import snapshots
@@ -117,7 +116,7 @@ def from_snapshots(
     found = _equation(
         solution, shares @ pull.T, (basis, noise), members, float(np.diff(clock).max()), order
     )
-    tail = float(chi2.sf(misfit, freedom)) if freedom else np.nan
+    tail = float(scipy.stats.chi2.sf(misfit, freedom)) if freedom else np.nan
     return WeakForm(found, misfit, freedom, tail)
 
 
@@ -196,7 +195,7 @@ def _rules(clock: np.ndarray, quadrature: str) -> tuple[np.ndarray, np.ndarray, 
     change = np.eye(count)[1:] - np.eye(count)[:-1]
     if quadrature == "trapezoid":
         return change, 0.5 * np.diff(clock)[:, None] * np.abs(change), 2
-    antiderivative = CubicSpline(clock, np.eye(count)).antiderivative()
+    antiderivative = scipy.interpolate.CubicSpline(clock, np.eye(count)).antiderivative()
     return change, np.diff(antiderivative(clock), axis=0), min(count, 4)
 
 
@@ -247,7 +246,7 @@ def _inverse(matrix: np.ndarray) -> np.ndarray:
 
 def _check_moving(target: np.ndarray, spread: np.ndarray) -> None:
     statistic = float(target @ _inverse(spread) @ target)
-    if chi2.sf(statistic, len(target)) > 1e-3:
+    if scipy.stats.chi2.sf(statistic, len(target)) > 1e-3:
         raise ValueError(
             f"The laws of these snapshots do not move by more than their sampling error (χ² = "
             f"{statistic:.3g} on {len(target)}). A stationary law tells the ratio of drift and "

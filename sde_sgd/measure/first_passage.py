@@ -7,8 +7,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jaxtyping import Array
-from scipy import special, stats
+from scipy import special
 
 from sde_sgd._checks import check_callable, check_flag, check_number, check_part
 from sde_sgd.estimate import Estimate
@@ -151,7 +152,7 @@ def _kolmogorov(marks: np.ndarray) -> float:
     """p-value of Kolmogorov's test that increasing marks are uniform on (0, 1)."""
     steps = np.arange(len(marks) + 1) / len(marks)
     distance = max((marks - steps[:-1]).max(), (steps[1:] - marks).max())
-    return float(stats.kstwo.sf(distance, len(marks)))
+    return float(scipy.stats.kstwo.sf(distance, len(marks)))
 
 
 def _confidence(value: float) -> float:

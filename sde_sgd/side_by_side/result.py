@@ -6,17 +6,16 @@ from typing import Any
 import equinox as eqx
 import numpy as np
 import xarray as xr
-from matplotlib.figure import Figure
 
 from sde_sgd._brief import for_stdout
 from sde_sgd.compare import Comparison, verdict_table
 from sde_sgd.estimate import Estimate
 from sde_sgd.netcdf import write_dataset
-from sde_sgd.plots.side_by_side import figure as draw_figure
 from sde_sgd.side_by_side.arrays import to_dataset
 from sde_sgd.side_by_side.laws import Distances, Observable
 from sde_sgd.side_by_side.verdicts import AGAINST_SDE
 from sde_sgd.simulate.run import Run
+from sde_sgd.types import Figure
 
 
 class SideBySide(eqx.Module):
@@ -144,6 +143,8 @@ class SideBySide(eqx.Module):
     def figure(self) -> Figure:
         """Observables over t, their laws at the end, and the distances over t."""
         self._need_all()
+        from sde_sgd.plots.side_by_side import figure as draw_figure
+
         return draw_figure(self)
 
     def to_xarray(self) -> xr.Dataset:

@@ -22,9 +22,9 @@ from typing import NamedTuple
 
 import equinox as eqx
 import numpy as np
+import scipy
 from jaxtyping import Float
 from scipy.linalg import expm
-from scipy.signal import lfilter
 
 
 class Settings(NamedTuple):
@@ -116,7 +116,7 @@ def impulse_response(
     start[0] = learning_rate
     feedback = [1.0, -(1 + momentum - learning_rate * curvature), momentum]
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.asarray(lfilter([1.0], feedback, start))[::-1]
+        return np.asarray(scipy.signal.lfilter([1.0], feedback, start))[::-1]
 
 
 def _dynamics(slope, hessian, settings: Settings):

@@ -6,14 +6,13 @@ import equinox as eqx
 import numpy as np
 import xarray as xr
 from jaxtyping import Float
-from matplotlib.figure import Figure
 
 from sde_sgd._brief import for_stdout
 from sde_sgd.compare._text import number, text_table, with_error
 from sde_sgd.estimate import Estimate
 from sde_sgd.netcdf import write_dataset
-from sde_sgd.plots.validity import figure as draw_figure
 from sde_sgd.simulate.run import load
+from sde_sgd.types import Figure
 from sde_sgd.validity.lines import at_equal_time, Line
 from sde_sgd.validity.local_model import Settings
 from sde_sgd.validity.probes import Norms
@@ -146,6 +145,8 @@ class Validity(eqx.Module):
 
     def figure(self) -> Figure:
         """D by direction and cause, along η, B and linear scaling, the gap to SVAG(l)."""
+        from sde_sgd.plots.validity import figure as draw_figure
+
         return draw_figure(self)
 
     def to_xarray(self) -> xr.Dataset:

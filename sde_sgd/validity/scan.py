@@ -7,16 +7,14 @@ import equinox as eqx
 import numpy as np
 import xarray as xr
 from jaxtyping import ArrayLike, Float, Int
-from matplotlib.figure import Figure
 
 from sde_sgd._checks import as_float64, check_choice, in_brief, real_values
 from sde_sgd.compare._text import text_table
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.netcdf import write_dataset
-from sde_sgd.plots.validity_scan import figure as draw_figure
 from sde_sgd.processes.base import AbstractProcess
 from sde_sgd.processes.discrete.sgd import SGD
-from sde_sgd.types import Key
+from sde_sgd.types import Figure, Key
 from sde_sgd.validity.checks import check_request, Request
 from sde_sgd.validity.lines import at_equal_time, with_batch
 from sde_sgd.validity.local_model import Settings
@@ -104,6 +102,8 @@ class ValidityScan(eqx.Module):
 
     def figure(self) -> Figure:
         """D over (B, η) with the tolerance's contour, and along B for every η."""
+        from sde_sgd.plots.validity_scan import figure as draw_figure
+
         return draw_figure(self)
 
     def to_xarray(self) -> xr.Dataset:

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import scipy
 from jaxtyping import Float
-from scipy.interpolate import CubicHermiteSpline
 
 from sde_sgd._checks import as_float64, check_whole
 from sde_sgd.compare._law_distances import LawDistance
@@ -67,7 +67,7 @@ def _from_law(
     # ∫₀^u Q, known with its slope Q: between the nodes to fourth order.
     steps = (weights[1:] * places[1:] + weights[:-1] * places[:-1]) / 2
     below = np.concatenate([[0.0], np.cumsum(steps)])
-    integral = CubicHermiteSpline(levels, below, places)
+    integral = scipy.interpolate.CubicHermiteSpline(levels, below, places)
     at = integral(np.clip(np.arange(num + 1) / num, levels[0], levels[-1]))
     second_moment = weights @ places**2
 

@@ -11,6 +11,7 @@ from jaxtyping import Array
 from sde_sgd._checks import check_fraction, check_landscape, check_part, check_whole
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.noise.models import AbstractGradientNoise
+from sde_sgd.noise.thermal import check_bath
 from sde_sgd.processes.base import AbstractProcess, Observe
 from sde_sgd.processes.clock import by_its_clock, Clock, LearningRate
 from sde_sgd.processes.continuous._steps import standard_normal, step_members
@@ -184,6 +185,7 @@ class OverdampedEquation(AbstractProcess):
         if eta is None:
             raise ValueError("OverdampedEquation needs a constant learning rate, no schedule.")
         # C is that of an iteration at η, and a bath in it is made for η.
+        check_bath(noise, eta, "OverdampedEquation")
         at_eta = ModifiedEquation(
             landscape,
             eta,

@@ -12,10 +12,10 @@ from collections.abc import Callable
 
 import equinox as eqx
 import numpy as np
+import scipy
 from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 from scipy import sparse
-from scipy.interpolate import RegularGridInterpolator
 from scipy.sparse.linalg import splu
 
 from sde_sgd._checks import check_part
@@ -51,7 +51,9 @@ class GridFunction(eqx.Module):
             raise ValueError(f"theta={points.tolist()} lies outside the box {box.tolist()}.")
         axes = [self.grid.axis_centres(a) for a in range(self.grid.dimension)]
         clipped = np.clip(points, [a[0] for a in axes], [a[-1] for a in axes])
-        return RegularGridInterpolator(axes, self.values)(clipped).reshape(points.shape[:-1])
+        return scipy.interpolate.RegularGridInterpolator(axes, self.values)(clipped).reshape(
+            points.shape[:-1]
+        )
 
 
 def mean_exit_time_on_grid(equation: FokkerPlanck, exited: Callable | None = None) -> GridFunction:

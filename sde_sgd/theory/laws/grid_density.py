@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import equinox as eqx
 import numpy as np
+import scipy
 from jaxtyping import Float
 from numpy.typing import ArrayLike
-from scipy.interpolate import PchipInterpolator, RegularGridInterpolator
 
 from sde_sgd._checks import as_float64, check_whole, in_brief
 from sde_sgd.theory import _arguments, _fields
@@ -93,7 +93,9 @@ class GridDensity(eqx.Module):
         low, high = self.grid.box[:, 0], self.grid.box[:, 1]
         inside = ((points >= low) & (points <= high)).all(axis=-1)
         centred = np.clip(points, [a[0] for a in axes], [a[-1] for a in axes])
-        found = RegularGridInterpolator(axes, self.values)(centred).reshape(inside.shape)
+        found = scipy.interpolate.RegularGridInterpolator(axes, self.values)(centred).reshape(
+            inside.shape
+        )
         return np.where(inside, found, 0.0)
 
     def cdf(self, x: RealLike | ArrayLike) -> Float[np.ndarray, "..."]:
@@ -126,9 +128,9 @@ class GridDensity(eqx.Module):
         return self.grid.edges(0), np.concatenate([[0.0], np.cumsum(self.masses)])
 
 
-def _monotone(edges: np.ndarray, total: np.ndarray) -> PchipInterpolator:
+def _monotone(edges: np.ndarray, total: np.ndarray) -> Callable:
     with np.errstate(over="ignore", invalid="ignore"):  # slopes of 1e-300 in far tails
-        return PchipInterpolator(edges, total)
+        return scipy.interpolate.PchipInterpolator(edges, total)
 
 
 def lost_mass(grid: Grid, masses: Float[np.ndarray, " n"]) -> tuple[float, str]:

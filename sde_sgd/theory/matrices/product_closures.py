@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import scipy
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
-from scipy.stats import qmc
 
 from sde_sgd._checks import check_number, check_whole, in_brief
 from sde_sgd.landscapes.base import AbstractLandscape
@@ -44,7 +44,7 @@ def product_points(
 
     **Raises:** `ValueError` for groups that leave an entry out, other n.
     """
-    members = check_groups(groups, qmc.Sobol.MAXDIM)
+    members = check_groups(groups, scipy.stats.qmc.Sobol.MAXDIM)
     dimension = sum(map(len, members))
     if max(int(index.max()) for index in members) != dimension - 1:
         raise ValueError(
@@ -60,7 +60,7 @@ def product_points(
     power = int(num_points).bit_length() - 1
     if 2**power != num_points:
         raise ValueError(f"num_points must be a power of two, at least 4; got {num_points}.")
-    half = qmc.Sobol(dimension, scramble=False).random_base2(power - 1) + 1 / num_points
+    half = scipy.stats.qmc.Sobol(dimension, scramble=False).random_base2(power - 1) + 1 / num_points
     # Multiples of the generalised golden ratio: no two shifts come close for long.
     golden = _golden_ratio(dimension) ** -np.arange(1.0, dimension + 1)
     half = (half + shift * golden) % 1
