@@ -189,13 +189,22 @@ class AbstractProcess(eqx.Module):
 
         Of the equation at solver step 0 where `at_step_zero`. Arguments and errors: `linear`.
         """
-        return (self.limit() if at_step_zero else self).linear(about).largest_stable_rate()
+        return self._independent(
+            (self.limit() if at_step_zero else self).linear(about)
+        ).largest_stable_rate()
+
+    def _independent(self, reading: LinearReading) -> LinearReading:
+        """Refuses noise that depends on θ and, within an epoch, on the steps before."""
+        if self.epoch is not None and reading.noise.feedback is not None:
+            raise NotKnown(
+                "Batches of shuffled epochs depend on each other: where their noise depends on θ, "
+                "no limit of stability is known (it can lie beyond that of independent batches)."
+            )
+        return reading
 
     def stable(self, about: Any = None) -> bool:
         """Whether second moments stay bounded; arguments and errors as `linear`."""
-        if self.epoch is not None:
-            raise NotKnown("Shuffled epochs can be stable where independent batches are not.")
-        return self.linear(about).stable
+        return self._independent(self.linear(about)).stable
 
     def overshoot(self, curvature: float) -> tuple[float, str] | None:
         """By how much one step overshoots along a curvature, from 2 on for ever, and its formula.

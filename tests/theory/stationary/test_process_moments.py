@@ -314,6 +314,12 @@ def test_shuffled_epochs_of_constant_noise(momentum):
     assert np.trace(exact.epoch_end) < 0.9 * np.trace(exact.average), "control: another phase"
     with pytest.raises(ValueError, match="shuffled epochs.*depends on θ"):
         stationary.covariance(ss.SGD(least_squares(), ETA, ss.RandomReshuffling(1)))
+    most = stationary.largest_stable_learning_rate(process)
+    assert most == pytest.approx(2 * (1 + momentum) / np.linalg.eigvalsh(H)[-1])
+    with pytest.raises(ValueError, match="no limit of stability is known"):
+        stationary.largest_stable_learning_rate(
+            ss.SGD(least_squares(), ETA, ss.RandomReshuffling(1), momentum)
+        )
 
 
 def test_about_a_point_of_a_quadratic_is_exact():
