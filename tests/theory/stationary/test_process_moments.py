@@ -106,7 +106,7 @@ def test_a_covariance_or_a_reason(name, place):
         if landscape.rest() is not None
         else landscape.minimise(landscape_start(landscape)).theta
     )
-    process = PROCESSES[name](landscape, 0.1)
+    process = PROCESSES[name](landscape, 0.02)
     if name not in LINEAR:
         with pytest.raises(ValueError, match=r"Known are|is that of diffrax.Euler"):
             stationary.covariance(process, about)
