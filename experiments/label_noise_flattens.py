@@ -11,7 +11,7 @@ together; diagonal noise of the same variances does so only on average, isotropi
 
 Source: Blanc et al. 2020 (1904.09080) and Damian, Ma, Lee 2021 (2106.06530) for the flow; Ziyin et
 al. 2023 (2308.06671) for the balance identity; the finite-η rate is exact algebra (documented in
-sde_sgd.theory.selection.weights.label_noise).
+sde_sgd.theory.selection.label_noise).
 
 Command: python -m experiments label_noise_flattens --preset paper
 """

@@ -52,10 +52,11 @@ def _judge(process: AbstractProcess, theta: jax.Array, examples: str | bool) -> 
         except NotKnown:
             stable = None
         if stable is False:
+            also = "" if process.weak_order is None else ", or raise substeps"
             raise ValueError(
                 f"learning_rate={eta:g} is beyond the mean-square stability of {name} on this "
                 f"{type(landscape).__name__}: the second moment grows without bound; it is stable "
-                f"below {process.largest_stable_rate():.6g}, all else the same."
+                f"below {process.largest_stable_rate():.6g}, all else the same{also}."
             )
         if stable:
             return

@@ -10,6 +10,7 @@ import pytest
 from scipy.integrate import solve_ivp
 
 import sde_sgd as ss
+from sde_sgd.simulate.stability import judge_stability
 from sde_sgd.theory.equations import fit_order
 from sde_sgd.theory.stationary import MomentumLaw
 
@@ -232,9 +233,12 @@ def test_stability_limit(substeps):
     decay = np.exp(-0.5 / substeps)
     edge = 2 * (1 + decay) * 0.5 * substeps / (1 - decay)
     assert radius(0.999 * edge) < 1 < radius(1.001 * edge)
-    theta = jnp.zeros((1, 1))
-    ss.UnderdampedEquation(land, 0.999 * edge, noise, 0.5, substeps).check_start(theta)
-    with pytest.raises(ValueError, match="raise substeps"):
-        ss.UnderdampedEquation(land, 1.001 * edge, noise, 0.5, substeps).check_start(theta)
-    with pytest.raises(ValueError, match="raise substeps"):
-        ss.OverdampedEquation(land, 2.0, noise, 0.5, substeps).check_start(theta)
+
+    def judge(kind, eta):
+        judge_stability(kind(land, eta, noise, 0.5, substeps), jnp.zeros((1, 1)), "sample")
+
+    judge(ss.UnderdampedEquation, 0.999 * edge)
+    judge(ss.OverdampedEquation, 0.999 * substeps)
+    for kind, eta in ((ss.UnderdampedEquation, 1.001 * edge), (ss.OverdampedEquation, substeps)):
+        with pytest.raises(ValueError, match="raise substeps"):
+            judge(kind, eta)

@@ -7,7 +7,7 @@ import pytest
 from scipy.integrate import dblquad
 
 import sde_sgd as ss
-from sde_sgd.theory.selection.weights import evidence_by_quadrature, laplace_evidence
+from sde_sgd.theory.selection import evidence_by_quadrature, laplace_evidence
 
 X = np.linspace(-2, 2, 20)
 TRUE = (X > 0.3).astype(int)

@@ -9,7 +9,7 @@ from scipy.integrate import solve_ivp
 from scipy.optimize import linprog
 
 import sde_sgd as ss
-from sde_sgd.theory.selection.weights import (
+from sde_sgd.theory.selection import (
     diagonal_network_limit,
     hyperbolic_entropy,
     label_noise_balance,

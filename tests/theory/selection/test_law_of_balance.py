@@ -8,7 +8,7 @@ from scipy import stats
 from scipy.integrate import quad
 
 from sde_sgd.theory.laws import stationary_density
-from sde_sgd.theory.selection.weights import (
+from sde_sgd.theory.selection import (
     balance_factor,
     balance_moments,
     balance_moments_gaussian,

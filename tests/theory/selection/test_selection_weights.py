@@ -9,7 +9,7 @@ from scipy.integrate import quad
 
 import sde_sgd as ss
 from sde_sgd.theory.laws import FokkerPlanck
-from sde_sgd.theory.selection.weights import (
+from sde_sgd.theory.selection import (
     boltzmann_weights,
     large_deviation_weights,
     spanning_tree_energies,
