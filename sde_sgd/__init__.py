@@ -130,10 +130,10 @@ __version__ = _version("sde_sgd")
 def __getattr__(name: str):
     if name == "plots":  # matplotlib comes in with it
         return _importlib.import_module("sde_sgd.plots")
-    raise AttributeError(f"sde_sgd has no {name!r}; its names are in sde_sgd.__all__.")
+    raise AttributeError(f"sde_sgd has no {name!r}; its names are those of dir(sde_sgd).")
 
 
-# What a user types: what is imported by name above, and the subjects; no other modules.
+# The subjects, beside the classes and functions that are imported by name above.
 _SUBJECTS = (
     "curvature",
     "data",
@@ -142,11 +142,13 @@ _SUBJECTS = (
     "landscapes",
     "measure",
     "noise",
+    "plots",
     "processes",
     "theory",
 )
-__all__ = ["plots"] + [
-    name
-    for name, value in list(globals().items())
-    if not name.startswith("_") and (name in _SUBJECTS or callable(value))
-]
+
+
+def __dir__() -> list[str]:
+    """What a user types: no modules but the subjects."""
+    names = {name for name, value in globals().items() if callable(value)} | {*_SUBJECTS}
+    return sorted(name for name in names if not name.startswith("_"))

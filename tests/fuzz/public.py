@@ -8,10 +8,10 @@ import sde_sgd as ss
 
 def public() -> dict[str, Any]:
     """Public classes and functions by name: "SGD", "curvature.trace", "theory.laws.ScalarLaw"."""
-    modules = {name: getattr(ss, name) for name in ss.__all__}
+    modules = {name: getattr(ss, name) for name in dir(ss)}
     modules = {name: found for name, found in modules.items() if inspect.ismodule(found)}
     subjects = {f"theory.{name}": getattr(ss.theory, name) for name in dir(ss.theory)}
-    found = {name: getattr(ss, name) for name in ss.__all__ if name not in modules}
+    found = {name: getattr(ss, name) for name in dir(ss) if name not in modules}
     for place, module in (modules | subjects).items():
         for name in getattr(module, "__all__", vars(module)):
             value = getattr(module, name)
