@@ -71,6 +71,63 @@ def test_a_step_that_forgets_the_carry_is_told():
         end(Forgetful(QUADRATIC), START)
 
 
+@pytest.mark.parametrize(
+    ("after", "words"),
+    [
+        (
+            lambda state: state[0],
+            r"of the form that it got.*returned float64\[2\] in place of float64\[",
+        ),
+        (lambda state: state.astype(jnp.float32), r"in the same dtypes; it returned float32\["),
+        (lambda state: (state, state), r"of the form that it got"),
+    ],
+)
+def test_a_step_that_changes_the_state_s_form_is_told(after, words):
+    """One member's θ, another dtype, another tree."""
+
+    class Changing(ss.AbstractProcess):
+        landscape: ss.AbstractLandscape
+
+        def step(self, state, draws, observe, carry):
+            return after(state), observe(carry, state, state, jnp.uint32(0))
+
+        def position(self, state):
+            return state[0] if isinstance(state, tuple) else state
+
+    with pytest.raises(ValueError, match=words):
+        end(Changing(QUADRATIC), START)
+
+
+def test_a_step_that_does_not_observe_is_told():
+    """Exits would be missed without a word."""
+
+    class Blind(ss.AbstractProcess):
+        landscape: ss.AbstractLandscape
+
+        def step(self, state, draws, observe, carry):
+            return 0.9 * state, carry
+
+    with pytest.raises(ValueError, match="Blind.step has not called observe"):
+        end(Blind(QUADRATIC), START)
+
+
+def test_a_clock_that_is_none_is_told():
+    """`clock` is a Clock."""
+
+    class Timeless(ss.AbstractProcess):
+        landscape: ss.AbstractLandscape
+
+        def step(self, state, draws, observe, carry):
+            return state, observe(carry, state, state, jnp.uint32(0))
+
+        @property
+        def clock(self):
+            return 0.1
+
+    with pytest.raises(ValueError, match=r"Timeless.clock must be a ss.processes.Clock.*got 0.1"):
+        Timeless(QUADRATIC)
+
+
 def test_a_gradient_noise():
     """One step is θ₀ − η(∇L + √(sL(θ₀)) z), z the numbers of Gaussian SGD with C = I."""
     known = end(ss.GaussianSGD(QUADRATIC, 0.1, ss.ConstantNoise(np.eye(2))), START).positions

@@ -8,6 +8,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from sde_sgd._checks import in_brief
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.noise.models import AbstractGradientNoise
 from sde_sgd.noise.thermal import check_bath
@@ -30,8 +31,9 @@ class AbstractProcess(eqx.Module):
       `observe(carry, before, after, jnp.uint32(j))` gave after each solver step j, θ before and
       after (members, d). Random numbers are `draws.normal((n,), stream, dtype)`, (members, n),
       at substep j `draws.at(substep=j)`.
-    - `init` and `position`, if the state is more than θ (members, d): every leaf has the members
-      first, and members never meet, so that any slice of a state is the state of those members.
+    - `init(theta, draws)` and `position(state)`, if the state is more than θ (members, d): every
+      leaf has the members first, and members never meet, so that any slice of a state is the state
+      of those members.
     - `clock`, if t is not counted in iterations; `substeps`, if there are solver steps;
       `autonomous`, for refill and splitting, if a member may begin at any iteration.
 
@@ -57,6 +59,11 @@ class AbstractProcess(eqx.Module):
     landscape: eqx.AbstractVar[AbstractLandscape]
 
     def __check_init__(self):
+        if not isinstance(self.clock, Clock):
+            raise ValueError(
+                f"{type(self).__name__}.clock must be a ss.processes.Clock, such as "
+                f"Clock(learning_rate); got {in_brief(self.clock)}."
+            )
         if self.clock.rate is not None:
             check_bath(self.gradient_noise, self.clock.constant, type(self).__name__)
 

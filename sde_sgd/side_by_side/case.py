@@ -87,7 +87,10 @@ def make_case(
     """Checks all arguments of a comparison; raises before any time is spent."""
     unknown = sorted(set(shared) - set(_SHARED))
     if unknown:
-        raise TypeError(f"a comparison has no option {unknown[0]!r}.")
+        raise TypeError(
+            f"a comparison has no option {unknown[0]!r}; beside its own it takes, as simulate, "
+            f"{', '.join(sorted(_SHARED))}."
+        )
     key = check_key(key)
     num_steps = check_whole("num_steps", num_steps)
     check_members(ensemble_size)

@@ -87,6 +87,13 @@ class Ensembles:
                 budget=left,
                 **self.options,
             )
+        except KeyboardInterrupt as error:
+            # Ctrl-C came when this run was complete.
+            done = getattr(error, "result", None)
+            if done is None:
+                raise
+            self.runs[label] = done
+            raise Stopped("interrupted") from None
         except DivergenceError as error:
             error.add_note(f"It was the ensemble {label!r} of a comparison.")
             raise

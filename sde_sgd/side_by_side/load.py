@@ -31,7 +31,8 @@ def load_side_by_side(path: str | Path) -> SideBySide:
         raise ValueError(f"{str(path)!r} cannot be read as a netCDF file: {error}.") from error
     except KeyError as error:
         raise ValueError(
-            f"{str(path)!r} was not written by SideBySide.save: it has no {error.args[0]!r}."
+            f"{str(path)!r} was not written by SideBySide.save: it has no {error.args[0]!r}. "
+            f"ss.load reads every file that the library saves."
         ) from error
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from sde_sgd._brief import for_stdout
+from sde_sgd._checks import check_path
 from sde_sgd.compare import Comparison, verdict_table
 from sde_sgd.estimate import Estimate
 from sde_sgd.netcdf import write_dataset
@@ -159,7 +160,7 @@ class SideBySide(eqx.Module):
 
     def save(self, path: str | Path) -> None:
         """Writes `to_xarray()` as netCDF (HDF5); `load_side_by_side` reads it."""
-        write_dataset(self.to_xarray(), path)
+        write_dataset(self.to_xarray(), check_path("path", path))
 
     def _need_all(self) -> None:
         if self.stopped:

@@ -72,7 +72,11 @@ def iterate(
     alive = members.alive
     inner = {name: m for name, m in measures.items() if m.watches == "substeps"}
 
+    asked = False
+
     def observe(carries, before, after, substep):
+        nonlocal asked
+        asked = True
         tick = Tick(iteration + 1, substep, draws)
         # What is not a number is nowhere: no exit, and no step.
         there = alive & jnp.all(jnp.isfinite(after), axis=-1)
@@ -89,6 +93,12 @@ def iterate(
             f"(state, carry)."
         )
     state, watched = moved
+    _check_moved(process, members.state, state)
+    if not asked:
+        raise ValueError(
+            f"{type(process).__name__}.step has not called observe, without which measures of "
+            f"every step see nothing: return state, observe(carry, before, after, jnp.uint32(0))."
+        )
     carries.update(watched)
     after = process.position(state)
     sound = jnp.all(jnp.abs(after) < _bound(after.dtype), axis=-1)
@@ -101,6 +111,24 @@ def iterate(
         if measure.watches == "iterations":
             carries[name] = measure.update(carries[name], before, after, tick, alive & sound)
     return Members(members.identity, members.start, state, carries, diverged_at)
+
+
+def _check_moved(process: AbstractProcess, before: PyTree[Array], after: PyTree[Array]) -> None:
+    """Refuses a step that returns a state of another form, as the compiled loop cannot hold it."""
+
+    def form(state: PyTree[Array]) -> list[str]:
+        leaves = jax.tree_util.tree_flatten_with_path(state)[0]
+        name = jax.tree_util.keystr
+        return [f"{name(path)} {jnp.result_type(x)}{[*jnp.shape(x)]}" for path, x in leaves]
+
+    one, other = form(before), form(after)
+    if one != other:
+        pairs = zip(one + [""] * len(other), other + [""] * len(one), strict=False)
+        first = next(f"{b or 'nothing'} in place of {a or 'nothing'}" for a, b in pairs if a != b)
+        raise ValueError(
+            f"{type(process).__name__}.step must return a state of the form that it got, members "
+            f"first, in the same dtypes; it returned {first.strip()}."
+        )
 
 
 def at_rest(

@@ -1,5 +1,6 @@
 """What a user calls: checks, a plan, and the engine is handed the rest."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -134,6 +135,9 @@ def forecast(
     check_outcome(options.pop("on_divergence", "raise"), options.pop("budget", None))
     options.pop("checkpoint", None)
     StatusLine(progress).write(f"{type(process).__name__}: trying some iterations …")
+    unknown = sorted(set(options) - set(inspect.signature(prepare).parameters))
+    if unknown:
+        raise TypeError(f"forecast has no option {unknown[0]!r}: it takes those of simulate.")
     engine = prepare(
         process, theta0, num_steps=num_steps, ensemble_size=ensemble_size, key=key, **options
     )

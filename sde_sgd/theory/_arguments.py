@@ -160,15 +160,19 @@ def interval(name: str, value: Any) -> Float[np.ndarray, " 2"]:
 
 
 def times(value: Any, name: str = "times") -> Float[np.ndarray, " T"]:
-    """`value` as non-negative times, in any order."""
-    found = array(name, value, 1)
+    """`value` as non-negative times, in any order; one number is one time."""
+    found = array(name, [value] if np.ndim(value) == 0 else value, 1)
     if (found < 0).any():
         raise ValueError(f"{name} must be >= 0, the smallest is {found.min():g}.")
     return found
 
 
 def whole_steps(
-    clock: Float[np.ndarray, " T"], time_step: float, name: str = "times"
+    clock: Float[np.ndarray, " T"],
+    time_step: float,
+    name: str = "times",
+    called: str = "time_step",
+    way: str = "pass time_step * integers, or time_step=0.0 for the continuous limit",
 ) -> Int[np.ndarray, " T"]:
     """The step numbers n with clock = n·time_step, refusing times between two steps."""
     exact = clock / time_step
@@ -178,9 +182,8 @@ def whole_steps(
     off |= (steps == 0) & (clock > 0)  # a step far longer than the time
     if off.any():
         raise ValueError(
-            f"{name} must be multiples of time_step={time_step:g}, got {clock[off][0]!r} = "
-            f"{exact[off][0]:.6f} steps; pass time_step * integers, or time_step=0.0 for the "
-            f"continuous limit."
+            f"{name} must be multiples of {called}={time_step:g}, got {clock[off][0]:g} = "
+            f"{exact[off][0]:.6f} steps; {way}."
         )
     if not (steps <= _MOST_STEPS).all():
         raise ValueError(

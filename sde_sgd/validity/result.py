@@ -137,6 +137,9 @@ class Validity(eqx.Module):
         """
         return _correction(curvature, self.settings)
 
+    def __repr__(self) -> str:
+        return self.table
+
     @property
     def table(self) -> str:
         """All numbers, and the verdict on the last line, as text."""
@@ -186,7 +189,7 @@ def _summary(found: Validity) -> str:
         ("examples that D is predicted from", str(found.num_looked_at)),
         ("|∇L|, √(c tr Σ)", f"{number(found.norms.gradient)}, {number(found.noise_norm)}"),
         ("c tr Σ/|∇L|² (≥ 1/(C² − 1) for a factor C)", f"{ratio:.4g}, C ≥ {_factor(ratio):.4g}"),
-        ("η λ_max, correction 1/(1 − ηλ/2) − 1", _pair(eta * found.sharpness, found)),
+        (f"η λ_max, correction {_formula(s.momentum)}", _pair(eta * found.sharpness, found)),
         ("η tr(HΣ)/tr Σ", with_error(eta * mean, eta * error)),
         ("correction at that curvature", with_error(weighted, abs(slope))),
         ("growth of the second moment per iteration", f"{found.growth:.6g}"),
@@ -225,6 +228,10 @@ def _along(name: str, line: Line, tolerance: float) -> tuple[str, str]:
 
 def _pair(value: float, found: Validity) -> str:
     return f"{value:.4g}, {found.rate_correction(found.sharpness):.4g}"
+
+
+def _formula(momentum: float) -> str:
+    return "1/(1 − ηλ/2) − 1" if momentum == 0 else "1/(1 − ηλ/(2(1+μ))) − 1"
 
 
 def _factor(ratio: float) -> float:

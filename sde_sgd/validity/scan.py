@@ -89,6 +89,9 @@ class ValidityScan(eqx.Module):
             {"kappa": self.batch_sizes[rows] / self.batch_size},
         )
 
+    def __repr__(self) -> str:
+        return self.table
+
     @property
     def table(self) -> str:
         """A row a batch size, a column a learning rate: D, with ✓, ✗, or ? where undecided."""

@@ -93,7 +93,10 @@ def transient(
     start = _arguments.vector("theta0", theta0, len(reading.rest))
     unit = reading.learning_rate
     step = reading.own.step
-    counts = clock / unit if step == 0 else _arguments.whole_steps(clock, step * unit)
+    counts = clock / unit
+    if step > 0:
+        way = "pass whole numbers of them, or take the limit of an equation, `process.limit()`"
+        counts = _arguments.whole_steps(clock, step * unit, called="one step", way=way)
     with np.errstate(over="ignore", invalid="ignore"):
         means, covariances = reading.transient(start, counts)
     if not (np.isfinite(means).all() and np.isfinite(covariances).all()):
