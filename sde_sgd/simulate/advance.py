@@ -127,7 +127,7 @@ def _check_moved(process: AbstractProcess, before: PyTree[Array], after: PyTree[
         first = next(f"{b or 'nothing'} in place of {a or 'nothing'}" for a, b in pairs if a != b)
         raise ValueError(
             f"{type(process).__name__}.step must return a state of the form that it got, members "
-            f"first, in the same dtypes; it returned {first.strip()}."
+            f"first, in the same dtypes; it returned {' '.join(first.split())}."
         )
 
 
