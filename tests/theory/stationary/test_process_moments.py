@@ -396,6 +396,37 @@ def test_what_is_refused(make, words):
         make()
 
 
+def test_driven_by_white_noise():
+    """The modified equation of order 1 at the same step, number for number; and its limit."""
+    driven = PROCESSES["DrivenEquation"](least_squares(), ETA)
+    equation = ss.ModifiedEquation(least_squares(), ETA, NOISE, substeps=3)
+    for one, other in ((driven, equation), (driven.limit(), equation.limit())):
+        np.testing.assert_allclose(
+            stationary.covariance(one), stationary.covariance(other), rtol=1e-12
+        )
+    found, limit = (stationary.covariance(p) for p in (driven, driven.limit()))
+    assert np.abs(found / limit - 1).max() > 0.01, "control: another step"
+
+
+@pytest.mark.parametrize("ratio", [1.0, 0.25, 0.0])
+def test_largest_stable_rates(ratio):
+    """Those of the symmetric-definite pencil, of SGD, of Euler at η/4 and of the SDE."""
+    equation = ss.ModifiedEquation(least_squares(), ETA, NOISE, substeps=4)
+    process = {1.0: PROCESSES["SGD"](least_squares(), ETA), 0.25: equation, 0.0: equation.limit()}
+    exact = stationary.max_stable_learning_rate(X, noise_factor=0.5, l2=L2, step_ratio=ratio)
+    found = stationary.largest_stable_learning_rate(process[ratio])
+    assert found == pytest.approx(exact, rel=1e-9)
+
+
+def test_growth_under_constant_noise():
+    """Spectral radius of F⊗F: (1 − ηλ)² of a step, e^{−2ηλ} of an iteration of the limit."""
+    slow = np.linalg.eigvalsh(H)[0]
+    sgd = ss.SGD(ss.quadratic(H, C), ETA, TWO)
+    assert sgd.linear().growth() == pytest.approx((1 - ETA * slow) ** 2, rel=1e-12)
+    limit = ss.ModifiedEquation(ss.quadratic(H, C), ETA, ss.ConstantNoise(C)).limit()
+    assert limit.linear().growth() == pytest.approx(np.exp(-2 * ETA * slow), rel=1e-12)
+
+
 def test_a_limit_is_predicted_and_not_run():
     """`simulate` refuses it before time is spent."""
     limit = ss.ModifiedEquation(least_squares(), ETA, NOISE).limit()
