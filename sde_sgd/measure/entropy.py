@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from sde_sgd._checks import check_callable, output_shape
+from sde_sgd._checks import check_callable, check_part, output_shape
 from sde_sgd.estimate import Estimate
 from sde_sgd.measure.base import (
     AbstractMeasure,
@@ -294,6 +294,7 @@ def transition_log_ratio(process: AbstractProcess) -> TransitionLogRatio:
     schedules, two-point increments, solvers other than Euler and constant noise that cannot be
     inverted. Where a C(x) cannot, the ratio is NaN, which the measure counts and reports.
     """
+    check_part("process", process, AbstractProcess, "a process such as ss.GaussianSGD")
     landscape = process.landscape
     there = jnp.zeros(landscape.dimension, landscape.dtype)
     jax.eval_shape(process.gaussian_step, there)  # says why there is no kernel

@@ -337,3 +337,4 @@ add(
         dict(t=jnp.asarray(0.1), theta=jnp.asarray(THETA)),
     ),
 )
+add("processes.Clock", lambda: (ss.processes.Clock, dict(learning_rate=0.1, power=2, start=0.5)))
