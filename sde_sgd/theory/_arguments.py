@@ -161,7 +161,8 @@ def interval(name: str, value: Any) -> Float[np.ndarray, " 2"]:
 
 def times(value: Any, name: str = "times") -> Float[np.ndarray, " T"]:
     """`value` as non-negative times, in any order; one number is one time."""
-    found = array(name, [value] if np.ndim(value) == 0 else value, 1)
+    one = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    found = array(name, [value] if one else value, 1)
     if (found < 0).any():
         raise ValueError(f"{name} must be >= 0, the smallest is {found.min():g}.")
     return found
