@@ -215,6 +215,11 @@ def test_fresh_examples():
     exact = stationary.population_covariance(A, learning_rate=ETA, batch_size=2, label_noise=0.3)
     np.testing.assert_allclose(stationary.covariance(process), exact, rtol=1e-12)
     np.testing.assert_array_equal(stationary.mean(process), START)
+    # From elsewhere the quadratic C is moved back to the minimum.
+    np.testing.assert_allclose(stationary.covariance(process, START + 1), exact, rtol=1e-10)
+    moments = process.landscape.noise_moments(jnp.asarray(START + 1))
+    there = process.landscape.gradient_covariance(jnp.asarray(START + 1))
+    np.testing.assert_allclose(moments.star, there, rtol=1e-12)
 
 
 @pytest.mark.parametrize("substeps", [1, 3, None])
@@ -394,6 +399,23 @@ def test_what_is_refused(make, words):
     """Each with the way out."""
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_noise_that_follows_the_hessian():
+    """C = sH is constant on a quadratic; 2sL(θ)H is not taken for known, and held where asked."""
+    landscape = least_squares()
+    hessian = np.asarray(landscape.hessian(landscape.minimum()))
+    process = ss.GaussianSGD(landscape, ETA, ss.HessianNoise(0.1))
+    move, push = np.eye(2) - ETA * hessian, 0.1 * ETA**2 * hessian
+    exact = solve_discrete_lyapunov(move, push)
+    np.testing.assert_allclose(stationary.covariance(process), exact, rtol=1e-10)
+    loud = ss.GaussianSGD(landscape, ETA, ss.HessianNoise(0.1, times_loss=True))
+    with pytest.raises(NotKnown, match="HessianNoise on LeastSquares is not known to be quadratic"):
+        stationary.covariance(loud)
+    scale = 0.2 * float(landscape.loss(landscape.minimum()))
+    held = ss.GaussianSGD(landscape, ETA, ss.HessianNoise(scale))
+    at_rest = stationary.covariance(loud, landscape.rest())
+    np.testing.assert_allclose(at_rest, stationary.covariance(held), rtol=1e-10)
 
 
 def test_driven_by_white_noise():
