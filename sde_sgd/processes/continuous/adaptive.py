@@ -101,7 +101,7 @@ class AdaptiveEquation(AbstractProcess):
         return AdaptiveEquation(self.landscape, self.optimizer, self.noise, substeps, refinement)
 
     def limit(self) -> ContinuousLimit:
-        return ContinuousLimit(equation=self)
+        return ContinuousLimit(self)
 
     def check(self) -> None:
         self.noise.check(self.landscape)

@@ -114,7 +114,7 @@ class DrivenEquation(AbstractProcess):
         return None if eta is None else (eta * curvature / self.substeps, "η λ_max/substeps")
 
     def limit(self) -> ContinuousLimit:
-        return ContinuousLimit(equation=self)
+        return ContinuousLimit(self)
 
     def check(self) -> None:
         self.noise.check(self.landscape)

@@ -21,6 +21,10 @@ class ContinuousLimit(AbstractProcess):
     """
 
     equation: AbstractProcess
+
+    def __init__(self, equation: AbstractProcess):
+        self.equation = equation
+
     autonomous = by_its_clock
 
     @property

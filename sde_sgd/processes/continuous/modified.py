@@ -94,7 +94,7 @@ class GradientFlow(AbstractProcess):
         return first_order_step(learning_rate * curvature, 0.0, None)
 
     def limit(self) -> ContinuousLimit:
-        return ContinuousLimit(equation=self)
+        return ContinuousLimit(self)
 
     def check(self) -> None:
         pass
@@ -267,7 +267,7 @@ class ModifiedEquation(AbstractProcess):
         return first_order_step(eta * rate, eta, substeps)
 
     def limit(self) -> ContinuousLimit:
-        return ContinuousLimit(equation=self)
+        return ContinuousLimit(self)
 
     def check(self) -> None:
         self.noise.check(self.landscape)

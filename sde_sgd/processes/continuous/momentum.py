@@ -115,7 +115,7 @@ class UnderdampedEquation(AbstractProcess):
         return underdamped_step(learning_rate, float(self.momentum), curvature, None)
 
     def limit(self) -> ContinuousLimit:
-        return ContinuousLimit(equation=self)
+        return ContinuousLimit(self)
 
     def check(self) -> None:
         self.noise.check(self.landscape)
@@ -246,7 +246,7 @@ class OverdampedEquation(AbstractProcess):
         return self.equation.linear_limit(learning_rate / (1 - float(self.momentum)), curvature)
 
     def limit(self) -> ContinuousLimit:
-        return ContinuousLimit(equation=self)
+        return ContinuousLimit(self)
 
     def check(self) -> None:
         self.equation.check()

@@ -109,7 +109,7 @@ class SAMEquation(AbstractProcess):
         return SAMEquation(self.landscape, rate, self.radius, self.noise, substeps, refinement)
 
     def limit(self) -> ContinuousLimit:
-        return ContinuousLimit(equation=self)
+        return ContinuousLimit(self)
 
     def largest_stable_rate(self, about: Any = None, at_step_zero: bool = False) -> float:
         """On `LeastSquares`, exact, from the second moments of its noise."""

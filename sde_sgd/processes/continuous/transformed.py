@@ -155,7 +155,7 @@ class TransformedEquation(AbstractProcess):
         return None if self.tamed else self.equation.overshoot(curvature)
 
     def limit(self) -> ContinuousLimit:
-        return ContinuousLimit(equation=self)
+        return ContinuousLimit(self)
 
     def check(self) -> None:
         self.equation.check()
