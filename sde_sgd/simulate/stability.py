@@ -56,7 +56,8 @@ def _judge(process: AbstractProcess, theta: jax.Array, examples: str | bool) -> 
             raise ValueError(
                 f"learning_rate={eta:g} is beyond the mean-square stability of {name} on this "
                 f"{type(landscape).__name__}: the second moment grows without bound; it is stable "
-                f"below {process.largest_stable_rate():.6g}, all else the same{also}."
+                f"below {process.largest_stable_rate():.6g}, all else the same{also} "
+                f"(check_stability=False runs it: a heavy-tailed law may exist there)."
             )
         if stable:
             return
