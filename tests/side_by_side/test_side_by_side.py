@@ -285,7 +285,8 @@ def test_auto_goes_on_while_the_step_leaves_a_verdict_open(problem, monkeypatch)
         return "open" if substeps < needed else ""
 
     monkeypatch.setattr(run_module, "unresolved", open_below)
-    options = dict(num_steps=20, ensemble_size=64, key=jr.key(1), step_check=1.0, progress=False)
+    options = dict(num_steps=4, ensemble_size=32, key=jr.key(1), step_check=1.0, progress=False)
+    options |= dict(distances=("energy",), num_bootstrap=10, snapshots=1)
     for least, resolved in ((2, True), (10**6, False)):
         needed = least
         judged.clear()
