@@ -11,6 +11,8 @@ from jax.extend.core import Var
 
 # On a CPU a step that stays near its caches is quickest, and this much still fills the cores.
 _CPU_WORK = 256 * 2**20
+# Of XLA and LLVM on a CPU: 18 to 71 MB measured over least squares, MLPs, CNNs and a transformer.
+_CPU_COMPILER = 64 * 2**20
 # No machine has this much: what a cgroup without a limit says in its first version.
 _NO_LIMIT = 2**60
 _UNKNOWN = 4 * 2**30
@@ -23,6 +25,11 @@ def working_bytes() -> int:
     """
     free = _free_on(jax.devices()[0])
     return _CPU_WORK if free is None else max(free // 2, 2**20)
+
+
+def compiler_bytes() -> int:
+    """Bytes of the default device that a compiled program and its compiler keep."""
+    return _CPU_COMPILER if jax.devices()[0].platform == "cpu" else 0
 
 
 def available_memory() -> int:

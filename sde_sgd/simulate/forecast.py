@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import equinox as eqx
 
+from sde_sgd.memory import compiler_bytes
 from sde_sgd.processes.batches import example_gradients, sampling_of
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ class Forecast(eqx.Module):
     """What a run will take.
 
     - `seconds`: wall time, compilation included; `seconds_per_iteration`: of all members.
-    - `bytes`: memory that the run holds.
+    - `bytes`: memory that the run holds; on a CPU with 64 MB for its compiled program.
     - `example_gradients`: gradients of single examples, NaN where their number is not known.
     - `gradients_over_sgd`: these over the gradients of SGD with the same batches: substeps·N/B for
       an SDE with exact minibatch noise.
@@ -35,7 +36,8 @@ def foreseen(engine: "Engine", seconds: float, per_iteration: float, num_steps: 
     each, sampling = example_gradients(process), sampling_of(process)
     ratio = math.nan if sampling is None else each / sampling.batch_size
     total = each * members * num_steps
-    return Forecast(seconds, engine.plan.bytes, per_iteration, total, ratio)
+    held = engine.plan.bytes + compiler_bytes()
+    return Forecast(seconds, held, per_iteration, total, ratio)
 
 
 def duration(seconds: float) -> str:
