@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-import h5netcdf
 import xarray as xr
 from xarray.backends import H5NetCDFStore
 
@@ -62,6 +61,8 @@ def write_dataset(dataset: xr.Dataset, path: str | Path) -> None:
     **Raises:** `OSError` in one line that names the file; `ValueError` or `TypeError` for what
     netCDF cannot hold.
     """
+    import h5netcdf
+
     memory = io.BytesIO()
     with h5netcdf.File(memory, "w") as file:
         dataset.dump_to_store(H5NetCDFStore(file))

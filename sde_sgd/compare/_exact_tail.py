@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from jaxtyping import Float, Int
-from scipy.special import gammaln
 
 # A count within c ± (12σ + 60) has, by Bernstein's inequality, all but e⁻⁷² on either side.
 _DEVIATIONS, _MORE, _BEYOND = 12.0, 60.0, np.exp(-72.0)
@@ -41,8 +41,8 @@ def multinomial_cells(num: int, masses: Float[np.ndarray, " cells"]) -> Cells:
     """`num` independent members in cells of such masses: T = ½ Σ |k_j/n − p_j|."""
     kept = masses[masses > 0]
     count, start, owner = _counts(num * kept, num * kept * (1 - kept), np.full(len(kept), num))
-    log_weight = count * np.log(num * kept)[owner] - gammaln(count + 1)
-    log_norm = float(num * np.log(num) - gammaln(num + 1))
+    log_weight = count * np.log(num * kept)[owner] - scipy.special.gammaln(count + 1)
+    log_norm = float(num * np.log(num) - scipy.special.gammaln(num + 1))
     return Cells(count, log_weight, count - num * kept[owner], start, num, log_norm, 1 / num)
 
 
@@ -129,7 +129,11 @@ def _counts(centre, variance, most) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def _log_binomial(n, k):
-    return gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
+    return (
+        scipy.special.gammaln(n + 1)
+        - scipy.special.gammaln(k + 1)
+        - scipy.special.gammaln(n - k + 1)
+    )
 
 
 def _tilted(

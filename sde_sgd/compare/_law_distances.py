@@ -6,7 +6,6 @@ from collections.abc import Callable
 import equinox as eqx
 import numpy as np
 import scipy
-from scipy import special
 
 from sde_sgd.compare._exact_tail import multinomial_cells, p_value
 from sde_sgd.compare._law_tools import binomial_deviation, groups, quantiles
@@ -67,7 +66,7 @@ def wasserstein_from(
 ) -> LawDistance:
     """∫|F̂ − F| dx of sorted values, over their range and the 1e-7 quantiles of F."""
     num = len(values)
-    levels = special.ndtr(np.linspace(-5.2, 5.2, 2049))
+    levels = scipy.special.ndtr(np.linspace(-5.2, 5.2, 2049))
     nodes = quantiles(cdf, levels, values)
     points = np.unique(np.concatenate([values, nodes]))
     exact = cdf(points)

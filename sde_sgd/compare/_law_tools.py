@@ -9,7 +9,6 @@ from jaxtyping import Array
 
 from sde_sgd._checks import as_float64, check_list
 from sde_sgd.measure.histogram import check_edges
-from sde_sgd.theory.laws.grid_density import GridDensity
 
 # A cdf, an object that has one, or an array of cell masses.
 Distribution: TypeAlias = Any
@@ -68,9 +67,14 @@ def quantiles(cdf: Callable, levels: np.ndarray, values: np.ndarray) -> np.ndarr
     return 0.5 * (left + right)
 
 
+def _is_gridded(predicted: Distribution) -> bool:
+    """Whether it is a density on a grid, such as `ss.theory.laws.GridDensity`."""
+    return callable(getattr(predicted, "cell_masses", None))
+
+
 def own_edges(predicted: Distribution) -> tuple[np.ndarray, np.ndarray]:
     """The cells of a density on a grid of two dimensions."""
-    if not isinstance(predicted, GridDensity) or predicted.grid.dimension != 2:
+    if not _is_gridded(predicted) or predicted.grid.dimension != 2:
         raise ValueError("Pairs need edges=(x_edges, y_edges), the cells of the predicted masses.")
     return predicted.grid.edges(0), predicted.grid.edges(1)
 
@@ -81,8 +85,8 @@ def cell_masses(predicted: Distribution, edges: Any) -> np.ndarray:
     if len(edges) != 2:
         raise ValueError(f"Two coordinates need edges=(x_edges, y_edges); got {len(edges)} arrays.")
     shape = tuple(np.size(e) - 1 for e in edges)
-    if isinstance(predicted, GridDensity):
-        masses = _coarsened(predicted, edges)
+    if _is_gridded(predicted):
+        masses = np.maximum(predicted.cell_masses(edges), 0.0)
     else:
         array = isinstance(predicted, np.ndarray | Array | list | tuple)
         masses = as_float64("predicted", predicted) if array else np.zeros(())
@@ -98,25 +102,6 @@ def cell_masses(predicted: Distribution, edges: Any) -> np.ndarray:
             f"smallest {masses.min():.3g}."
         )
     return np.append(masses.ravel(), max(0.0, 1 - total))
-
-
-def _coarsened(density: GridDensity, edges: Any) -> np.ndarray:
-    """Masses on edges that are some of the grid's own."""
-    if density.grid.dimension != 2:
-        raise ValueError("The density has one dimension and the sample two: give a joint density.")
-    masses = density.masses.reshape(density.grid.shape)
-    for axis, wanted in enumerate(edges):
-        own, wanted = density.grid.edges(axis), as_float64("edges", wanted)
-        places = np.searchsorted(own, wanted - 0.5 * density.grid.spacing[axis])
-        close = np.abs(own[np.minimum(places, len(own) - 1)] - wanted)
-        if (close > 1e-9 * np.ptp(own)).any():
-            raise ValueError(
-                f"The edges of axis {axis} must be edges of the grid of the density; "
-                f"{wanted[np.argmax(close)]:.6g} is none."
-            )
-        sums = np.insert(np.cumsum(masses, axis=axis), 0, 0.0, axis=axis)
-        masses = np.diff(np.take(sums, places, axis=axis), axis=axis)
-    return np.maximum(masses, 0.0)
 
 
 def bin_sample(rows: np.ndarray, edges: Any) -> np.ndarray:

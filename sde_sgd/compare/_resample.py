@@ -9,8 +9,8 @@ from typing import TypeAlias
 import jax
 import jaxtyping
 import numpy as np
+import scipy
 from jaxtyping import Float, Num, UInt32
-from scipy.spatial.distance import cdist
 
 from sde_sgd._checks import as_float64, check_key
 
@@ -118,7 +118,7 @@ def pair_sums(
     for start in range(0, len(a), rows):
         block = slice(start, start + rows)
         if a.shape[1] <= _DIRECT_DIMENSION:
-            distances = cdist(a[block], b)
+            distances = scipy.spatial.distance.cdist(a[block], b)
         else:
             distances = _product_distances(a[block] - centre, b - centre)
             if a is b:

@@ -12,7 +12,6 @@ import equinox as eqx
 import numpy as np
 import scipy
 from jaxtyping import Float
-from scipy import special
 
 from sde_sgd._checks import as_float64, check_choice, check_number, check_text, check_whole
 from sde_sgd.compare._exact_tail import p_value, relabelled_cells
@@ -372,9 +371,9 @@ def _row(
         predicted=np.asarray(distance.floor),
         measured=np.asarray(value),
         standard_error=np.asarray(distance.floor_spread),
-        z=np.asarray(float(-special.ndtri(p_value))),
+        z=np.asarray(float(-scipy.special.ndtri(p_value))),
         severity=np.asarray(severity),
-        threshold=float(-special.ndtri(failure_rate)),
+        threshold=float(-scipy.special.ndtri(failure_rate)),
         bias=np.zeros(()),
         verdict=_VERDICTS[severity],
         reason=reason,

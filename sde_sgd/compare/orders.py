@@ -27,7 +27,7 @@ from sde_sgd.processes.base import AbstractProcess
 from sde_sgd.processes.clock import check_clocks
 from sde_sgd.simulate.engine import simulate
 from sde_sgd.simulate.validate import starts
-from sde_sgd.theory.equations.orders import fit_order, OrderFit
+from sde_sgd.theory.step_errors import fit_order, OrderFit
 from sde_sgd.types import Key
 
 

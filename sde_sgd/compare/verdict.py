@@ -5,8 +5,8 @@ from typing import Any, Literal, TypeAlias
 
 import equinox as eqx
 import numpy as np
+import scipy
 from jaxtyping import ArrayLike, Bool, Float, Int
-from scipy import special
 
 from sde_sgd._brief import for_stdout
 from sde_sgd._checks import (
@@ -127,8 +127,8 @@ def sidak_threshold(
     num_entries = check_whole("num_entries", num_entries)
     tail = -np.expm1(np.log1p(-failure_rate) / num_entries) / 2
     if np.isinf(degrees_of_freedom):
-        return float(-special.ndtri(tail))
-    return float(-special.stdtrit(degrees_of_freedom, tail))
+        return float(-scipy.special.ndtri(tail))
+    return float(-scipy.special.stdtrit(degrees_of_freedom, tail))
 
 
 def compare(

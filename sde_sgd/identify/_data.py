@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from sde_sgd._checks import as_float64, check_number, check_whole
 from sde_sgd.simulate.run import Run
-from sde_sgd.theory.equations.identification import extrapolation_weights
+from sde_sgd.theory.step_errors import extrapolation_weights
 
 # Clusters from which a covariance over members is worth anything.
 _LEAST_MEMBERS = 8

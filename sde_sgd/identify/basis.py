@@ -9,8 +9,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jaxtyping import Array, Float
-from scipy.special import gammaln
 
 from sde_sgd._checks import (
     as_float64,
@@ -55,7 +55,11 @@ class PolynomialBasis(AbstractBasis):
         self.dimension = dimension = check_whole("PolynomialBasis: dimension", dimension)
         self.degree = check_whole("PolynomialBasis: degree", degree, 0)
         # log of the number of monomials, (d + K over K).
-        size = gammaln(dimension + degree + 1) - gammaln(dimension + 1) - gammaln(degree + 1)
+        size = (
+            scipy.special.gammaln(dimension + degree + 1)
+            - scipy.special.gammaln(dimension + 1)
+            - scipy.special.gammaln(degree + 1)
+        )
         if size > np.log(_MOST_FUNCTIONS):
             raise ValueError(
                 f"PolynomialBasis of degree {degree} in {dimension} coordinates has more than "

@@ -9,8 +9,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jaxtyping import Float
-from scipy.optimize import minimize
 
 from sde_sgd._checks import (
     as_real,
@@ -84,7 +84,7 @@ def _descend(search: Search, method: str) -> None:
 def _lbfgs(search: Search) -> None:
     """Limited-memory BFGS (Byrd, Lu, Nocedal, Zhu 1995), with our own end of it."""
     options = {"ftol": 0.0, "gtol": 0.0, "maxcor": 20, "maxls": 40, "maxiter": _MANY}
-    minimize(
+    scipy.optimize.minimize(
         search.value,
         search.best.theta,
         jac=True,
@@ -97,7 +97,7 @@ def _lbfgs(search: Search) -> None:
 def _newton_cg(search: Search) -> None:
     """Newton's method by conjugate gradients in a trust region (Steihaug 1983)."""
     size = max(1.0, float(np.linalg.norm(search.best.theta)))
-    minimize(
+    scipy.optimize.minimize(
         search.value,
         search.best.theta,
         jac=True,

@@ -7,9 +7,9 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jax import lax
 from jaxtyping import Array
-from scipy.sparse.linalg import cg, LinearOperator
 
 from sde_sgd._checks import in_brief
 from sde_sgd.landscapes import compiled
@@ -132,9 +132,10 @@ class Search:
             hess = np.asarray(compiled.hessian(self.landscape, self.put(point.theta)), float)
             cutoff = curvature_rounding(self.put(point.theta))
             return np.linalg.lstsq((hess + hess.T) / 2, -point.gradient, rcond=cutoff)[0]
-        make: Any = LinearOperator  # its stubs do not know `matvec`
+        make: Any = scipy.sparse.linalg.LinearOperator  # its stubs do not know `matvec`
         operator = make((size, size), matvec=lambda v: self.product(point.theta, v), dtype=float)
-        return cg(operator, -point.gradient, rtol=1e-2, maxiter=_MOST_PRODUCTS)[0]
+        solve = scipy.sparse.linalg.cg
+        return solve(operator, -point.gradient, rtol=1e-2, maxiter=_MOST_PRODUCTS)[0]
 
     def step(self, *_: Any, count: int = 1) -> None:
         """Some iterations are over; ends the search if it is done."""

@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from scipy import special
+import scipy
 
 from sde_sgd.estimate import Estimate
 
@@ -14,8 +14,8 @@ _FEW_EXITS = 10
 def garwood(exits: int, risk: float, confidence: float) -> tuple[float, float]:
     """Confidence limits of the rate of a Poisson count over the time at risk."""
     tail = (1 - confidence) / 2
-    low = special.gammaincinv(exits, tail) if exits else 0.0
-    return float(low / risk), float(special.gammainccinv(exits + 1, tail) / risk)
+    low = scipy.special.gammaincinv(exits, tail) if exits else 0.0
+    return float(low / risk), float(scipy.special.gammainccinv(exits + 1, tail) / risk)
 
 
 def few_exits(exits: int, risk: float) -> str | None:

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import scipy
 from jaxtyping import Array
-from scipy import special
 
 from sde_sgd._checks import check_callable, check_flag, check_number, check_part
 from sde_sgd.estimate import Estimate
@@ -113,7 +112,7 @@ class FirstPassageResult(MeasureResult):
     def rate_limit(self, confidence: float = 0.95) -> float:
         """Upper limit of the rate, one-sided: −ln(1 − confidence)/R without any exit."""
         tail = 1 - _confidence(confidence)
-        return float(special.gammainccinv(self.num_exits + 1, tail) / self.time_at_risk)
+        return float(scipy.special.gammainccinv(self.num_exits + 1, tail) / self.time_at_risk)
 
     def exponential_test(self) -> float:
         """p-value of the hypothesis that first exit times are exponential; small refutes it.

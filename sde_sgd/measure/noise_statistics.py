@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import scipy
 from jaxtyping import Array, Float
-from scipy.special import log_ndtr
 
 from sde_sgd._checks import (
     as_float64,
@@ -238,7 +238,7 @@ def normality_test(samples: Any) -> float:
         raise ValueError(f"normality_test needs 8 samples that differ; got {in_brief(num)}.")
     z = (x - x.mean()) / x.std(ddof=1)
     odd = 2 * np.arange(1, num + 1) - 1
-    square = -num - (odd * (log_ndtr(z) + log_ndtr(-z[::-1]))).mean()
+    square = -num - (odd * (scipy.special.log_ndtr(z) + scipy.special.log_ndtr(-z[::-1]))).mean()
     a = float(square * (1 + 0.75 / num + 2.25 / num**2))
     if a >= 0.6:
         # The fit turns up again beyond A² = 153, where p is 0 to any purpose.

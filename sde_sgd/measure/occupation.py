@@ -7,9 +7,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jax import lax
 from jaxtyping import Array, Float, Int
-from scipy import special
 
 from sde_sgd._checks import (
     as_float64,
@@ -104,10 +104,10 @@ def binomial_interval(
     check_choice("method", method, ("wilson", "clopper-pearson"))
     tail = (1 - confidence) / 2
     if method == "clopper-pearson":
-        low = np.where(k > 0, special.betaincinv(np.maximum(k, 1), trials - k + 1, tail), 0.0)
-        high = special.betaincinv(k + 1, np.maximum(trials - k, 1), 1 - tail)
+        low = np.where(k > 0, scipy.special.betaincinv(np.maximum(k, 1), trials - k + 1, tail), 0.0)
+        high = scipy.special.betaincinv(k + 1, np.maximum(trials - k, 1), 1 - tail)
         return low, np.where(k < trials, high, 1.0)
-    z = -special.ndtri(tail)
+    z = -scipy.special.ndtri(tail)
     share, scale = k / trials, 1 + z**2 / trials
     centre = (share + z**2 / (2 * trials)) / scale
     half = z / scale * np.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))

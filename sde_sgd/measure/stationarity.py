@@ -6,9 +6,9 @@ from typing import Any, ClassVar, Literal
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jax import lax
 from jaxtyping import Array
-from scipy import special
 
 from sde_sgd._checks import check_number
 from sde_sgd.estimate import Estimate
@@ -242,7 +242,7 @@ def _judge(
 
     entries = 2 * size
     tail = -np.expm1(np.log1p(-measure.failure_rate) / entries) / 2
-    limit = -special.stdtrit(num - 1, tail)
+    limit = -scipy.special.stdtrit(num - 1, tail)
     reasons, needed, discard = [], 0, measure.burn_in
     moving = {
         "mean of f": (drift, first),

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jaxtyping import Array, Float, PyTree
-from scipy.special import gamma
 
 from sde_sgd._checks import as_float64, check_number, check_whole, in_brief
 from sde_sgd.random.draws import Draws, Stream
@@ -229,8 +229,10 @@ def fractional_noise(
     power = 0.5 - index
     spacing = np.log(fastest / slowest) / num_states
     rates = slowest * np.exp(spacing * (np.arange(num_states) + 0.5))
-    constant = gamma(index + 0.5) / np.sqrt(gamma(2 * index + 1) * np.sin(np.pi * index))
-    scale = 1 / (constant * gamma(1.5 - index))
+    constant = scipy.special.gamma(index + 0.5) / np.sqrt(
+        scipy.special.gamma(2 * index + 1) * np.sin(np.pi * index)
+    )
+    scale = 1 / (constant * scipy.special.gamma(1.5 - index))
     half = power * spacing / 2
     # Σ of the weights of all nodes below `slowest`, for power > 0; continued to power ≤ 0.
     ends = half / np.sinh(half) if half else 1.0

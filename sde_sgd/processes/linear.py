@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jaxtyping import Bool, Float
-from scipy.linalg import eigh, expm
 
 from sde_sgd.landscapes import compiled
 from sde_sgd.landscapes.noise_moments import MAX_DIMENSION, NoiseMoments
@@ -133,7 +133,7 @@ class LinearReading(NamedTuple):
             root = np.sqrt(gain)
             last = len(gain) - 1
             both = root[:, None] * feedback * root
-            found = eigh(both, eigvals_only=True, subset_by_index=[last, last])[0]
+            found = scipy.linalg.eigh(both, eigvals_only=True, subset_by_index=[last, last])[0]
         else:
             found = np.abs(np.linalg.eigvals(gain[:, None] * feedback)).max()
         return max(mean, float(found))
@@ -227,7 +227,9 @@ class LinearReading(NamedTuple):
                 if key not in powers:
                     limit = self.own.step == 0
                     powers[key] = (
-                        expm(gap * system) if limit else np.linalg.matrix_power(system, int(gap))
+                        scipy.linalg.expm(gap * system)
+                        if limit
+                        else np.linalg.matrix_power(system, int(gap))
                     )
                 state = powers[key] @ state
             else:

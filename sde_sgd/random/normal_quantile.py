@@ -3,7 +3,7 @@
 `lax.erf_inv` takes most of a cheap float64 step on the CPU and a good part of its compilation, and
 in the tails it is right to 1e-10 only (jax 0.10). With 1 − x² = e^{−w}, √2·erf⁻¹(x)/x is a smooth
 function of w near the middle and of √w in the tails (the variables of Giles 2011, "Approximating
-the erfinv function"). Its series are computed from SciPy's functions when this module is imported.
+the erfinv function"). Its series are computed from SciPy's functions at the first draw.
 On the CPU a number takes a third of the time.
 """
 
@@ -13,8 +13,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jaxtyping import Array, Float
-from scipy import special
 
 _SPLIT = 2.5
 # √w at the x nearest to ±1 in float64 is 6.004.
@@ -25,7 +25,7 @@ def _ratio(w: np.ndarray) -> np.ndarray:
     """√2·erf⁻¹(x)/x at 1 − x² = e^{−w}, w > 0."""
     x = np.sqrt(-np.expm1(-w))
     rest = np.exp(-w) / (1 + x)
-    return np.sqrt(2) * np.where(x < 0.5, special.erfinv(x), special.erfcinv(rest)) / x
+    return np.sqrt(2) * np.where(x < 0.5, scipy.special.erfinv(x), scipy.special.erfcinv(rest)) / x
 
 
 def _series(function: Callable, low: float, high: float, degree: int) -> np.ndarray:
@@ -38,9 +38,14 @@ def _series(function: Callable, low: float, high: float, degree: int) -> np.ndar
     return series
 
 
-# Beyond these degrees the coefficients are rounding; a test takes four off and sees it.
-_MIDDLE = _series(_ratio, 0.0, _SPLIT**2, 23)
-_TAIL = _series(lambda s: _ratio(s**2), _SPLIT, _LAST, 27)
+@functools.cache
+def _both() -> tuple[np.ndarray, np.ndarray]:
+    """The series of the middle, in w, and of the tails, in √w.
+
+    Beyond these degrees the coefficients are rounding; a test takes four off and sees it.
+    """
+    middle = _series(_ratio, 0.0, _SPLIT**2, 23)
+    return middle, _series(lambda s: _ratio(s**2), _SPLIT, _LAST, 27)
 
 
 def _evaluate(series: np.ndarray, argument: Array, low: float, high: float) -> Array:
@@ -59,6 +64,7 @@ def normal_quantile(x: Float[Array, "..."]) -> Float[Array, "..."]:
     To 2e-15 relative in float64 (`tests/test_draws.py`).
     """
     w = jnp.abs(jnp.log((1 - x) * (1 + x)))
-    middle = _evaluate(_MIDDLE, w, 0.0, _SPLIT**2)
-    tail = _evaluate(_TAIL, jnp.sqrt(w), _SPLIT, _LAST)
+    in_middle, in_tail = _both()
+    middle = _evaluate(in_middle, w, 0.0, _SPLIT**2)
+    tail = _evaluate(in_tail, jnp.sqrt(w), _SPLIT, _LAST)
     return x * jnp.where(w < _SPLIT**2, middle, tail)

@@ -24,7 +24,6 @@ import equinox as eqx
 import numpy as np
 import scipy
 from jaxtyping import Float
-from scipy.linalg import expm
 
 
 class Settings(NamedTuple):
@@ -90,7 +89,7 @@ class Moments(NamedTuple):
         with np.errstate(over="ignore", invalid="ignore"):
             discrete = _law(_discrete(*jump, self._scaled(settings)), steps, dim)
             generator = _continuous(*flow, self._scaled(settings))
-            return discrete, _law(expm(generator), steps, dim)
+            return discrete, _law(scipy.linalg.expm(generator), steps, dim)
 
     def growth(self, settings: Settings) -> float:
         """Factor per iteration of SGD's second moment, the spectral radius of its map.

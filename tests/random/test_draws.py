@@ -96,13 +96,15 @@ def test_normal_quantile_is_that_of_scipy():
     np.testing.assert_array_equal(both[0], -both[1])
 
 
-@pytest.mark.parametrize("name", ["_MIDDLE", "_TAIL"])
-def test_a_shorter_series_is_seen(name, monkeypatch):
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_shorter_series_is_seen(which, monkeypatch):
     """Control: four coefficients fewer, about 1e-14 of the first, miss the tolerance of 2e-15."""
     rest = np.logspace(-15.9, -0.3, 400)
     x = jnp.asarray(1 - rest)
     exact = np.sqrt(2) * special.erfcinv(1 - np.asarray(x))
-    monkeypatch.setattr(quantile_module, name, getattr(quantile_module, name)[:-4])
+    both = list(quantile_module._both())
+    both[which] = both[which][:-4]
+    monkeypatch.setattr(quantile_module, "_both", lambda: both)
     assert np.abs(normal_quantile.__wrapped__(x) / exact - 1).max() > 4e-15
 
 

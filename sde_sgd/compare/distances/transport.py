@@ -11,7 +11,7 @@ from sde_sgd._checks import as_float64, check_whole
 from sde_sgd.compare._law_distances import LawDistance
 from sde_sgd.compare._resample import as_ensemble, generators, Key, MOST_RESAMPLES
 from sde_sgd.estimate import Estimate
-from sde_sgd.theory.laws.wasserstein import normal_levels, quantile_function
+from sde_sgd.theory.quantiles import normal_levels, quantile_function
 
 _REACH, _NODES = 6.0, 20_001
 

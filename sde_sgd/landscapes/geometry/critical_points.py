@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jaxtyping import Float
 from numpy.typing import ArrayLike
-from scipy.optimize import root
 
 from sde_sgd._checks import check_landscape, check_number, check_point, check_whole, in_brief
 from sde_sgd.landscapes import compiled
@@ -62,7 +62,9 @@ def stationary_point(
     reach = np.inf if within is None else check_number("within", within, above=0)
     gradient, hessian = _numpy(compiled.gradient, landscape), _numpy(compiled.hessian, landscape)
     precision = float(jnp.finfo(landscape.dtype).eps)
-    solution: Any = root(gradient, guess, jac=hessian, method="hybr", tol=10 * precision)
+    solution: Any = scipy.optimize.root(
+        gradient, guess, jac=hessian, method="hybr", tol=10 * precision
+    )
     theta = np.asarray(solution.x)
     hess = hessian(theta)
     hess = (hess + hess.T) / 2

@@ -13,11 +13,10 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import scipy
 from jax import lax
 from jaxtyping import Float
 from numpy.typing import ArrayLike
-from scipy.linalg import eigh_tridiagonal
-from scipy.sparse.linalg import ArpackNoConvergence, eigsh, LinearOperator
 
 from sde_sgd._checks import (
     as_float64,
@@ -211,7 +210,7 @@ def density(
         # A vanishing step has found an invariant subspace: what follows is rounding.
         ends = np.flatnonzero(off[:-1] <= 1e-10 * np.abs(diagonal).max())
         size = int(ends[0]) + 1 if len(ends) else steps
-        values, vectors = eigh_tridiagonal(diagonal[:size], off[: size - 1])
+        values, vectors = scipy.linalg.eigh_tridiagonal(diagonal[:size], off[: size - 1])
         nodes[i, :size], weights[i, :size] = values, vectors[0] ** 2
     return SpectralDensity(nodes, weights)
 
@@ -280,9 +279,10 @@ def _extreme(
         matrix = np.stack([matvec(e) for e in np.eye(size)], axis=1).astype(float)
         values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
     else:
-        make: Any = LinearOperator  # its stubs know neither `matvec` nor a real tolerance
+        # The stubs know neither `matvec` nor a real tolerance.
+        make: Any = scipy.sparse.linalg.LinearOperator
         operator = make((size, size), matvec=matvec, dtype=dtype)
-        solve: Any = eigsh
+        solve: Any = scipy.sparse.linalg.eigsh
         # A fixed start: the answer must not depend on a hidden random state.
         first = np.random.default_rng(0).normal(size=size) if start is None else start
         try:
@@ -294,7 +294,7 @@ def _extreme(
                 v0=first.astype(dtype),
                 ncv=min(size, max(2 * count + 1, 32)),
             )
-        except ArpackNoConvergence as error:
+        except scipy.sparse.linalg.ArpackNoConvergence as error:
             raise ValueError(
                 f"{len(error.eigenvalues)} of {count} eigenvalues converged: raise "
                 f"tolerance={tolerance:g} or ask for fewer."

@@ -22,8 +22,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import scipy
 from jaxtyping import Float
-from scipy.linalg import eigh
 
 from sde_sgd.landscapes.finite_sums import LeastSquares
 from sde_sgd.landscapes.noise_moments import refuse_many
@@ -182,5 +182,7 @@ def _largest_rate(mean: Float[np.ndarray, "d d"], second: Tensor) -> float:
     matrix = half(np.moveaxis(half(operator), -1, 0)).T
     scale = 1 / np.sqrt(half(rates[:, None] + rates, scaled=False))
     last = len(scale) - 1
-    top = eigh(matrix * scale[:, None] * scale, eigvals_only=True, subset_by_index=[last, last])[0]
+    top = scipy.linalg.eigh(
+        matrix * scale[:, None] * scale, eigvals_only=True, subset_by_index=[last, last]
+    )[0]
     return float(1 / top) if top > 0 else math.inf

@@ -1,12 +1,11 @@
 """Adaptive optimisers, SignSGD, RMSprop and Adam: one description for their two processes."""
 
 import abc
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float, PyTree
 
 from sde_sgd._checks import check_flag, check_fraction, check_non_negative
@@ -15,6 +14,10 @@ from sde_sgd.noise.models import AbstractGradientNoise
 from sde_sgd.processes.clock import LearningRate
 from sde_sgd.processes.discrete._signs import joint_signs, sign_moments
 from sde_sgd.types import Matrix, Scalar, Vector
+
+if TYPE_CHECKING:
+    # Imported by those who call it: its import takes as long as a tenth of this package's.
+    import optax
 
 # With more, the covariance of signs and its eigenvectors, at every step, are no longer a matter of
 # seconds.
@@ -39,7 +42,7 @@ class AbstractAdaptive(eqx.Module):
     weight_decay: eqx.AbstractVar[Scalar]
 
     @abc.abstractmethod
-    def rescaling(self) -> optax.GradientTransformation:
+    def rescaling(self) -> "optax.GradientTransformation":
         """ĝ ↦ u, the discrete optimiser without its rate and its decay."""
 
     @abc.abstractmethod
@@ -69,8 +72,10 @@ class AbstractAdaptive(eqx.Module):
     def check(self, landscape: AbstractLandscape) -> None:
         """Raises `ValueError` where there is no SDE; a default of its own: there always is."""
 
-    def optax(self) -> optax.GradientTransformation:
+    def optax(self) -> "optax.GradientTransformation":
         """The discrete optimiser."""
+        import optax
+
         rate, decay = self.learning_rate, float(self.weight_decay)
         return optax.chain(
             self.rescaling(),
@@ -110,7 +115,9 @@ class SignSGD(AbstractAdaptive):
         self.weight_decay = check_non_negative("weight_decay", weight_decay, float)
         self.diagonal = check_flag("diagonal", diagonal)
 
-    def rescaling(self) -> optax.GradientTransformation:
+    def rescaling(self) -> "optax.GradientTransformation":
+        import optax
+
         return optax.scale_by_sign()
 
     def check(self, landscape: AbstractLandscape) -> None:
@@ -217,7 +224,9 @@ class RMSprop(AbstractAdaptive):
                 f"bias_correction=True is for averages that start at 0; got initial={initial}."
             )
 
-    def rescaling(self) -> optax.GradientTransformation:
+    def rescaling(self) -> "optax.GradientTransformation":
+        import optax
+
         return optax.scale_by_rms(
             float(self.beta),
             eps=float(self.epsilon),
@@ -311,7 +320,9 @@ class Adam(AbstractAdaptive):
         self.weight_decay = check_non_negative("weight_decay", weight_decay, float)
         self.noise_dominated = check_flag("noise_dominated", noise_dominated)
 
-    def rescaling(self) -> optax.GradientTransformation:
+    def rescaling(self) -> "optax.GradientTransformation":
+        import optax
+
         b1, b2, eps = (float(x) for x in (self.beta1, self.beta2, self.epsilon))
         return optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
 

@@ -1,12 +1,11 @@
 """Any optax optimiser on minibatches, on the parameters in their own shapes."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, PyTree
 
 from sde_sgd._checks import check_part
@@ -20,6 +19,9 @@ from sde_sgd.processes.discrete._state_keys import follow, Followed, StateKeys
 from sde_sgd.processes.discrete.adaptive import AbstractAdaptive
 from sde_sgd.random.draws import Draws, STREAM_KEYS
 from sde_sgd.types import Identity, Positions
+
+if TYPE_CHECKING:
+    import optax
 
 
 class OptaxState(eqx.Module):
@@ -73,7 +75,7 @@ class OptaxSGD(AbstractProcess):
     def __init__(
         self,
         landscape: AbstractLandscape,
-        optimizer: optax.GradientTransformation | optax.MultiSteps | AbstractAdaptive,
+        optimizer: "optax.GradientTransformation | optax.MultiSteps | AbstractAdaptive",
         sampling: AbstractSampling,
         learning_rate: Any = None,
     ):
@@ -93,7 +95,8 @@ class OptaxSGD(AbstractProcess):
             )
         check_part("landscape", landscape, AbstractLandscape, "a landscape such as LeastSquares")
         check_part("sampling", sampling, AbstractSampling, "a scheme such as WithReplacement(8)")
-        if isinstance(optimizer, optax.MultiSteps):
+        if hasattr(optimizer, "gradient_transformation"):
+            # optax.MultiSteps is no GradientTransformation itself.
             optimizer = optimizer.gradient_transformation()
         self.landscape = landscape
         self.optimizer = optimizer
@@ -140,11 +143,13 @@ class OptaxSGD(AbstractProcess):
             optimizer = jax.vmap(_choose)(identity == draws.identity, optimizer, own)
             identity = draws.identity
 
+        from optax import apply_updates
+
         def update(theta, stored, batch):
             opened = self.keys.open(stored)
             update = _update_of(self.landscape, self.optimizer, self.offers)
             updates, after = update(opened, theta, batch)
-            moved = optax.apply_updates(self.landscape.unravel(theta), updates)
+            moved = apply_updates(self.landscape.unravel(theta), updates)
             return self.landscape.ravel(moved), self.keys.store(after)
 
         theta, optimizer = jax.vmap(update)(state.theta, optimizer, examples)
@@ -168,6 +173,8 @@ _OFFERS = (_LOSS, (*_LOSS, "obj_fn"), ("grad_fn",))
 def _update_of(landscape: AbstractLandscape, optimizer: Any, offers: tuple[str, ...]) -> Callable:
     """(state, θ, batch) of one member -> the updates of its parameters, and the next state."""
 
+    from optax import with_extra_args_support
+
     def update(state, theta, batch):
         def batch_loss(parameters):
             return landscape.minibatch_loss(landscape.ravel(parameters), batch)
@@ -185,7 +192,7 @@ def _update_of(landscape: AbstractLandscape, optimizer: Any, offers: tuple[str, 
             "obj_fn": batch_loss,
             "grad_fn": batch_gradient,
         }
-        taking = optax.with_extra_args_support(optimizer).update
+        taking = with_extra_args_support(optimizer).update
         offered = {name: known[name] for name in offers}
         updates, state = taking(gradient, state, landscape.unravel(theta), **offered)
         return updates, jax.tree.map(jnp.asarray, state)
@@ -193,13 +200,13 @@ def _update_of(landscape: AbstractLandscape, optimizer: Any, offers: tuple[str, 
     return update
 
 
-# States of optimisers that a process cannot drive, with what they need and the way out.
+# Names of optax's states that a process cannot drive, with what they need and the way out.
 _BEYOND = {
-    optax.LookaheadState: "it needs two copies of the parameters (optax.LookaheadParams), and a "
+    "LookaheadState": "it needs two copies of the parameters (optax.LookaheadParams), and a "
     "process has one θ: use its fast optimiser alone",
-    optax.contrib.DifferentiallyPrivateAggregateState: "it needs the gradient of each example, and "
-    "a process gives the mean of a batch: clip and perturb that, with optax.clip_by_global_norm "
-    "and optax.add_noise",
+    "DifferentiallyPrivateAggregateState": "it needs the gradient of each example, and a process "
+    "gives the mean of a batch: clip and perturb that, with optax.clip_by_global_norm and "
+    "optax.add_noise",
 }
 
 
@@ -258,9 +265,9 @@ def _examine(
 
 
 def _refuse_beyond(state: PyTree[Any]) -> None:
-    for node in jax.tree.leaves(state, is_leaf=lambda x: type(x) in _BEYOND):
-        if type(node) in _BEYOND:
-            raise ValueError(_BEYOND[type(node)])
+    for node in jax.tree.leaves(state, is_leaf=lambda x: type(x).__name__ in _BEYOND):
+        if type(node).__name__ in _BEYOND:
+            raise ValueError(_BEYOND[type(node).__name__])
 
 
 def _first_taken(

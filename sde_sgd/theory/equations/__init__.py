@@ -19,9 +19,7 @@ from sde_sgd.theory.equations.identification import (
 from sde_sgd.theory.equations.kernel_score import KernelScore as KernelScore
 from sde_sgd.theory.equations.online_risk import OnlineRisk as OnlineRisk
 from sde_sgd.theory.equations.orders import (
-    fit_order as fit_order,
     LeastSquaresErrors as LeastSquaresErrors,
-    OrderFit as OrderFit,
     ScalarErrors as ScalarErrors,
     weak_errors_least_squares as weak_errors_least_squares,
     weak_errors_scalar as weak_errors_scalar,
@@ -30,3 +28,4 @@ from sde_sgd.theory.equations.scores import (
     FunctionScore as FunctionScore,
     GaussianScore as GaussianScore,
 )
+from sde_sgd.theory.step_errors import fit_order as fit_order, OrderFit as OrderFit

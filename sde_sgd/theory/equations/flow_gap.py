@@ -46,7 +46,8 @@ from sde_sgd.theory._fields import Field
 from sde_sgd.theory.equations.scores import GaussianScore
 from sde_sgd.theory.laws.fokker_planck import FokkerPlanck
 from sde_sgd.theory.laws.grid_density import GridDensity
-from sde_sgd.theory.laws.wasserstein import normal_levels, wasserstein2
+from sde_sgd.theory.laws.wasserstein import wasserstein2
+from sde_sgd.theory.quantiles import normal_levels
 from sde_sgd.theory.stationary.langevin import Gaussian
 from sde_sgd.types import RealLike, Scalar
 

@@ -26,15 +26,14 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy.linalg import expm, logm
-from scipy.special import comb
 
 from sde_sgd._checks import check_at_least, check_choice, check_number, check_part, check_whole
 from sde_sgd.theory import _arguments, _fields
 from sde_sgd.theory.laws.master_equation import MasterEquation, MOST_STEPS
+from sde_sgd.theory.step_errors import extrapolation_weights, MOST_LAGS
 from sde_sgd.types import RealLike
 
 # Beyond, the weights of Richardson's extrapolation cancel all digits.
-_MOST_LAGS = 30
 Reading: TypeAlias = Literal["naive", "centred", "extrapolated", "log_map"]
 
 
@@ -252,19 +251,12 @@ def finite_lag_bias(
     return tau / 2 * (b * b1 + a * b2 / 2), tau * (square + a * b1 + b * a1 / 2 + a * a2 / 4)
 
 
-def extrapolation_weights(num_lags: int) -> Float[np.ndarray, " lags"]:
-    """w_m = (−1)^{m+1} (K over m), m = 1…K: Σ w_m f(mτ) = f(0) + O(τ^K) (Richardson)."""
-    check_whole("num_lags", num_lags, 1, _MOST_LAGS)
-    m = np.arange(1, num_lags + 1)
-    return (-1.0) ** (m + 1) * comb(num_lags, m)
-
-
 def _check_reading(reading: Any) -> None:
     check_choice("reading", reading, get_args(Reading))
 
 
 def _lags(reading: Reading, num_lags: int) -> int:
-    num_lags = check_whole("num_lags", num_lags, 1, _MOST_LAGS)
+    num_lags = check_whole("num_lags", num_lags, 1, MOST_LAGS)
     return num_lags if reading == "extrapolated" else 1
 
 

@@ -1,4 +1,4 @@
-"""Weak orders of modified equations without any sampling error, and the fit of an order.
+"""Weak orders of modified equations without any sampling error.
 
 The weak error of an equation of order p is E f(X_T) − E f(θ_k) = O(η^p) at t = ηk = T, X its
 solution. Its sign is kept.
@@ -27,64 +27,6 @@ from sde_sgd.types import RealLike
 # An error of which the two degrees differ by more than this part of it is not resolved.
 _RESOLVED = 1e-3
 _MOST_DEGREE = 1000
-
-
-class OrderFit(NamedTuple):
-    """|error| ≈ prefactor·η^order.
-
-    **Fields:** `order` with its `uncertainty`, one standard deviation: that of the sampling errors
-    (of the scatter about the line, without them) and the distance to the slope of the finer half,
-    which shows how far the largest η are from the asymptote; `prefactor`; `local`: slopes
-    between neighbours, (n − 1,), by decreasing η.
-    """
-
-    order: float
-    uncertainty: float
-    prefactor: float
-    local: Float[np.ndarray, " pairs"]
-
-
-def fit_order(
-    learning_rates: ArrayLike, errors: ArrayLike, standard_errors: ArrayLike | None = None
-) -> OrderFit:
-    """The slope of log|error| against log η, by (weighted) least squares.
-
-    **Arguments:** `learning_rates` η (n,), n ≥ 2, all different; `errors` (n,), any sign;
-    `standard_errors` (n,) of them, which then weigh the fit.
-
-    **Raises:** `ValueError` for fewer than two rates, an error that is 0, or one below twice its
-    standard error, whose logarithm says nothing.
-    """
-    eta = _arguments.array("learning_rates", learning_rates, 1)
-    error = np.abs(_arguments.array("errors", errors, 1))
-    if len(eta) < 2 or eta.shape != error.shape or (eta <= 0).any():
-        raise ValueError(
-            f"fit_order needs at least 2 rates > 0 and as many errors; got {eta.tolist()} and "
-            f"{error.shape} errors."
-        )
-    if len(np.unique(eta)) != len(eta):
-        raise ValueError(f"learning_rates must all differ; got {eta.tolist()}.")
-    noise = np.zeros(len(eta))
-    if standard_errors is not None:
-        noise = _arguments.vector("standard_errors", standard_errors, len(eta))
-        if (noise < 0).any():
-            raise ValueError(f"standard_errors must be >= 0, the smallest is {noise.min():g}.")
-    unseen = (error == 0) | (error < 2 * noise)
-    if unseen.any():
-        worst = int(np.argmax(unseen))
-        raise ValueError(
-            f"The error at learning_rate={eta[worst]:g} is not resolved: {error[worst]:.3g} with "
-            f"standard error {noise[worst]:.3g}. Take more members, larger learning rates, or the "
-            f"noise-free harness."
-        )
-    order = np.argsort(-eta)
-    x, y = np.log(eta[order]), np.log(error[order])
-    spread = (noise / error)[order]
-    slope, statistical, level = _line(x, y, spread)
-    finer = slice(len(x) // 2, None) if len(x) > 3 else slice(None)
-    drift = abs(slope - _line(x[finer], y[finer], spread[finer])[0])
-    local = np.diff(y) / np.diff(x)
-    return OrderFit(slope, float(np.hypot(statistical, drift)), float(np.exp(level)), local)
 
 
 class LeastSquaresErrors(NamedTuple):
@@ -312,18 +254,3 @@ def _interpolation(nodes: np.ndarray, weights: np.ndarray, points: np.ndarray) -
     exact = hit.any(axis=1)
     rows[exact] = hit[exact]
     return rows
-
-
-def _line(x: np.ndarray, y: np.ndarray, spread: np.ndarray) -> tuple[float, float, float]:
-    """Slope, its standard deviation, and intercept."""
-    known = bool((spread > 0).all())
-    weight = 1 / spread**2 if known else np.ones(len(x))
-    centre = np.average(x, weights=weight)
-    power = np.sum(weight * (x - centre) ** 2)
-    slope = np.sum(weight * (x - centre) * y) / power
-    level = np.average(y, weights=weight) - slope * centre
-    if known:
-        return float(slope), float(power**-0.5), float(level)
-    residual = y - level - slope * x
-    scatter = np.sum(residual**2) / (len(x) - 2) if len(x) > 2 else 0.0
-    return float(slope), float(np.sqrt(scatter / power)), float(level)

@@ -1,6 +1,6 @@
 """A density on a box of cells: expectations, marginals, distribution function."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import equinox as eqx
 import numpy as np
@@ -121,6 +121,30 @@ class GridDensity(eqx.Module):
             below = curve(middle) < levels
             left, right = np.where(below, middle, left), np.where(below, right, middle)
         return np.asarray((left + right) / 2)
+
+    def cell_masses(self, edges: Sequence[ArrayLike]) -> Float[np.ndarray, "..."]:
+        """Masses of coarser cells, an array of edges for each axis, some of the grid's own.
+
+        **Raises:** `ValueError` for another number of arrays, and for an edge that the grid lacks.
+        """
+        if len(edges) != self.grid.dimension:
+            raise ValueError(
+                f"A density in {self.grid.dimension} dimensions needs as many arrays of edges; got "
+                f"{len(edges)}."
+            )
+        masses = self.masses.reshape(self.grid.shape)
+        for axis, wanted in enumerate(edges):
+            own, wanted = self.grid.edges(axis), as_float64("edges", wanted)
+            places = np.searchsorted(own, wanted - 0.5 * self.grid.spacing[axis])
+            close = np.abs(own[np.minimum(places, len(own) - 1)] - wanted)
+            if (close > 1e-9 * np.ptp(own)).any():
+                raise ValueError(
+                    f"The edges of axis {axis} must be edges of the grid of the density; "
+                    f"{wanted[np.argmax(close)]:.6g} is none."
+                )
+            sums = np.insert(np.cumsum(masses, axis=axis), 0, 0.0, axis=axis)
+            masses = np.diff(np.take(sums, places, axis=axis), axis=axis)
+        return masses
 
     def _cumulative(self) -> tuple[np.ndarray, np.ndarray]:
         if self.grid.dimension != 1:

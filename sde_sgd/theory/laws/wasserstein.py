@@ -1,29 +1,14 @@
 """The Wasserstein-2 distance of two laws, where it can be had exactly."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
-from scipy.special import ndtr
 
-from sde_sgd._checks import in_brief
 from sde_sgd.theory import _arguments
+from sde_sgd.theory.quantiles import normal_levels, quantile_function
 from sde_sgd.theory.stationary.langevin import Gaussian
 
 _REACH, _NODES = 6.0, 2001
-
-
-def normal_levels(
-    nodes: int, reach: float
-) -> tuple[Float[np.ndarray, " nodes"], Float[np.ndarray, " nodes"]]:
-    """Levels u = Φ(z) of equal steps in z ∈ [−reach, reach], and weights of ∫ du that add up to 1.
-
-    The trapezoid rule in z, of high order for smooth integrands as the weight ends in zeros.
-    """
-    z = np.linspace(-reach, reach, nodes)
-    weights = np.exp(-(z**2) / 2)
-    return ndtr(z), weights / weights.sum()
 
 
 def wasserstein2(first: Any, second: Any) -> float:
@@ -48,18 +33,6 @@ def wasserstein2(first: Any, second: Any) -> float:
     levels, weights = normal_levels(_NODES, _REACH)
     one, two = (np.asarray(quantile(levels)) for quantile in quantiles)
     return float(np.sqrt(weights @ (one - two) ** 2))
-
-
-def quantile_function(law: Any, called: str = "law") -> Callable:
-    """Q of a law on the line, from its method `quantile` or `ppf`."""
-    for name in ("quantile", "ppf"):
-        found = getattr(law, name, None)
-        if callable(found) and not isinstance(law, type):
-            return found
-    raise ValueError(
-        f"{called} must be a Gaussian, as the other law is, or a law on the line with a method "
-        f"quantile or ppf; got {in_brief(law)}. For samples use ss.distances.wasserstein2."
-    )
 
 
 def _gaussians(first: Gaussian, second: Gaussian) -> float:
