@@ -95,9 +95,10 @@ class OptaxSGD(AbstractProcess):
             )
         check_part("landscape", landscape, AbstractLandscape, "a landscape such as LeastSquares")
         check_part("sampling", sampling, AbstractSampling, "a scheme such as WithReplacement(8)")
-        if hasattr(optimizer, "gradient_transformation"):
-            # optax.MultiSteps is no GradientTransformation itself.
-            optimizer = optimizer.gradient_transformation()
+        # optax.MultiSteps is no GradientTransformation itself.
+        accumulating = getattr(optimizer, "gradient_transformation", None)
+        if accumulating is not None:
+            optimizer = accumulating()
         self.landscape = landscape
         self.optimizer = optimizer
         self.sampling = sampling
