@@ -248,13 +248,7 @@ def predict(config: Config) -> dict[Any, Any]:
     found["second order"] = (1 + config.learning_rate / 2 * slope) * found["limit"].drift
     found["well limit"] = (POINTS - POINTS**3, 2 * _line.COLD * (1 + 0.3 * POINTS))
     found["variance"] = float(
-        ss.theory.stationary.least_squares_covariance(
-            problems.arrays()[0][:, None],
-            problems.arrays()[1],
-            learning_rate=config.learning_rate,
-            noise_factor=1 / problems.BATCH,
-            time_step=config.learning_rate,
-        )[0, 0]
+        ss.theory.stationary.covariance(problems.processes(config.learning_rate, 1)["SGD"])[0, 0]
     )
     return found
 

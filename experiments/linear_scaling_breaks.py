@@ -28,6 +28,7 @@ import xarray as xr
 
 import sde_sgd as ss
 from sde_sgd.plots import COLOURS, new_figure, points
+from sde_sgd.processes.linear import LinearReading
 
 from .framework import get, put
 
@@ -78,24 +79,28 @@ def runs(config: Config) -> dict[str, tuple[int, str]]:
     return {f"{kind}, κ = {k}": (k, kind) for k, kind in kinds}
 
 
+def scaled(config: Config, kappa: int, kind: str) -> ss.AbstractProcess:
+    """The process of a run: η and B, κ times the first ones; its SDE at the first one's step."""
+    landscape = ss.LeastSquares(*problem(config))
+    eta, size = ss.processes.linear_scaling(config.learning_rate, config.batch_size, kappa)
+    if kind == "SDE":
+        noise = ss.MinibatchNoise(ss.WithReplacement(size))
+        return ss.ModifiedEquation(landscape, eta, noise, substeps=kappa)
+    scheme = ss.WithoutReplacement if kind == "subsets" else ss.WithReplacement
+    return ss.SGD(landscape, eta, scheme(size))
+
+
 def measure(config: Config, key) -> xr.Dataset:
     """Stationary |θ − θ*|² (the trace of M) of every process at equal time ηk."""
-    inputs, targets = problem(config)
-    landscape = ss.LeastSquares(inputs, targets)
-    minimum = jnp.asarray(ss.theory.stationary.least_squares_mean(inputs, targets))
+    minimum = ss.LeastSquares(*problem(config)).minimum()
 
     def distance(theta):
         return jnp.sum((theta - minimum) ** 2)
 
     variables = {}
     for (name, (kappa, kind)), own in zip(runs(config).items(), jr.split(key, 20), strict=False):
-        eta, size = ss.processes.linear_scaling(config.learning_rate, config.batch_size, kappa)
-        if kind == "SDE":
-            noise = ss.MinibatchNoise(ss.WithReplacement(size))
-            process = ss.ModifiedEquation(landscape, eta, noise, substeps=kappa)
-        else:
-            scheme = ss.WithoutReplacement if kind == "subsets" else ss.WithReplacement
-            process = ss.SGD(landscape, eta, scheme(size))
+        process = scaled(config, kappa, kind)
+        eta = kappa * config.learning_rate
         steps, skipped = (round(t / eta) for t in (config.time, config.burn_in))
         run = ss.simulate(
             process,
@@ -109,35 +114,39 @@ def measure(config: Config, key) -> xr.Dataset:
     return xr.Dataset(variables)
 
 
-def trace(config: Config, kappa: float, step: float | None, subsets: bool = False) -> float:
-    """tr M at κ, exactly; `step` a part of κη, None for the SDE."""
-    inputs, targets = problem(config)
-    eta, size, num = kappa * config.learning_rate, kappa * config.batch_size, len(inputs)
-    factor = (num - size) / (size * (num - 1)) if subsets else 1 / size
-    matrix = ss.theory.stationary.least_squares_covariance(
-        inputs,
-        targets,
-        learning_rate=eta,
-        noise_factor=factor,
-        time_step=0.0 if step is None else eta * step,
-    )
-    return float(np.trace(matrix))
+@functools.cache
+def first(config: Config, kind: str) -> LinearReading:
+    """Moments at κ = 1: of SGD, of SGD on subsets, or of the SDE itself ("limit")."""
+    process = scaled(config, 1, "SDE" if kind == "limit" else kind)
+    return (process.limit() if kind == "limit" else process).linear()
+
+
+def reading(config: Config, kappa: float, kind: str) -> LinearReading:
+    """Moments at any κ ≥ 1, whole or not: η times κ, and c of batches of κB."""
+    num, size = config.num_examples, kappa * config.batch_size
+    less = 1 / kappa
+    if kind == "subsets":
+        less *= (num - size) / (num - config.batch_size)
+    own = first(config, kind)
+    return own.at(kappa * config.learning_rate)._replace(noise=own.noise.scaled(less))
+
+
+def trace(config: Config, kappa: float, kind: str) -> float:
+    """tr M at κ, exactly."""
+    return float(np.trace(reading(config, kappa, kind).joint()))
 
 
 @functools.cache
 def largest(config: Config) -> tuple[float, float]:
     """κ at which tr M of SGD is `breaks` beyond the SDE's, and at which SGD is unstable."""
-    inputs, _ = problem(config)
 
     def stable(kappa):
-        eta, size = kappa * config.learning_rate, kappa * config.batch_size
-        most = ss.theory.stationary.max_stable_learning_rate(inputs, noise_factor=1 / size)
-        return eta < most
+        return reading(config, kappa, "SGD").stable
 
     def off(kappa):
         if not stable(kappa):
             return np.inf
-        return trace(config, kappa, 1.0) / trace(config, kappa, None) - 1
+        return trace(config, kappa, "SGD") / trace(config, kappa, "limit") - 1
 
     def bisect(beyond):
         low, high = 1.0, 2.0
@@ -154,11 +163,11 @@ def largest(config: Config) -> tuple[float, float]:
 def predict(config: Config) -> dict[str, float]:
     """tr M of every run, of the SDE, and the two ends of the rule."""
     values = {
-        name: trace(config, kappa, 1 / kappa if kind == "SDE" else 1.0, kind == "subsets")
+        name: float(np.trace(ss.theory.stationary.covariance(scaled(config, kappa, kind))))
         for name, (kappa, kind) in runs(config).items()
     }
     end, unstable = largest(config)
-    return values | {"limit": trace(config, 1, None), "end": end, "unstable": unstable}
+    return values | {"limit": trace(config, 1, "limit"), "end": end, "unstable": unstable}
 
 
 def check(config: Config, data: xr.Dataset, predicted) -> list[ss.Comparison]:
@@ -208,13 +217,13 @@ def plot(config: Config, data: xr.Dataset, predicted):
     (axis,) = axes[0]
     most = min(predicted["unstable"] * 0.97, 2.2 * config.kappas[-1])
     grid = np.geomspace(1, most, 50)
-    styles = {"SGD": ("SGD", 1.0, False), "subsets": ("Gaussian SGD", 1.0, True)}
-    for colour, step, subsets in styles.values():
-        usable = grid[grid * config.batch_size <= config.num_examples] if subsets else grid
-        exact = [trace(config, k, step, subsets) for k in usable]
-        label = "SGD, subsets without replacement" if subsets else "SGD, with replacement"
+    labels = {"SGD": "SGD, with replacement", "subsets": "SGD, subsets without replacement"}
+    for (kind, label), colour in zip(labels.items(), ("SGD", "Gaussian SGD"), strict=True):
+        whole = kind == "subsets"
+        usable = grid[grid * config.batch_size <= config.num_examples] if whole else grid
+        exact = [trace(config, k, kind) for k in usable]
         axis.plot(usable, exact, color=COLOURS[colour], linewidth=1, label=f"exact, {label}")
-    exact = [trace(config, k, None) for k in grid]
+    exact = [trace(config, k, "limit") for k in grid]
     axis.plot(grid, exact, color=COLOURS["SDE"], linestyle="--", linewidth=1, label="exact, SDE")
     for name, (kappa, kind) in runs(config).items():
         measured = get(data, name)

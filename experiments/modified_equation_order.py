@@ -23,7 +23,7 @@ Command: python -m experiments modified_equation_order --preset paper
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import jax.random as jr
@@ -156,10 +156,18 @@ def exact(name: str, rates, order=1, equation=None) -> np.ndarray:
     ).errors
 
 
+def pair(eta: float, order: int) -> tuple[ss.SGD, ss.AbstractProcess]:
+    """SGD on ½(θ ± 1)², one example at a time, and its equation at solver step 0."""
+    landscape, one = ss.LeastSquares(*PAIR), ss.WithReplacement(1)
+    equation = ss.ModifiedEquation(landscape, eta, ss.MinibatchNoise(one), order=order)
+    return ss.SGD(landscape, eta, one), equation.limit()
+
+
 def closure(order: int) -> np.ndarray:
     """Weak errors of E x on the quadratic, by moment closure."""
-    found = theory.equations.weak_errors_least_squares(
-        *PAIR, learning_rates=QUADRATIC, noise_factor=1.0, time=1.0, theta0=[1.0], order=order
+    sgd, equation = pair(QUADRATIC[0], order)
+    found = theory.equations.weak_errors(
+        sgd, equation, learning_rates=QUADRATIC, time=1.0, theta0=[1.0]
     )
     return found.mean[:, 0]
 
@@ -266,10 +274,10 @@ def check(config: Config, data: xr.Dataset, predicted) -> list[ss.Comparison]:
                         )
                     )
     eta = 0.1
-    options: dict[str, Any] = {"learning_rate": eta, "noise_factor": 1.0}
-    cov = theory.stationary.least_squares_covariance
-    sgd = cov(*PAIR, time_step=eta, **options)[0, 0]
-    gaps = [abs(cov(*PAIR, time_step=0.0, order=p, **options)[0, 0] - sgd) for p in (1, 2)]
+    gaps = []
+    for order in (1, 2):
+        sgd, limit = (theory.stationary.covariance(process) for process in pair(eta, order))
+        gaps.append(abs(limit - sgd).item())
     rows.append(
         ss.compare(
             ss.Estimate(gaps[1] / gaps[0], 0.0, 2),

@@ -14,7 +14,7 @@ covariance at every learning rate and batch size; SGWORLD's bias is smaller than
 cost, 2 to 3 times at N = 16, and with independent batches it would not be.
 
 Source: Adhikari et al. 2023 (2306.03521), SGWORLD; Shaw, Whalley 2025 (2501.16055); Baker et al.
-2019 (1706.05439), SGLD-CV; exact values in sde_sgd.theory.stationary.langevin.
+2019 (1706.05439), SGLD-CV; exact values in sde_sgd.theory.stationary.epoch_moments.
 
 Command: python -m experiments sgworld_against_sgld --preset paper
 """
@@ -76,16 +76,16 @@ L2 = 0.05
 
 
 @functools.lru_cache(maxsize=4)
-def linear(config: Config) -> tuple[np.ndarray, np.ndarray, ss.LeastSquares]:
-    """The first examples of digits in two directions: inputs, targets, landscape."""
+def linear(config: Config) -> ss.LeastSquares:
+    """The first examples of digits in two directions."""
     data = ss.data.digits_regression(2)
     x, y = (np.asarray(a)[: config.num_examples] for a in (data.inputs, data.targets))
-    return x, y, ss.LeastSquares(x, y, l2=L2)
+    return ss.LeastSquares(x, y, l2=L2)
 
 
 def samplers(config: Config, eta: float, size: int) -> dict[str, ss.AbstractProcess]:
     """The processes on linear regression, T = 1/N."""
-    landscape = linear(config)[2]
+    landscape = linear(config)
     subsets, epochs = ss.WithoutReplacement(size), ss.RandomReshuffling(size)
     bath = 1 / config.num_examples
     noise = ss.ThermalNoise(ss.MinibatchNoise(subsets), bath, eta)
@@ -100,34 +100,22 @@ def samplers(config: Config, eta: float, size: int) -> dict[str, ss.AbstractProc
 @functools.lru_cache(maxsize=1024)
 def exact(config: Config, name: str, eta: float, size: int) -> ss.theory.stationary.Gaussian:
     """Mean and covariance over all steps, exactly."""
-    x, y, landscape = linear(config)
-    num = config.num_examples
-    bath = 1 / num
     if name == "SGWORLD":
-        return ss.theory.stationary.langevin_epochs(
-            x, y, learning_rate=eta, batch_size=size, temperature=bath, l2=L2
-        ).average
-    minimum = np.asarray(landscape.minimum())
-    covariance = ss.theory.stationary.langevin_covariance(
-        x,
-        y,
-        learning_rate=eta,
-        noise_factor=0.0 if name == "full" else (num - size) / (size * (num - 1)),
-        temperature=bath,
-        time_step={"SDE": eta / config.substeps, "limit": 0.0}.get(name, eta),
-        l2=L2,
-        anchor=minimum if name == "SGLD-CV" else None,
-    )
-    return ss.theory.stationary.Gaussian(minimum, covariance)
+        return ss.theory.stationary.epoch_moments(samplers(config, eta, size)[name]).average
+    if name == "full":
+        process = ss.SGLD(linear(config), eta, ss.WithoutReplacement(config.num_examples))
+    elif name == "limit":
+        process = samplers(config, eta, size)["SDE"].limit()
+    else:
+        process = samplers(config, eta, size)[name]
+    stationary = ss.theory.stationary
+    return stationary.Gaussian(stationary.mean(process), stationary.covariance(process))
 
 
 @functools.lru_cache(maxsize=4)
 def posterior(config: Config) -> ss.theory.stationary.Gaussian:
     """Of linear regression."""
-    x, y, _ = linear(config)
-    return ss.theory.stationary.posterior_least_squares(
-        x, y, temperature=1 / config.num_examples, l2=L2
-    )
+    return ss.theory.stationary.posterior(linear(config), temperature=1 / config.num_examples)
 
 
 def whitened(config: Config, law: ss.theory.stationary.Gaussian) -> np.ndarray:

@@ -122,7 +122,7 @@ def _measure_one(config: Config, name: str, key, variables: dict) -> None:
     eta, batch, spacing = setting(config, name)
     landscape, sampling = ss.LeastSquares(inputs[:, None], targets), ss.WithReplacement(batch)
     noise, substeps = ss.MinibatchNoise(sampling), config.substeps
-    minimum = ss.theory.stationary.least_squares_mean(inputs[:, None], targets)
+    minimum = landscape.minimum()
     at = range(config.burn_in + spacing, config.burn_in + spacing * config.looks + 1, spacing)
     key_sgd, key_gaussian, key_sde = jr.split(key, 3)
 

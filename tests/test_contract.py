@@ -42,9 +42,7 @@ def test_contract_runs():
         checkpoint=None,
     )
     measured = run["moments"].covariance
-    predicted = ss.theory.stationary.least_squares_covariance(
-        inputs, targets, learning_rate=0.3, noise_factor=1 / 8, time_step=0.3
-    )
+    predicted = ss.theory.stationary.covariance(sgd)
     verdict = ss.compare(measured, predicted)
 
     both = ss.side_by_side(sgd, sde, theta0, num_steps=2000, ensemble_size=4096, key=jr.key(1))
@@ -52,8 +50,6 @@ def test_contract_runs():
     assert measured.value.shape == measured.standard_error.shape == (3, 3)
     assert measured.num_samples == 4096
     assert verdict.verdict == "agrees"
-    of_the_limit = ss.theory.stationary.least_squares_covariance(
-        inputs, targets, learning_rate=0.3, noise_factor=1 / 8, time_step=0.0
-    )
+    of_the_limit = ss.theory.stationary.covariance(sde.limit())
     assert ss.compare(measured, of_the_limit).verdict == "disagrees"
     assert both.table and both.figure() is not None

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree
 
 from sde_sgd._checks import as_real, check_finite
@@ -75,3 +76,7 @@ class ControlVariate(AbstractFiniteSum):
         # ∇ℓ_i(a)·(θ − a) for all examples at once; its transpose in θ is one more product.
         _, along = jax.jvp(lambda x: self.landscape.losses(x, data), (self.anchor,), (offset,))
         return self.landscape.losses(theta, data) - along + jnp.dot(self.anchor_gradient, offset)
+
+    def rest(self) -> np.ndarray | None:
+        """The minimum of L̃ = L, where the examples' own losses are quadratic."""
+        return self.landscape.rest()

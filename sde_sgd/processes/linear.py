@@ -138,6 +138,24 @@ class LinearReading(NamedTuple):
             found = np.abs(np.linalg.eigvals(gain[:, None] * feedback)).max()
         return max(mean, float(found))
 
+    def second_moment_growth(self) -> float:
+        """The exact factor of E|u|² in an iteration, directions without curvature aside."""
+        dim, width = self.own.injection.shape
+        moving = np.repeat(~self.flat, width)
+        if not moving.any():
+            return 0.0
+        pairs = half(moving[:, None] & moving[None, :], scaled=False).astype(bool)
+        first = 1 + dim * width
+        block = self._system()[first:, first:][np.ix_(pairs, pairs)]
+        if width == 1:  # completely positive and symmetric: its top eigenvalue is its radius
+            last = len(block) - 1
+            only = dict(eigvals_only=True, subset_by_index=[last, last])
+            top = float(scipy.linalg.eigh((block + block.T) / 2, **only)[0])
+        else:
+            values = np.linalg.eigvals(block)
+            top = float(values.real.max() if self.own.step == 0 else np.abs(values).max())
+        return float(np.exp(top)) if self.own.step == 0 else max(top, 0.0) ** (1 / self.own.step)
+
     @property
     def stable(self) -> bool:
         """Whether second moments stay bounded, directions without curvature aside."""
@@ -331,13 +349,15 @@ def half(matrix: np.ndarray, *, scaled: bool = True) -> np.ndarray:
     return entries * np.where(rows == columns, 1.0, np.sqrt(2)) if scaled else entries
 
 
-def full(vector: Float[np.ndarray, " p"]) -> Float[np.ndarray, "d d"]:
-    """(p,) → (d, d), the inverse of `half`."""
-    dim = int(np.sqrt(2 * len(vector)))
+def full(vector: np.ndarray) -> np.ndarray:
+    """(..., p) → (..., d, d), the inverse of `half`."""
+    dim = int(np.sqrt(2 * vector.shape[-1]))
     rows, columns = np.triu_indices(dim)
-    matrix = np.zeros((dim, dim))
-    matrix[rows, columns] = vector / np.where(rows == columns, 1.0, np.sqrt(2))
-    return matrix + matrix.T - np.diag(np.diag(matrix))
+    entries = vector / np.where(rows == columns, 1.0, np.sqrt(2))
+    matrix = np.zeros((*vector.shape[:-1], dim, dim))
+    matrix[..., rows, columns] = entries
+    matrix[..., columns, rows] = entries
+    return matrix
 
 
 def on_symmetric(feedback: Float[np.ndarray, "d d d d"]) -> Float[np.ndarray, "p p"]:

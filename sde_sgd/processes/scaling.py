@@ -22,7 +22,7 @@ def linear_scaling(
     """η → κη, B → κB: the SDE dθ = −∇L dt + √(ηc) Σ^{1/2} dW is the same, for c = 1/B.
 
     SGD itself is not: it differs from its SDE by O(η). The rule ends where κη is unstable
-    (`theory.stationary.max_stable_learning_rate` on least squares), and for subsets drawn without
+    (`theory.stationary.largest_stable_learning_rate`), and for subsets drawn without
     replacement, c = (N−B)/(B(N−1)), it is off by the factor (N−κB)/(N−B).
 
     **Arguments:** `learning_rate` η; `batch_size` B; `kappa` κ > 0; `num_examples` N, if batches

@@ -14,7 +14,7 @@ so that the first two moments close. With momentum μ the state is y = (z, v), e
 
 Both are linear in (1, E y, E yyᵀ): a power of one matrix, and of one matrix exponential.
 
-Source: the closure of `sde_sgd.theory.stationary.least_squares`, for example Hessians of any rank
+Source: the closure of `sde_sgd.processes.linear`, for example Hessians of any rank
 and sign.
 """
 

@@ -2,6 +2,7 @@
 
 import functools
 
+import closed_forms
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -148,7 +149,7 @@ def test_richardson_reaches_the_limit():
     )
     values = []
     for step in (0.0, eta):
-        m = theory.stationary.least_squares_transient(
+        m = closed_forms.transient(
             *PAIR, learning_rate=eta, noise_factor=1.0, time_step=step, times=[1.0], theta0=[1.0]
         )
         values.append(float(m.mean[0, 0] ** 2 + m.covariance[0, 0, 0]))
@@ -161,7 +162,7 @@ def test_richardson_reaches_the_limit():
 
 
 def _euler(eta, substeps):
-    m = theory.stationary.least_squares_transient(
+    m = closed_forms.transient(
         *PAIR,
         learning_rate=eta,
         noise_factor=1.0,

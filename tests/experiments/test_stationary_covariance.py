@@ -98,12 +98,9 @@ def test_presets_are_large_enough(preset):
                 assert (np.abs(exact[value] - m) / error).max() > 2 * threshold
     for data in experiment.REAL:
         inputs, _ = experiment.problems(config)[data]
-        decay = ss.theory.stationary.mean_square_stability(
-            inputs,
-            learning_rate=config.learning_rate,
-            noise_factor=1 / config.batch_size,
-            time_step=config.learning_rate,
-        ).spectral_radius
+        landscape = ss.LeastSquares(inputs, np.zeros(len(inputs)))
+        scheme = ss.WithReplacement(config.batch_size)
+        decay = ss.theory.stationary.growth(ss.SGD(landscape, config.learning_rate, scheme))
         left = decay**config.burn_in / (1 - decay) / (config.num_steps - config.burn_in)
         assert left < 1e-5
 

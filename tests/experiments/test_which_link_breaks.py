@@ -2,6 +2,7 @@
 
 import itertools
 
+import closed_forms
 import numpy as np
 import pytest
 import xarray as xr
@@ -69,14 +70,14 @@ def test_sde_moments_are_the_limit():
 
 @pytest.mark.parametrize("name", experiment.LANDSCAPES)
 def test_variances_are_those_of_the_package(name):
-    """E δ² = ss.theory.stationary.least_squares_covariance at h = η, η/m, 0; SGD's is Euler's."""
+    """E δ² = theory.stationary.covariance at h = η, η/m, 0; SGD's is Euler's."""
     config = experiment.Config()
     inputs, targets = experiment.problem(config, name)
     eta, batch, _ = experiment.setting(config, name)
     exact = experiment.predict(config)[name]
     steps = {"sgd": eta, "gaussian": eta, "sde": eta / config.substeps, "limit": 0.0}
     for process, step in steps.items():
-        variance = ss.theory.stationary.least_squares_covariance(
+        variance = closed_forms.covariance(
             inputs[:, None], targets, learning_rate=eta, noise_factor=1 / batch, time_step=step
         )
         np.testing.assert_allclose(exact[process][0], variance[0, 0], rtol=1e-9)

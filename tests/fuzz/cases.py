@@ -28,8 +28,8 @@ RESULTS = """
     theory.selection.DiagonalNetworkLimit theory.stationary.EpochCovariance
     theory.selection.Evidence theory.escape.ExitTime theory.escape.EyringKramers
     theory.equations.FlowGap theory.laws.GridDensity theory.escape.GridFunction
-    theory.stationary.LangevinEpochs theory.equations.LeastSquaresErrors
-    theory.equations.LinearEquation theory.stationary.MeanSquareStability theory.equations.OrderFit
+    theory.stationary.EpochMoments theory.equations.WeakErrors
+    theory.equations.LinearEquation theory.equations.OrderFit
     theory.escape.QuasiPotential theory.equations.ReadEquation theory.equations.ScalarErrors
     theory.laws.ScalarLaw theory.stationary.ScalarMoments theory.stationary.StationaryCurrent
     theory.laws.StationaryDensity landscapes.StationaryPoint theory.matrices.TeacherStudentSpacing

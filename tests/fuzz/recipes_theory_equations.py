@@ -49,18 +49,15 @@ add(
     ),
 )
 add(
-    "theory.equations.weak_errors_least_squares",
+    "theory.equations.weak_errors",
     lambda: (
-        ss.theory.equations.weak_errors_least_squares,
+        ss.theory.equations.weak_errors,
         dict(
-            inputs=X2,
-            targets=Y2,
+            process=ss.SGD(ss.LeastSquares(X2, Y2), 0.1, ss.WithReplacement(2)),
+            equation=ss.SVAG(ss.LeastSquares(X2, Y2), 0.1, ss.WithReplacement(2), 2),
             learning_rates=[0.1, 0.05],
-            noise_factor=0.3,
             time=0.2,
             theta0=[1.0, 0.0],
-            order=1,
-            l2=0.1,
         ),
     ),
 )

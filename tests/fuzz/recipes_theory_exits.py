@@ -5,7 +5,7 @@ import numpy as np
 
 import sde_sgd as ss
 
-from .made_theory import C, H, ls, made, ols, r, X1, X2, Y1, Y2
+from .made_theory import C, H, made, ols, r, X1, X2, Y1, Y2
 from .recipes import add
 
 add(
@@ -184,46 +184,26 @@ add(
     ),
 )
 add(
+    "theory.stationary.epoch_moments",
+    lambda: (
+        ss.theory.stationary.epoch_moments,
+        dict(process=ss.SGD(ss.LeastSquares(X2[:4], Y2[:4], l2=0.1), 0.1, ss.RandomReshuffling(2))),
+    ),
+)
+add(
+    "theory.stationary.posterior",
+    lambda: (
+        ss.theory.stationary.posterior,
+        dict(landscape=ss.LeastSquares(X2, Y2), temperature=0.1),
+    ),
+)
+add(
+    "theory.stationary.growth",
+    lambda: (ss.theory.stationary.growth, dict(process=made.sgd, about=np.zeros(2))),
+)
+add(
     "theory.stationary.Gaussian",
     lambda: (ss.theory.stationary.Gaussian, dict(mean=[0.0], covariance=[[1.0]])),
-)
-add(
-    "theory.stationary.langevin_epochs",
-    lambda: (
-        ss.theory.stationary.langevin_epochs,
-        dict(
-            inputs=X2[:4],
-            targets=Y2[:4],
-            learning_rate=0.1,
-            batch_size=2,
-            temperature=0.1,
-            l2=0.1,
-            anchor=[0.0, 0.0],
-        ),
-    ),
-)
-add(
-    "theory.stationary.posterior_least_squares",
-    lambda: (
-        ss.theory.stationary.posterior_least_squares,
-        dict(inputs=X2, targets=Y2, temperature=0.1, l2=0.1),
-    ),
-)
-add(
-    "theory.stationary.langevin_covariance",
-    lambda: (
-        ss.theory.stationary.langevin_covariance,
-        dict(
-            inputs=X2,
-            targets=Y2,
-            learning_rate=0.1,
-            noise_factor=0.3,
-            temperature=0.1,
-            time_step=0.1,
-            l2=0.1,
-            anchor=[0.0, 0.0],
-        ),
-    ),
 )
 add(
     "theory.escape.quasi_potential",
@@ -259,84 +239,6 @@ add(
     lambda: (
         ss.theory.selection.law_of_balance_equation,
         dict(moments=made.balance, value=0.5, temperature=0.1),
-    ),
-)
-add(
-    "theory.stationary.max_stable_learning_rate",
-    lambda: (
-        ss.theory.stationary.max_stable_learning_rate,
-        dict(inputs=X2, noise_factor=0.3, l2=0.1, momentum=0.0, step_ratio=1.0),
-    ),
-)
-add(
-    "theory.stationary.mean_square_stability",
-    lambda: (
-        ss.theory.stationary.mean_square_stability,
-        dict(inputs=X2, l2=0.1, order=1, frozen_noise=False, **ls),
-    ),
-)
-add(
-    "theory.stationary.second_moment_operator",
-    lambda: (
-        ss.theory.stationary.second_moment_operator,
-        dict(inputs=X2, l2=0.1, frozen_noise=False, **ls),
-    ),
-)
-add(
-    "theory.stationary.least_squares_covariance",
-    lambda: (
-        ss.theory.stationary.least_squares_covariance,
-        dict(
-            inputs=X2,
-            targets=Y2,
-            l2=0.1,
-            momentum=0.0,
-            order=1,
-            frozen_noise=False,
-            joint=False,
-            **ls,
-        ),
-    ),
-)
-add(
-    "theory.stationary.least_squares_mean",
-    lambda: (
-        ss.theory.stationary.least_squares_mean,
-        dict(inputs=X2, targets=Y2, l2=0.1),
-    ),
-)
-add(
-    "theory.stationary.least_squares_transient",
-    lambda: (
-        ss.theory.stationary.least_squares_transient,
-        dict(
-            inputs=X2,
-            targets=Y2,
-            times=[0.0, 0.2],
-            theta0=[1.0, 0.0],
-            l2=0.1,
-            momentum=0.0,
-            order=1,
-            frozen_noise=False,
-            **ls,
-        ),
-    ),
-)
-add(
-    "theory.stationary.least_squares_transient (momentum)",
-    lambda: (
-        ss.theory.stationary.least_squares_transient,
-        dict(
-            inputs=X2,
-            targets=Y2,
-            times=[0.0, 0.2],
-            theta0=[1.0, 0.0],
-            l2=0.1,
-            momentum=0.5,
-            order=1,
-            frozen_noise=False,
-            **ls,
-        ),
     ),
 )
 add(

@@ -2,13 +2,14 @@
 
 import itertools
 
+import closed_forms
 import numpy as np
 import pytest
 from scipy.linalg import eigh
 from tools import normal
 
 import sde_sgd as ss
-from sde_sgd.theory.stationary import largest_stable_learning_rate, max_stable_learning_rate
+from sde_sgd.theory.stationary import largest_stable_learning_rate
 
 POINTS = normal(5, 5, 2) * np.array([1.0, 0.6])
 EYE = np.eye(2)
@@ -87,21 +88,21 @@ def test_limit_in_one_dimension():
     exact = 2 * q.mean() / np.mean(q**2)
     found = of_sam(LINE, 0.1, ss.WithReplacement(1))
     assert found == pytest.approx(exact, rel=1e-13) and exact == pytest.approx(0.410, abs=5e-4)
-    plain = max_stable_learning_rate(LINE, noise_factor=1.0)
+    plain = closed_forms.largest_stable(LINE, noise_factor=1.0)
     assert plain == pytest.approx(2 * curvature.mean() / np.mean(curvature**2), rel=1e-13)
     assert exact < 0.5 < plain
 
 
 def test_at_radius_zero_it_is_sgd():
-    """ρ = 0: `max_stable_learning_rate` of SGD, and of Euler at its step; flat directions left."""
+    """ρ = 0: the largest stable rate of SGD, and of Euler at its step; flat directions left."""
     sampling = ss.WithoutReplacement(2)
     wide = np.concatenate([POINTS, POINTS[:, :1] - POINTS[:, 1:]], axis=1)  # rank 2 of 3
     noise = {"noise_factor": sampling.noise_factor(5)}
     assert of_sam(wide, 0.0, sampling) == pytest.approx(
-        max_stable_learning_rate(wide, **noise), rel=1e-12
+        closed_forms.largest_stable(wide, **noise), rel=1e-12
     )
     found = of_equation(wide, 0.0, sampling, 0.25)
-    exact = max_stable_learning_rate(wide, step_ratio=0.25, **noise)
+    exact = closed_forms.largest_stable(wide, step_ratio=0.25, **noise)
     assert found == pytest.approx(exact, rel=1e-12)
 
 

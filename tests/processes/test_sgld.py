@@ -1,5 +1,6 @@
 """SGLD, its control variate, its shuffled epochs and its SDE, against exact moments."""
 
+import closed_forms
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -16,13 +17,13 @@ TARGETS = INPUTS @ np.array([1.0, -0.5]) + RNG.normal(size=12)
 LANDSCAPE = ss.LeastSquares(INPUTS, TARGETS, l2=0.05)
 MINIMUM = LANDSCAPE.minimum()
 ETA, SIZE, BATH = 0.15, 3, 1 / 12
-EXACT = ss.theory.stationary.langevin_epochs(
+EXACT = closed_forms.langevin_epochs(
     INPUTS, TARGETS, learning_rate=ETA, batch_size=SIZE, temperature=BATH, l2=0.05
 )
 
 
 def closure(factor, **given):
-    return ss.theory.stationary.langevin_covariance(
+    return closed_forms.langevin(
         INPUTS, TARGETS, learning_rate=ETA, noise_factor=factor, temperature=BATH, l2=0.05, **given
     )
 

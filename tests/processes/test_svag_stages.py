@@ -2,6 +2,7 @@
 
 import functools
 
+import closed_forms
 import jax.random as jr
 import numpy as np
 import pytest
@@ -40,9 +41,7 @@ def test_svag_moments_are_those_of_euler(steps):
     options = {"learning_rate": ETA, "noise_factor": 1.0, "times": [6 * ETA], "theta0": START}
     verdicts = []
     for step in (ETA / steps, ETA / (3 * steps)):
-        exact = ss.theory.stationary.least_squares_transient(
-            INPUTS, TARGETS, time_step=step, **options
-        )
+        exact = closed_forms.transient(INPUTS, TARGETS, time_step=step, **options)
         offset = theta - exact.mean[0]
         both = ss.Estimate.from_samples(
             np.concatenate([offset, (offset[:, :, None] * offset[:, None]).reshape(-1, 4)], axis=1)

@@ -2,6 +2,7 @@
 
 import warnings
 
+import closed_forms
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -96,7 +97,7 @@ def test_common_random_numbers(problem):
 
 def exact_losses(landscape, rate, batch, steps, theta0, step):
     """E L after some iterations of the least-squares equation at a solver step (η: of SGD)."""
-    exact = ss.theory.stationary.least_squares_transient(
+    exact = closed_forms.transient(
         *(np.asarray(a) for a in landscape.data), learning_rate=rate, noise_factor=1 / batch,
         time_step=step, times=[steps * rate], theta0=theta0,
     )  # fmt: skip

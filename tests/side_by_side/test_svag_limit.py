@@ -2,6 +2,7 @@
 
 import itertools
 
+import closed_forms
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -47,7 +48,7 @@ def by_enumeration(steps):
 
 def of_the_equation(step):
     """E L of Euler's scheme of the SDE at a solver step; of the SDE itself at 0."""
-    exact = ss.theory.stationary.least_squares_transient(
+    exact = closed_forms.transient(
         INPUTS, TARGETS, learning_rate=ETA, noise_factor=1.0, time_step=step,
         times=[STEPS * ETA], theta0=START,
     )  # fmt: skip

@@ -3,6 +3,7 @@
 import gc
 import warnings
 
+import closed_forms
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
@@ -56,7 +57,7 @@ def runs_without_a_word(process, **changes):
 
 
 def most_stable(momentum=0.0, step_ratio=1.0):
-    return ss.theory.stationary.max_stable_learning_rate(
+    return closed_forms.largest_stable(
         np.asarray(least_squares().data[0]),
         noise_factor=1 / BATCH,
         momentum=momentum,
@@ -75,7 +76,7 @@ def most_stable(momentum=0.0, step_ratio=1.0):
     ids=["SGD", "momentum", "SDE", "Gaussian SGD"],
 )
 def test_mean_square_stability_of_least_squares(make, threshold):
-    """η above max_stable_learning_rate is refused, η below it runs: ±1 % around the threshold."""
+    """η above the largest stable rate is refused, η below it runs: ±1 % around the threshold."""
     most = most_stable(**threshold)
     with pytest.raises(ValueError, match="beyond the mean-square stability"):
         simulate(make(1.01 * most))

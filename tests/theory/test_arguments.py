@@ -107,19 +107,6 @@ def test_numbers_that_would_go_on_for_ever_are_refused(most):
     )
     risk = theory.equations.OnlineRisk([1.0], [1.0], 0.1)
     refused("iterations", lambda: risk.recursion(0.1, [most]))
-    refused(
-        "times",
-        lambda: theory.stationary.least_squares_transient(
-            X[:, None],
-            Y,
-            learning_rate=0.1,
-            noise_factor=0.5,
-            time_step=0.1,
-            momentum=0.5,
-            times=[0.1 * most],
-            theta0=[0.0],
-        ),
-    )
 
 
 def test_a_flow_that_needs_too_many_steps_is_refused(monkeypatch):

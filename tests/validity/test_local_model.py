@@ -2,6 +2,7 @@
 
 import itertools
 
+import closed_forms
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,7 +34,7 @@ def test_laws_are_those_of_least_squares(factor):
     sgd, sde = least_squares_model().moments().laws(Settings(eta, factor, 0.0, steps))
     for law, step, other in ((sgd, eta, 0.0), (sde, 0.0, eta)):
         exact, wrong = (
-            ss.theory.stationary.least_squares_transient(
+            closed_forms.transient(
                 INPUTS,
                 TARGETS,
                 learning_rate=eta,
@@ -54,7 +55,7 @@ def test_laws_with_momentum():
     eta, mu, steps = 0.05, 0.6, 9
     model = least_squares_model()
     sgd, _ = model.moments().laws(Settings(eta, 0.25, mu, steps))
-    exact = ss.theory.stationary.least_squares_transient(
+    exact = closed_forms.transient(
         INPUTS,
         TARGETS,
         learning_rate=eta,
@@ -87,7 +88,7 @@ def test_laws_with_momentum():
 def test_growth_is_mean_square_stability():
     """Spectral radius of the second moments below 1 up to theory's largest rate, above beyond."""
     model = least_squares_model()
-    most = ss.theory.stationary.max_stable_learning_rate(INPUTS, noise_factor=0.5)
+    most = closed_forms.largest_stable(INPUTS, noise_factor=0.5)
     assert most < 2 / np.linalg.eigvalsh(model.hessian)[-1]
     assert model.moments().growth(Settings(0.99 * most, 0.5, 0.0, 1)) < 1
     assert model.moments().growth(Settings(1.01 * most, 0.5, 0.0, 1)) > 1

@@ -2,6 +2,7 @@
 
 import itertools
 
+import closed_forms
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
@@ -197,7 +198,7 @@ def test_svag_gap_against_exact_moments():
     gap = gaps["squared displacement"][2]
 
     def exact(step):
-        moments = ss.theory.stationary.least_squares_transient(
+        moments = closed_forms.transient(
             inputs,
             targets,
             learning_rate=rate,

@@ -45,8 +45,8 @@ class SGLD(AbstractProcess):
     - any of them with `control_variate`: SGLD-CV, ĝ = ∇L(a) + mean of ∇ℓ_i(θ) − ∇ℓ_i(a).
 
     Its SDE is `ModifiedEquation` with `ThermalNoise(MinibatchNoise(sampling), T, η)`; exact laws on
-    least squares are `theory.stationary.langevin_covariance` and
-    `theory.stationary.langevin_epochs`.
+    least squares are `theory.stationary.covariance` and, of shuffled epochs,
+    `theory.stationary.epoch_moments`.
 
     **Arguments:**
 

@@ -19,10 +19,10 @@ from sde_sgd.theory.equations.identification import (
 from sde_sgd.theory.equations.kernel_score import KernelScore as KernelScore
 from sde_sgd.theory.equations.online_risk import OnlineRisk as OnlineRisk
 from sde_sgd.theory.equations.orders import (
-    LeastSquaresErrors as LeastSquaresErrors,
     ScalarErrors as ScalarErrors,
-    weak_errors_least_squares as weak_errors_least_squares,
+    weak_errors as weak_errors,
     weak_errors_scalar as weak_errors_scalar,
+    WeakErrors as WeakErrors,
 )
 from sde_sgd.theory.equations.scores import (
     FunctionScore as FunctionScore,

@@ -48,7 +48,7 @@ from sde_sgd.theory.laws.fokker_planck import FokkerPlanck
 from sde_sgd.theory.laws.grid_density import GridDensity
 from sde_sgd.theory.laws.wasserstein import wasserstein2
 from sde_sgd.theory.quantiles import normal_levels
-from sde_sgd.theory.stationary.langevin import Gaussian
+from sde_sgd.theory.stationary.posterior import Gaussian
 from sde_sgd.types import RealLike, Scalar
 
 _MOST_NODES = 100_000

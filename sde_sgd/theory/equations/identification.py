@@ -73,8 +73,8 @@ def read_least_squares(
     **Arguments:**
 
     - `inputs`, `targets`: (N,) each.
-    - `learning_rate` η, `noise_factor` c, `time_step` h as in
-      `least_squares_covariance`: η for SGD, η/substeps for Euler, 0 for the SDE.
+    - `learning_rate` η, `noise_factor` c in Cov(ĝ) = cΣ, `time_step` h: η for SGD, η/substeps for
+      Euler, 0 for the SDE.
     - `lag`: τ in units of t, a multiple of h.
     - `reading`: see the top of the module; `num_lags` K, of "extrapolated".
 

@@ -99,7 +99,7 @@ class OnlineRisk:
         if not isinstance(landscape, PopulationLeastSquares):
             raise ValueError(
                 f"landscape must be PopulationLeastSquares; got {in_brief(landscape)}. On a "
-                f"finite sum of least squares there is least_squares_transient."
+                f"finite sum of least squares there is theory.stationary.transient."
             )
         begin = _arguments.vector("theta0", theta0, landscape.dimension)
         values, basis = np.linalg.eigh(np.asarray(landscape.feature_covariance, dtype=float))

@@ -19,9 +19,10 @@ from sde_sgd._checks import check_at_least, check_callable, check_number, check_
 from sde_sgd.landscapes.base import AbstractFiniteSum, AbstractLandscape
 from sde_sgd.noise.models import MinibatchNoise
 from sde_sgd.noise.sampling import AbstractSampling
+from sde_sgd.processes.base import AbstractProcess
 from sde_sgd.theory import _arguments, _fields
 from sde_sgd.theory.laws.gradient_laws import _batches as enumerate_batches
-from sde_sgd.theory.stationary.least_squares import least_squares_transient
+from sde_sgd.theory.stationary.moments import read_linear, transient_of
 from sde_sgd.types import RealLike
 
 # An error of which the two degrees differ by more than this part of it is not resolved.
@@ -29,8 +30,8 @@ _RESOLVED = 1e-3
 _MOST_DEGREE = 1000
 
 
-class LeastSquaresErrors(NamedTuple):
-    """Weak errors, SDE − SGD, by learning rate.
+class WeakErrors(NamedTuple):
+    """Weak errors of an equation, E of it − E of the process, by learning rate.
 
     **Fields:** `learning_rates` (n,), `mean` of E θ (n, d), `second` of E θθᵀ (n, d, d).
     """
@@ -40,49 +41,37 @@ class LeastSquaresErrors(NamedTuple):
     second: Float[np.ndarray, "n d d"]
 
 
-def weak_errors_least_squares(
-    inputs: ArrayLike,
-    targets: ArrayLike,
+def weak_errors(
+    process: AbstractProcess,
+    equation: AbstractProcess,
     *,
     learning_rates: ArrayLike,
-    noise_factor: RealLike,
     time: RealLike,
     theta0: ArrayLike,
-    order: int = 1,
-    l2: RealLike = 0.0,
-) -> LeastSquaresErrors:
-    """Errors of first and second moments of a modified equation on least squares, exactly.
+) -> WeakErrors:
+    """Errors of an equation's first and second moments at t = `time`, exactly.
 
-    Both sides by the moment closure of `least_squares_transient`: c = `noise_factor` is all
-    that they know of the batches.
+    Both sides by `theory.stationary.transient`, where moments close: on quadratic losses with the
+    noise of batches.
 
-    **Arguments:** `inputs` (N, d), `targets` (N,); `learning_rates` (n,), of each of which `time`
-    must be a multiple; `theta0` (d,); `order` 1 or 2.
+        weak_errors(sgd, sde.limit(), learning_rates=[0.1, 0.05], time=1.0, theta0=start)
 
-    **Raises:** `ValueError` as the closure, and for a time between two iterations.
+    **Arguments:** `process`, such as `SGD`, and `equation`, such as a `ModifiedEquation` or its
+    limit, each at its own step, on one landscape; `learning_rates` (n,) in place of their own, of
+    each of which `time` must be a multiple; `theta0` (d,).
+
+    **Raises:** `ValueError` as `transient`, and for a time between two iterations.
     """
     rates = _arguments.array("learning_rates", learning_rates, 1)
-    horizon, order = check_at_least("time", time), _arguments.order(order)
+    horizon = [check_at_least("time", time)]
+    readings = [read_linear(side) for side in (process, equation)]
     means, seconds = [], []
     for eta in rates:
-        found = [
-            least_squares_transient(
-                inputs,
-                targets,
-                learning_rate=eta,
-                noise_factor=noise_factor,
-                time_step=step,
-                times=[horizon],
-                theta0=theta0,
-                l2=l2,
-                order=kind,
-            )
-            for step, kind in ((0.0, order), (eta, 1))
-        ]
-        sde, sgd = ((m.mean[0], m.covariance[0] + np.outer(m.mean[0], m.mean[0])) for m in found)
+        found = [transient_of(r.at(float(eta)), horizon, theta0) for r in readings]
+        sgd, sde = ((m.mean[0], m.covariance[0] + np.outer(m.mean[0], m.mean[0])) for m in found)
         means.append(sde[0] - sgd[0])
         seconds.append(sde[1] - sgd[1])
-    return LeastSquaresErrors(rates, np.array(means), np.array(seconds))
+    return WeakErrors(rates, np.array(means), np.array(seconds))
 
 
 class ScalarErrors(NamedTuple):

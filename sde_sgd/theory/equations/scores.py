@@ -21,7 +21,7 @@ from sde_sgd._checks import (
 from sde_sgd.processes.continuous.score import AbstractScore
 from sde_sgd.theory import _arguments
 from sde_sgd.theory._fields import traced
-from sde_sgd.theory.stationary.langevin import Gaussian
+from sde_sgd.theory.stationary.posterior import Gaussian
 from sde_sgd.types import Matrix, Positions, RealLike, Scalar, Vector
 
 _MOST_DIMENSIONS = 10**8

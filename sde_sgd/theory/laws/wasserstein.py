@@ -6,7 +6,7 @@ import numpy as np
 
 from sde_sgd.theory import _arguments
 from sde_sgd.theory.quantiles import normal_levels, quantile_function
-from sde_sgd.theory.stationary.langevin import Gaussian
+from sde_sgd.theory.stationary.posterior import Gaussian
 
 _REACH, _NODES = 6.0, 2001
 

@@ -10,26 +10,14 @@ from sde_sgd.theory.stationary.driven import (
     fractional_ornstein_uhlenbeck_variance as fractional_ornstein_uhlenbeck_variance,
     stationary_scale_stable as stationary_scale_stable,
 )
+from sde_sgd.theory.stationary.epoch_moments import (
+    epoch_moments as epoch_moments,
+    EpochMoments as EpochMoments,
+)
 from sde_sgd.theory.stationary.epochs import (
     epoch_covariance as epoch_covariance,
     epoch_noise_autocovariance as epoch_noise_autocovariance,
     EpochCovariance as EpochCovariance,
-)
-from sde_sgd.theory.stationary.langevin import (
-    Gaussian as Gaussian,
-    langevin_covariance as langevin_covariance,
-    langevin_epochs as langevin_epochs,
-    LangevinEpochs as LangevinEpochs,
-    posterior_least_squares as posterior_least_squares,
-)
-from sde_sgd.theory.stationary.least_squares import (
-    least_squares_covariance as least_squares_covariance,
-    least_squares_mean as least_squares_mean,
-    least_squares_transient as least_squares_transient,
-    max_stable_learning_rate as max_stable_learning_rate,
-    mean_square_stability as mean_square_stability,
-    MeanSquareStability as MeanSquareStability,
-    second_moment_operator as second_moment_operator,
 )
 from sde_sgd.theory.stationary.lyapunov import (
     linear_covariance as linear_covariance,
@@ -39,6 +27,7 @@ from sde_sgd.theory.stationary.lyapunov import (
 )
 from sde_sgd.theory.stationary.moments import (
     covariance as covariance,
+    growth as growth,
     largest_stable_learning_rate as largest_stable_learning_rate,
     mean as mean,
     transient as transient,
@@ -47,7 +36,11 @@ from sde_sgd.theory.stationary.momentum import MomentumLaw as MomentumLaw
 from sde_sgd.theory.stationary.population_least_squares import (
     population_covariance as population_covariance,
 )
-from sde_sgd.theory.stationary.posterior import posterior_by_quadrature as posterior_by_quadrature
+from sde_sgd.theory.stationary.posterior import (
+    Gaussian as Gaussian,
+    posterior as posterior,
+    posterior_by_quadrature as posterior_by_quadrature,
+)
 from sde_sgd.theory.stationary.scalar_moments import (
     ScalarMoments as ScalarMoments,
     stationary_scalar_moments as stationary_scalar_moments,

@@ -10,6 +10,7 @@ from sde_sgd._checks import check_part
 from sde_sgd.processes.base import AbstractProcess
 from sde_sgd.processes.linear import LinearReading
 from sde_sgd.theory import _arguments
+from sde_sgd.theory.stationary.epoch_moments import epoch_moments
 from sde_sgd.theory.stationary.epochs import epoch_covariance
 from sde_sgd.theory.stationary.lyapunov import TransientMoments
 
@@ -20,9 +21,14 @@ def mean(process: Any, about: Any = None) -> Float[np.ndarray, " d"]:
     On a quadratic it is the minimum, at every stable rate. `about=θ` linearises the gradient there:
     the point of rest is then θ − H⁻¹∇L(θ), one Newton step away.
 
+    Shuffled epochs move it, where their noise depends on θ: this is the mean at the end of one.
+
     **Arguments, errors:** as `covariance`.
     """
-    return _stable(process, about).rest
+    reading = _stable(process, about)
+    if process.epoch is None or reading.noise.feedback is None:
+        return reading.rest
+    return epoch_moments(process, about).epoch_end.mean
 
 
 def covariance(process: Any, about: Any = None) -> Float[np.ndarray, "d d"]:
@@ -37,10 +43,11 @@ def covariance(process: Any, about: Any = None) -> Float[np.ndarray, "d d"]:
 
     **Arguments:**
 
-    - `process`: `SGD` (any momentum; shuffled epochs where the noise does not depend on θ, at the
-      end of an epoch), `GaussianSGD`, `SVAG`, `SGLD`, `ModifiedEquation` of both orders by Euler,
-      `OverdampedEquation`, `UnderdampedEquation`, `DrivenEquation` with `WhiteNoise`, and limits.
-      Constant learning rate; d ≤ 64 where the noise depends on θ.
+    - `process`: `SGD` (any momentum; shuffled epochs at the end of one: where their noise depends
+      on θ for few examples and without momentum, see `epoch_moments`), `GaussianSGD`, `SVAG`,
+      `SGLD`, `ModifiedEquation` of both orders by Euler, `OverdampedEquation`,
+      `UnderdampedEquation`, `DrivenEquation` with `WhiteNoise`, and limits. Constant learning
+      rate; d ≤ 64 where the noise depends on θ.
     - `about`: θ (d,), on a landscape that is not quadratic: the linearisation there, with each
       example's own gradient and Hessian kept.
 
@@ -57,11 +64,7 @@ def covariance(process: Any, about: Any = None) -> Float[np.ndarray, "d d"]:
         dim = len(reading.rest)
         return reading.joint()[:dim, :dim]
     if reading.noise.feedback is not None:
-        raise ValueError(
-            f"The noise of shuffled epochs on {type(process.landscape).__name__} depends on θ, and "
-            f"steps of an epoch on each other: exact moments are not known. Freeze it, with "
-            f"theory.stationary.epoch_covariance(hessian, noise, ...)."
-        )
+        return epoch_moments(process, about).epoch_end.covariance
     basis = reading.basis
     return epoch_covariance(
         (basis * reading.curvature) @ basis.T,
@@ -86,13 +89,17 @@ def transient(
     **Raises:** `ValueError` as `covariance`, for times between two steps, for shuffled epochs, for
     more than 64 coordinates, those of a buffer included.
     """
-    reading = _read(process, about)
+    return transient_of(read_linear(process, about), times, theta0)
+
+
+def transient_of(reading: LinearReading, times: ArrayLike, theta0: ArrayLike) -> TransientMoments:
+    """`transient`, of a reading, which may have another learning rate than its process."""
+    process = reading.process
     if process.epoch is not None:
         raise ValueError("Moments on the way of shuffled epochs are not known: see `covariance`.")
     clock = _arguments.times(times)
     start = _arguments.vector("theta0", theta0, len(reading.rest))
-    unit = reading.learning_rate
-    step = reading.own.step
+    unit, step = reading.learning_rate, reading.own.step
     counts = clock / unit
     if step > 0:
         way = "pass whole numbers of them, or take the limit of an equation, `process.limit()`"
@@ -119,7 +126,21 @@ def largest_stable_learning_rate(process: Any, about: Any = None) -> float:
     return process.largest_stable_rate(_place(process, about))
 
 
-def _read(process: Any, about: Any) -> LinearReading:
+def growth(process: Any, about: Any = None) -> float:
+    """The factor by which E|θ − θ*|² grows in an iteration, in the long run; below 1 it is stable.
+
+    The spectral radius of the second moments of one solver step, to the power of the steps in an
+    iteration; of a limit, e to the power of its generator's. Directions without curvature, which
+    never move, are left out.
+
+    **Arguments, errors:** as `covariance`, for an unstable rate too; at most 64 coordinates, those
+    of a buffer included.
+    """
+    return read_linear(process, about).second_moment_growth()
+
+
+def read_linear(process: Any, about: Any = None) -> LinearReading:
+    """The linear reading of a process, after a check that it is one."""
     check_part("process", process, AbstractProcess, "a process such as ss.SGD")
     return process.linear(_place(process, about))
 
@@ -129,7 +150,7 @@ def _place(process: Any, about: Any) -> Float[np.ndarray, " d"] | None:
 
 
 def _stable(process: Any, about: Any) -> LinearReading:
-    reading = _read(process, about)
+    reading = read_linear(process, about)
     flat = int(reading.flat.sum())
     if flat or not len(reading.curvature):
         raise ValueError(

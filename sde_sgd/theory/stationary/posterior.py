@@ -1,21 +1,62 @@
-"""Mean and covariance of e^{−L/T} in a few dimensions, by quadrature."""
+"""The law e^{−L/T}: exactly on a quadratic loss, in a few dimensions by quadrature."""
+
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from sde_sgd._checks import check_number, in_brief
+from sde_sgd._checks import check_number, in_brief, real_values
 from sde_sgd.landscapes import compiled
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.landscapes.gradient_flow import Ending, follow_all
+from sde_sgd.processes.linear import NotKnown
 from sde_sgd.theory import _arguments
-from sde_sgd.theory.stationary.langevin import Gaussian
 from sde_sgd.types import RealLike
 
 _REACH = 8.0
 # Of the rounding of L, in units of T.
 _LARGEST_ROUNDING = 1e-3
 _MOST_NODES = 2_000_000
+
+
+class _Gaussian(NamedTuple):
+    mean: Float[np.ndarray, " d"]
+    covariance: Float[np.ndarray, "d d"]
+
+
+class Gaussian(_Gaussian):
+    """A normal law: `mean` (d,), `covariance` (d, d), copies of what is given."""
+
+    __slots__ = ()
+
+    def __new__(cls, mean: ArrayLike, covariance: ArrayLike):
+        centre = np.array(real_values("mean", mean))
+        spread = np.array(real_values("covariance", covariance))
+        if centre.ndim != 1 or spread.shape != (*centre.shape, *centre.shape):
+            raise ValueError(
+                f"mean must be (d,) and covariance (d, d); got {centre.shape} and {spread.shape}."
+            )
+        return super().__new__(cls, centre, spread)
+
+
+def posterior(landscape: AbstractLandscape, *, temperature: RealLike) -> Gaussian:
+    """The law e^{−L/T} of a quadratic loss: N(θ*, T H⁻¹), exactly.
+
+    On least squares T = σ²/N is the posterior of label noise of variance σ² and the prior
+    N(0, σ²/(Nλ) I). Other losses in a few dimensions: `posterior_by_quadrature`.
+
+    **Arguments:** `landscape` whose loss is quadratic; `temperature` T > 0.
+
+    **Raises:** `ValueError` for another landscape, and for directions that nothing holds.
+    """
+    _arguments.landscape(landscape)
+    minimum = minimum_of(landscape, "posterior", "posterior_by_quadrature, for d ≤ 3")
+    scale = check_number("temperature", temperature, above=0)
+    hessian = np.asarray(compiled.hessian(landscape, jnp.asarray(minimum)), np.float64)
+    refuse_flat(landscape, hessian)
+    return Gaussian(minimum, scale * np.linalg.inv(hessian))
 
 
 def posterior_by_quadrature(
@@ -112,3 +153,25 @@ def _losses(landscape: AbstractLandscape, theta: np.ndarray) -> np.ndarray:
     return np.concatenate(
         [np.asarray(compiled.losses(landscape, piece), float) for piece in points]
     )
+
+
+def minimum_of(landscape: AbstractLandscape, name: str, instead: str) -> np.ndarray:
+    """The minimum of a quadratic loss, or `NotKnown` with what to take `instead`."""
+    minimum = landscape.rest()
+    if minimum is None:
+        raise NotKnown(
+            f"{name} needs a quadratic loss (LeastSquares, quadratic), not "
+            f"{type(landscape).__name__}; known there: {instead}."
+        )
+    return minimum
+
+
+def refuse_flat(landscape: AbstractLandscape, hessian: np.ndarray) -> None:
+    """Raises `ValueError` for directions without curvature."""
+    values = np.linalg.eigvalsh(hessian)
+    flat = values <= len(values) * float(jnp.finfo(landscape.dtype).eps) * np.abs(values).max()
+    if flat.any():
+        raise ValueError(
+            f"{int(flat.sum())} of {len(flat)} directions have no curvature: there is no "
+            f"stationary law. Use l2 > 0, or project the inputs onto their span."
+        )

@@ -2,6 +2,7 @@
 
 import itertools
 
+import closed_forms
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -92,7 +93,7 @@ def test_log_map_is_the_generator_of_every_iteration():
 
 def test_only_the_centred_reading_loses_the_stationary_variance():
     """2b₁M + a(m) + a₂M = 0: naive, extrapolated and log map have SGD's M, centred has not."""
-    exact = theory.stationary.least_squares_covariance(
+    exact = closed_forms.covariance(
         X[:, None], Y, learning_rate=ETA, noise_factor=1 / BATCH, time_step=ETA
     )[0, 0]
 

@@ -1,5 +1,6 @@
 """Weak orders without sampling errors: the tables of theory, other routes, controls that fail."""
 
+import closed_forms
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,16 +15,16 @@ RATES = 2.0 ** -np.arange(4, 9)
 COARSE = 2.0 ** -np.arange(3, 7)
 
 
-def pair_errors(order, rates=RATES, **options):
-    return theory.equations.weak_errors_least_squares(
-        *PAIR,
-        learning_rates=rates,
-        noise_factor=1.0,
-        time=1.0,
-        theta0=[1.0],
-        order=order,
-        **options,
+def weak_errors(landscape, sampling, order, rates, theta0):
+    sgd = ss.SGD(landscape, 0.1, sampling)
+    equation = ss.ModifiedEquation(landscape, 0.1, ss.MinibatchNoise(sampling), order=order)
+    return theory.equations.weak_errors(
+        sgd, equation.limit(), learning_rates=rates, time=1.0, theta0=theta0
     )
+
+
+def pair_errors(order, rates=RATES):
+    return weak_errors(ss.LeastSquares(*PAIR), ss.WithReplacement(1), order, rates, [1.0])
 
 
 def logistic():
@@ -99,17 +100,10 @@ def test_orders_in_three_dimensions():
     """A finite sum with Σ(θ), both sampling schemes: 1 ± .1 and 2 ± .1 in every moment's norm."""
     rng = np.random.default_rng(0)
     inputs, targets = rng.normal(size=(8, 3)), rng.normal(size=8)
-    for factor in (1 / 2, 6 / (2 * 7)):
+    landscape = ss.LeastSquares(inputs, targets)
+    for scheme in (ss.WithReplacement(2), ss.WithoutReplacement(2)):
         for order in (1, 2):
-            errors = theory.equations.weak_errors_least_squares(
-                inputs,
-                targets,
-                learning_rates=RATES / 2,
-                noise_factor=factor,
-                time=1.0,
-                theta0=[1.0, -0.5, 0.3],
-                order=order,
-            )
+            errors = weak_errors(landscape, scheme, order, RATES / 2, [1.0, -0.5, 0.3])
             for rows in (errors.mean, errors.second.reshape(len(RATES), -1)):
                 size = np.linalg.norm(rows, axis=1)
                 assert abs(theory.equations.fit_order(RATES / 2, size).order - order) < 0.1
@@ -187,11 +181,9 @@ def test_another_clock_loses_the_order():
     for eta in RATES:
         k = round(1 / eta)
         ticks = {"learning_rate": eta, "noise_factor": 1.0, "theta0": [1.0]}
-        sgd = theory.stationary.least_squares_transient(*PAIR, time_step=eta, times=[1.0], **ticks)
+        sgd = closed_forms.transient(*PAIR, time_step=eta, times=[1.0], **ticks)
         for clock, row in ((eta * (k + 1), late), (np.sqrt(eta) * k, slow)):
-            sde = theory.stationary.least_squares_transient(
-                *PAIR, time_step=0.0, times=[clock], order=2, **ticks
-            )
+            sde = closed_forms.transient(*PAIR, time_step=0.0, times=[clock], order=2, **ticks)
             row.append(float((sde.mean - sgd.mean)[0, 0]))
     assert theory.equations.fit_order(RATES, late).order < 1.1
     assert theory.equations.fit_order(RATES, slow).order < 0.1
@@ -201,7 +193,7 @@ def test_order_two_is_worse_in_the_stationary_state():
     """Var η/(2+η), η/2 and, of SGD, η/(2−η): order 2 misses by twice as much as order 1."""
     eta = 0.1
     options = {"learning_rate": eta, "noise_factor": 1.0}
-    cov = theory.stationary.least_squares_covariance
+    cov = closed_forms.covariance
     sgd = cov(*PAIR, time_step=eta, **options)[0, 0]
     one, two = (cov(*PAIR, time_step=0.0, order=p, **options)[0, 0] for p in (1, 2))
     assert (sgd, one, two) == pytest.approx((eta / (2 - eta), eta / 2, eta / (2 + eta)))

@@ -2,6 +2,7 @@
 
 import functools
 
+import closed_forms
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -205,7 +206,7 @@ def test_noise_that_depends_on_the_place():
         box=(minimum - 2.5, minimum + 2.5),
         cells=1000,
     )
-    exact = ss.theory.stationary.least_squares_covariance(
+    exact = closed_forms.covariance(
         x[:, None], y, learning_rate=0.1, noise_factor=0.5, time_step=0.0
     )
     p = equation.stationary()

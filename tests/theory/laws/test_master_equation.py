@@ -3,6 +3,7 @@
 import functools
 import itertools
 
+import closed_forms
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -62,13 +63,13 @@ def test_gaussian_sgd_with_varying_noise():
     law = GaussianGradient.of(landscape, ss.MinibatchNoise(sampling))
     box = (MINIMUM - 4, MINIMUM + 4)
     master = MasterEquation(law, learning_rate=eta, box=box, nodes=400)
-    exact = ss.theory.stationary.least_squares_covariance(
+    exact = closed_forms.covariance(
         X[:, None], Y, learning_rate=eta, noise_factor=0.5, time_step=eta
     )
     assert master.stationary().variance == pytest.approx(exact[0, 0], rel=1e-9)
     late, early = master.propagate(0.0, [12, 3])
     for k, now in ((12, late), (3, early)):
-        moments = ss.theory.stationary.least_squares_transient(
+        moments = closed_forms.transient(
             X[:, None],
             Y,
             learning_rate=eta,
@@ -131,7 +132,7 @@ def test_all_batches_are_enumerated(sampling):
 def test_stationary_law_of_batches():
     """Shared atoms: the variance of finite-sum least squares to its stated error, of order 2."""
     law = BatchGradients.of(least_squares(), ss.WithReplacement(2))
-    exact = ss.theory.stationary.least_squares_covariance(
+    exact = closed_forms.covariance(
         X[:, None], Y, learning_rate=0.2, noise_factor=0.5, time_step=0.2
     )[0, 0]
 

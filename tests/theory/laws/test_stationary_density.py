@@ -3,6 +3,7 @@
 import functools
 from typing import Any
 
+import closed_forms
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -183,11 +184,11 @@ def test_landscape_agrees_with_its_exact_moments():
     landscape = line()
     noise = ss.MinibatchNoise(ss.WithReplacement(2))
     found = stationary_density_landscape(landscape, noise, learning_rate=0.3)
-    exact = ss.theory.stationary.least_squares_covariance(
+    exact = closed_forms.covariance(
         INPUTS, TARGETS, learning_rate=0.3, noise_factor=1 / 2, time_step=0.0
     )[0, 0]
     assert found.variance == pytest.approx(exact, rel=1e-9)
-    minimum = ss.theory.stationary.least_squares_mean(INPUTS, TARGETS)[0]
+    minimum = closed_forms.mean(INPUTS, TARGETS)[0]
     assert found.mean == pytest.approx(minimum, abs=1e-9)
     frozen = ss.ConstantNoise.at(landscape, jnp.asarray([minimum]), ss.WithReplacement(2))
     wrong = stationary_density_landscape(landscape, frozen, learning_rate=0.3).variance

@@ -3,6 +3,7 @@
 import itertools
 from typing import Any
 
+import closed_forms
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,18 +11,16 @@ from scipy.linalg import solve_continuous_lyapunov
 
 import sde_sgd as ss
 from sde_sgd.theory.stationary import (
-    langevin_covariance,
-    langevin_epochs,
-    least_squares_covariance,
+    posterior,
     posterior_by_quadrature,
-    posterior_least_squares,
 )
 
 RNG = np.random.default_rng(3)
 INPUTS = RNG.normal(size=(6, 2)) * np.array([1.0, 0.6])
 TARGETS = RNG.normal(size=6)
-MINIMUM = ss.theory.stationary.least_squares_mean(INPUTS, TARGETS, l2=0.1)
 ETA, BATH, L2 = 0.2, 1 / 6, 0.1
+LANDSCAPE = ss.LeastSquares(INPUTS, TARGETS, l2=L2)
+MINIMUM = LANDSCAPE.rest()
 COMMON: dict[str, Any] = {"learning_rate": ETA, "temperature": BATH, "l2": L2}
 
 
@@ -69,7 +68,7 @@ def test_epochs_by_enumeration(size, anchor):
     """All 720 orders of N = 6: SGWORLD and its control variate at every phase; B = 4 drops two."""
     orders = sorted({batches_of(order, size) for order in itertools.permutations(range(6))})
     means, covariances = epoch_by_enumeration(orders, anchor)
-    found = langevin_epochs(INPUTS, TARGETS, batch_size=size, anchor=anchor, **COMMON)
+    found = closed_forms.langevin_epochs(INPUTS, TARGETS, batch_size=size, anchor=anchor, **COMMON)
     np.testing.assert_allclose(found.means, means, atol=1e-12)
     np.testing.assert_allclose(found.covariances, covariances, atol=1e-12)
     pooled = means.mean(0)
@@ -85,10 +84,12 @@ def test_independent_batches_are_another_law():
     subsets = list(itertools.combinations(range(6), 2))
     independent = [list(triple) for triple in itertools.product(subsets, repeat=3)]
     means, covariances = epoch_by_enumeration(independent)
-    exact = langevin_covariance(INPUTS, TARGETS, noise_factor=(6 - 2) / (2 * 5), **COMMON)
+    exact = closed_forms.langevin(INPUTS, TARGETS, noise_factor=(6 - 2) / (2 * 5), **COMMON)
     np.testing.assert_allclose(covariances[0], exact, atol=1e-8)
     np.testing.assert_allclose(means[0], MINIMUM, atol=1e-6)
-    shuffled = langevin_epochs(INPUTS, TARGETS, batch_size=2, **COMMON).average.covariance
+    shuffled = closed_forms.langevin_epochs(
+        INPUTS, TARGETS, batch_size=2, **COMMON
+    ).average.covariance
     assert np.trace(exact) > 1.1 * np.trace(shuffled)
 
 
@@ -97,8 +98,8 @@ def test_independent_batches_are_another_law():
 def test_one_batch_an_epoch(size, anchor):
     """⌊N/B⌋ = 1: an epoch is one fresh subset, so the two closures agree; B = N has no noise."""
     factor = (6 - size) / (size * 5)
-    exact = langevin_covariance(INPUTS, TARGETS, noise_factor=factor, anchor=anchor, **COMMON)
-    found = langevin_epochs(INPUTS, TARGETS, batch_size=size, anchor=anchor, **COMMON)
+    exact = closed_forms.langevin(INPUTS, TARGETS, noise_factor=factor, anchor=anchor, **COMMON)
+    found = closed_forms.langevin_epochs(INPUTS, TARGETS, batch_size=size, anchor=anchor, **COMMON)
     np.testing.assert_allclose(found.epoch_end.covariance, exact, rtol=1e-11)
     np.testing.assert_allclose(found.epoch_end.mean, MINIMUM, atol=1e-12)
 
@@ -116,12 +117,12 @@ def test_bias_of_first_order():
     slopes = (INPUTS @ MINIMUM - TARGETS)[:, None] * INPUTS
     pulled = 0.2 * np.einsum("nij,nj->i", each, slopes) / 6
     given = COMMON | {"learning_rate": 1e-4}
-    plain = langevin_covariance(INPUTS, TARGETS, noise_factor=0.0, **given)
-    epochs = langevin_epochs(INPUTS, TARGETS, batch_size=2, **given).average
+    plain = closed_forms.langevin(INPUTS, TARGETS, noise_factor=0.0, **given)
+    epochs = closed_forms.langevin_epochs(INPUTS, TARGETS, batch_size=2, **given).average
     change = (epochs.covariance - plain) / 1e-4
     np.testing.assert_allclose(change, -BATH * inverse @ bent @ inverse, rtol=2e-3)
     np.testing.assert_allclose((epochs.mean - MINIMUM) / 1e-4, -inverse @ pulled, rtol=2e-3)
-    subsets = langevin_covariance(INPUTS, TARGETS, noise_factor=0.4, **given)
+    subsets = closed_forms.langevin(INPUTS, TARGETS, noise_factor=0.4, **given)
     star = np.cov((slopes + L2 * MINIMUM).T, bias=True)
     star = star + BATH * np.einsum("nij,jk,nkl->il", each, inverse, each) / 6
     white = solve_continuous_lyapunov(np.linalg.inv(inverse), 0.4 * star)
@@ -132,31 +133,31 @@ def test_bias_of_first_order():
     gaps = []
     for eta in (1e-2, 5e-3):
         one = {"learning_rate": eta, "temperature": BATH}
-        full = langevin_covariance(signs, y, noise_factor=0.0, **one)
-        shuffled = langevin_epochs(signs, y, batch_size=2, **one).average
+        full = closed_forms.langevin(signs, y, noise_factor=0.0, **one)
+        shuffled = closed_forms.langevin_epochs(signs, y, batch_size=2, **one).average
         gaps.append(float((shuffled.covariance - full)[0, 0]))
     assert np.log2(gaps[0] / gaps[1]) == pytest.approx(2, abs=0.05)
 
 
 def test_limit_is_the_posterior():
     """η → 0 and h → 0: T H⁻¹ about θ*."""
-    posterior = posterior_least_squares(INPUTS, TARGETS, temperature=BATH, l2=L2)
+    law = posterior(LANDSCAPE, temperature=BATH)
     given = COMMON | {"learning_rate": 1e-8}
-    limit = langevin_covariance(INPUTS, TARGETS, noise_factor=0.4, time_step=0.0, **given)
-    np.testing.assert_allclose(limit, posterior.covariance, rtol=1e-6)
-    np.testing.assert_allclose(posterior.mean, MINIMUM, atol=1e-13)
+    limit = closed_forms.langevin(INPUTS, TARGETS, noise_factor=0.4, time_step=0.0, **given)
+    np.testing.assert_allclose(limit, law.covariance, rtol=1e-6)
+    np.testing.assert_allclose(law.mean, MINIMUM, atol=1e-13)
 
 
 def test_full_batches_and_no_bath():
     """T/(h(1 − ηh/2)) without batch noise; at T = 0 the covariance is that of SGD."""
     hess = INPUTS.T @ INPUTS / 6 + L2 * np.eye(2)
     exact = BATH * np.linalg.inv(hess @ (np.eye(2) - ETA / 2 * hess))
-    found = langevin_covariance(INPUTS, TARGETS, noise_factor=0.0, **COMMON)
+    found = closed_forms.langevin(INPUTS, TARGETS, noise_factor=0.0, **COMMON)
     np.testing.assert_allclose(found, exact, rtol=1e-12)
     cold: dict[str, Any] = {"learning_rate": ETA, "l2": L2, "noise_factor": 0.25}
     np.testing.assert_allclose(
-        langevin_covariance(INPUTS, TARGETS, temperature=0.0, **cold),
-        least_squares_covariance(INPUTS, TARGETS, time_step=ETA, **cold),
+        closed_forms.langevin(INPUTS, TARGETS, temperature=0.0, **cold),
+        closed_forms.covariance(INPUTS, TARGETS, time_step=ETA, **cold),
         rtol=1e-12,
     )
 
@@ -164,7 +165,7 @@ def test_full_batches_and_no_bath():
 def test_control_variate_by_residuals():
     """One step of the second moment, with Σ(θ) = Cov_i[H_i(θ − a)] summed over examples."""
     anchor = MINIMUM + np.array([0.4, 0.1])
-    exact = langevin_covariance(INPUTS, TARGETS, noise_factor=0.25, anchor=anchor, **COMMON)
+    exact = closed_forms.langevin(INPUTS, TARGETS, noise_factor=0.25, anchor=anchor, **COMMON)
     each = INPUTS[:, :, None] * INPUTS[:, None, :]
     mean = each.mean(0)
     second = exact + np.outer(MINIMUM - anchor, MINIMUM - anchor)
@@ -176,7 +177,7 @@ def test_control_variate_by_residuals():
 
 def test_posterior_by_quadrature():
     """Least squares in closed form; logistic regression by a Gauss rule for e^{−NL}."""
-    gaussian = posterior_least_squares(INPUTS, TARGETS, temperature=BATH, l2=L2)
+    gaussian = posterior(LANDSCAPE, temperature=BATH)
     found = posterior_by_quadrature(ss.LeastSquares(INPUTS, TARGETS, l2=L2), temperature=BATH)
     np.testing.assert_allclose(found.mean, gaussian.mean, atol=1e-8)
     np.testing.assert_allclose(found.covariance, gaussian.covariance, rtol=1e-7)
@@ -195,29 +196,36 @@ def test_posterior_by_quadrature():
     np.testing.assert_allclose(found.covariance, cross, atol=1e-7)
 
 
+def epochs(**options):
+    return closed_forms.langevin_epochs(INPUTS, TARGETS, **options)
+
+
 BAD = [
-    (lambda: langevin_epochs(INPUTS, TARGETS, batch_size=7, **COMMON), "from 1 to 6; got 7"),
     (
-        lambda: langevin_epochs(
+        lambda: epochs(batch_size=7, **COMMON),
+        "batch_size",
+    ),
+    (
+        lambda: closed_forms.langevin_epochs(
             np.tile(INPUTS, (5, 1)), np.tile(TARGETS, 5), batch_size=3, **COMMON
         ),
         "fewer examples",
     ),
     (
-        lambda: langevin_epochs(INPUTS, TARGETS, batch_size=2, learning_rate=5.0, temperature=0.1),
+        lambda: epochs(batch_size=2, learning_rate=5.0, temperature=0.1),
         "smaller learning_rate",
     ),
     (
-        lambda: langevin_epochs(INPUTS, TARGETS, batch_size=2, anchor=[1.0], **COMMON),
-        r"anchor must have shape \(2,\)",
+        lambda: epochs(batch_size=2, anchor=[1.0], **COMMON),
+        r"control_variate",
     ),
     (
-        lambda: langevin_covariance(
+        lambda: closed_forms.langevin(
             INPUTS, TARGETS, noise_factor=0.25, learning_rate=9.0, temperature=0.1
         ),
-        "learning_rate <",
+        "stable below",
     ),
-    (lambda: posterior_least_squares(INPUTS, TARGETS, temperature=0.0), "temperature"),
+    (lambda: posterior(LANDSCAPE, temperature=0.0), "temperature"),
     (
         lambda: posterior_by_quadrature(
             ss.LogisticRegression(INPUTS, np.array([0, 1, 1, 0, 1, 0]), bias=False),

@@ -7,18 +7,11 @@ averaging the maps gives the first two moments without any formula for Σ.
 import itertools
 from typing import Any
 
+import closed_forms
 import numpy as np
 import pytest
 
-from sde_sgd.theory.stationary import (
-    least_squares_covariance,
-    least_squares_mean,
-    least_squares_transient,
-    linear_covariance,
-    max_stable_learning_rate,
-    mean_square_stability,
-    second_moment_operator,
-)
+from sde_sgd.theory.stationary import linear_covariance
 
 N, B, D, ETA = 5, 2, 2, 0.12
 RNG = np.random.default_rng(3)
@@ -105,11 +98,12 @@ def test_sgd_stationary_by_enumeration(scheme, l2, mu):
         "time_step": ETA,
         "l2": l2,
     }
-    m = least_squares_covariance(X, Y, momentum=mu, **options)
+    m = closed_forms.covariance(X, Y, momentum=mu, **options)
     np.testing.assert_allclose(m, joint[:D, :D], atol=1e-12)
-    both = least_squares_covariance(X, Y, momentum=mu, joint=True, **options)
-    np.testing.assert_allclose(both, joint, atol=1e-12)
-    np.testing.assert_allclose(least_squares_mean(X, Y, l2=l2), mean[:D], atol=1e-13)
+    both = closed_forms.process_of(X, Y, momentum=mu, **options).linear().joint()
+    size = len(both)  # without momentum there is no buffer
+    np.testing.assert_allclose(both, joint[:size, :size], atol=1e-12)
+    np.testing.assert_allclose(closed_forms.mean(X, Y, l2=l2), mean[:D], atol=1e-13)
 
 
 @pytest.mark.parametrize("order", [1, 2])
@@ -117,7 +111,7 @@ def test_sgd_stationary_by_enumeration(scheme, l2, mu):
 def test_euler_stationary_by_enumeration(l2, order):
     """The same equation with h HMH, h = η/4, is that of Euler with the exact noise cΣ(θ)."""
     _, covariance = enumerate_stationary(euler_maps(0.5, ETA, ETA / 4, l2, order))
-    m = least_squares_covariance(
+    m = closed_forms.covariance(
         X, Y, learning_rate=ETA, noise_factor=0.5, time_step=ETA / 4, l2=l2, order=order
     )
     np.testing.assert_allclose(m, covariance, atol=1e-12)
@@ -141,20 +135,20 @@ def test_controls_are_told_apart():
         {"order": 2},
     ]
     for change in wrong:
-        m = least_squares_covariance(X, Y, **(options | change))
+        m = closed_forms.covariance(X, Y, **(options | change))
         assert np.abs(m / exact - 1).max() > 0.01, change
 
 
 def test_frozen_noise_is_the_constant_noise_equation():
     """HM + MH − hHMH = ηcΣ*, Σ* the covariance of x_i r_i at θ*, which λ does not enter."""
-    for l2, h in itertools.product((0.0, 0.3), (0.0, 0.1)):
-        theta = least_squares_mean(X, Y, l2=l2)
+    for l2, h in itertools.product((0.0, 0.3), (0.0, ETA / 3)):
+        theta = closed_forms.mean(X, Y, l2=l2)
         gradients = X * (X @ theta - Y)[:, None]
         star = np.cov(gradients.T, bias=True)
         expected = linear_covariance(
             X.T @ X / N + l2 * np.eye(D), 0.5 * star, learning_rate=ETA, time_step=h
         )
-        m = least_squares_covariance(
+        m = closed_forms.covariance(
             X, Y, learning_rate=ETA, noise_factor=0.5, time_step=h, l2=l2, frozen_noise=True
         )
         np.testing.assert_allclose(m, expected, atol=1e-14)
@@ -170,7 +164,7 @@ def test_sgd_transient_by_enumeration(scheme, l2, mu):
     """E θ_k and Cov θ_k over all sequences of batches, from θ0 and an empty buffer."""
     start = np.concatenate([THETA0, np.zeros(D)])
     means, covariances = enumerate_transient(sgd_maps(scheme, ETA, l2, mu), STEPS, start)
-    found = least_squares_transient(
+    found = closed_forms.transient(
         X,
         Y,
         learning_rate=ETA,
@@ -193,7 +187,7 @@ def test_euler_transient_by_enumeration(l2, order):
     steps, h = [0, 3, 11, 64], ETA / 4
     means, covariances = enumerate_transient(euler_maps(0.5, ETA, h, l2, order), steps, THETA0)
     pick = [2, 0, 3, 1, 2]
-    found = least_squares_transient(
+    found = closed_forms.transient(
         X,
         Y,
         learning_rate=ETA,
@@ -222,48 +216,55 @@ def test_continuous_limit_by_richardson(l2):
     halvings = [ETA / 2**k for k in range(2, 9)]
     limit = richardson([enumerate_stationary(euler_maps(0.5, ETA, h, l2))[1] for h in halvings])
     options: dict[str, Any] = {"learning_rate": ETA, "noise_factor": 0.5, "l2": l2}
-    m = least_squares_covariance(X, Y, time_step=0.0, **options)
+    m = closed_forms.covariance(X, Y, time_step=0.0, **options)
     np.testing.assert_allclose(m, limit, atol=1e-11)
     times = [0.0, ETA, 4 * ETA]
     moving: dict[str, Any] = dict(times=times, theta0=THETA0, **options)
-    steps = [least_squares_transient(X, Y, time_step=h, **moving) for h in halvings]
-    exact = least_squares_transient(X, Y, time_step=0.0, **moving)
+    steps = [closed_forms.transient(X, Y, time_step=h, **moving) for h in halvings]
+    exact = closed_forms.transient(X, Y, time_step=0.0, **moving)
     np.testing.assert_allclose(exact.mean, richardson([s.mean for s in steps]), atol=1e-11)
     limit = richardson([s.covariance for s in steps])
     np.testing.assert_allclose(exact.covariance, limit, atol=1e-11)
     assert np.abs(steps[-1].covariance - exact.covariance).max() > 1e-5  # control: no extrapolation
 
 
-@pytest.mark.parametrize("h", [0.0, 0.05, ETA])
+@pytest.mark.parametrize("h", [0.0, ETA / 2, ETA])
 def test_long_runs_reach_the_stationary_law(h):
     """t → ∞ of the transient, by powers and exponentials, is the stationary law."""
     options: dict[str, Any] = {"learning_rate": ETA, "noise_factor": 0.5, "time_step": h, "l2": 0.1}
-    late = least_squares_transient(X, Y, times=[450.0], theta0=THETA0, **options)
+    late = closed_forms.transient(X, Y, times=[450.0], theta0=THETA0, **options)
     np.testing.assert_allclose(
-        late.covariance[0], least_squares_covariance(X, Y, **options), atol=1e-13
+        late.covariance[0], closed_forms.covariance(X, Y, **options), atol=1e-13
     )
-    np.testing.assert_allclose(late.mean[0], least_squares_mean(X, Y, l2=0.1), atol=1e-13)
+    np.testing.assert_allclose(late.mean[0], closed_forms.mean(X, Y, l2=0.1), atol=1e-13)
 
 
+@pytest.mark.parametrize("mu", [0.0, 0.6])
 @pytest.mark.parametrize("l2", [0.0, 0.3])
-def test_second_moment_operator_by_enumeration(l2):
-    """P = E[M_b ⊗ M_b]; the radius is its largest eigenvalue in modulus; h = 0 is (P − I)/h."""
-    maps = [(m[:D, :D], v[:D]) for m, v in sgd_maps("with", ETA, l2)]
+def test_growth_by_enumeration(l2, mu):
+    """E|θ − θ*|² grows by the radius of E[M_b ⊗ M_b] in an iteration, of (θ, m) with momentum.
+
+    Of Euler's chain by that of its sign vectors, to the power of its steps; of the equation by the
+    limit of this at ever finer steps.
+    """
     options: dict[str, Any] = {"learning_rate": ETA, "noise_factor": 0.5, "l2": l2}
-    p = second_moment_operator(X, time_step=ETA, **options)
-    np.testing.assert_allclose(p, operator(maps), atol=1e-14)
-    found = mean_square_stability(X, time_step=ETA, **options)
-    radius = np.abs(np.linalg.eigvals(p)).max()
-    assert found.spectral_radius == pytest.approx(radius, rel=1e-12)
-    assert found.spectral_abscissa == pytest.approx(np.log(radius) / ETA, rel=1e-12)
-    generator = second_moment_operator(X, time_step=0.0, **options)
-    h = 1e-6
-    step = second_moment_operator(X, time_step=h, **options)
-    np.testing.assert_allclose((step - np.eye(D * D)) / h, generator, atol=1e-4)
-    continuous = mean_square_stability(X, time_step=0.0, **options)
-    top = np.linalg.eigvals(generator).real.max()
-    assert continuous.spectral_abscissa == pytest.approx(top, rel=1e-12)
-    assert np.isnan(continuous.spectral_radius) and continuous.stable
+
+    def radius(maps):
+        return np.abs(np.linalg.eigvals(operator(maps))).max()
+
+    if mu:
+        found = closed_forms.growth(X, time_step=ETA, momentum=mu, **options)
+        assert found == pytest.approx(radius(sgd_maps("with", ETA, l2, mu)), rel=1e-12)
+        return
+    maps = [(m[:D, :D], v[:D]) for m, v in sgd_maps("with", ETA, l2)]
+    found = closed_forms.growth(X, time_step=ETA, **options)
+    assert found == pytest.approx(radius(maps), rel=1e-12)
+    chains = [radius(euler_maps(0.5, ETA, ETA / m, l2)) ** m for m in (4, 8, 16, 32, 64, 128)]
+    found = closed_forms.growth(X, time_step=ETA / 4, **options)
+    assert found == pytest.approx(chains[0], rel=1e-12)
+    found = closed_forms.growth(X, time_step=0.0, **options)
+    assert found == pytest.approx(richardson(chains), rel=1e-10)
+    assert abs(chains[-1] - found) > 1e-6  # control: no extrapolation
 
 
 @pytest.mark.parametrize("mu", [0.0, 0.7])
@@ -271,7 +272,7 @@ def test_second_moment_operator_by_enumeration(l2):
 def test_largest_stable_rate_by_enumeration(scheme, l2, mu):
     """ρ(E[M_b ⊗ M_b]) = 1 at η_max: below 2(1+μ)/λ_max, momentum's joint chain included."""
     c = FACTOR[scheme]
-    limit = max_stable_learning_rate(X, noise_factor=c, l2=l2, momentum=mu)
+    limit = closed_forms.largest_stable(X, noise_factor=c, l2=l2, momentum=mu)
     for factor, stable in ((0.999, True), (1.0, None), (1.001, False)):
         p = operator(sgd_maps(scheme, factor * limit, l2, mu))
         radius = np.abs(np.linalg.eigvals(p)).max()
@@ -281,24 +282,24 @@ def test_largest_stable_rate_by_enumeration(scheme, l2, mu):
             assert (radius < 1) == stable
         if mu == 0 and stable is not None:
             rate = factor * limit
-            found = mean_square_stability(
+            found = closed_forms.growth(
                 X, learning_rate=rate, noise_factor=c, time_step=rate, l2=l2
             )
-            assert found.stable == stable
+            assert (found < 1) == stable
     top = np.linalg.eigvalsh(X.T @ X / N + l2 * np.eye(D))[-1]
     assert limit < 0.9 * 2 * (1 + mu) / top  # control: contraction of the mean is not enough
-    frozen = max_stable_learning_rate(X, noise_factor=0.0, l2=l2, momentum=mu)
-    assert frozen == pytest.approx(2 * (1 + mu) / top, rel=1e-12)
+    frozen = closed_forms.largest_stable(X, noise_factor=0.0, l2=l2, momentum=mu)
+    assert frozen == pytest.approx(2 * (1 + mu) / top, rel=1e-11)
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.25])
 def test_largest_stable_rate_of_the_sde(ratio):
     """The top eigenvalue of the second-moment equation crosses at η_max with h = ratio·η."""
-    limit = max_stable_learning_rate(X, noise_factor=1.0, step_ratio=ratio)
+    limit = closed_forms.largest_stable(X, noise_factor=1.0, step_ratio=ratio)
     for factor in (0.999, 1.001):
-        found = mean_square_stability(
+        found = closed_forms.growth(
             X, learning_rate=factor * limit, noise_factor=1.0, time_step=ratio * factor * limit
         )
-        assert found.stable == (factor < 1)
+        assert (found < 1) == (factor < 1)
     if ratio == 0:
-        assert max_stable_learning_rate(X, noise_factor=0.0, step_ratio=0.0) == np.inf
+        assert closed_forms.largest_stable(X, noise_factor=0.0, step_ratio=0.0) == np.inf

@@ -3,12 +3,12 @@
 import itertools
 from typing import Any
 
+import closed_forms
 import numpy as np
 import pytest
 
 from sde_sgd.theory.laws import stationary_density, tail_index_finite_sum
 from sde_sgd.theory.stationary import (
-    least_squares_covariance,
     stationary_scalar_moments,
     transient_scalar_moments,
 )
@@ -196,9 +196,9 @@ def test_stationary_variances():
 @pytest.mark.parametrize("replacement, factor", [(True, 1 / 2), (False, 3 / 8)])
 @pytest.mark.parametrize("step", [None, 0.0, 0.1])
 def test_stationary_variance_of_the_second_moment_closure(replacement, factor, step):
-    """The variance of `least_squares_covariance`, for SGD, Euler and the SDE."""
+    """The variance of `covariance`, for SGD, Euler and the SDE."""
     eta, decay = 0.5, 0.1
-    exact = least_squares_covariance(
+    exact = closed_forms.covariance(
         INPUTS[:, None],
         TARGETS,
         learning_rate=eta,

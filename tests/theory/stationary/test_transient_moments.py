@@ -1,5 +1,6 @@
 """Mean and covariance of least squares over time, each process against its own exact value."""
 
+import closed_forms
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -49,7 +50,7 @@ def verdicts(found, exact) -> list[str]:
 
 def exact(problem, factor: float, step: float):
     inputs, targets, theta0 = problem
-    return ss.theory.stationary.least_squares_transient(
+    return closed_forms.transient(
         inputs,
         targets,
         learning_rate=ETA,
@@ -121,7 +122,7 @@ def test_other_noise_models_have_the_stationary_covariance_that_they_state(probl
         time_step=ETA / SUBSTEPS,
     )
     assert ss.compare(run["moments"].covariance, predicted).verdict == "agrees"
-    own = ss.theory.stationary.least_squares_covariance(
+    own = closed_forms.covariance(
         inputs, targets, learning_rate=ETA, noise_factor=1 / BATCH, time_step=ETA / SUBSTEPS
     )
     assert ss.compare(run["moments"].covariance, own).verdict == "disagrees"
