@@ -286,8 +286,10 @@ def _resampled(
     drawn = others[:1] if paired else others
     weights = [bootstrap_weights(for_members, len(rows), num_bootstrap) for rows in drawn]
     weights = weights * len(others) if paired else weights
+    # x in itself is a term of every energy distance from x.
+    within = pair_sums(x, weights_x, x, weights_x) if name == "energy" else None
     return [
-        _replicates(name, x, weights_x, y, own, unbiased)
+        _replicates(name, x, weights_x, y, own, unbiased, within)
         for y, own in zip(others, weights, strict=True)
     ]
 
@@ -312,17 +314,22 @@ def _replicates(
     y: Float[np.ndarray, "m d"],
     weights_y: Float[np.ndarray, "replicates m"],
     unbiased: bool = True,
+    within_x: Float[np.ndarray, " replicates"] | None = None,
 ) -> Float[np.ndarray, "replicates ..."]:
-    """The distance for each row of weights; row 0 is that of the sample itself."""
+    """The distance for each row of weights; row 0 is that of the sample itself.
+
+    `within_x`: the sum over pairs of x, where it is known.
+    """
     if name != "energy":
         signed = np.concatenate([weights_x, -weights_y], axis=1)
         return wasserstein_columns(np.concatenate([x, y]), signed)
     between = pair_sums(x, weights_x, y, weights_y)
-    within_x = pair_sums(x, weights_x, x, weights_x)
+    if within_x is None:
+        within_x = pair_sums(x, weights_x, x, weights_x)
     within_y = pair_sums(y, weights_y, y, weights_y)
     if unbiased:
-        within_x *= len(x) / (len(x) - 1)
-        within_y *= len(y) / (len(y) - 1)
+        within_x = within_x * (len(x) / (len(x) - 1))
+        within_y = within_y * (len(y) / (len(y) - 1))
     return 2 * between - within_x - within_y
 
 
