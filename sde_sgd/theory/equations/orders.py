@@ -20,7 +20,7 @@ from sde_sgd.landscapes.base import AbstractFiniteSum, AbstractLandscape
 from sde_sgd.noise.models import MinibatchNoise
 from sde_sgd.noise.sampling import AbstractSampling
 from sde_sgd.theory import _arguments, _fields
-from sde_sgd.theory.laws.gradient_laws import _batches as enumerate_batches
+from sde_sgd.theory.laws.gradient_laws import BatchGradients
 from sde_sgd.theory.stationary.least_squares import least_squares_transient
 from sde_sgd.types import RealLike
 
@@ -211,7 +211,7 @@ def weak_errors_scalar(
         )
     noise = MinibatchNoise(sampling)
     noise.check(landscape)
-    counts, chances = enumerate_batches(sampling, landscape.num_examples)
+    law = BatchGradients.of(landscape, sampling)
     grids = [_chebyshev(num, ends) for num in (2 * degree // 3, degree)]
     points = np.concatenate([nodes for nodes, _, _ in grids])
     table = np.asarray(_evaluate(landscape, noise, of, points[:, None]), dtype=float)
@@ -220,8 +220,8 @@ def weak_errors_scalar(
     def both(grid, values, eta, count) -> tuple[float, float]:
         """E f(θ_count) and E f(X_T)."""
         nodes, weights, slope = grid
-        begin, g, bent, c = values[:, :4].T
-        moved = nodes[:, None] - eta * values[:, 4:] @ counts.T / sampling.batch_size
+        begin, g, bent, c = values.T
+        moved = nodes[:, None] - eta * law.values(nodes)
         if moved.min() < ends[0] - 1e-12 or moved.max() > ends[1] + 1e-12:
             raise ValueError(
                 f"SGD at learning_rate={eta:g} leaves the box {ends.tolist()}, "
@@ -229,7 +229,7 @@ def weak_errors_scalar(
                 f"itself."
             )
         step = np.zeros((len(nodes), len(nodes)))
-        for column, chance in zip(moved.T, chances, strict=True):
+        for column, chance in zip(moved.T, law.probabilities, strict=True):
             step += chance * _interpolation(nodes, weights, column)
         if equation is None:
             b, d = -g - (eta / 2 * bent if order == 2 else 0), eta / 2 * c
@@ -275,7 +275,7 @@ def _coefficients(equation: Callable, *given) -> tuple[np.ndarray, np.ndarray]:
 
 @eqx.filter_jit
 def _evaluate(landscape, noise, of, points):
-    """f, L′, L″L′, C and the N example gradients at each point, (n, 4 + N)."""
+    """f, L′, L″L′ and C at each point, (n, 4)."""
 
     def one(theta):
         theta = theta.astype(landscape.dtype)
@@ -283,8 +283,7 @@ def _evaluate(landscape, noise, of, points):
         bent = landscape.hessian_vector_product(theta, gradient)
         value = jnp.reshape(of(theta), (1,))
         covariance = noise.covariance(theta, landscape)[0]
-        examples = landscape.example_gradients(theta)[:, 0]
-        return jnp.concatenate([value, gradient, bent, covariance, examples])
+        return jnp.concatenate([value, gradient, bent, covariance])
 
     return jax.vmap(one)(points)
 

@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike
 from scipy.linalg import cho_factor, cho_solve, LinAlgError
 
 from sde_sgd._checks import as_float64, check_at_least, check_number, check_whole, real_values
+from sde_sgd.noise.sampling import RandomReshuffling
 from sde_sgd.theory import _arguments
 from sde_sgd.theory.stationary import _second_moments as moments, least_squares
 from sde_sgd.types import RealLike
@@ -184,7 +185,7 @@ def langevin_epochs(
     else:
         offset = minimum - _arguments.vector("anchor", anchor, dim)
         slope = (curvature - curvature.mean(axis=0)) @ offset
-    batches = [np.array(b) for b in itertools.combinations(range(num), size)]
+    batches, _ = RandomReshuffling(size).batches(num, _MOST_TRANSITIONS)
     maps = np.stack([_lifted(curvature[b].mean(0), slope[b].mean(0), eta, bath) for b in batches])
     masks = np.array([_mask(b) for b in batches])
     after = _phases(maps, masks, num, size)
