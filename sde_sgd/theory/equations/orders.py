@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
+from scipy.interpolate import BarycentricInterpolator
 from scipy.linalg import expm
 
 from sde_sgd._checks import check_at_least, check_callable, check_number, check_whole, in_brief
@@ -220,6 +221,7 @@ def weak_errors_scalar(
     def both(grid, values, eta, count) -> tuple[float, float]:
         """E f(θ_count) and E f(X_T)."""
         nodes, weights, slope = grid
+        evaluated = BarycentricInterpolator(nodes, np.eye(len(nodes)), wi=weights)
         begin, g, bent, c = values.T
         moved = nodes[:, None] - eta * law.values(nodes)
         if moved.min() < ends[0] - 1e-12 or moved.max() > ends[1] + 1e-12:
@@ -230,13 +232,13 @@ def weak_errors_scalar(
             )
         step = np.zeros((len(nodes), len(nodes)))
         for column, chance in zip(moved.T, law.probabilities, strict=True):
-            step += chance * _interpolation(nodes, weights, column)
+            step += chance * evaluated(column)
         if equation is None:
             b, d = -g - (eta / 2 * bent if order == 2 else 0), eta / 2 * c
         else:
             b, d = _coefficients(equation, eta, g, bent, c)
         generator = b[:, None] * slope + d[:, None] * (slope @ slope)
-        at_start = _interpolation(nodes, weights, np.array([start]))[0]
+        at_start = evaluated([start])[0]
         sgd = at_start @ (np.linalg.matrix_power(step, count) @ begin)
         return float(sgd), float(at_start @ (expm(horizon * generator) @ begin))
 
@@ -302,27 +304,10 @@ def _chebyshev(num: int, box: np.ndarray):
     return nodes, weights, slope
 
 
-def _interpolation(nodes: np.ndarray, weights: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Rows that evaluate the interpolant through the nodes at `points`."""
-    gap = points[:, None] - nodes
-    hit = gap == 0
-    rows = weights / np.where(hit, 1.0, gap)
-    rows /= rows.sum(axis=1, keepdims=True)
-    exact = hit.any(axis=1)
-    rows[exact] = hit[exact]
-    return rows
-
-
 def _line(x: np.ndarray, y: np.ndarray, spread: np.ndarray) -> tuple[float, float, float]:
     """Slope, its standard deviation, and intercept."""
     known = bool((spread > 0).all())
-    weight = 1 / spread**2 if known else np.ones(len(x))
-    centre = np.average(x, weights=weight)
-    power = np.sum(weight * (x - centre) ** 2)
-    slope = np.sum(weight * (x - centre) * y) / power
-    level = np.average(y, weights=weight) - slope * centre
-    if known:
-        return float(slope), float(power**-0.5), float(level)
-    residual = y - level - slope * x
-    scatter = np.sum(residual**2) / (len(x) - 2) if len(x) > 2 else 0.0
-    return float(slope), float(np.sqrt(scatter / power)), float(level)
+    weights = 1 / spread if known else None
+    exact = len(x) == 2 and not known
+    line, scatter = np.polyfit(x, y, 1, w=weights, cov="unscaled" if known or exact else True)
+    return float(line[0]), 0.0 if exact else float(np.sqrt(scatter[0, 0])), float(line[1])
