@@ -22,7 +22,7 @@ from sde_sgd._checks import (
     in_brief,
 )
 from sde_sgd.landscapes.base import AbstractLandscape
-from sde_sgd.noise.models import AbstractGradientNoise
+from sde_sgd.noise.models import check_noise
 from sde_sgd.noise.sampling import AbstractSampling, WithoutReplacement, WithReplacement
 
 # Every integer up to this is a float64.
@@ -240,8 +240,4 @@ def sampling(value: Any) -> None:
 
 def problem(landscape_: Any, noise: Any) -> None:
     """Refuse what is no landscape with a gradient noise that it can have."""
-    landscape(landscape_)
-    check_part(
-        "noise", noise, AbstractGradientNoise, "a gradient noise, such as ConstantNoise(covariance)"
-    )
-    noise.check(landscape_)
+    check_noise(landscape_, noise)
