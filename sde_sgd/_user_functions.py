@@ -22,7 +22,7 @@ _UNKNOWN = (
     (
         errors.TracerBoolConversionError,
         "a Python if, while, and, or, not, min or max needs it: use jnp.where(condition, a, b), "
-        "with &, | and ~ between conditions",
+        "jnp.minimum or jnp.maximum, with &, | and ~ between conditions",
     ),
     (
         errors.TracerIntegerConversionError,
@@ -54,16 +54,21 @@ def naming(name: str) -> Iterator[None]:
     except ValueError:
         raise
     except Exception as error:
-        known = [advice for kind, advice in _UNKNOWN if isinstance(error, kind)]
-        if known:
-            raise ValueError(
-                f"{name} is compiled, and its numbers are not known then, but{_place(error)} "
-                f"{known[0]}."
-            ) from error
+        refuse_unknown_number(name, error)
         reason = " ".join(str(error).split("\n")[0].split()).rstrip(".")
         raise ValueError(
             f"{name} cannot be called: {type(error).__name__}{_place(error)}: {reason}."
         ) from error
+
+
+def refuse_unknown_number(name: str, error: Exception) -> None:
+    """Raises `ValueError` where `error` is that of a function whose numbers JAX does not know."""
+    for kind, advice in _UNKNOWN:
+        if isinstance(error, kind):
+            raise ValueError(
+                f"{name} is compiled, and its numbers are not known then, but{_place(error)} "
+                f"{advice}."
+            ) from error
 
 
 def refuse_tracing(name: str, *given: Any) -> None:

@@ -9,14 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from sde_sgd._checks import check_whole, in_brief
+from sde_sgd._user_functions import refuse_unknown_number
 from sde_sgd.random.draws import Draws, STREAM_KEYS
-
-_BRANCHES = (jax.errors.TracerBoolConversionError, jax.errors.NonConcreteBooleanIndexError)
-_LEAVES_JAX = (
-    jax.errors.ConcretizationTypeError,
-    jax.errors.TracerArrayConversionError,
-    jax.errors.TracerIntegerConversionError,
-)
 
 
 def probe(name: str, function: Callable, *shapes: Any, hint: str = "") -> PyTree[Any]:
@@ -38,18 +32,8 @@ def probe(name: str, function: Callable, *shapes: Any, hint: str = "") -> PyTree
         return jax.eval_shape(call, *shapes)
     except _NoNumbers as error:
         raise ValueError(f"{name} must return numbers; it returned {error}.") from None
-    except _BRANCHES as error:
-        raise ValueError(
-            f"{name} decides by a number that is not known yet when JAX compiles it (`if`, `and`, "
-            f"`or`, `min`, x[x > 0]): write jnp.where(condition, a, b), jnp.logical_or or "
-            f"jnp.minimum."
-        ) from error
-    except _LEAVES_JAX as error:
-        raise ValueError(
-            f"{name} takes a number out of JAX, which has none yet when it compiles (np., math., "
-            f"float(), int()): write jnp.sin for np.sin or math.sin."
-        ) from error
     except Exception as error:
+        refuse_unknown_number(name, error)
         told = ", ".join(map(_told, shapes))
         raise ValueError(
             f"{name} raised {type(error).__name__} when it was called on {told}: "

@@ -141,17 +141,10 @@ class FirstPassageResult(MeasureResult):
         before, after = clock(np.maximum(times - self.step, 0)), clock(times)
         rank = np.concatenate([(np.arange(n) + 0.5) / n for n in ties])
         marks = np.repeat(before, ties) + rank * np.repeat(after - before, ties)
-        if exited.all():
-            # The clock stops at the last exit, which is no mark of its own.
-            return _kolmogorov(marks[:-1] / marks[-1])
-        return _kolmogorov(marks / clock(lives[-1]))
-
-
-def _kolmogorov(marks: np.ndarray) -> float:
-    """p-value of Kolmogorov's test that increasing marks are uniform on (0, 1)."""
-    steps = np.arange(len(marks) + 1) / len(marks)
-    distance = max((marks - steps[:-1]).max(), (steps[1:] - marks).max())
-    return float(scipy.stats.kstwo.sf(distance, len(marks)))
+        # If all left, the clock stops at the last exit, which is no mark of its own.
+        marks = marks[:-1] / marks[-1] if exited.all() else marks / clock(lives[-1])
+        test: Any = scipy.stats.kstest(marks, "uniform")
+        return float(test.pvalue)
 
 
 def _confidence(value: float) -> float:

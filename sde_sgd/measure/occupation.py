@@ -102,6 +102,7 @@ def binomial_interval(
         raise ValueError(f"successes must lie in 0…{trials}; got {in_brief(successes)}.")
     confidence = check_number("confidence", confidence, above=0.0, below=1.0)
     check_choice("method", method, ("wilson", "clopper-pearson"))
+    # By hand for arrays of k: scipy.stats.binomtest takes one at a time.
     tail = (1 - confidence) / 2
     if method == "clopper-pearson":
         low = np.where(k > 0, scipy.special.betaincinv(np.maximum(k, 1), trials - k + 1, tail), 0.0)

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from sde_sgd._checks import (
     check_flag,
     check_landscape,
+    check_part,
     check_point,
     check_positive,
     check_symmetric,
@@ -93,7 +94,29 @@ class AbstractGradientNoise(eqx.Module):
         """∇L(θ) + amplitude·C^{1/2}(θ) z, (d,)."""
 
 
-class MinibatchNoise(AbstractGradientNoise):
+class AbstractBatchNoise(AbstractGradientNoise):
+    """Noise with the covariance of the batches of a `sampling`, or with a part of it."""
+
+    sampling: eqx.AbstractVar[AbstractSampling]
+    additive: ClassVar[bool] = False
+
+    def __check_init__(self):
+        if not isinstance(self.sampling, AbstractSampling):
+            raise ValueError(
+                f"{type(self).__name__} needs the sampling whose noise it models, such as "
+                f"WithReplacement(8); got {in_brief(self.sampling)}. A given matrix "
+                f"is ConstantNoise(matrix)."
+            )
+
+    def check(self, landscape: AbstractLandscape) -> None:
+        self.sampling.check(landscape)
+
+    def factor(self, landscape: AbstractLandscape) -> float:
+        """c of the sampling scheme."""
+        return self.sampling.noise_factor(landscape.num_examples)
+
+
+class MinibatchNoise(AbstractBatchNoise):
     """C(θ) = c Σ(θ), exactly: the covariance of the batches that `sampling` draws.
 
     Nothing is approximated and no matrix is formed: on a finite sum the noise is a
@@ -103,14 +126,7 @@ class MinibatchNoise(AbstractGradientNoise):
     """
 
     sampling: AbstractSampling
-    additive: ClassVar[bool] = False
     fused: ClassVar[bool] = True
-
-    def __check_init__(self):
-        _check_sampling(self)
-
-    def check(self, landscape: AbstractLandscape) -> None:
-        self.sampling.check(landscape)
 
     def dimension(self, landscape: AbstractLandscape) -> int:
         return landscape.noise_dimension
@@ -119,10 +135,6 @@ class MinibatchNoise(AbstractGradientNoise):
     def white(self) -> bool:
         """Whether the modelled batches are independent between steps."""
         return not isinstance(self.sampling, RandomReshuffling)
-
-    def factor(self, landscape: AbstractLandscape) -> float:
-        """c of the sampling scheme."""
-        return self.sampling.noise_factor(landscape.num_examples)
 
     def third_factor(self, landscape: AbstractLandscape) -> float:
         """k of the sampling scheme: third central moments of ĝ over those of one example's."""
@@ -205,37 +217,20 @@ class ConstantNoise(AbstractGradientNoise):
         return landscape.gradient(theta) + amplitude * self.diffusion(theta, landscape).mv(z)
 
 
-class IsotropicNoise(AbstractGradientNoise):
-    """C(θ) = (c tr Σ(θ)/d) I: the trace of the minibatch noise, none of its directions."""
+class _AbstractScaledNoise(AbstractBatchNoise):
+    """Independent coordinates, with the standard deviations `scale`."""
 
-    sampling: AbstractSampling
-    additive: ClassVar[bool] = False
     fused: ClassVar[bool] = False
 
-    def __check_init__(self):
-        _check_sampling(self)
-
-    def check(self, landscape: AbstractLandscape) -> None:
-        self.sampling.check(landscape)
+    @abc.abstractmethod
+    def scale(self, theta: Vector, landscape: AbstractLandscape) -> Scalar | Vector:
+        """√C_jj(θ), () or (d,)."""
 
     def dimension(self, landscape: AbstractLandscape) -> int:
         return landscape.dimension
 
-    def scale(self, theta: Vector, landscape: AbstractLandscape) -> Scalar:
-        """√(c tr Σ(θ)/d)."""
-        factor = self.sampling.noise_factor(landscape.num_examples)
-        return jnp.sqrt(factor * jnp.mean(landscape.gradient_variance(theta)))
-
     def covariance(self, theta: Vector, landscape: AbstractLandscape) -> Matrix:
         return jnp.diag(self.variance(theta, landscape))
-
-    def moments(self, theta: Vector, landscape: AbstractLandscape) -> NoiseMoments:
-        factor, dim = self.sampling.noise_factor(landscape.num_examples), landscape.dimension
-        own = landscape.noise_moments(theta)
-        return own.mapped(lambda a: np.multiply.outer(factor * np.eye(dim) / dim, np.trace(a)))
-
-    def variance(self, theta: Vector, landscape: AbstractLandscape) -> Vector:
-        return jnp.broadcast_to(self.scale(theta, landscape) ** 2, theta.shape)
 
     def diffusion(self, theta: Vector, landscape: AbstractLandscape) -> lx.AbstractLinearOperator:
         scale = self.scale(theta, landscape)
@@ -245,43 +240,40 @@ class IsotropicNoise(AbstractGradientNoise):
         return landscape.gradient(theta) + amplitude * self.scale(theta, landscape) * z
 
 
-class DiagonalNoise(AbstractGradientNoise):
+class IsotropicNoise(_AbstractScaledNoise):
+    """C(θ) = (c tr Σ(θ)/d) I: the trace of the minibatch noise, none of its directions."""
+
+    sampling: AbstractSampling
+
+    def scale(self, theta: Vector, landscape: AbstractLandscape) -> Scalar:
+        """√(c tr Σ(θ)/d)."""
+        return jnp.sqrt(self.factor(landscape) * jnp.mean(landscape.gradient_variance(theta)))
+
+    def variance(self, theta: Vector, landscape: AbstractLandscape) -> Vector:
+        return jnp.broadcast_to(self.scale(theta, landscape) ** 2, theta.shape)
+
+    def moments(self, theta: Vector, landscape: AbstractLandscape) -> NoiseMoments:
+        eye = self.factor(landscape) * np.eye(landscape.dimension) / landscape.dimension
+        own = landscape.noise_moments(theta)
+        return own.mapped(lambda a: np.multiply.outer(eye, np.trace(a)))
+
+
+class DiagonalNoise(_AbstractScaledNoise):
     """C(θ) = c diag Σ(θ): the variance of every coordinate, no correlation between them."""
 
     sampling: AbstractSampling
-    additive: ClassVar[bool] = False
-    fused: ClassVar[bool] = False
-
-    def __check_init__(self):
-        _check_sampling(self)
-
-    def check(self, landscape: AbstractLandscape) -> None:
-        self.sampling.check(landscape)
-
-    def dimension(self, landscape: AbstractLandscape) -> int:
-        return landscape.dimension
 
     def scale(self, theta: Vector, landscape: AbstractLandscape) -> Vector:
         """√(c Σ_jj(θ)), (d,)."""
         return jnp.sqrt(self.variance(theta, landscape))
 
-    def covariance(self, theta: Vector, landscape: AbstractLandscape) -> Matrix:
-        return jnp.diag(self.variance(theta, landscape))
+    def variance(self, theta: Vector, landscape: AbstractLandscape) -> Vector:
+        return self.factor(landscape) * landscape.gradient_variance(theta)
 
     def moments(self, theta: Vector, landscape: AbstractLandscape) -> NoiseMoments:
-        factor, kept = self.sampling.noise_factor(landscape.num_examples), np.eye(len(theta))
+        factor, kept = self.factor(landscape), np.eye(len(theta))
         own = landscape.noise_moments(theta)
         return own.mapped(lambda a: factor * (kept.reshape(kept.shape + (1,) * (a.ndim - 2)) * a))
-
-    def variance(self, theta: Vector, landscape: AbstractLandscape) -> Vector:
-        factor = self.sampling.noise_factor(landscape.num_examples)
-        return factor * landscape.gradient_variance(theta)
-
-    def diffusion(self, theta: Vector, landscape: AbstractLandscape) -> lx.AbstractLinearOperator:
-        return lx.DiagonalLinearOperator(self.scale(theta, landscape))
-
-    def noisy_gradient(self, theta, z, amplitude, landscape) -> Vector:
-        return landscape.gradient(theta) + amplitude * self.scale(theta, landscape) * z
 
 
 class HessianNoise(AbstractGradientNoise):
@@ -333,15 +325,6 @@ class HessianNoise(AbstractGradientNoise):
         return landscape.gradient(theta) + amplitude * (self._root(theta, landscape) @ z)
 
 
-def _check_sampling(noise: Any) -> None:
-    if not isinstance(noise.sampling, AbstractSampling):
-        raise ValueError(
-            f"{type(noise).__name__} needs the sampling whose noise it models, such as "
-            f"WithReplacement(8); got {in_brief(noise.sampling)}. A given matrix "
-            f"is ConstantNoise(matrix)."
-        )
-
-
 def covariance_operator(
     noise: AbstractGradientNoise, theta: Vector, landscape: AbstractLandscape
 ) -> Matrix:
@@ -352,3 +335,10 @@ def covariance_operator(
     zero = jnp.zeros((noise.dimension(landscape),), theta.dtype)
     columns = jax.jacfwd(lambda z: noise.noisy_gradient(theta, z, 1.0, landscape))(zero)
     return columns @ columns.T
+
+
+def check_noise(landscape: Any, noise: Any) -> None:
+    """Raises `ValueError` for what is no landscape or noise, or where it is no noise of it."""
+    check_landscape(landscape, AbstractLandscape)
+    check_part("noise", noise, AbstractGradientNoise, "such as MinibatchNoise(sampling)")
+    noise.check(landscape)

@@ -6,10 +6,9 @@ import diffrax as dfx
 
 from sde_sgd.landscapes.control_variate import ControlVariate
 from sde_sgd.noise.models import (
+    AbstractBatchNoise,
     AbstractGradientNoise,
     ConstantNoise,
-    DiagonalNoise,
-    IsotropicNoise,
     MinibatchNoise,
 )
 from sde_sgd.noise.sampling import AbstractSampling
@@ -25,9 +24,6 @@ from sde_sgd.processes.discrete.sam import SAM
 from sde_sgd.processes.discrete.sgd import GaussianSGD, SGD
 from sde_sgd.processes.discrete.svag import SVAG
 
-# Noise models that have the covariance of batches, or a part of it.
-_OF_BATCHES = (MinibatchNoise, IsotropicNoise, DiagonalNoise)
-
 
 def without_bath(process: AbstractProcess) -> AbstractGradientNoise | None:
     """The noise of an iteration's gradient alone, without a bath; None if there is none."""
@@ -40,7 +36,7 @@ def without_bath(process: AbstractProcess) -> AbstractGradientNoise | None:
 def sampling_of(process: AbstractProcess) -> AbstractSampling | None:
     """The law of the batches that a process draws, or that its noise is a model of; else None."""
     noise = without_bath(process)
-    return noise.sampling if isinstance(noise, _OF_BATCHES) else None
+    return noise.sampling if isinstance(noise, AbstractBatchNoise) else None
 
 
 def noise_factor(process: AbstractProcess) -> float | None:

@@ -29,7 +29,10 @@ def _ratio(w: np.ndarray) -> np.ndarray:
 
 
 def _series(function: Callable, low: float, high: float, degree: int) -> np.ndarray:
-    """Chebyshev coefficients of a function on [low, high], from 64 points."""
+    """Chebyshev coefficients of a function on [low, high], from 64 points.
+
+    By hand, as `numpy.polynomial.Chebyshev.interpolate` loses a digit to its cosines.
+    """
     odd = 2 * np.arange(64) + 1
     cosine = np.cos(np.pi * np.arange(256) / 128)
     values = function(low + (high - low) * (cosine[odd] + 1) / 2)

@@ -28,6 +28,7 @@ from sde_sgd._checks import (
     real_output,
     real_values,
 )
+from sde_sgd._user_functions import refuse_unknown_number
 
 _BLOCK = 1024
 
@@ -222,13 +223,8 @@ def traced(name: str, value: Callable, num_arguments: int = 1) -> Callable[..., 
     def called(*given):
         try:
             found = value(*given)
-        except (jax.errors.JAXTypeError, jax.errors.JAXIndexError) as error:
-            raise ValueError(
-                f"{name} needs the numbers in its argument, but JAX traces it with none: write "
-                f"jnp.where for `if`, & and | for `and` and `or`, and jnp's functions for those of "
-                f"NumPy and math."
-            ) from error
         except Exception as error:
+            refuse_unknown_number(name, error)
             error.add_note(f"Raised by the function given as {name}.")
             raise
         return real_output(name, found)

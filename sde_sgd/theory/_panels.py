@@ -5,11 +5,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from numpy.polynomial import legendre
 
 from sde_sgd.theory import _fields
+from sde_sgd.theory._gauss import FROM_LEFT, FROM_RIGHT, NODES, TO_COEFFICIENTS, WEIGHTS
 
-_ORDER = 16
 # φ may change by this much inside a panel: e^{±φ} is then resolved to rounding by 16 nodes.
 _STEP_OF_PHI = 3.0
 # Where φ has risen this far above the highest point that matters, the rest weighs e^{−40}.
@@ -48,16 +47,16 @@ class Panels(NamedTuple):
     def from_left(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """∫ of `values` (n, 16) from the left end up to the nodes (n, 16) and the edges (n+1,)."""
         values = values * self.stretch
-        whole = np.sum(self.half * values * _WEIGHTS, axis=1)
+        whole = np.sum(self.half * values * WEIGHTS, axis=1)
         edges = np.concatenate([[0.0], np.cumsum(whole)])
-        return edges[:-1, None] + self.half * values @ _FROM_LEFT.T, edges
+        return edges[:-1, None] + self.half * values @ FROM_LEFT.T, edges
 
     def from_right(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """∫ from the nodes, and from the edges, up to the right end: no difference of big sums."""
         values = values * self.stretch
-        whole = np.sum(self.half * values * _WEIGHTS, axis=1)
+        whole = np.sum(self.half * values * WEIGHTS, axis=1)
         edges = np.concatenate([np.cumsum(whole[::-1])[::-1], [0.0]])
-        return edges[1:, None] + self.half * values @ _FROM_RIGHT.T, edges
+        return edges[1:, None] + self.half * values @ FROM_RIGHT.T, edges
 
     def check_end(self, end: int, wall: bool) -> None:
         """Refuses a wall onto which the mass collapses, and an exit that is never reached."""
@@ -194,7 +193,7 @@ def _resolve(drift: Function, diffusion: Function, breaks: np.ndarray):
     smallest = 1e-13 * max(breaks[-1] - breaks[0], np.abs(breaks).max())
     for _ in range(80):
         half = (right - left)[:, None] / 2
-        nodes = left[:, None] + half * (1 + _NODES)
+        nodes = left[:, None] + half * (1 + NODES)
         values = diffusion(nodes.ravel()).reshape(nodes.shape)
         slope = drift(nodes.ravel()).reshape(nodes.shape) / values
         fine = (np.abs(slope).max(axis=1) * 2 * half[:, 0] < _STEP_OF_PHI) & _smooth(
@@ -224,7 +223,7 @@ def _resolve(drift: Function, diffusion: Function, breaks: np.ndarray):
 
 def _smooth(values: np.ndarray, absolute: np.ndarray | float) -> np.ndarray:
     """Whether the last two Legendre coefficients of each row have died out."""
-    size = np.abs(values @ _TO_LEGENDRE.T)
+    size = np.abs(values @ TO_COEFFICIENTS.T)
     return (size[:, -2:] < 1e-11 * size.max(axis=1, keepdims=True) + absolute).all(axis=1)
 
 
@@ -247,7 +246,7 @@ def _powers(edges, slope: np.ndarray, values: np.ndarray, end: int) -> tuple[flo
     """α and κ in the outermost panel, zeros where D is not a vanishing power in it."""
     panel, towards = (-1, -1.0) if end else (0, 1.0)
     half = np.diff(edges)[panel] / 2
-    distance = half * (1 + _NODES) if end == 0 else half * (1 - _NODES)
+    distance = half * (1 + NODES) if end == 0 else half * (1 - NODES)
     logs = np.log(distance), np.log(values[panel])
     line = np.polyfit(*logs, 1)
     kappa, straight = float(line[0]), np.polyval(line, logs[0])
@@ -265,7 +264,7 @@ def _stretch(panels: Panels, end: int) -> None:
     """Puts the outermost panel into s, y = 2 half s^q, with the powers for φ and D."""
     alpha, kappa = panels.powers[end]
     panel, inner = (-1, -2) if end else (0, 1)
-    place = (1 - _NODES) / 2 if end else (1 + _NODES) / 2
+    place = (1 - NODES) / 2 if end else (1 + NODES) / 2
     exponents = [n for n in (1 + alpha - kappa, 1 - alpha) if n > 1e-3]
     q = min(3 / min(exponents), 100.0) if exponents else 1.0
     distance = place**q
@@ -275,18 +274,3 @@ def _stretch(panels: Panels, end: int) -> None:
     panels.phi[panel] = panels.edge_phi[inner] - alpha * np.log(distance)
     panels.edge_phi[panel] = panels.phi[panel, int(np.argmin(place))]
     panels.stretch[panel] = q * place ** (q - 1)
-
-
-def _matrices():
-    """Nodes, weights, ∫_{−1}^{node} and ∫_{node}^{1} of the interpolant, Legendre coefficients."""
-    nodes, weights = legendre.leggauss(_ORDER)
-    values = legendre.legvander(nodes, _ORDER - 1)
-    coefficients = np.linalg.inv(values)
-    integrals = np.stack(
-        [legendre.legval(nodes, legendre.legint(row, lbnd=-1)) for row in np.eye(_ORDER)], axis=1
-    )
-    left = integrals @ coefficients
-    return nodes, weights, left, weights[None, :] - left, coefficients
-
-
-_NODES, _WEIGHTS, _FROM_LEFT, _FROM_RIGHT, _TO_LEGENDRE = _matrices()

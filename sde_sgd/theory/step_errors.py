@@ -85,13 +85,7 @@ def extrapolation_weights(num_lags: int) -> Float[np.ndarray, " lags"]:
 def _line(x: np.ndarray, y: np.ndarray, spread: np.ndarray) -> tuple[float, float, float]:
     """Slope, its standard deviation, and intercept."""
     known = bool((spread > 0).all())
-    weight = 1 / spread**2 if known else np.ones(len(x))
-    centre = np.average(x, weights=weight)
-    power = np.sum(weight * (x - centre) ** 2)
-    slope = np.sum(weight * (x - centre) * y) / power
-    level = np.average(y, weights=weight) - slope * centre
-    if known:
-        return float(slope), float(power**-0.5), float(level)
-    residual = y - level - slope * x
-    scatter = np.sum(residual**2) / (len(x) - 2) if len(x) > 2 else 0.0
-    return float(slope), float(np.sqrt(scatter / power)), float(level)
+    weights = 1 / spread if known else None
+    exact = len(x) == 2 and not known
+    line, scatter = np.polyfit(x, y, 1, w=weights, cov="unscaled" if known or exact else True)
+    return float(line[0]), 0.0 if exact else float(np.sqrt(scatter[0, 0])), float(line[1])

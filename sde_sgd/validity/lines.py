@@ -3,14 +3,14 @@
 All runs are compared at the same time t = ηK, on the local model of one run.
 """
 
-import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from sde_sgd.noise.sampling import AbstractSampling
+from sde_sgd.validity.cumulants import with_batch
 from sde_sgd.validity.local_model import Settings
 from sde_sgd.validity.rule import largest, State, View, watch
 
@@ -147,12 +147,6 @@ def at_equal_time(settings: Settings, learning_rate: float) -> Settings:
     """The run of another learning rate after the same t = ηK."""
     steps = max(1, round(settings.num_steps * settings.learning_rate / learning_rate))
     return settings._replace(learning_rate=learning_rate, num_steps=steps)
-
-
-def with_batch(sampling: AbstractSampling, batch: int) -> AbstractSampling:
-    """The same scheme with batches of another size."""
-    make: Any = dataclasses.replace
-    return make(sampling, batch_size=batch)
 
 
 def _with_noise(

@@ -16,7 +16,8 @@ from sde_sgd.processes.base import AbstractProcess
 from sde_sgd.processes.discrete.sgd import SGD
 from sde_sgd.types import Figure, Key
 from sde_sgd.validity.checks import check_request, Request
-from sde_sgd.validity.lines import at_equal_time, with_batch
+from sde_sgd.validity.cumulants import with_batch
+from sde_sgd.validity.lines import at_equal_time
 from sde_sgd.validity.local_model import Settings
 from sde_sgd.validity.measure import announced
 from sde_sgd.validity.report import Report

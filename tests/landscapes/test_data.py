@@ -222,7 +222,7 @@ BAD = {
     "class_word": (lambda: digits("01"), "different digits 0…9; got '01'"),
     "branching_teacher": (
         lambda: teacher_student(5, 2, 0.1, KEY, teacher=lambda x: x[0] if x[0] > 0 else x[1]),
-        "teacher decides by a number.*jnp.where",
+        "teacher is compiled.*jnp.where",
     ),
     "regression_target": (lambda: digits_regression(targets="size"), "'label'; got 'size'"),
     "no_examples": (

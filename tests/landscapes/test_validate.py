@@ -188,12 +188,15 @@ FUNCTIONS = {
     "no_return": (lambda: risk(lambda p, y: None), "must return numbers; it returned None"),
     "branch": (
         lambda: risk(lambda p, y: p[0] if p[0] > 0 else p[1]),
-        "example_loss decides by a number.*jnp.where",
+        "example_loss is compiled.*jnp.where",
     ),
-    "or": (lambda: potential(lambda x: x[0] or x[1]), "energy decides by a number.*logical_or"),
-    "mask": (lambda: potential(lambda x: x[x > 0].sum()), "energy decides by a number"),
-    "math": (lambda: potential(lambda x: math.sin(x[0])), "energy takes a number out.*jnp.sin"),
-    "numpy": (lambda: GaussianTilts(lambda x: np.sin(x).sum(), np.eye(2)), "energy takes a numb"),
+    "or": (lambda: potential(lambda x: x[0] or x[1]), "energy is compiled.*[|] and ~"),
+    "mask": (lambda: potential(lambda x: x[x > 0].sum()), "energy is compiled.*jnp.where"),
+    "math": (lambda: potential(lambda x: math.sin(x[0])), "energy is compiled.*use jnp"),
+    "numpy": (
+        lambda: GaussianTilts(lambda x: np.sin(x).sum(), np.eye(2)),
+        "energy is compiled.*use jnp",
+    ),
     "raising_model": (
         lambda: EmpiricalRisk(Raising(jnp.ones(2)), inputs(2), labels(3), cross_entropy),
         r"The model raised RuntimeError when it was called on shape \(2,\) and dtype float64: of "

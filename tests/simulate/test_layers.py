@@ -33,7 +33,18 @@ ORDER = (
     "validity",
 )
 # Predictions never simulate, and never draw.
-ONLY = {"theory": {"types", "_brief", "_checks", "estimate", "landscapes", "noise", "processes"}}
+ONLY = {
+    "theory": {
+        "types",
+        "_user_functions",
+        "_brief",
+        "_checks",
+        "estimate",
+        "landscapes",
+        "noise",
+        "processes",
+    }
+}
 
 
 def layer(path):

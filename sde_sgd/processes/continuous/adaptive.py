@@ -6,9 +6,9 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, PyTree
 
-from sde_sgd._checks import check_landscape, check_part, check_whole, in_brief
+from sde_sgd._checks import check_whole, in_brief
 from sde_sgd.landscapes.base import AbstractLandscape
-from sde_sgd.noise.models import AbstractGradientNoise
+from sde_sgd.noise.models import AbstractGradientNoise, check_noise
 from sde_sgd.noise.thermal import check_bath
 from sde_sgd.processes.base import AbstractProcess, Observe
 from sde_sgd.processes.clock import by_its_clock, Clock
@@ -61,8 +61,7 @@ class AdaptiveEquation(AbstractProcess):
         substeps: int = 4,
         refinement: int = 1,
     ):
-        check_landscape(landscape, AbstractLandscape)
-        check_part("noise", noise, AbstractGradientNoise, "such as MinibatchNoise(sampling)")
+        check_noise(landscape, noise)
         if not isinstance(optimizer, AbstractAdaptive):
             raise ValueError(
                 f"optimizer: the SDE of {in_brief(optimizer)} is not known. Known are those of "
@@ -74,7 +73,6 @@ class AdaptiveEquation(AbstractProcess):
         self.num_substeps = check_whole("substeps", substeps)
         self.refinement = check_whole("refinement", refinement)
         check_bath(noise, optimizer.learning_rate.constant(), "AdaptiveEquation")
-        noise.check(landscape)
         optimizer.check(landscape)
 
     @property

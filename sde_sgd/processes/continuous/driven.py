@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from sde_sgd._checks import check_landscape, check_part, check_whole
+from sde_sgd._checks import check_part, check_whole
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.noise.driving import AbstractDriving, WhiteNoise
-from sde_sgd.noise.models import AbstractGradientNoise
-from sde_sgd.processes.base import AbstractProcess, Observe
-from sde_sgd.processes.clock import by_its_clock, Clock, LearningRate
+from sde_sgd.noise.models import AbstractGradientNoise, check_noise
+from sde_sgd.processes.base import Observe
+from sde_sgd.processes.clock import LearningRate
+from sde_sgd.processes.continuous._equation import AbstractEquation
 from sde_sgd.processes.continuous._steps import step_members
-from sde_sgd.processes.continuous.limit import ContinuousLimit
 from sde_sgd.processes.linear import first_order_step, LinearStep, NotKnown
 from sde_sgd.random.draws import Draws
 from sde_sgd.types import Positions
@@ -28,7 +28,7 @@ class DrivenState(eqx.Module):
     memory: PyTree[Array]
 
 
-class DrivenEquation(AbstractProcess):
+class DrivenEquation(AbstractEquation):
     """dθ = −η∇L ds + η C^{1/2}(θ) dZ_s, s = t/η in iterations, by Euler's scheme.
 
     C = Cov(ĝ) of one iteration, Z the driving process: with `WhiteNoise` this is
@@ -62,8 +62,7 @@ class DrivenEquation(AbstractProcess):
         driving: AbstractDriving,
         substeps: int = 8,
     ):
-        check_landscape(landscape, AbstractLandscape)
-        check_part("noise", noise, AbstractGradientNoise, "such as MinibatchNoise(sampling)")
+        check_noise(landscape, noise)
         check_part("driving", driving, AbstractDriving, "such as fractional_noise(0.7)")
         if not noise.additive and driving.roughness > 1 + 1e-9:
             raise ValueError(
@@ -76,21 +75,6 @@ class DrivenEquation(AbstractProcess):
         self.noise = noise
         self.driving = driving
         self.num_substeps = check_whole("substeps", substeps)
-        noise.check(landscape)
-
-    @property
-    def substeps(self) -> int:
-        return self.num_substeps
-
-    autonomous = by_its_clock
-
-    @property
-    def clock(self) -> Clock:
-        return Clock(self.learning_rate)
-
-    @property
-    def gradient_noise(self) -> AbstractGradientNoise:
-        return self.noise
 
     def linear_step(self, learning_rate: float, curvature: np.ndarray) -> LinearStep:
         self._refuse_memory()
@@ -112,12 +96,6 @@ class DrivenEquation(AbstractProcess):
         eta = self.learning_rate.constant()
         # Its mean is Euler's, whatever drives it.
         return None if eta is None else (eta * curvature / self.substeps, "η λ_max/substeps")
-
-    def limit(self) -> ContinuousLimit:
-        return ContinuousLimit(self)
-
-    def check(self) -> None:
-        self.noise.check(self.landscape)
 
     def init(self, theta: Positions, draws: Draws) -> DrivenState:
         size = self.noise.dimension(self.landscape)
@@ -144,6 +122,3 @@ class DrivenEquation(AbstractProcess):
             self.substeps, advance, loop, draws, observe, carry, position=lambda pair: pair[0]
         )
         return DrivenState(theta, memory), carry
-
-    def position(self, state: DrivenState) -> Positions:
-        return state.theta

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import equinox as eqx
 import numpy as np
 from jaxtyping import Array, PyTree
 
@@ -13,7 +14,42 @@ from sde_sgd.processes.linear import LinearStep
 from sde_sgd.random.draws import Draws
 
 
-class ContinuousLimit(AbstractProcess):
+class AbstractOfEquation(AbstractProcess):
+    """A process made of an equation, with its landscape, noise and solver steps."""
+
+    equation: eqx.AbstractVar[AbstractProcess]
+
+    autonomous = by_its_clock
+
+    @property
+    def landscape(self) -> AbstractLandscape:
+        """Where the equation moves."""
+        return self.equation.landscape
+
+    @property
+    def substeps(self) -> int:
+        return self.equation.substeps
+
+    @property
+    def two_point(self) -> bool:
+        return self.equation.two_point
+
+    @property
+    def clock(self) -> Clock:
+        return self.equation.clock
+
+    @property
+    def gradient_noise(self) -> AbstractGradientNoise | None:
+        return self.equation.gradient_noise
+
+    def limit(self) -> AbstractProcess:
+        return ContinuousLimit(self)
+
+    def check(self) -> None:
+        self.equation.check()
+
+
+class ContinuousLimit(AbstractOfEquation):
     """`equation.limit()`: the same equation at solver step 0, which theory takes in its place.
 
     **Raises:** `ValueError` in `simulate`: a run has a step; raise `substeps` and see whether its
@@ -25,20 +61,13 @@ class ContinuousLimit(AbstractProcess):
     def __init__(self, equation: AbstractProcess):
         self.equation = equation
 
-    autonomous = by_its_clock
+    @property
+    def substeps(self) -> int:
+        return 1
 
     @property
-    def landscape(self) -> AbstractLandscape:
-        """Where the equation moves."""
-        return self.equation.landscape
-
-    @property
-    def clock(self) -> Clock:
-        return self.equation.clock
-
-    @property
-    def gradient_noise(self) -> AbstractGradientNoise | None:
-        return self.equation.gradient_noise
+    def two_point(self) -> bool:
+        return False
 
     def linear_step(self, learning_rate: float, curvature: np.ndarray) -> LinearStep:
         return self.equation.linear_limit(learning_rate, curvature)

@@ -10,11 +10,12 @@ from jaxtyping import Array
 
 from sde_sgd._checks import check_choice, check_landscape, check_part, check_vector, check_whole
 from sde_sgd.landscapes.base import AbstractLandscape
-from sde_sgd.noise.models import AbstractGradientNoise
+from sde_sgd.noise.models import AbstractGradientNoise, check_noise
 from sde_sgd.noise.paths import Increments, IterationNoise
 from sde_sgd.noise.thermal import ThermalNoise
 from sde_sgd.processes.base import AbstractProcess, Observe
 from sde_sgd.processes.clock import by_its_clock, Clock, LearningRate, refuse_schedule
+from sde_sgd.processes.continuous._equation import AbstractEquation
 from sde_sgd.processes.continuous._steps import step_members
 from sde_sgd.processes.continuous.limit import ContinuousLimit
 from sde_sgd.processes.continuous.terms import drift_correction, FusedTerm, separate_terms
@@ -115,7 +116,7 @@ class GradientFlow(AbstractProcess):
         return state.theta
 
 
-class ModifiedEquation(AbstractProcess):
+class ModifiedEquation(AbstractEquation):
     """The SDE of SGD (Li, Tai, E 1511.06251; Itô), t = ηk:
 
     order 1:  dθ = −∇L dt + √η C^{1/2}(θ) dW,
@@ -163,8 +164,7 @@ class ModifiedEquation(AbstractProcess):
         solver: dfx.AbstractSolver | None = None,
         refinement: int = 1,
     ):
-        check_landscape(landscape, AbstractLandscape)
-        check_part("noise", noise, AbstractGradientNoise, "such as MinibatchNoise(sampling)")
+        check_noise(landscape, noise)
         self.landscape = landscape
         self.learning_rate = LearningRate(learning_rate)
         self.noise = noise
@@ -174,25 +174,10 @@ class ModifiedEquation(AbstractProcess):
         self.refinement = check_whole("refinement", refinement)
         self.solver = dfx.Euler() if solver is None else solver
         check_part("solver", self.solver, dfx.AbstractSolver, "a solver such as diffrax.Euler()")
-        noise.check(landscape)
         _check_order(order, noise)
         _check_solver(self.solver, noise, increments)
         if refinement > 1 and isinstance(self.solver, _SPACE_TIME):
             raise ValueError("refinement sums increments; Lévy areas do not add up so simply.")
-
-    @property
-    def substeps(self) -> int:
-        return self.num_substeps
-
-    autonomous = by_its_clock
-
-    @property
-    def clock(self) -> Clock:
-        return Clock(self.learning_rate)
-
-    @property
-    def gradient_noise(self) -> AbstractGradientNoise:
-        return self.noise
 
     @property
     def two_point(self) -> bool:
@@ -266,12 +251,6 @@ class ModifiedEquation(AbstractProcess):
         rate = curvature if self.order == 1 else curvature + eta / 2 * curvature**2
         return first_order_step(eta * rate, eta, substeps)
 
-    def limit(self) -> ContinuousLimit:
-        return ContinuousLimit(self)
-
-    def check(self) -> None:
-        self.noise.check(self.landscape)
-
     def terms(self, key: Key, member: int = 0, iteration: int = 0) -> Any:
         """Diffrax terms of one member from an integer base iteration on.
 
@@ -328,9 +307,6 @@ class ModifiedEquation(AbstractProcess):
 
         theta, carry = step_members(self.substeps, advance, state.theta, draws, observe, carry)
         return FlowState(theta), carry
-
-    def position(self, state: FlowState) -> Positions:
-        return state.theta
 
 
 def solver_step(solver: dfx.AbstractSolver, terms: Any, j, substeps: int, theta: Vector) -> Vector:

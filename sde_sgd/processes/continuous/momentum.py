@@ -8,14 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from sde_sgd._checks import check_fraction, check_landscape, check_part, check_whole
+from sde_sgd._checks import check_fraction, check_whole
 from sde_sgd.landscapes.base import AbstractLandscape
-from sde_sgd.noise.models import AbstractGradientNoise
+from sde_sgd.noise.models import AbstractGradientNoise, check_noise
 from sde_sgd.noise.thermal import check_bath
-from sde_sgd.processes.base import AbstractProcess, Observe
-from sde_sgd.processes.clock import by_its_clock, Clock, LearningRate
+from sde_sgd.processes.base import Observe
+from sde_sgd.processes.clock import Clock, LearningRate
+from sde_sgd.processes.continuous._equation import AbstractEquation
 from sde_sgd.processes.continuous._steps import standard_normal, step_members
-from sde_sgd.processes.continuous.limit import ContinuousLimit
+from sde_sgd.processes.continuous.limit import AbstractOfEquation
 from sde_sgd.processes.continuous.modified import ModifiedEquation
 from sde_sgd.processes.linear import LinearStep, underdamped_step
 from sde_sgd.random.draws import Draws
@@ -29,7 +30,7 @@ class UnderdampedState(eqx.Module):
     velocity: Positions
 
 
-class UnderdampedEquation(AbstractProcess):
+class UnderdampedEquation(AbstractEquation):
     """The second-order SDE of heavy ball, m ← μm + ĝ, θ ← θ − ηm (Itô), t = ηk:
 
         dX = V dt,   dV = −[(1−μ)/η] V dt − (1/η) ∇L(X) dt + η^{−1/2} C^{1/2}(X) dW,
@@ -72,29 +73,13 @@ class UnderdampedEquation(AbstractProcess):
         substeps: int = 4,
         refinement: int = 1,
     ):
-        check_landscape(landscape, AbstractLandscape)
-        check_part("noise", noise, AbstractGradientNoise, "such as MinibatchNoise(sampling)")
+        check_noise(landscape, noise)
         self.landscape = landscape
         self.learning_rate = LearningRate(learning_rate)
         self.momentum = check_fraction("momentum", momentum)
         self.noise = noise
         self.num_substeps = check_whole("substeps", substeps)
         self.refinement = check_whole("refinement", refinement)
-        noise.check(landscape)
-
-    @property
-    def substeps(self) -> int:
-        return self.num_substeps
-
-    autonomous = by_its_clock
-
-    @property
-    def clock(self) -> Clock:
-        return Clock(self.learning_rate)
-
-    @property
-    def gradient_noise(self) -> AbstractGradientNoise:
-        return self.noise
 
     @property
     def weak_order(self) -> int:
@@ -113,12 +98,6 @@ class UnderdampedEquation(AbstractProcess):
 
     def linear_limit(self, learning_rate: float, curvature: np.ndarray) -> LinearStep:
         return underdamped_step(learning_rate, float(self.momentum), curvature, None)
-
-    def limit(self) -> ContinuousLimit:
-        return ContinuousLimit(self)
-
-    def check(self) -> None:
-        self.noise.check(self.landscape)
 
     def init(self, theta: Positions, draws: Draws) -> UnderdampedState:
         return UnderdampedState(theta, jnp.zeros_like(theta))
@@ -147,11 +126,8 @@ class UnderdampedEquation(AbstractProcess):
         velocity = decay * velocity + push * kick
         return middle - 0.5 * step * eta * velocity, velocity
 
-    def position(self, state: UnderdampedState) -> Positions:
-        return state.theta
 
-
-class OverdampedEquation(AbstractProcess):
+class OverdampedEquation(AbstractOfEquation):
     """The overdamped limit of heavy ball, (1−μ)dX = −∇L dt + √η C^{1/2}(X) dW (Itô), t = ηk.
 
     It is the modified equation at the rate η/(1−μ), on the clock of SGD with momentum: after k
@@ -205,27 +181,8 @@ class OverdampedEquation(AbstractProcess):
         )
 
     @property
-    def landscape(self) -> AbstractLandscape:
-        """Where the equation moves."""
-        return self.equation.landscape
-
-    @property
-    def substeps(self) -> int:
-        return self.equation.substeps
-
-    @property
-    def two_point(self) -> bool:
-        return self.equation.two_point
-
-    autonomous = by_its_clock
-
-    @property
     def clock(self) -> Clock:
         return Clock(self.learning_rate)
-
-    @property
-    def gradient_noise(self) -> AbstractGradientNoise:
-        return self.equation.noise
 
     @property
     def weak_order(self) -> int:
@@ -244,12 +201,6 @@ class OverdampedEquation(AbstractProcess):
 
     def linear_limit(self, learning_rate: float, curvature: np.ndarray) -> LinearStep:
         return self.equation.linear_limit(learning_rate / (1 - float(self.momentum)), curvature)
-
-    def limit(self) -> ContinuousLimit:
-        return ContinuousLimit(self)
-
-    def check(self) -> None:
-        self.equation.check()
 
     def init(self, theta: Positions, draws: Draws) -> Any:
         return self.equation.init(theta, draws)

@@ -11,14 +11,13 @@ import numpy as np
 from sde_sgd._checks import (
     as_real,
     check_choice,
-    check_landscape,
     check_non_negative,
     check_part,
     check_vector,
     check_whole,
 )
 from sde_sgd.landscapes.base import AbstractLandscape
-from sde_sgd.noise.models import AbstractGradientNoise
+from sde_sgd.noise.models import AbstractGradientNoise, check_noise
 from sde_sgd.processes.base import AbstractProcess, Observe
 from sde_sgd.processes.clock import Clock, LearningRate
 from sde_sgd.processes.continuous._steps import step_members
@@ -85,8 +84,7 @@ class ProbabilityFlow(AbstractProcess):
         substeps: int = 1,
         solver: dfx.AbstractSolver | None = None,
     ):
-        check_landscape(landscape, AbstractLandscape)
-        check_part("noise", noise, AbstractGradientNoise, "such as MinibatchNoise(sampling)")
+        check_noise(landscape, noise)
         check_part(
             "score", score, AbstractScore, "a score such as ss.theory.equations.GaussianScore(...)"
         )
@@ -106,7 +104,6 @@ class ProbabilityFlow(AbstractProcess):
         check_ordinary(self.solver)
         self.start_time = check_non_negative("start_time", start_time, float)
         begin = float(self.start_time)
-        noise.check(landscape)
         if score.dimension != landscape.dimension:
             raise ValueError(
                 f"{type(score).__name__} is a score of {score.dimension} coordinates and the "

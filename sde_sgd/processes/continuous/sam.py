@@ -9,11 +9,11 @@ import numpy as np
 
 from sde_sgd._checks import check_landscape, check_non_negative, check_part, check_whole
 from sde_sgd.landscapes.base import AbstractFiniteSum, AbstractLandscape
-from sde_sgd.noise.models import AbstractGradientNoise, MinibatchNoise
-from sde_sgd.processes.base import AbstractProcess, Observe
-from sde_sgd.processes.clock import by_its_clock, Clock, LearningRate
+from sde_sgd.noise.models import MinibatchNoise
+from sde_sgd.processes.base import Observe
+from sde_sgd.processes.clock import LearningRate
+from sde_sgd.processes.continuous._equation import AbstractEquation
 from sde_sgd.processes.continuous._steps import standard_normal, step_members
-from sde_sgd.processes.continuous.limit import ContinuousLimit
 from sde_sgd.processes.continuous.modified import FlowState
 from sde_sgd.processes.discrete._sam_moments import (
     largest_stable_rate_of_equation,
@@ -23,7 +23,7 @@ from sde_sgd.random.draws import Draws
 from sde_sgd.types import Positions, RealLike, Scalar, Vector, Weights
 
 
-class SAMEquation(AbstractProcess):
+class SAMEquation(AbstractEquation):
     """The modified equation of USAM (`SAM` without normalisation; Itô), t = ηk:
 
         dθ = −∇L̃ dt + √η C̃^{1/2} dW,   L̃ = L + (ρ/2) E|∇ℓ_B|² = L + (ρ/2)(|∇L|² + c tr Σ),
@@ -85,20 +85,6 @@ class SAMEquation(AbstractProcess):
         noise.check(landscape)
 
     @property
-    def substeps(self) -> int:
-        return self.num_substeps
-
-    autonomous = by_its_clock
-
-    @property
-    def clock(self) -> Clock:
-        return Clock(self.learning_rate)
-
-    @property
-    def gradient_noise(self) -> AbstractGradientNoise:
-        return self.noise
-
-    @property
     def weak_order(self) -> int:
         """Of the integrator, in the solver step."""
         return 1
@@ -107,9 +93,6 @@ class SAMEquation(AbstractProcess):
         """The same equation at another solver step."""
         rate = self.learning_rate.given
         return SAMEquation(self.landscape, rate, self.radius, self.noise, substeps, refinement)
-
-    def limit(self) -> ContinuousLimit:
-        return ContinuousLimit(self)
 
     def largest_stable_rate(self, about: Any = None, at_step_zero: bool = False) -> float:
         """On `LeastSquares`, exact, from the second moments of its noise."""
@@ -126,9 +109,6 @@ class SAMEquation(AbstractProcess):
         eta, climb = self.learning_rate.constant(), float(self.radius) * curvature
         formula = "η λ_max(1 + ρ λ_max)/substeps"
         return None if eta is None else (eta * curvature * (1 + climb) / self.substeps, formula)
-
-    def check(self) -> None:
-        self.noise.check(self.landscape)
 
     def loss(self, theta: Vector) -> Scalar:
         """L̃(θ)."""
@@ -163,6 +143,3 @@ class SAMEquation(AbstractProcess):
         eta = self.learning_rate.at(draws.iteration, theta.dtype)
         z = standard_normal(self, self.landscape.num_examples, draws, j)
         return theta - eta * step * self.noisy_gradient(theta, z, step**-0.5)
-
-    def position(self, state: FlowState) -> Positions:
-        return state.theta

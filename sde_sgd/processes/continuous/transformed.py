@@ -11,12 +11,9 @@ import numpy as np
 from jaxtyping import Array
 
 from sde_sgd._checks import check_callable, check_flag, check_part, output_shape
-from sde_sgd.landscapes.base import AbstractLandscape
-from sde_sgd.noise.models import AbstractGradientNoise
-from sde_sgd.processes.base import AbstractProcess, Observe
-from sde_sgd.processes.clock import by_its_clock, Clock
+from sde_sgd.processes.base import Observe
 from sde_sgd.processes.continuous._steps import brownian_increment, step_members
-from sde_sgd.processes.continuous.limit import ContinuousLimit
+from sde_sgd.processes.continuous.limit import AbstractOfEquation
 from sde_sgd.processes.continuous.modified import ModifiedEquation
 from sde_sgd.processes.continuous.terms import drift_correction
 from sde_sgd.random.draws import Draws
@@ -24,6 +21,7 @@ from sde_sgd.types import Positions, Vector
 
 # Rounding of there and back that passes, in units of the dtype's.
 _ROUNDING = 1e3
+_COME = "members where the run has come"
 
 
 @eqx.filter_jit
@@ -54,7 +52,7 @@ class TransformedState(eqx.Module):
     coordinates: Positions
 
 
-class TransformedEquation(AbstractProcess):
+class TransformedEquation(AbstractOfEquation):
     """Euler–Maruyama in y = φ(θ) for the modified equation dθ = b dt + √η R(θ) dW, RRᵀ = C.
 
     By Itô's formula, with derivatives by automatic differentiation,
@@ -127,71 +125,36 @@ class TransformedEquation(AbstractProcess):
                 f"{theta.dtype}; forward gives {there} and inverse {back}."
             )
 
-    @property
-    def landscape(self) -> AbstractLandscape:
-        """Where the equation moves."""
-        return self.equation.landscape
-
-    @property
-    def substeps(self) -> int:
-        return self.equation.substeps
-
-    @property
-    def two_point(self) -> bool:
-        return self.equation.two_point
-
-    autonomous = by_its_clock
-
-    @property
-    def clock(self) -> Clock:
-        return self.equation.clock
-
-    @property
-    def gradient_noise(self) -> AbstractGradientNoise:
-        return self.equation.noise
-
     def overshoot(self, curvature: float) -> tuple[float, str] | None:
         # A smooth map keeps the slope of a step at rest; a tamed step is bounded.
         return None if self.tamed else self.equation.overshoot(curvature)
 
-    def limit(self) -> ContinuousLimit:
-        return ContinuousLimit(self)
-
-    def check(self) -> None:
-        self.equation.check()
-
     def check_start(self, theta: Positions) -> None:
-        back, off = _there_and_back(self.forward, self.inverse, theta)
-        wrong = np.asarray(~(off <= _ROUNDING))
-        if wrong.any():
-            member = int(np.argmax(wrong))
-            raise ValueError(
-                f"inverse(forward(θ)) differs from θ for {int(wrong.sum())} of {wrong.size} "
-                f"starts, the first of them member {member}: {np.asarray(theta[member])} becomes "
-                f"{np.asarray(back[member])}. Start inside the domain of the coordinates."
-            )
+        self._refuse_other(("θ", "starts"), self.forward, self.inverse, theta, True)
 
     def check_state(self, state: TransformedState) -> None:
         y, theta = state.coordinates, self.position(state)
         alive = jnp.isfinite(y).all(axis=1) & jnp.isfinite(theta).all(axis=1)
-        self._refuse_other("inverse(forward(θ))", "θ", self.forward, self.inverse, theta, alive)
+        self._refuse_other(("θ", _COME), self.forward, self.inverse, theta, alive)
         if y.shape == theta.shape:
             # Where θ is all that is left of y, as 0 is of the logarithm of what underflows, nothing
             # can be asked.
             known = alive & jnp.isfinite(jax.vmap(self.forward)(theta)).all(axis=1)
-            self._refuse_other("forward(inverse(y))", "y", self.inverse, self.forward, y, known)
+            self._refuse_other(("y", _COME), self.inverse, self.forward, y, known)
 
-    def _refuse_other(self, words, name, there, back, points, asked) -> None:
+    def _refuse_other(self, words: tuple[str, str], there, back, points, asked) -> None:
         """Raises where back(there(x)) is not x at the points asked about."""
         found, off = _there_and_back(there, back, points)
         wrong = np.asarray(asked & ~(off <= _ROUNDING))
         if wrong.any():
             member = int(np.argmax(wrong))
+            name, which = words
+            composed = "inverse(forward(θ))" if name == "θ" else "forward(inverse(y))"
             raise ValueError(
-                f"{words} differs from {name} where the run has come, for {int(wrong.sum())} of "
-                f"{wrong.size} members, the first of them member {member}: "
-                f"{np.asarray(points[member])} becomes {np.asarray(found[member])}. The run has "
-                f"left where forward and inverse belong together: take others, or other starts."
+                f"{composed} differs from {name} for {int(wrong.sum())} of {wrong.size} {which}, "
+                f"the first of them member {member}: {np.asarray(points[member])} becomes "
+                f"{np.asarray(found[member])}. Stay inside the domain of the coordinates, where "
+                f"forward and inverse belong together: take others, or other starts."
             )
 
     def init(self, theta: Positions, draws: Draws) -> TransformedState:

@@ -27,7 +27,7 @@ from jaxtyping import Float
 
 from sde_sgd.landscapes.finite_sums import LeastSquares
 from sde_sgd.landscapes.noise_moments import refuse_many
-from sde_sgd.noise.sampling import AbstractSampling, WithReplacement
+from sde_sgd.noise.sampling import AbstractSampling
 from sde_sgd.processes.linear import half, NotKnown
 
 _ROWS = 2048  # examples per block, so that memory does not grow with N
@@ -108,7 +108,7 @@ class _BatchMoments:
         identities = ["ab"] * (left == 0) + ["cd"] * (right == 0)
         total = np.zeros((self.dim,) * 4)
         for partition in _partitions(factors):
-            weight = _weight(partition, self.num, self.sampling)
+            weight = self.sampling.joint_factor([len(block) for block in partition], self.num)
             if weight == 0:
                 continue
             terms, operands = [*identities], [np.eye(self.dim)] * len(identities)
@@ -148,26 +148,6 @@ def _partitions(items: Sequence[str]) -> Iterator[list[list[str]]]:
         yield [[first], *partition]
         for i, block in enumerate(partition):
             yield [*partition[:i], [first, *block], *partition[i + 1 :]]
-
-
-def _weight(partition: list[list[str]], num: int, sampling: AbstractSampling) -> float:
-    """What multiplies ∏_blocks (mean over all examples) in E ∏ (mean over the batch).
-
-    The n factors of a batch mean fall on m slots of B in (B)_m = B(B−1)…(B−m+1) ways. Slots are
-    independent with replacement; examples of a subset are distinct, and the mean over m distinct
-    ones is (N)_m⁻¹ Σ_σ μ(π, σ) N^{|σ|} ∏ over coarser partitions σ, μ of Möbius.
-    """
-    size, factors = sampling.batch_size, sum(len(block) for block in partition)
-    if isinstance(sampling, WithReplacement):
-        return math.perm(size, len(partition)) / size**factors
-    total = 0.0
-    for finer in itertools.product(*(list(_partitions(block)) for block in partition)):
-        counts = [len(blocks) for blocks in finer]
-        slots = sum(counts)
-        if slots <= size:
-            mobius = math.prod((-1) ** (b - 1) * math.factorial(b - 1) for b in counts)
-            total += mobius * math.perm(size, slots) / math.perm(num, slots)
-    return num ** len(partition) * total / size**factors
 
 
 def _largest_rate(mean: Float[np.ndarray, "d d"], second: Tensor) -> float:

@@ -8,15 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from sde_sgd._checks import check_landscape, check_non_negative, check_part, check_point
+from sde_sgd._checks import check_non_negative, check_point
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.landscapes.control_variate import ControlVariate
 from sde_sgd.landscapes.potentials import Potential
 from sde_sgd.noise.models import AbstractGradientNoise, MinibatchNoise
-from sde_sgd.noise.sampling import AbstractSampling
+from sde_sgd.noise.sampling import AbstractSampling, check_batches
 from sde_sgd.noise.thermal import ThermalNoise
-from sde_sgd.processes.base import AbstractProcess, Observe
-from sde_sgd.processes.clock import by_its_clock, Clock, LearningRate
+from sde_sgd.processes.base import Observe
+from sde_sgd.processes.clock import LearningRate
+from sde_sgd.processes.discrete._batches import AbstractBatchProcess
 from sde_sgd.processes.linear import first_order_step, LinearStep
 from sde_sgd.random.draws import Draws, Stream
 from sde_sgd.types import Positions, RealLike
@@ -29,7 +30,7 @@ class SGLDState(eqx.Module):
     sampling: PyTree[Array]
 
 
-class SGLD(AbstractProcess):
+class SGLD(AbstractBatchProcess):
     """Stochastic gradient Langevin dynamics, θ ← θ − η ĝ_B(θ) + √(2ηT) ξ, t = ηk.
 
     With exact gradients and η → 0 its law is e^{−L(θ)/T}. L is a *mean* loss: where ℓ_i are
@@ -76,8 +77,7 @@ class SGLD(AbstractProcess):
         temperature: RealLike | None = None,
         control_variate: Any = None,
     ):
-        check_landscape(landscape, AbstractLandscape)
-        check_part("sampling", sampling, AbstractSampling, "a scheme such as WithReplacement(8)")
+        check_batches(landscape, sampling)
         if temperature is None:
             if landscape.num_examples is None:
                 raise ValueError(
@@ -98,13 +98,6 @@ class SGLD(AbstractProcess):
         self.sampling = sampling
         dtype = jnp.result_type(float)
         self.temperature = check_non_negative("temperature", temperature, dtype)
-        sampling.check(landscape)
-
-    autonomous = by_its_clock
-
-    @property
-    def clock(self) -> Clock:
-        return Clock(self.learning_rate)
 
     @property
     def gradient_noise(self) -> AbstractGradientNoise:
@@ -112,15 +105,8 @@ class SGLD(AbstractProcess):
         # Under a schedule the bath is no fixed covariance of a gradient.
         return own if eta is None else ThermalNoise(own, self.temperature, eta)
 
-    @property
-    def epoch(self) -> int | None:
-        return self.sampling.epoch(self.landscape.num_examples)
-
     def linear_step(self, learning_rate: float, curvature: np.ndarray) -> LinearStep:
         return first_order_step(learning_rate * curvature, learning_rate, 1)
-
-    def check(self) -> None:
-        self.sampling.check(self.landscape)
 
     def init(self, theta: Positions, draws: Draws) -> SGLDState:
         return SGLDState(theta, self.sampling.init(draws, self.landscape))
@@ -135,6 +121,3 @@ class SGLD(AbstractProcess):
         theta = state.theta - eta * gradient + kick
         carry = observe(carry, state.theta, theta, jnp.uint32(0))
         return SGLDState(theta, sampling), carry
-
-    def position(self, state: SGLDState) -> Positions:
-        return state.theta

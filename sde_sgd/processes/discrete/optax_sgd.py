@@ -8,13 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from sde_sgd._checks import check_part
 from sde_sgd._user_functions import naming
 from sde_sgd.landscapes.base import AbstractLandscape
-from sde_sgd.noise.models import AbstractGradientNoise, MinibatchNoise
-from sde_sgd.noise.sampling import AbstractSampling
-from sde_sgd.processes.base import AbstractProcess, Observe
+from sde_sgd.noise.sampling import AbstractSampling, check_batches
+from sde_sgd.processes.base import Observe
 from sde_sgd.processes.clock import Clock, LearningRate
+from sde_sgd.processes.discrete._batches import AbstractBatchProcess
 from sde_sgd.processes.discrete._state_keys import follow, Followed, StateKeys
 from sde_sgd.processes.discrete.adaptive import AbstractAdaptive
 from sde_sgd.random.draws import Draws, STREAM_KEYS
@@ -36,7 +35,7 @@ class OptaxState(eqx.Module):
     identity: Identity | None
 
 
-class OptaxSGD(AbstractProcess):
+class OptaxSGD(AbstractBatchProcess):
     """Any optax optimiser driven by minibatch gradients, each member with its own state.
 
     `OptaxSGD(landscape, ss.Adam(1e-3), sampling)` takes one of the library's own, too, which
@@ -93,8 +92,7 @@ class OptaxSGD(AbstractProcess):
                 f"OptaxSGD needs an optax.GradientTransformation, or one of ss.Adam, ss.RMSprop "
                 f"and ss.SignSGD; got {type(optimizer).__name__}."
             )
-        check_part("landscape", landscape, AbstractLandscape, "a landscape such as LeastSquares")
-        check_part("sampling", sampling, AbstractSampling, "a scheme such as WithReplacement(8)")
+        check_batches(landscape, sampling)
         # optax.MultiSteps is no GradientTransformation itself.
         accumulating = getattr(optimizer, "gradient_transformation", None)
         if accumulating is not None:
@@ -103,7 +101,6 @@ class OptaxSGD(AbstractProcess):
         self.optimizer = optimizer
         self.sampling = sampling
         self.learning_rate = None if learning_rate is None else LearningRate(learning_rate)
-        sampling.check(landscape)
         self.keys, self.offers = _examine(landscape, optimizer, sampling)
 
     @property
@@ -111,20 +108,9 @@ class OptaxSGD(AbstractProcess):
         return Clock(self.learning_rate, power=1 if self.description is None else 2)
 
     @property
-    def gradient_noise(self) -> AbstractGradientNoise:
-        return MinibatchNoise(self.sampling)
-
-    @property
     def autonomous(self) -> bool:
         # An optimiser's own count restarts with the member; the clock of a schedule does not.
         return self.learning_rate is None or self.learning_rate.schedule is None
-
-    @property
-    def epoch(self) -> int | None:
-        return self.sampling.epoch(self.landscape.num_examples)
-
-    def check(self) -> None:
-        self.sampling.check(self.landscape)
 
     def init(self, theta: Positions, draws: Draws) -> OptaxState:
         def begin(theta):
@@ -156,9 +142,6 @@ class OptaxSGD(AbstractProcess):
         theta, optimizer = jax.vmap(update)(state.theta, optimizer, examples)
         carry = observe(carry, state.theta, theta, jnp.uint32(0))
         return OptaxState(theta, optimizer, sampling, identity), carry
-
-    def position(self, state: OptaxState) -> Positions:
-        return state.theta
 
 
 def _choose(first: Array, one: PyTree[Array], other: PyTree[Array]) -> PyTree[Array]:

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from sde_sgd._checks import check_flag, check_landscape, check_non_negative, check_part
+from sde_sgd._checks import check_flag, check_non_negative
 from sde_sgd.landscapes.base import AbstractLandscape
-from sde_sgd.noise.models import AbstractGradientNoise, MinibatchNoise
-from sde_sgd.noise.sampling import AbstractSampling
-from sde_sgd.processes.base import AbstractProcess, Observe
-from sde_sgd.processes.clock import by_its_clock, Clock, LearningRate
+from sde_sgd.noise.sampling import AbstractSampling, check_batches
+from sde_sgd.processes.base import Observe
+from sde_sgd.processes.clock import LearningRate
+from sde_sgd.processes.discrete._batches import AbstractBatchProcess
 from sde_sgd.processes.discrete._sam_moments import largest_stable_rate, least_squares_of
 from sde_sgd.processes.discrete.sgd import SGD
 from sde_sgd.processes.linear import NotKnown
@@ -27,7 +27,7 @@ class SAMState(eqx.Module):
     sampling: PyTree[Array]
 
 
-class SAM(AbstractProcess):
+class SAM(AbstractBatchProcess):
     """θ ← θ − η ∇ℓ_B(θ + ρ u), one batch for both gradients, t = ηk.
 
     u = ∇ℓ_B(θ) (`normalized=False`, USAM, of which `SAMEquation` is the SDE), or that over its
@@ -52,28 +52,12 @@ class SAM(AbstractProcess):
         sampling: AbstractSampling,
         normalized: bool = False,
     ):
-        check_landscape(landscape, AbstractLandscape)
-        check_part("sampling", sampling, AbstractSampling, "a scheme such as WithReplacement(8)")
+        check_batches(landscape, sampling)
         self.landscape = landscape
         self.learning_rate = LearningRate(learning_rate)
         self.radius = check_non_negative("radius", radius, float)
         self.sampling = sampling
         self.normalized = check_flag("normalized", normalized)
-        sampling.check(landscape)
-
-    autonomous = by_its_clock
-
-    @property
-    def clock(self) -> Clock:
-        return Clock(self.learning_rate)
-
-    @property
-    def gradient_noise(self) -> AbstractGradientNoise:
-        return MinibatchNoise(self.sampling)
-
-    @property
-    def epoch(self) -> int | None:
-        return self.sampling.epoch(self.landscape.num_examples)
 
     def largest_stable_rate(self, about: Any = None, at_step_zero: bool = False) -> float:
         """On `LeastSquares`, exact, from fourth moments of the batches."""
@@ -95,9 +79,6 @@ class SAM(AbstractProcess):
         climb = 0.0 if self.normalized else float(self.radius) * curvature
         return None if eta is None else (eta * curvature * (1 + climb), "η λ_max(1 + ρ λ_max)")
 
-    def check(self) -> None:
-        self.sampling.check(self.landscape)
-
     def init(self, theta: Positions, draws: Draws) -> SAMState:
         return SAMState(theta, self.sampling.init(draws, self.landscape))
 
@@ -116,6 +97,3 @@ class SAM(AbstractProcess):
         theta = state.theta - eta * jax.vmap(ahead)(state.theta, examples)
         carry = observe(carry, state.theta, theta, jnp.uint32(0))
         return SAMState(theta, sampling), carry
-
-    def position(self, state: SAMState) -> Positions:
-        return state.theta

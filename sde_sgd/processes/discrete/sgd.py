@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from sde_sgd._checks import check_fraction, check_landscape, check_part
+from sde_sgd._checks import check_fraction
 from sde_sgd.landscapes.base import AbstractLandscape
-from sde_sgd.noise.models import AbstractGradientNoise, MinibatchNoise
-from sde_sgd.noise.sampling import AbstractSampling, RandomReshuffling
+from sde_sgd.noise.models import AbstractGradientNoise, check_noise
+from sde_sgd.noise.sampling import AbstractSampling, check_batches
 from sde_sgd.processes.base import AbstractProcess, Observe
 from sde_sgd.processes.clock import by_its_clock, Clock, LearningRate, refuse_schedule
+from sde_sgd.processes.discrete._batches import AbstractBatchProcess
 from sde_sgd.processes.linear import heavy_ball_step, LinearStep, NotKnown
 from sde_sgd.random.draws import Draws, Stream
 from sde_sgd.types import Matrix, Positions, RealLike, Vector
@@ -27,7 +28,7 @@ class SGDState(eqx.Module):
     sampling: PyTree[Array]
 
 
-class SGD(AbstractProcess):
+class SGD(AbstractBatchProcess):
     """Minibatch SGD with heavy-ball momentum, m ← μ m + ĝ_B(θ), θ ← θ − η m.
 
     **Arguments:**
@@ -57,39 +58,20 @@ class SGD(AbstractProcess):
         sampling: AbstractSampling,
         momentum: RealLike = 0.0,
     ):
-        check_landscape(landscape, AbstractLandscape)
-        check_part("sampling", sampling, AbstractSampling, "a scheme such as WithReplacement(8)")
+        check_batches(landscape, sampling)
         self.landscape = landscape
         self.learning_rate = LearningRate(learning_rate)
         self.sampling = sampling
         self.momentum = check_fraction("momentum", momentum)
         self.has_momentum = bool(float(self.momentum) != 0)
-        sampling.check(landscape)
-
-    autonomous = by_its_clock
-
-    @property
-    def clock(self) -> Clock:
-        return Clock(self.learning_rate)
-
-    @property
-    def gradient_noise(self) -> AbstractGradientNoise:
-        return MinibatchNoise(self.sampling)
-
-    @property
-    def epoch(self) -> int | None:
-        return self.sampling.epoch(self.landscape.num_examples)
 
     def linear_step(self, learning_rate: float, curvature: np.ndarray) -> LinearStep:
         return heavy_ball_step(learning_rate, float(self.momentum), curvature)
 
-    def check(self) -> None:
-        self.sampling.check(self.landscape)
-
     @property
     def knows_mean_step(self) -> bool:
         """Whether `mean_step` holds: without memory in the velocity or in the batches."""
-        return not self.has_momentum and not isinstance(self.sampling, RandomReshuffling)
+        return not self.has_momentum and self.epoch is None
 
     def mean_step(self, theta: Vector, iteration: Array) -> Vector:
         """E[θ′ − θ | θ] = −η∇L of one iteration."""
@@ -105,9 +87,6 @@ class SGD(AbstractProcess):
         theta, velocity = _heavy_ball(self, state.theta, state.velocity, gradient, draws)
         carry = observe(carry, state.theta, theta, jnp.uint32(0))
         return SGDState(theta, velocity, sampling), carry
-
-    def position(self, state: SGDState) -> Positions:
-        return state.theta
 
 
 class GaussianSGD(AbstractProcess):
@@ -133,14 +112,12 @@ class GaussianSGD(AbstractProcess):
         noise: AbstractGradientNoise,
         momentum: RealLike = 0.0,
     ):
-        check_landscape(landscape, AbstractLandscape)
-        check_part("noise", noise, AbstractGradientNoise, "such as MinibatchNoise(sampling)")
+        check_noise(landscape, noise)
         self.landscape = landscape
         self.learning_rate = LearningRate(learning_rate)
         self.noise = noise
         self.momentum = check_fraction("momentum", momentum)
         self.has_momentum = bool(float(self.momentum) != 0)
-        noise.check(landscape)
 
     autonomous = by_its_clock
 

@@ -6,20 +6,20 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from sde_sgd._checks import check_landscape, check_part, check_whole
+from sde_sgd._checks import check_whole
 from sde_sgd.landscapes.base import AbstractLandscape
-from sde_sgd.noise.models import AbstractGradientNoise, MinibatchNoise
-from sde_sgd.noise.sampling import AbstractSampling, RandomReshuffling
-from sde_sgd.processes.base import AbstractProcess, Observe
-from sde_sgd.processes.clock import by_its_clock, Clock, LearningRate
+from sde_sgd.noise.sampling import AbstractSampling, check_batches
+from sde_sgd.processes.base import Observe
+from sde_sgd.processes.clock import LearningRate
 from sde_sgd.processes.continuous._steps import over_substeps
 from sde_sgd.processes.continuous.modified import FlowState
+from sde_sgd.processes.discrete._batches import AbstractBatchProcess
 from sde_sgd.processes.linear import first_order_step, LinearStep
 from sde_sgd.random.draws import Draws
 from sde_sgd.types import Positions
 
 
-class SVAG(AbstractProcess):
+class SVAG(AbstractBatchProcess):
     """Stochastic variance-amplified gradient: l steps an iteration, t = ηk,
 
         θ ← θ − (η/l) [ ½(1+√(2l−1)) ĝ₁ + ½(1−√(2l−1)) ĝ₂ ],
@@ -49,9 +49,8 @@ class SVAG(AbstractProcess):
         sampling: AbstractSampling,
         steps: int,
     ):
-        check_landscape(landscape, AbstractLandscape)
-        check_part("sampling", sampling, AbstractSampling, "a scheme such as WithReplacement(8)")
-        if isinstance(sampling, RandomReshuffling):
+        check_batches(landscape, sampling)
+        if sampling.epoch(landscape.num_examples) is not None:
             raise ValueError(
                 "SVAG needs two independent batches a step, and those of an epoch exclude each "
                 "other: use WithReplacement or WithoutReplacement."
@@ -60,28 +59,14 @@ class SVAG(AbstractProcess):
         self.learning_rate = LearningRate(learning_rate)
         self.sampling = sampling
         self.steps = check_whole("steps", steps)
-        sampling.check(landscape)
 
     @property
     def substeps(self) -> int:
         return self.steps
 
-    autonomous = by_its_clock
-
-    @property
-    def clock(self) -> Clock:
-        return Clock(self.learning_rate)
-
-    @property
-    def gradient_noise(self) -> AbstractGradientNoise:
-        return MinibatchNoise(self.sampling)
-
     def linear_step(self, learning_rate: float, curvature: np.ndarray) -> LinearStep:
         # The bracket has l times the covariance of a batch.
         return first_order_step(learning_rate * curvature, learning_rate, self.steps)
-
-    def check(self) -> None:
-        self.sampling.check(self.landscape)
 
     def init(self, theta: Positions, draws: Draws) -> FlowState:
         return FlowState(theta)
@@ -104,6 +89,3 @@ class SVAG(AbstractProcess):
 
         theta, carry = over_substeps(self.steps, body, (state.theta, carry))
         return FlowState(theta), carry
-
-    def position(self, state: FlowState) -> Positions:
-        return state.theta

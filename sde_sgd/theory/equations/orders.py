@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
+from scipy.interpolate import BarycentricInterpolator
 from scipy.linalg import expm
 
 from sde_sgd._checks import check_at_least, check_callable, check_number, check_whole, in_brief
@@ -21,7 +22,7 @@ from sde_sgd.noise.models import MinibatchNoise
 from sde_sgd.noise.sampling import AbstractSampling
 from sde_sgd.processes.base import AbstractProcess
 from sde_sgd.theory import _arguments, _fields
-from sde_sgd.theory.laws.gradient_laws import _batches as enumerate_batches
+from sde_sgd.theory.laws.gradient_laws import BatchGradients
 from sde_sgd.theory.stationary.moments import read_linear, transient_of
 from sde_sgd.types import RealLike
 
@@ -142,7 +143,7 @@ def weak_errors_scalar(
         )
     noise = MinibatchNoise(sampling)
     noise.check(landscape)
-    counts, chances = enumerate_batches(sampling, landscape.num_examples)
+    law = BatchGradients.of(landscape, sampling)
     grids = [_chebyshev(num, ends) for num in (2 * degree // 3, degree)]
     points = np.concatenate([nodes for nodes, _, _ in grids])
     table = np.asarray(_evaluate(landscape, noise, of, points[:, None]), dtype=float)
@@ -151,8 +152,9 @@ def weak_errors_scalar(
     def both(grid, values, eta, count) -> tuple[float, float]:
         """E f(θ_count) and E f(X_T)."""
         nodes, weights, slope = grid
-        begin, g, bent, c = values[:, :4].T
-        moved = nodes[:, None] - eta * values[:, 4:] @ counts.T / sampling.batch_size
+        evaluated = BarycentricInterpolator(nodes, np.eye(len(nodes)), wi=weights)
+        begin, g, bent, c = values.T
+        moved = nodes[:, None] - eta * law.values(nodes)
         if moved.min() < ends[0] - 1e-12 or moved.max() > ends[1] + 1e-12:
             raise ValueError(
                 f"SGD at learning_rate={eta:g} leaves the box {ends.tolist()}, "
@@ -160,14 +162,14 @@ def weak_errors_scalar(
                 f"itself."
             )
         step = np.zeros((len(nodes), len(nodes)))
-        for column, chance in zip(moved.T, chances, strict=True):
-            step += chance * _interpolation(nodes, weights, column)
+        for column, chance in zip(moved.T, law.probabilities, strict=True):
+            step += chance * evaluated(column)
         if equation is None:
             b, d = -g - (eta / 2 * bent if order == 2 else 0), eta / 2 * c
         else:
             b, d = _coefficients(equation, eta, g, bent, c)
         generator = b[:, None] * slope + d[:, None] * (slope @ slope)
-        at_start = _interpolation(nodes, weights, np.array([start]))[0]
+        at_start = evaluated([start])[0]
         sgd = at_start @ (np.linalg.matrix_power(step, count) @ begin)
         return float(sgd), float(at_start @ (expm(horizon * generator) @ begin))
 
@@ -206,7 +208,7 @@ def _coefficients(equation: Callable, *given) -> tuple[np.ndarray, np.ndarray]:
 
 @eqx.filter_jit
 def _evaluate(landscape, noise, of, points):
-    """f, L′, L″L′, C and the N example gradients at each point, (n, 4 + N)."""
+    """f, L′, L″L′ and C at each point, (n, 4)."""
 
     def one(theta):
         theta = theta.astype(landscape.dtype)
@@ -214,8 +216,7 @@ def _evaluate(landscape, noise, of, points):
         bent = landscape.hessian_vector_product(theta, gradient)
         value = jnp.reshape(of(theta), (1,))
         covariance = noise.covariance(theta, landscape)[0]
-        examples = landscape.example_gradients(theta)[:, 0]
-        return jnp.concatenate([value, gradient, bent, covariance, examples])
+        return jnp.concatenate([value, gradient, bent, covariance])
 
     return jax.vmap(one)(points)
 
@@ -232,14 +233,3 @@ def _chebyshev(num: int, box: np.ndarray):
     np.fill_diagonal(slope, 0.0)
     np.fill_diagonal(slope, -slope.sum(axis=1))
     return nodes, weights, slope
-
-
-def _interpolation(nodes: np.ndarray, weights: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Rows that evaluate the interpolant through the nodes at `points`."""
-    gap = points[:, None] - nodes
-    hit = gap == 0
-    rows = weights / np.where(hit, 1.0, gap)
-    rows /= rows.sum(axis=1, keepdims=True)
-    exact = hit.any(axis=1)
-    rows[exact] = hit[exact]
-    return rows

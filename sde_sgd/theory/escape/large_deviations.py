@@ -26,7 +26,7 @@ from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.noise.models import AbstractGradientNoise
 from sde_sgd.noise.sampling import AbstractSampling
 from sde_sgd.theory import _arguments
-from sde_sgd.theory.escape import _batch_cumulants as cumulants
+from sde_sgd.theory.laws.gradient_laws import check_one_step
 from sde_sgd.types import RealLike
 
 _SCAN = 2001
@@ -81,7 +81,7 @@ def quasi_potential(
     if first == last:
         raise ValueError(f"start and end must be two different points, both are {first:g}.")
     if isinstance(noise, AbstractSampling):
-        cumulants.check_landscape(landscape, noise)
+        check_one_step(landscape, noise)
     elif isinstance(noise, AbstractGradientNoise):
         noise.check(landscape)
     else:
@@ -109,6 +109,7 @@ _GRADIENTS = eqx.filter_jit(lambda landscape, x: jax.vmap(landscape.gradient)(x)
 _VARIANCES = eqx.filter_jit(
     lambda landscape, x, noise: jax.vmap(lambda y: noise.covariance(y, landscape))(x)[:, 0, 0]
 )
+_EXAMPLES = eqx.filter_jit(lambda landscape, x: jax.vmap(landscape.example_gradients)(x)[:, :, 0].T)
 
 
 def _gradient(landscape: AbstractLandscape) -> Callable[[np.ndarray], np.ndarray]:
@@ -150,13 +151,13 @@ def _root(gradient, a: float, b: float) -> float:
 
 def _slopes(landscape, noise, positions, gradients, sign) -> np.ndarray:
     """p > 0 at uphill points; infinite where no noise pushes that way."""
+    points = jnp.asarray(positions, landscape.dtype)[:, None]
     if isinstance(noise, AbstractGradientNoise):
-        points = jnp.asarray(positions, landscape.dtype)[:, None]
         variance = np.asarray(_VARIANCES(landscape, points, noise), np.float64)
         with np.errstate(divide="ignore"):
             return np.where(variance > 0, 2 * np.abs(gradients) / variance, np.inf)
-    examples = cumulants.example_gradients(landscape)(positions)
-    push = cumulants.extreme_gradient(examples, noise, -sign)
+    examples = np.asarray(_EXAMPLES(landscape, points), np.float64)
+    push = noise.largest_mean(-sign * examples)
     return np.array(
         [
             _slope(-sign * examples[:, i : i + 1], noise) if push[i] > 0 else np.inf
@@ -169,7 +170,7 @@ def _slope(forces: Float[np.ndarray, "N 1"], sampling: AbstractSampling) -> floa
     """The positive root of log E e^{p f} for forces f (N, 1) of negative mean."""
 
     def cumulant(p: float) -> float:
-        return float(cumulants.log_moment(forces, sampling, np.array([p]))[0]) / p
+        return float(sampling.cumulant_generating(p * forces)[0]) / p
 
     # cumulant(p)/p increases from the mean force, negative, to the largest force, positive. All in
     # units of the slope for Gaussian noise, so that the scale of L does not matter.

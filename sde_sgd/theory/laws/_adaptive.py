@@ -10,17 +10,17 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from numpy.polynomial import legendre
 from numpy.typing import ArrayLike
 
-NUM_NODES = 16
-NODES, WEIGHTS = legendre.leggauss(NUM_NODES)
-_ORDERS = np.arange(NUM_NODES)
-# Node values -> Legendre coefficients, and -> their integral from the left end to each node.
-TO_COEFFICIENTS = ((_ORDERS + 0.5) * legendre.legvander(NODES, NUM_NODES - 1) * WEIGHTS[:, None]).T
-INTEGRAL_COEFFICIENTS = legendre.legint(TO_COEFFICIENTS, lbnd=-1, axis=0)
-CUMULATIVE = legendre.legvander(NODES, NUM_NODES) @ INTEGRAL_COEFFICIENTS
+from sde_sgd.theory._gauss import (
+    last_coefficients,
+    NODES,
+    NUM_NODES,
+    TO_COEFFICIENTS,
+    WEIGHTS,
+)
 
+_ORDERS = np.arange(NUM_NODES)
 _SIGNS = (-1.0) ** _ORDERS
 _END_SLOPES = _ORDERS * (_ORDERS + 1) / 2  # P_n'(1)
 
@@ -90,12 +90,6 @@ class Coordinate:
     def infinite(self, side: int) -> bool:
         """Whether the lower (side 0) or upper (side 1) end is at infinity."""
         return not np.isfinite(self.upper if side else self.lower)
-
-
-def places(edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes u (P, K) of the panels and their half lengths (P, 1)."""
-    half = np.diff(edges)[:, None] / 2
-    return (edges[:-1] + edges[1:])[:, None] / 2 + half * NODES, half
 
 
 def resolve(
@@ -168,8 +162,8 @@ def _rough(edges: np.ndarray, log_q: np.ndarray, deep: tuple[bool, bool]) -> np.
     half = np.diff(edges) / 2
     mass = np.sum(half * (np.exp(log_q - top) @ WEIGHTS))
     size = np.maximum(1.0, np.ptp(log_q, axis=1))
-    rough_log = _tail(log_q - log_q[:, :1]) > 1e-11 * size
-    own = _tail(np.exp(log_q - peak[:, None]))
+    rough_log = last_coefficients(log_q - log_q[:, :1]) > 1e-11 * size
+    own = last_coefficients(np.exp(log_q - peak[:, None]))
     rough_q = inside & (own * np.exp(peak - top) * half > 1e-13 * mass)
     apart = _apart(log_q - top, half, size)
     return ((inside | tails) & (rough_log | apart)) | rough_q | (tails & (own > 1e-9))
@@ -190,10 +184,6 @@ def _apart(log_q: np.ndarray, half: np.ndarray, size: np.ndarray) -> np.ndarray:
     result[:-1] |= ~meets
     result[1:] |= ~meets
     return result
-
-
-def _tail(values: np.ndarray) -> np.ndarray:
-    return np.abs(values @ TO_COEFFICIENTS[-2:].T).max(axis=1)
 
 
 def end_slopes(edges: np.ndarray, log_q: np.ndarray, side: int) -> tuple[float, float]:

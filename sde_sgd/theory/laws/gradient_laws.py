@@ -1,9 +1,8 @@
 """Laws of the gradient of one iteration in one dimension: Gaussian, or one value a batch."""
 
 import abc
-import itertools
-import math
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -13,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from sde_sgd.landscapes.base import AbstractFiniteSum, AbstractLandscape
 from sde_sgd.noise.models import AbstractGradientNoise
-from sde_sgd.noise.sampling import AbstractSampling, WithoutReplacement, WithReplacement
+from sde_sgd.noise.sampling import AbstractSampling, check_batches
 from sde_sgd.theory import _arguments, _fields
 from sde_sgd.theory._fields import check_finite, Field
 from sde_sgd.types import RealLike
@@ -123,20 +122,14 @@ class BatchGradients(AbstractGradientLaw):
         **Raises:** `ValueError` for a population, for shuffled epochs (their steps are not
         independent: θ alone is no Markov chain) and for more than 20 000 different batches.
         """
-        _arguments.landscape(landscape)
-        _arguments.sampling(sampling)
-        _check_dimension(landscape)
-        if not isinstance(landscape, AbstractFiniteSum):
-            raise ValueError(
-                f"{type(landscape).__name__} is a population and has no batches to enumerate: pass "
-                f"BatchGradients(gradients, probabilities) with the nodes of a quadrature."
-            )
-        sampling.check(landscape)
-        counts, weights = _batches(sampling, landscape.num_examples)
+        finite = check_one_step(landscape, sampling)
+        batches, weights = sampling.batches(finite.num_examples, _MAX_BATCHES)
+        counts = np.zeros((len(batches), finite.num_examples))
+        np.add.at(counts, (np.arange(len(batches))[:, None], batches), 1)
         share = jnp.asarray(counts / sampling.batch_size, landscape.dtype)
 
         def gradients(theta):
-            return share @ landscape.example_gradients(theta.astype(landscape.dtype))[:, 0]
+            return share @ finite.example_gradients(theta.astype(finite.dtype))[:, 0]
 
         return cls(gradients, weights)
 
@@ -151,36 +144,27 @@ class BatchGradients(AbstractGradientLaw):
         return np.array([values**m @ self.probabilities for m in range(order + 1)])
 
 
-def _batches(sampling: AbstractSampling, num: int) -> tuple[np.ndarray, np.ndarray]:
-    """Counts (A, N) of every batch, and its probability."""
-    size = sampling.batch_size
-    if isinstance(sampling, WithReplacement):
-        total, choose = math.comb(num + size - 1, size), itertools.combinations_with_replacement
-    elif isinstance(sampling, WithoutReplacement):
-        total, choose = math.comb(num, size), itertools.combinations
-    else:
+def check_one_step(landscape: Any, sampling: Any) -> AbstractFiniteSum:
+    """Refuses all but one-dimensional finite sums with batches independent between steps."""
+    _arguments.landscape(landscape)
+    _check_dimension(landscape)
+    if not isinstance(landscape, AbstractFiniteSum):
+        raise ValueError(
+            f"{type(landscape).__name__} is a population, whose batches cannot be enumerated: give "
+            f"a gradient-noise model instead of a sampling scheme, or "
+            f"BatchGradients(gradients, probabilities) with the nodes of a quadrature."
+        )
+    check_batches(landscape, sampling)
+    if sampling.epoch(landscape.num_examples) is not None:
         raise ValueError(
             f"{type(sampling).__name__} has steps that depend on each other, so that θ alone is no "
-            f"Markov chain; enumerate WithReplacement or WithoutReplacement."
+            f"Markov chain: take WithoutReplacement (a fresh subset each step)."
         )
-    if total > _MAX_BATCHES:
-        raise ValueError(
-            f"there are {total} different batches of B={size} from N={num} examples, more than "
-            f"{_MAX_BATCHES}: take fewer examples or a smaller batch, GaussianGradient, or "
-            f"BatchGradients with a quadrature of the batch gradient."
-        )
-    counts = np.zeros((total, num))
-    for row, batch in enumerate(choose(range(num), size)):
-        np.add.at(counts[row], list(batch), 1)
-    if isinstance(sampling, WithoutReplacement):
-        return counts, np.full(total, 1 / total)
-    factorials = np.array([math.factorial(k) for k in range(size + 1)], dtype=float)
-    ways = factorials[size] / np.prod(factorials[counts.astype(int)], axis=1)
-    return counts, ways / float(num) ** size
+    return landscape
 
 
 def _check_dimension(landscape: AbstractLandscape) -> None:
     if landscape.dimension != 1:
         raise ValueError(
-            f"the master equation is one-dimensional; the landscape has d={landscape.dimension}."
+            f"The law of a step is used in one dimension; the landscape has d={landscape.dimension}"
         )

@@ -29,7 +29,7 @@ from sde_sgd._checks import (
 )
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.noise.models import AbstractGradientNoise
-from sde_sgd.theory import _arguments, _fields
+from sde_sgd.theory import _arguments, _fields, _gauss
 from sde_sgd.theory.laws import _adaptive as adaptive
 from sde_sgd.types import RealLike
 
@@ -79,8 +79,8 @@ class StationaryDensity:
     def pdf(self, x: ArrayLike | RealLike) -> Float[np.ndarray, "..."]:
         """p(x), 0 outside (lower, upper); any shape."""
         u, panel, place = self._locate(x)
-        coefficients = self._log_q[panel] @ adaptive.TO_COEFFICIENTS.T
-        vander = _vander(place, adaptive.NUM_NODES - 1)
+        coefficients = self._log_q[panel] @ _gauss.TO_COEFFICIENTS.T
+        vander = _vander(place, _gauss.NUM_NODES - 1)
         safe = np.where(np.isfinite(u), u, 0.0)
         log_p = np.sum(vander * coefficients, -1) - self._coordinate.log_jacobian(safe)
         beyond = (u < self._edges[0]) | (u > self._edges[-1])
@@ -155,13 +155,13 @@ class StationaryDensity:
 
     @property
     def _nodes(self) -> np.ndarray:
-        return self._coordinate.position(adaptive.places(self._edges)[0])
+        return self._coordinate.position(_gauss.places(self._edges)[0])
 
     @property
     def _masses(self) -> np.ndarray:
         """Quadrature weight times density at every node, (P, K); they add up to 1."""
         half = np.diff(self._edges)[:, None] / 2
-        return half * adaptive.WEIGHTS * np.exp(self._log_q)
+        return half * _gauss.WEIGHTS * np.exp(self._log_q)
 
     def _power(self, power: float, signed: bool, about: float = 0.0) -> float:
         self._require(power)
@@ -172,7 +172,7 @@ class StationaryDensity:
         with np.errstate(divide="ignore"):
             size = np.exp(self._log_q + power * np.log(np.abs(x)))
         sign = np.sign(x) if signed and power % 2 else 1.0
-        return float(np.sum(half * adaptive.WEIGHTS * size * sign))
+        return float(np.sum(half * _gauss.WEIGHTS * size * sign))
 
     def _require(self, power: float) -> None:
         if power >= self.tail_index * (1 - 1e-9):
@@ -195,8 +195,8 @@ class StationaryDensity:
     def _part(self, panel: np.ndarray, place: np.ndarray) -> np.ndarray:
         """The mass of a panel up to a place in it."""
         half = np.diff(self._edges)[panel] / 2
-        integral = np.exp(self._log_q[panel]) @ adaptive.INTEGRAL_COEFFICIENTS.T
-        inside = half * np.sum(_vander(place, adaptive.NUM_NODES) * integral, -1)
+        integral = np.exp(self._log_q[panel]) @ _gauss.INTEGRAL_COEFFICIENTS.T
+        inside = half * np.sum(_vander(place, _gauss.NUM_NODES) * integral, -1)
         return np.asarray(np.maximum(inside, 0.0))
 
 
@@ -236,7 +236,7 @@ def stationary_density(
         return np.stack([_quietly(field, x.ravel()).reshape(x.shape) for field in fields], axis=1)
 
     def log_weight(edges: np.ndarray) -> np.ndarray:
-        u, half = adaptive.places(edges)
+        u, half = _gauss.places(edges)
         x, log_jacobian = coordinate.position(u), coordinate.log_jacobian(u)
         panels = list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
         fresh = [k for k, panel in enumerate(panels) if panel not in known]
@@ -261,7 +261,7 @@ def stationary_density(
         lowest = min(((d[1].min(), panel) for panel, d in known.items()), default=(1.0, (0.0, 0.0)))
         if not lowest[0] < 0:
             raise
-        u, _ = adaptive.places(np.array(lowest[1]))
+        u, _ = _gauss.places(np.array(lowest[1]))
         place = coordinate.position(u).ravel()[int(known[lowest[1]][1].argmin())]
         raise ValueError(
             f"The diffusion must not be negative between lower and upper, but is {lowest[0]:.3g} "
@@ -334,7 +334,7 @@ def density_of_logarithm(
     For laws whose mass piles up at v → 0 beyond the range of floating-point numbers v.
     """
     coordinate = adaptive.Coordinate(0.0, np.inf)
-    return _density(coordinate, lambda edges: log_weight(adaptive.places(edges)[0]), float(reach))
+    return _density(coordinate, lambda edges: log_weight(_gauss.places(edges)[0]), float(reach))
 
 
 def _density(coordinate, log_weight, reach: float) -> StationaryDensity:
@@ -342,7 +342,7 @@ def _density(coordinate, log_weight, reach: float) -> StationaryDensity:
     edges, log_q = adaptive.resolve(log_weight, reach, deep)
     half = np.diff(edges)[:, None] / 2
     log_q = log_q - log_q.max()
-    log_q = log_q - np.log(np.sum(half * adaptive.WEIGHTS * np.exp(log_q)))
+    log_q = log_q - np.log(np.sum(half * _gauss.WEIGHTS * np.exp(log_q)))
     below, above = (_tail_index(coordinate, edges, log_q, side) for side in (0, 1))
     ends = coordinate.lower, coordinate.upper
     return StationaryDensity(*ends, below, above, coordinate, edges, log_q)
@@ -373,10 +373,10 @@ def _cumulated(force: np.ndarray, edges: np.ndarray, start: int | None = None) -
     """φ at the nodes, summed outwards from the left edge of panel `start` (from u = 0)."""
     first = int(np.searchsorted(edges, 0.0)) if start is None else start
     first = min(first, len(force) - 1)
-    whole = force @ adaptive.WEIGHTS
+    whole = force @ _gauss.WEIGHTS
     right = np.cumsum(whole[first:]) - whole[first:]
     left = -np.cumsum(whole[:first][::-1])[::-1]
-    return np.concatenate([left, right])[:, None] + force @ adaptive.CUMULATIVE.T
+    return np.concatenate([left, right])[:, None] + force @ _gauss.FROM_LEFT.T
 
 
 def _quietly(field: Function, x: np.ndarray) -> np.ndarray:

@@ -19,16 +19,14 @@ Source: Kesten 1973; Gürbüzbalaban, Şimşekli, Zhu 2021, "The heavy-tail phen
 """
 
 from collections.abc import Callable
-from itertools import combinations, combinations_with_replacement
 from math import comb, lgamma, log
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 
-from sde_sgd._checks import check_at_least, check_flag, check_number, check_whole, in_brief
+from sde_sgd._checks import check_at_least, check_number, check_whole, in_brief
 from sde_sgd.theory import _arguments
 from sde_sgd.types import RealLike
 
@@ -116,7 +114,9 @@ def tail_index_finite_sum(
     x = _arguments.array("inputs", inputs, 1)
     eta = check_number("learning_rate", learning_rate, above=0)
     decay = check_at_least("l2", l2)
-    means, chances = batch_means(x**2, batch_size=batch_size, replacement=replacement)
+    sampling = _arguments.scheme(batch_size, replacement, len(x))
+    batches, chances = sampling.batches(len(x), MAX_BATCHES)
+    means = (x**2)[batches].mean(axis=1)
     with np.errstate(divide="ignore"):
         logs = np.log(np.abs(1 - eta * (means + decay)))
     text = f"learning_rate={eta:g}, batch_size={batch_size}"
@@ -131,38 +131,6 @@ def tail_index_finite_sum(
         return float(top + np.log(np.sum(chances * np.exp(exponents - top))))
 
     return _root(log_moment, text, float(np.sum(chances * logs)))
-
-
-def batch_means(
-    values: ArrayLike, *, batch_size: int, replacement: bool
-) -> tuple[Float[np.ndarray, " batches"], Float[np.ndarray, " batches"]]:
-    """The mean of `values` (N,) in every different batch of size B, and the batch's probability.
-
-    **Raises:** `ValueError` for more than 10⁶ batches, or B > N without replacement.
-    """
-    value = _arguments.array("values", values, 1)
-    num, size = len(value), _arguments.batch_size(batch_size)
-    check_flag("replacement", replacement)
-    if not replacement and size > num:
-        raise ValueError(f"batch_size={size} exceeds the {num} examples, without replacement.")
-    count = comb(num + size - 1, size) if replacement else comb(num, size)
-    if count > MAX_BATCHES:
-        raise ValueError(
-            f"{count} different batches of {size} from {num} examples are more than "
-            f"{MAX_BATCHES}: take a smaller batch or fewer examples."
-        )
-    choose = combinations_with_replacement if replacement else combinations
-    batches = np.array(list(choose(range(num), size)))
-    means = value[batches].mean(axis=1)
-    if not replacement:
-        return means, np.full(count, 1 / count)
-    # Ordered draws of one multiset: B!/Π n_i!, the product built from the runs of equal members.
-    run = np.ones(count)
-    logs = np.full(count, lgamma(size + 1) - size * log(num))
-    for k in range(1, size):
-        run = np.where(batches[:, k] == batches[:, k - 1], run + 1, 1)
-        logs -= np.log(run)
-    return means, np.exp(logs)
 
 
 def moment_online_least_squares(

@@ -7,6 +7,7 @@ import numpy as np
 import scipy
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
+from scipy.optimize import brentq
 
 from sde_sgd._checks import check_number, check_whole, in_brief
 from sde_sgd.landscapes.base import AbstractLandscape
@@ -152,7 +153,5 @@ def product_closure(
 
 def _golden_ratio(dimension: int) -> float:
     """The root > 1 of x^{d+1} = x + 1."""
-    root = 1.5
-    for _ in range(60):
-        root = (1 + root) ** (1 / (dimension + 1))
-    return root
+    root: Any = brentq(lambda x: x ** (dimension + 1) - x - 1, 1, 2, xtol=1e-15)
+    return float(root)

@@ -93,7 +93,7 @@ def epoch_moments(process: AbstractProcess, about: Any = None) -> EpochMoments:
     num, size = landscape.num_examples, sampling.batch_size
     assert num is not None  # a finite sum, as it has epochs
     _check_pairs(num, size)
-    batches = np.array(list(itertools.combinations(range(num), size)))
+    batches, _ = sampling.batches(num, _MOST_TRANSITIONS)
     slopes, curvatures = _expanded(landscape, jnp.asarray(centre, landscape.dtype), batches)
     refuse_flat(landscape, curvatures.mean(axis=0))
     bath = temperature_of(process)

@@ -12,7 +12,7 @@ b = −∇L for order 1 and −∇(L + (η/4)|∇L|²) for order 2 (Li, Tai, E 2
 orders follow without any sampling error, down to rounding.
 """
 
-from math import comb, perm
+from math import comb
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +21,8 @@ from numpy.polynomial import polynomial as poly
 from numpy.typing import ArrayLike
 from scipy.linalg import expm
 
-from sde_sgd._checks import check_at_least, check_flag, check_number, check_whole
+from sde_sgd._checks import check_at_least, check_number, check_whole
+from sde_sgd.noise.sampling import AbstractSampling
 from sde_sgd.theory import _arguments
 from sde_sgd.types import RealLike
 
@@ -137,14 +138,15 @@ class _Closure(NamedTuple):
     """A data set as polynomials in δ = θ − θ*, coefficients from the constant on.
 
     **Fields:** `rate` η; `minimum` θ*; `curvature` of L; `spread`: Σ_i(g_i − ∇L)^r/N for
-    r = 0, …, 4; `draws` (N, B, replacement); `count`: the largest moment.
+    r = 0, …, 4; `num` N and `sampling` of the batches; `count`: the largest moment.
     """
 
     rate: float
     minimum: float
     curvature: float
     spread: tuple[np.ndarray, ...]
-    draws: tuple[int, int, bool]
+    num: int
+    sampling: AbstractSampling
     count: int
 
     @staticmethod
@@ -158,12 +160,7 @@ class _Closure(NamedTuple):
             check_number("learning_rate", learning_rate, above=0),
             check_at_least("l2", l2),
         )
-        size = _arguments.batch_size(batch_size)
-        if not check_flag("replacement", replacement) and size > len(x):
-            raise ValueError(
-                f"batch_size must be between 1 and N={len(x)} (above N only with replacement), "
-                f"got {size}."
-            )
+        sampling = _arguments.scheme(batch_size, replacement, len(x))
         count = check_whole("max_moment", count, 1, 4)
         curvature = np.mean(x**2) + decay
         if curvature <= 0:
@@ -172,14 +169,13 @@ class _Closure(NamedTuple):
         slope, offset = x**2 - np.mean(x**2), x**2 * minimum - x * y
         lines = np.stack([offset - offset.mean(), slope])  # g_i − ∇L at θ* + δ, (2, N)
         spread = tuple(_mean_power(lines, r) for r in range(5))
-        draws = (len(x), size, bool(replacement))
-        return _Closure(eta, minimum, float(curvature), spread, draws, count)
+        return _Closure(eta, minimum, float(curvature), spread, len(x), sampling, count)
 
     def system(self, h: float | None, order: int, count: int | None = None) -> np.ndarray:
         """The matrix of (1, E δ, …): its map over one step, or its generator for h = 0."""
         eta, num = self.rate, self.count if count is None else count
         pull = self.curvature * (1 + (eta / 2 * self.curvature if order == 2 else 0))
-        variance = eta * self.noise_factor * self.spread[2]
+        variance = eta * self.sampling.noise_factor(self.num) * self.spread[2]
         if h == 0:
             rows = [
                 _sum(
@@ -204,39 +200,13 @@ class _Closure(NamedTuple):
             rows.append(_sum(terms))
         return _matrix(rows, num)
 
-    @property
-    def noise_factor(self) -> float:
-        """c."""
-        num, size, replacement = self.draws
-        if replacement:
-            return 1 / size
-        return (num - size) / (size * (num - 1)) if num > 1 else 0.0
-
     def batch_moments(self) -> list[np.ndarray]:
-        """E Ŝᵏ of the mean Ŝ of a batch of centred gradients, k = 0, …, 4, polynomials in δ.
-
-        A sum over k members of a batch splits by which of them coincide. Sums over *distinct*
-        examples of centred values: Σ′s²s → −Nm₃, Σ′sss → 2Nm₃, Σ′s³s → −Nm₄,
-        Σ′s²s² → N²m₂² − Nm₄, Σ′s²ss → 2Nm₄ − N²m₂², Σ′ssss → 3N²m₂² − 6Nm₄.
-        """
-        num, size, replacement = self.draws
+        """E Ŝᵏ of the mean Ŝ of a batch of centred gradients, k = 0, …, 4, polynomials in δ."""
         one, _, second, third, fourth = self.spread
-        square = poly.polymul(second, second)
-        if replacement:
-            kurtic = _sum([size * fourth, 3 * size * (size - 1) * square])
-            return [one, np.zeros(1), second / size, third / size**2, kurtic / size**4]
-        # The chance that k given, different examples are all in the batch.
-        both, three, four = (perm(size, k) / perm(num, k) if num >= k else 0.0 for k in (2, 3, 4))
-        single = size / num
-        kurtic = _sum(
-            [
-                num * (single - 4 * both - 3 * both + 12 * three - 6 * four) * fourth,
-                num**2 * (3 * both - 6 * three + 3 * four) * square,
-            ]
-        )
-        skew = num * (single - 3 * both + 2 * three) * third
-        flat = num * (single - both) * second
-        return [one, np.zeros(1), flat / size**2, skew / size**3, kurtic / size**4]
+        w = lambda *sizes: self.sampling.joint_factor(sizes, self.num)  # noqa: E731
+        kurtic = _sum([w(4) * fourth, 3 * w(2, 2) * poly.polymul(second, second)])
+        skew = self.sampling.third_factor(self.num) * third
+        return [one, np.zeros(1), self.sampling.noise_factor(self.num) * second, skew, kurtic]
 
     def moments(self, about_minimum: np.ndarray) -> ScalarMoments:
         """From (1, E δ, …), shape (..., 1 + n)."""

@@ -1,0 +1,40 @@
+"""What the processes that draw batches share."""
+
+from typing import Any
+
+import equinox as eqx
+
+from sde_sgd.landscapes.base import AbstractLandscape
+from sde_sgd.noise.models import AbstractGradientNoise, MinibatchNoise
+from sde_sgd.noise.sampling import AbstractSampling
+from sde_sgd.processes.base import AbstractProcess
+from sde_sgd.processes.clock import by_its_clock, Clock, LearningRate
+from sde_sgd.types import Positions
+
+
+class AbstractBatchProcess(AbstractProcess):
+    """One batch of `sampling` an iteration, t = ηk; θ is `theta` of its state."""
+
+    landscape: eqx.AbstractVar[AbstractLandscape]
+    learning_rate: eqx.AbstractVar[LearningRate | None]
+    sampling: eqx.AbstractVar[AbstractSampling]
+
+    autonomous = by_its_clock
+
+    @property
+    def clock(self) -> Clock:
+        return Clock(self.learning_rate)
+
+    @property
+    def gradient_noise(self) -> AbstractGradientNoise:
+        return MinibatchNoise(self.sampling)
+
+    @property
+    def epoch(self) -> int | None:
+        return self.sampling.epoch(self.landscape.num_examples)
+
+    def check(self) -> None:
+        self.sampling.check(self.landscape)
+
+    def position(self, state: Any) -> Positions:
+        return state.theta
