@@ -11,10 +11,10 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Most programs of a test run once: to optimise them less saves a tenth of the whole.
-for flag in ("xla_force_host_platform_device_count=4", "xla_backend_optimization_level=1"):
-    flags = os.environ.get("XLA_FLAGS", "")
-    if flag.split("=")[0] not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --{flag}".strip()
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=1 "
+    + os.environ.get("XLA_FLAGS", "")
+).strip()
 
 import equinox as eqx
 import jax
