@@ -86,9 +86,10 @@ LINEAR = {
 
 
 def kinds(base):
-    """All classes of a package's process."""
+    """Every final class of the package below `base`."""
     below = [kind for child in base.__subclasses__() for kind in [child, *kinds(child)]]
-    return {kind for kind in below if kind.__module__.startswith("sde_sgd.")}
+    final = (kind for kind in below if not kind.__name__.startswith("Abstract"))
+    return {kind for kind in final if kind.__module__.startswith("sde_sgd.")}
 
 
 def test_every_process_is_here():
