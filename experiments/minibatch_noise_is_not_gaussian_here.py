@@ -114,15 +114,11 @@ def measure(config: Config, key) -> xr.Dataset:
 def iterations(config: Config, process: str, eta: float, variance: float) -> float:
     """Exact mean number of iterations; of the "SDE" in continuous time."""
     if process == "SGD":
-        law = ss.theory.laws.BatchGradients.of(ss.double_well(variance), ss.WithReplacement(1))
-        return (
-            float(
-                ss.theory.escape.batch_exit_time(law, learning_rate=eta, start=-1.0, exits=1.0).mean
-            )
-            / eta
-        )
+        sgd = ss.SGD(ss.double_well(variance), eta, ss.WithReplacement(1))
+        return float(ss.theory.escape.mean_exit_time(sgd, -1.0, 1.0)) / eta
     step = {"SDE": 0.0, "Gaussian SGD": eta, "SDE at its step": eta / config.substeps}[process]
-    time = ss.theory.escape.mean_exit_time(force, eta * variance / 2, time_step=step, **ROUTE)
+    equation = ss.processes.Diffusion(force, eta * variance / 2, step)
+    time = ss.theory.escape.mean_exit_time(equation, **ROUTE)
     return float(time) / eta
 
 

@@ -18,7 +18,7 @@ from sde_sgd.processes.clock import by_its_clock, Clock
 from sde_sgd.processes.continuous._steps import brownian_increment, step_members
 from sde_sgd.processes.continuous.limit import ContinuousLimit
 from sde_sgd.processes.continuous.modified import ModifiedEquation
-from sde_sgd.processes.continuous.terms import drift_correction
+from sde_sgd.processes.step_laws import Diffusion, drift_correction
 from sde_sgd.random.draws import Draws
 from sde_sgd.types import Positions, Vector
 
@@ -156,6 +156,9 @@ class TransformedEquation(AbstractProcess):
 
     def limit(self) -> ContinuousLimit:
         return ContinuousLimit(self)
+
+    def limit_law(self) -> Diffusion:
+        return self.equation.limit_law()
 
     def check(self) -> None:
         self.equation.check()

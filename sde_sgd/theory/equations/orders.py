@@ -19,8 +19,8 @@ from sde_sgd._checks import check_at_least, check_callable, check_number, check_
 from sde_sgd.landscapes.base import AbstractFiniteSum, AbstractLandscape
 from sde_sgd.noise.models import MinibatchNoise
 from sde_sgd.noise.sampling import AbstractSampling
+from sde_sgd.processes.step_laws import enumerate_batches
 from sde_sgd.theory import _arguments, _fields
-from sde_sgd.theory.laws.gradient_laws import _batches as enumerate_batches
 from sde_sgd.theory.stationary.least_squares import least_squares_transient
 from sde_sgd.types import RealLike
 

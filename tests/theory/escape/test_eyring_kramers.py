@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import sde_sgd as ss
+from sde_sgd.processes import Diffusion
 from sde_sgd.theory.escape import (
     eyring_kramers,
     mean_exit_time,
@@ -25,10 +26,10 @@ def test_kramers():
     excess = []
     for d in (0.025, 0.0125, 0.00625):
         kramers = eyring_kramers(WELL, d, minimum=[-1.1], saddle=[0.1]).time
-        exact = mean_exit_time(lambda x: x - x**3, d, start=-1.0, exits=1.0)
+        exact = mean_exit_time(Diffusion(lambda x: x - x**3, d), start=-1.0, exits=1.0)
         excess.append(float(exact / kramers - 1))
         # Control: the time to the saddle is half.
-        half = mean_exit_time(lambda x: x - x**3, d, start=-1.0, exits=0.0)
+        half = mean_exit_time(Diffusion(lambda x: x - x**3, d), start=-1.0, exits=0.0)
         assert half / kramers < 0.6
     assert 0 < excess[2] < 0.015
     assert excess[0] / excess[1] == pytest.approx(2, rel=0.15)

@@ -7,9 +7,9 @@ from scipy.integrate import quad
 from scipy.optimize import brentq
 
 import sde_sgd as ss
-from sde_sgd.theory.escape import batch_exit_time, mean_exit_time, quasi_potential
+from sde_sgd.processes import Diffusion
+from sde_sgd.theory.escape import mean_exit_time, quasi_potential
 from sde_sgd.theory.escape._batch_cumulants import extreme_gradient, log_moment
-from sde_sgd.theory.laws import BatchGradients
 
 ONE = ss.WithReplacement(1)
 WELL = ss.double_well(0.36)
@@ -67,17 +67,15 @@ def test_batches_of_fixed_variance_become_gaussian():
 
 def test_exponent_of_exact_times():
     """η log τ → W: exact two-point times have the slope 1.7713 in 1/η, the SDE's 1.3889."""
-    law = BatchGradients.of(WELL, ONE)
     etas = np.array([0.25, 0.16])
     times = [
-        batch_exit_time(law, learning_rate=e, start=-1.0, exits=1.0, cells=700).mean / e
-        for e in etas
+        mean_exit_time(ss.SGD(WELL, e, ONE), start=-1.0, exits=1.0, cells=700) / e for e in etas
     ]
     slope = np.diff(np.log(times))[0] / np.diff(1 / etas)[0]
     # τ·η tends to a constant times e^{W/η}: its factor 1/η is taken out.
     slope -= np.diff(np.log(1 / etas))[0] / np.diff(1 / etas)[0]
     assert slope == pytest.approx(1.7713, rel=0.03)
-    sde = [float(mean_exit_time(lambda x: x - x**3, e * 0.18, start=-1.0, exits=1.0)) for e in etas]
+    sde = [float(mean_exit_time(Diffusion(lambda x: x - x**3, e * 0.18), -1.0, 1.0)) for e in etas]
     assert np.diff(np.log(sde))[0] / np.diff(1 / etas)[0] == pytest.approx(1.3889, rel=0.05)
 
 
@@ -103,9 +101,9 @@ def test_cumulants_by_enumeration(sampling):
     """log E e^{pĝ} over all batches of N = 5, and the most extreme batch."""
     tilts = np.array([-2.0, -0.7, 0.1, 0.9, 1.7])
     landscape = ss.Potential(lambda x: 0.5 * x[0] ** 2, tilts=jnp.asarray(tilts)[:, None])
-    law = BatchGradients.of(landscape, sampling)
+    law = ss.SGD(landscape, 1.0, sampling).law().jumps()
     points, p = np.array([0.3, -0.4, 1.0]), np.array([0.8, -25.0, 400.0])
-    values = law.values(points)
+    values = np.array([law.gradients(jnp.array([x])) for x in points])
     top = (p[:, None] * values).max(axis=1)
     exact = top + np.log(np.exp(p[:, None] * values - top[:, None]) @ law.probabilities)
     examples = points + tilts[:, None]
