@@ -111,9 +111,10 @@ def predict(config: Config) -> dict[str, np.ndarray]:
         sgd.append(float(ss.theory.escape.mean_exit_time(process, **route)))
     each = [diffusion(config, pair) for pair in config.pairs]
     own = [diffusion(config, pair) for pair in barriers(config)]
+    gaussian = ss.MinibatchNoise(ss.WithReplacement(1))
     bare = {
         d: ss.theory.escape.eyring_kramers(
-            ss.double_well(1.0), d, minimum=[-1.0], saddle=[0.1]
+            ss.ModifiedEquation(ss.double_well(2 * d), 1.0, gaussian).limit(), [-1.0], [0.1]
         ).time
         for d in {*each, *own}
     }

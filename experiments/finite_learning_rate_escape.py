@@ -139,9 +139,9 @@ def predict(config: Config) -> dict[str, np.ndarray]:
     def kernel(h: float, d: float = config.diffusion) -> float:
         return float(ss.theory.escape.mean_exit_time(ss.processes.Diffusion(force, d, h), **route))
 
-    bare = ss.theory.escape.eyring_kramers(
-        ss.double_well(1.0), config.diffusion, minimum=[-1.0], saddle=[0.1]
-    )
+    noise = ss.ConstantNoise([[2 * config.diffusion]])
+    sde = ss.ModifiedEquation(ss.double_well(1.0), 1.0, noise).limit()
+    bare = ss.theory.escape.eyring_kramers(sde, [-1.0], [0.1])
     steps = (*config.learning_rates, config.solver_step)
     left = [noise_weights(force, config.diffusion, h, LOWEST, 1.0)[1] for h in steps]
     half = ss.theory.escape.mean_exit_time(

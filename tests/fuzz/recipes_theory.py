@@ -270,20 +270,7 @@ add(
     "theory.escape.eyring_kramers",
     lambda: (
         ss.theory.escape.eyring_kramers,
-        dict(landscape=made.well, diffusion=0.1, minimum=[-1.0], saddle=[0.1]),
-    ),
-)
-add(
-    "theory.escape.eyring_kramers (noise)",
-    lambda: (
-        ss.theory.escape.eyring_kramers,
-        dict(
-            landscape=made.well,
-            diffusion=made.constant_noise,
-            minimum=[-1.0],
-            saddle=[0.1],
-            learning_rate=0.1,
-        ),
+        dict(process=made.sde.limit(), minimum=[-1.0], saddle=[0.1]),
     ),
 )
 add(

@@ -206,7 +206,7 @@ add(
     "theory.escape.quasi_potential",
     lambda: (
         ss.theory.escape.quasi_potential,
-        dict(landscape=made.well, noise=made.constant_noise, start=-1.0, end=0.0),
+        dict(process=made.sde, start=-1.0, end=0.0),
     ),
 )
 add(

@@ -76,7 +76,10 @@ def test_numbers_are_finite(value):
         "learning_rate",
         lambda: theory.stationary.linear_covariance(HESSIAN, NOISE, learning_rate=value),
     )
-    refused("start", lambda: theory.escape.quasi_potential(well, noise, start=value, end=0.0))
+    refused(
+        "start",
+        lambda: theory.escape.quasi_potential(ss.ModifiedEquation(well, 0.1, noise), value, 0.0),
+    )
     refused("relative_error", lambda: theory.equations.gaussian_flow_gap(SCORE, value, [0.0, 1.0]))
     refused("within", lambda: ss.landscapes.stationary_point(well, [0.9], within=value))
     refused(
@@ -299,7 +302,8 @@ def test_a_quasi_potential_needs_a_gradient_all_the_way():
     """W = ∫ 2V'/C over V' > 0, which NaN is not."""
     landscape = ss.Potential(lambda x: jnp.sum(x**2 + jnp.sqrt(0.5 - x)), np.eye(1))
     noise = ss.ConstantNoise(np.eye(1))
-    refused("gradient", lambda: theory.escape.quasi_potential(landscape, noise, start=0.0, end=1.0))
+    sde = ss.ModifiedEquation(landscape, 0.1, noise)
+    refused("gradient", lambda: theory.escape.quasi_potential(sde, 0.0, 1.0))
 
 
 def test_constants_may_be_integers():

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from sde_sgd.landscapes.base import AbstractFiniteSum, AbstractLandscape
-from sde_sgd.noise.sampling import AbstractSampling, RandomReshuffling, WithReplacement
+from sde_sgd.landscapes.base import AbstractFiniteSum
+from sde_sgd.noise.sampling import AbstractSampling, WithReplacement
 
 # Compiled once for each kind of landscape, not once for each call.
 _EXAMPLES = eqx.filter_jit(lambda landscape, x: jax.vmap(landscape.example_gradients)(x)[:, :, 0].T)
@@ -59,23 +59,3 @@ def extreme_gradient(
     if isinstance(sampling, WithReplacement):
         return ordered[-1]
     return ordered[-sampling.batch_size :].mean(axis=0)
-
-
-def check_landscape(landscape: AbstractLandscape, sampling: AbstractSampling) -> None:
-    """Refuses all but one-dimensional finite sums with batches independent between steps."""
-    if not isinstance(landscape, AbstractFiniteSum):
-        raise ValueError(
-            f"{type(landscape).__name__} is a population, whose batches have no finite sum of "
-            f"exponentials: give a gradient-noise model instead of a sampling scheme."
-        )
-    if landscape.dimension != 1:
-        raise ValueError(
-            f"The law of a batch gradient is used in one dimension; the landscape has "
-            f"d={landscape.dimension}."
-        )
-    if isinstance(sampling, RandomReshuffling):
-        raise ValueError(
-            "RandomReshuffling correlates the steps of an epoch, so that a step has no law of its "
-            "own: take WithoutReplacement (a fresh subset each step)."
-        )
-    sampling.check(landscape)

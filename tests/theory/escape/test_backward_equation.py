@@ -108,7 +108,7 @@ def sharp_and_flat(diffusion):
     ratios = []
     for side in (-1.0, 1.0):
         time = mean_exit_time_on_grid(equation, lambda z, side=side: -side * z[0] >= 1.0)
-        kramers = eyring_kramers(landscape, diffusion, minimum=[side, 0.0], saddle=[0.0, 0.0])
+        kramers = eyring_kramers(sde, [side, 0.0], [0.0, 0.0])
         ratios.append(float(time([side, 0.0])) / kramers.time)
     return np.array(ratios)
 

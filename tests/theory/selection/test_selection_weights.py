@@ -144,8 +144,9 @@ def test_two_wells_of_sgd_from_quasi_potentials():
     """−η log(w₁/w₀) = W₀₁ − W₁₀ on a tilted double well, W by `quasi_potential`."""
     well = ss.double_well(0.36, asymmetry=0.1)
     noise = ss.ConstantNoise(jnp.array([[0.36]]))
-    up = ss.theory.escape.quasi_potential(well, noise, start=-1.0, end=1.0).barrier
-    down = ss.theory.escape.quasi_potential(well, noise, start=1.0, end=-1.0).barrier
+    sde = ss.ModifiedEquation(well, 0.1, noise)
+    up = ss.theory.escape.quasi_potential(sde, -1.0, 1.0).barrier
+    down = ss.theory.escape.quasi_potential(sde, 1.0, -1.0).barrier
     energy = spanning_tree_energies([[0, up], [down, 0]])
     assert energy[0] == pytest.approx(2 / 0.36 * 0.4 / 3, rel=1e-8)  # 2ΔL/C, ΔL = 4a/3
     assert energy[1] == 0
