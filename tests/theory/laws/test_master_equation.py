@@ -301,7 +301,8 @@ def test_refuses():
         plane = ss.quadratic(np.eye(2), 1.0)
         MasterEquation(ss.GaussianSGD(plane, 0.1, ss.ConstantNoise(np.eye(2))), (-1, 1))
     with pytest.raises(ValueError, match="has none: pass a process at its step"):
-        MasterEquation(ss.GradientFlow(least_squares(), 0.1).limit(), (-1, 1))
+        noise = ss.MinibatchNoise(ss.WithReplacement(2))
+        MasterEquation(ss.ModifiedEquation(least_squares(), 0.1, noise).limit(), (-1, 1))
     with pytest.raises(ValueError, match="order must be an integer ≥ 2"):
         KramersMoyal(GAUSSIAN, (-3, 3), 1)
     with pytest.raises(ValueError, match="polynomials"):
