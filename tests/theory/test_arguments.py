@@ -42,7 +42,8 @@ def test_a_tolerance_is_at_least_0_and_no_nan(value):
     """NaN is no bound: lost > NaN is false whatever is lost."""
     given = dict(mass_tolerance=value)
     refused(
-        "mass_tolerance", lambda: theory.laws.FokkerPlanck(Diffusion(lambda x: -x, 0.5), **given)
+        "mass_tolerance",
+        lambda: theory.laws.FokkerPlanck(Diffusion(lambda x: -x, 0.5), **BOX, **given),
     )
     on_nodes = dict(box=(-4.0, 4.0), nodes=40)
     refused("mass_tolerance", lambda: theory.laws.MasterEquation(LAW, **on_nodes, **given))
@@ -216,7 +217,7 @@ def test_a_function_that_jax_cannot_trace_is_told_the_way_out(function):
 
 def test_a_function_of_the_line_is_told_to_use_jax():
     """θ (1,) ↦ (1,): the truth of a traced number, or its float, is none."""
-    for function in (lambda x: 1.0 if x > 0 else -1.0, lambda x: math.sin(x)):
+    for function in (lambda x: 1.0 if x > 0 else -1.0, lambda x: math.sin(x[0])):
         refused(
             "drift.*jnp.where",
             lambda function=function: theory.escape.mean_exit_time(
