@@ -108,9 +108,8 @@ def start_density(size: Size):
 
 def starts(size: Size, cells: int) -> list[GridDensity]:
     """The start of every group on the grid."""
-    one = ss.theory.laws.FokkerPlanck(lambda w: 0 * w, lambda w: 0 * w[0], BOX, cells).propagate(
-        start_density(size), [0.0]
-    )
+    still = ss.processes.Diffusion(0.0, 0.0)
+    one = ss.theory.laws.FokkerPlanck(still, BOX, cells).propagate(start_density(size), [0.0])
     return one * (2 * size.inputs)
 
 

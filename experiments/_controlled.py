@@ -110,7 +110,7 @@ def noise_weights(
     nodes, parts = np.polynomial.legendre.leggauss(count)
     nodes, parts = low + (exit - low) * (nodes + 1) / 2, parts * (exit - low) / 2
     times = ss.theory.escape.mean_exit_time(
-        drift, diffusion, start=nodes, exits=exit, time_step=step
+        ss.processes.Diffusion(drift, diffusion, step), start=nodes, exits=exit
     )
 
     def kernel(points):

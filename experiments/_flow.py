@@ -80,7 +80,11 @@ def start_density(theta) -> jax.Array:
 def fokker_planck(cells: int) -> ss.theory.laws.FokkerPlanck:
     """∂p/∂t = (V′p)′ + (Dp)″ in the double well."""
     return ss.theory.laws.FokkerPlanck(
-        lambda theta: theta - theta**3, lambda theta: _line.COLD * (1 + 0.3 * theta), BOX, cells
+        ss.processes.Diffusion(
+            lambda theta: theta - theta**3, lambda theta: _line.COLD * (1 + 0.3 * theta)
+        ),
+        BOX,
+        cells,
     )
 
 

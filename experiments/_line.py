@@ -44,8 +44,7 @@ def fokker_planck(
 ) -> list[ss.theory.laws.GridDensity]:
     """p(x, t) at t = ηk."""
     equation = ss.theory.laws.FokkerPlanck(
-        lambda theta: theta - theta**3,
-        lambda theta: COLD * (1 + 0.3 * theta),
+        ss.processes.Diffusion(lambda x: x - x**3, lambda x: COLD * (1 + 0.3 * x)),
         BOX,
         cells,
     )
@@ -55,23 +54,22 @@ def fokker_planck(
     )
 
 
+def euler(step: float) -> tuple[ss.processes.Diffusion, int]:
+    """The SDE's chain at a step, and the nodes that resolve it."""
+    chain = ss.processes.Diffusion(lambda x: x - x**3, lambda x: COLD * (1 + 0.3 * x), step)
+    return chain, int(3.5 * (BOX[1] - BOX[0]) / np.sqrt(2 * COLD * 0.16 * step))
+
+
 @functools.cache
 def master_equation(
     eta: float, iterations: tuple[int, ...], substeps: int | None
 ) -> list[ss.theory.laws.ScalarLaw]:
     """The exact law of SGD (`substeps` None), or of the SDE's own steps, after k iterations."""
-    step = eta if substeps is None else eta / substeps
-    law: ss.theory.laws.BatchGradients | ss.theory.laws.GaussianGradient
     if substeps is None:
-        law = ss.theory.laws.BatchGradients.of(problem(eta), ss.WithReplacement(1))
-        nodes = 4001
+        process, nodes = ss.SGD(problem(eta), eta, ss.WithReplacement(1)), 4001
     else:
-        law = ss.theory.laws.GaussianGradient(
-            lambda theta: theta[0] ** 3 - theta[0],
-            lambda theta: 2 * COLD / step * (1 + 0.3 * theta[0]),
-        )
-        nodes = int(3.5 * (BOX[1] - BOX[0]) / np.sqrt(2 * COLD * 0.16 * step))
-    equation = ss.theory.laws.MasterEquation(law, learning_rate=step, box=BOX, nodes=nodes)
+        process, nodes = euler(eta / substeps)
+    equation = ss.theory.laws.MasterEquation(process, BOX, nodes)
     masses = equation.weights * _start(equation.nodes)
     start = ss.theory.laws.ScalarLaw(equation.nodes, masses / masses.sum(), 0.0)
     times = (substeps or 1) * np.array(iterations)

@@ -102,12 +102,10 @@ def processes(eta: float, substeps: int) -> dict[str, ss.AbstractProcess]:
 def density(refine: int) -> ss.theory.laws.GridDensity:
     """The stationary Fokker–Planck density, of the landscape and its noise."""
     eta = 0.1  # D does not depend on it
-    return ss.theory.laws.FokkerPlanck.of_sgd(
-        landscape(eta),
-        ss.MinibatchNoise(ss.WithReplacement(1)),
-        learning_rate=eta,
-        box=BOX,
-        cells=tuple(refine * n for n in CELLS),
+    return ss.theory.laws.FokkerPlanck(
+        ss.ModifiedEquation(landscape(eta), eta, ss.MinibatchNoise(ss.WithReplacement(1))).limit(),
+        BOX,
+        tuple(refine * n for n in CELLS),
     ).stationary()
 
 

@@ -71,13 +71,13 @@ def sde_law(temperature: float, step: float) -> np.ndarray:
 
     low, nodes = GRIDS[temperature]
     law = ss.theory.laws.MasterEquation(
-        ss.theory.laws.GaussianGradient(
-            lambda z: parts(z)[0] / parts(z)[1],
-            lambda z: temperature * strength(jnp.exp(2 * z[0])) ** 2 / step / parts(z)[1] ** 2,
+        ss.processes.Diffusion(
+            lambda z: -parts(z)[0] / parts(z)[1],
+            lambda z: temperature * strength(jnp.exp(2 * z[0])) ** 2 / 2 / parts(z)[1] ** 2,
+            step,
         ),
-        learning_rate=step,
-        box=(low, 2.5),
-        nodes=int(nodes * np.sqrt(0.025 / step)),
+        (low, 2.5),
+        int(nodes * np.sqrt(0.025 / step)),
     ).stationary()
     bounded = law.integrate(lambda z: 1 / (1 + jnp.exp(2 * z[0])))
     return np.array([np.exp(2 * law.quantile(0.5)), bounded])
@@ -96,12 +96,11 @@ def sgd_equation(eta: float, nodes: int) -> ss.theory.laws.MasterEquation:
     x, noise, chance = jnp.asarray(x[kept]), jnp.asarray(noise[kept]), chance[kept]
     # `nodes` is even: u = 0, where SGD would stay, is no node.
     return ss.theory.laws.MasterEquation(
-        ss.theory.laws.BatchGradients(
-            lambda u: 2 * u[0] * x * (u[0] ** 2 * x - x - noise), chance / chance.sum()
+        ss.processes.Jumps(
+            lambda u: 2 * u[0] * x * (u[0] ** 2 * x - x - noise), chance / chance.sum(), eta
         ),
-        learning_rate=eta,
-        box=(-ESCAPED, ESCAPED),
-        nodes=nodes,
+        (-ESCAPED, ESCAPED),
+        nodes,
         mass_tolerance=np.inf,
     )
 

@@ -113,24 +113,12 @@ def well_law(
 ) -> tuple[ss.theory.laws.MasterEquation, float, int]:
     """The chain of a process in the double well, its step, and steps an iteration."""
     if process == "SGD":
-        law = ss.theory.laws.BatchGradients.of(_line.problem(eta), ss.WithReplacement(1))
-        return (
-            ss.theory.laws.MasterEquation(
-                law, learning_rate=eta, box=_line.BOX, nodes=64, mass_tolerance=1e-6
-            ),
-            eta,
-            1,
-        )
-    step = eta / substeps
-    gaussian = ss.theory.laws.GaussianGradient(
-        lambda theta: theta[0] ** 3 - theta[0],
-        lambda theta: 2 * _line.COLD / step * (1 + 0.3 * theta[0]),
-    )
-    nodes = int(3.5 * (_line.BOX[1] - _line.BOX[0]) / np.sqrt(2 * _line.COLD * 0.16 * step))
-    chain = ss.theory.laws.MasterEquation(
-        gaussian, learning_rate=step, box=_line.BOX, nodes=nodes, mass_tolerance=1e-6
-    )
-    return chain, step, substeps
+        sgd = ss.SGD(_line.problem(eta), eta, ss.WithReplacement(1))
+        chain = ss.theory.laws.MasterEquation(sgd, _line.BOX, 64, mass_tolerance=1e-6)
+        return chain, eta, 1
+    euler, nodes = _line.euler(eta / substeps)
+    chain = ss.theory.laws.MasterEquation(euler, _line.BOX, nodes, mass_tolerance=1e-6)
+    return chain, eta / substeps, substeps
 
 
 def stationary_variance(equation: ss.theory.equations.ReadEquation) -> float:

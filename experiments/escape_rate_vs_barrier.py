@@ -13,7 +13,7 @@ that of SGD by a factor that grows with the barrier at a fixed learning rate, an
 misses all of them.
 
 Source: Kramers 1940; Gardiner, Handbook of Stochastic Methods, 5.2.7; kernel equation and
-collocation in sde_sgd.theory.escape.exit_times and batch_exit_times.
+collocation in sde_sgd.theory.escape.exit_times.
 
 Command: python -m experiments escape_rate_vs_barrier --preset paper
 """
@@ -100,26 +100,22 @@ def measure(config: Config, key) -> xr.Dataset:
 
 def predict(config: Config) -> dict[str, np.ndarray]:
     """Mean times in t: exact for each process, and what others say."""
-    route = {"start": -1.0, "exits": 1.0}
 
     def kernel(d: float, h: float) -> float:
-        return float(ss.theory.escape.mean_exit_time(force, d, time_step=h, **route))
+        return float(
+            ss.theory.escape.mean_exit_time(ss.processes.Diffusion(force, d, h), -1.0, 1.0)
+        )
 
     sgd = []
     for eta, size in config.pairs:
-        law = ss.theory.laws.BatchGradients.of(
-            ss.double_well(config.tilt_variance), ss.WithReplacement(size)
-        )
-        sgd.append(
-            float(
-                ss.theory.escape.batch_exit_time(law, learning_rate=eta, start=-1.0, exits=1.0).mean
-            )
-        )
+        process = ss.SGD(ss.double_well(config.tilt_variance), eta, ss.WithReplacement(size))
+        sgd.append(float(ss.theory.escape.mean_exit_time(process, -1.0, 1.0)))
     each = [diffusion(config, pair) for pair in config.pairs]
     own = [diffusion(config, pair) for pair in barriers(config)]
+    gaussian = ss.MinibatchNoise(ss.WithReplacement(1))
     bare = {
         d: ss.theory.escape.eyring_kramers(
-            ss.double_well(1.0), d, minimum=[-1.0], saddle=[0.1]
+            ss.ModifiedEquation(ss.double_well(2 * d), 1.0, gaussian).limit(), [-1.0], [0.1]
         ).time
         for d in {*each, *own}
     }
@@ -133,7 +129,14 @@ def predict(config: Config) -> dict[str, np.ndarray]:
         "SDE at the pairs": np.array([kernel(d, 0.0) for d in each]),
         "Kramers": np.array([bare[d] for d in own]),
         "saddle": np.array(
-            [float(ss.theory.escape.mean_exit_time(force, d, start=-1.0, exits=0.0)) for d in own]
+            [
+                float(
+                    ss.theory.escape.mean_exit_time(
+                        ss.processes.Diffusion(force, d), start=-1.0, exits=0.0
+                    )
+                )
+                for d in own
+            ]
         ),
         "2D": np.array([kernel(2 * d, config.solver_step) for d in own]),
     }
@@ -202,7 +205,12 @@ def plot(config: Config, data: xr.Dataset, predicted):
     own = np.array([0.25 / diffusion(config, pair) for pair in barriers(config)])
     grid = np.linspace(own.min(), own.max(), 30)
     exact = np.array(
-        [ss.theory.escape.mean_exit_time(force, 0.25 / b, start=-1.0, exits=1.0) for b in grid]
+        [
+            ss.theory.escape.mean_exit_time(
+                ss.processes.Diffusion(force, 0.25 / b), start=-1.0, exits=1.0
+            )
+            for b in grid
+        ]
     )
     kramers = 2 * np.pi / np.sqrt(2) * np.exp(grid)
     left.plot(grid, exact, color=COLOURS["prediction"], lw=1.2, label="exact SDE")

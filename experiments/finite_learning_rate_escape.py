@@ -134,17 +134,20 @@ def _cut_lives(config: Config, mean_steps: float, key) -> tuple[ss.Estimate, ss.
 
 def predict(config: Config) -> dict[str, np.ndarray]:
     """Mean times in t."""
-    route = {"start": -1.0, "exits": 1.0}
 
     def kernel(h: float, d: float = config.diffusion) -> float:
-        return float(ss.theory.escape.mean_exit_time(force, d, time_step=h, **route))
+        return float(
+            ss.theory.escape.mean_exit_time(ss.processes.Diffusion(force, d, h), -1.0, 1.0)
+        )
 
-    bare = ss.theory.escape.eyring_kramers(
-        ss.double_well(1.0), config.diffusion, minimum=[-1.0], saddle=[0.1]
-    )
+    noise = ss.ConstantNoise([[2 * config.diffusion]])
+    sde = ss.ModifiedEquation(ss.double_well(1.0), 1.0, noise).limit()
+    bare = ss.theory.escape.eyring_kramers(sde, [-1.0], [0.1])
     steps = (*config.learning_rates, config.solver_step)
     left = [noise_weights(force, config.diffusion, h, LOWEST, 1.0)[1] for h in steps]
-    half = ss.theory.escape.mean_exit_time(force, config.diffusion, start=-1.0, exits=0.0)
+    half = ss.theory.escape.mean_exit_time(
+        ss.processes.Diffusion(force, config.diffusion), -1.0, 0.0
+    )
     return {
         "Gaussian SGD": np.array([kernel(eta) for eta in config.learning_rates]),
         "SDE": np.array(kernel(config.solver_step)),
@@ -221,7 +224,9 @@ def plot(config: Config, data: xr.Dataset, predicted):
     (axis,) = axes[0]
     steps = np.linspace(config.solver_step, 1.15 * max(config.learning_rates), 12)
     curve = [
-        ss.theory.escape.mean_exit_time(force, config.diffusion, start=-1.0, exits=1.0, time_step=h)
+        ss.theory.escape.mean_exit_time(
+            ss.processes.Diffusion(force, config.diffusion, h), -1.0, 1.0
+        )
         for h in steps
     ]
     axis.plot(steps, curve, color=COLOURS["prediction"], lw=1.2, label="kernel equation, exact")

@@ -161,13 +161,11 @@ def exact(config: Config, noise: str, well: str, process: str, eta: float, size:
     spread = variance(config, noise, well)
     if process == "SGD":
         landscape = ss.Potential(energy, np.array([[float(spread(0.0))]]))
-        law = ss.theory.laws.BatchGradients.of(landscape, ss.WithReplacement(size))
-        return float(ss.theory.escape.batch_exit_time(law, learning_rate=eta, **ROUTES[well]).mean)
+        sgd = ss.SGD(landscape, eta, ss.WithReplacement(size))
+        return float(ss.theory.escape.mean_exit_time(sgd, **ROUTES[well]))
     step = {"Gaussian SGD": eta, "SDE": eta / config.substeps, "limit": 0.0}[process]
-    time = ss.theory.escape.mean_exit_time(
-        force, lambda x: eta * spread(x) / (2 * size), time_step=step, **ROUTES[well]
-    )
-    return float(time)
+    equation = ss.processes.Diffusion(force, lambda x: eta * spread(x) / (2 * size), step)
+    return float(ss.theory.escape.mean_exit_time(equation, **ROUTES[well]))
 
 
 def measure(config: Config, key) -> xr.Dataset:

@@ -147,13 +147,9 @@ def sde_ratios(config: Config, batch: int) -> np.ndarray:
     """P(|w| > 2u)/P(|w| > u) of the SDE's own steps, at its levels."""
     eta, step = config.learning_rate, config.learning_rate / config.substeps
     law = ss.theory.laws.MasterEquation(
-        ss.theory.laws.GaussianGradient(
-            lambda y: (1 + eta / batch) * jnp.tanh(y[0]),
-            lambda y: 2 * eta / batch / step + 0 * y[0],
-        ),
-        learning_rate=step,
-        box=(-14.0, 14.0),
-        nodes=900,
+        ss.processes.Diffusion(lambda y: -(1 + eta / batch) * jnp.tanh(y), eta / batch, step),
+        (-14.0, 14.0),
+        900,
     ).stationary()
     levels = np.array(SDE_LEVELS[batch])
     near, far = (2 * law.cdf(-np.arcsinh(np.sqrt(2) * u)) for u in (levels, 2 * levels))

@@ -88,11 +88,10 @@ class Point(eqx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """V′ and D, the losses that have them, and what is measured (see `value`)."""
+    """b and D in one, the losses that have them, and what is measured (see `value`)."""
 
     title: str
-    gradient: Callable
-    diffusion: Callable
+    equation: ss.processes.Diffusion
     losses: Callable
     edges: np.ndarray
     of: Callable
@@ -116,8 +115,7 @@ T, COLD = 0.25, 0.05
 CASES = {
     "square": Case(
         "x²/2, D = ¼(1 + x²)",
-        lambda x: x,
-        lambda x: T * (1 + x**2),
+        ss.processes.Diffusion(lambda x: -x, lambda x: T * (1 + x**2)),
         quadratic_loss,
         np.linspace(0.0, 6.0, 1201),
         lambda theta: jnp.abs(theta[0]),
@@ -127,8 +125,7 @@ CASES = {
     ),
     "well": Case(
         "double well, D = .05(1 + .3x)",
-        lambda x: x**3 - x,
-        lambda x: COLD * (1 + 0.3 * x),
+        ss.processes.Diffusion(lambda x: x - x**3, lambda x: COLD * (1 + 0.3 * x)),
         well_loss,
         np.linspace(-2.5, 2.5, 101),
         lambda theta: theta[0],
@@ -163,7 +160,7 @@ def processes(config: Config, name: str) -> dict[str, ss.AbstractProcess]:
     case = CASES[name]
 
     def root(theta):
-        return jnp.sqrt(2 / eta * jnp.maximum(case.diffusion(theta), 0.0))
+        return jnp.sqrt(2 / eta * jnp.maximum(case.equation.diffusion(theta), 0.0))
 
     noise = ss.FunctionNoise(root)
     return {
@@ -235,12 +232,13 @@ def value(law, case: Case) -> float:
 def densities(name: str) -> dict[str, ss.theory.laws.StationaryDensity]:
     """The limit h → 0 in three readings; Gibbs with D at x = 0."""
     case = CASES[name]
+    frozen = ss.processes.Diffusion(case.equation.drift, case.equation.diffusion(0.0))
     return {
-        "Itô": ss.theory.laws.stationary_density(case.gradient, case.diffusion, **case.options),
+        "Itô": ss.theory.laws.stationary_density(case.equation, **case.options),
         "Stratonovich": ss.theory.laws.stationary_density(
-            case.gradient, case.diffusion, convention="stratonovich", **case.options
+            case.equation, convention="stratonovich", **case.options
         ),
-        "Gibbs": ss.theory.laws.gibbs_density(case.gradient, case.diffusion(0.0), **case.options),
+        "Gibbs": ss.theory.laws.stationary_density(frozen, **case.options),
     }
 
 
@@ -248,24 +246,23 @@ def densities(name: str) -> dict[str, ss.theory.laws.StationaryDensity]:
 def own_laws(config: Config, name: str) -> dict[str, ss.theory.laws.ScalarLaw]:
     """The exact stationary law of every process at its own step, and of Euler's at half of it."""
     case, eta, problem = CASES[name], rate(config, name), landscape(config, name)
+
+    def at(step: float) -> ss.processes.Diffusion:
+        return ss.processes.Diffusion(case.equation.drift, case.equation.diffusion, step)
+
     laws = {
-        "SGD": (ss.theory.laws.BatchGradients.of(problem, ss.WithReplacement(1)), eta, 6001),
-        "Gaussian SGD": (None, eta, 500),
-        "SDE": (None, eta / config.substeps, 1000),
-        "half": (None, eta / config.substeps / 2, 1500),
+        "SGD": (ss.SGD(problem, eta, ss.WithReplacement(1)), 6001),
+        "Gaussian SGD": (at(eta), 500),
+        "SDE": (at(eta / config.substeps), 1000),
+        "half": (at(eta / config.substeps / 2), 1500),
     }
-    found = {}
-    for process, (law, step, nodes) in laws.items():
-        if law is None:
-            law = ss.theory.laws.GaussianGradient(
-                lambda theta: case.gradient(theta[0]),
-                lambda theta, step=step: 2 / step * case.diffusion(theta[0]),
-            )
-        # Of the heavy tails of the first case, 1e-7 lies beyond the box and changes nothing here.
-        found[process] = ss.theory.laws.MasterEquation(
-            law, learning_rate=step, box=case.box, nodes=nodes, mass_tolerance=1e-5
+    # Of the heavy tails of the first case, 1e-7 lies beyond the box and changes nothing here.
+    return {
+        name: ss.theory.laws.MasterEquation(
+            process, case.box, nodes, mass_tolerance=1e-5
         ).stationary()
-    return found
+        for name, (process, nodes) in laws.items()
+    }
 
 
 def predict(config: Config) -> dict[str, dict[str, tuple[float, float]]]:

@@ -67,7 +67,6 @@ PRESETS = {
 }
 
 PROCESSES = ("SGD", "Gaussian SGD", "SDE")
-ROUTE = {"start": -1.0, "exits": 1.0}
 EXPONENT_RESOLUTION = 0.01
 
 
@@ -114,26 +113,29 @@ def measure(config: Config, key) -> xr.Dataset:
 def iterations(config: Config, process: str, eta: float, variance: float) -> float:
     """Exact mean number of iterations; of the "SDE" in continuous time."""
     if process == "SGD":
-        law = ss.theory.laws.BatchGradients.of(ss.double_well(variance), ss.WithReplacement(1))
-        return (
-            float(
-                ss.theory.escape.batch_exit_time(law, learning_rate=eta, start=-1.0, exits=1.0).mean
-            )
-            / eta
-        )
+        sgd = ss.SGD(ss.double_well(variance), eta, ss.WithReplacement(1))
+        return float(ss.theory.escape.mean_exit_time(sgd, -1.0, 1.0)) / eta
     step = {"SDE": 0.0, "Gaussian SGD": eta, "SDE at its step": eta / config.substeps}[process]
-    time = ss.theory.escape.mean_exit_time(force, eta * variance / 2, time_step=step, **ROUTE)
+    equation = ss.processes.Diffusion(force, eta * variance / 2, step)
+    time = ss.theory.escape.mean_exit_time(equation, -1.0, 1.0)
     return float(time) / eta
+
+
+def both(config: Config) -> tuple[ss.SGD, ss.ModifiedEquation]:
+    """SGD with two-point noise and its SDE, at a rate that leaves no trace in the exponent."""
+    well, one = ss.double_well(config.variance), ss.WithReplacement(1)
+    eta = config.learning_rate
+    return ss.SGD(well, eta, one), ss.ModifiedEquation(well, eta, ss.MinibatchNoise(one))
 
 
 def predict(config: Config) -> dict[str, np.ndarray]:
     """Iterations at (σ², η), rates where SGD is trapped, exponents, and exact slopes in 1/η."""
     at = (config.learning_rate, config.variance)
     trapped = (config.trapped_learning_rate, config.trapped_variance)
-    well = ss.double_well(config.variance)
+    sgd, sde = both(config)
 
-    def exponent(noise) -> float:
-        return ss.theory.escape.quasi_potential(well, noise, start=-1.0, end=0.0).barrier
+    def exponent(process) -> float:
+        return ss.theory.escape.quasi_potential(process, -1.0, 0.0).barrier
 
     def slopes(process: str) -> np.ndarray:
         # t = η·iterations has the prefactor that tends to a constant.
@@ -148,8 +150,8 @@ def predict(config: Config) -> dict[str, np.ndarray]:
         "trapped SGD": 1 / iterations(config, "SGD", *trapped),
         "trapped Gaussian SGD": 1 / iterations(config, "Gaussian SGD", *trapped),
         "trapped SDE": 1 / iterations(config, "SDE", *trapped),
-        "W of batches": exponent(ss.WithReplacement(1)),
-        "W of Gaussian noise": exponent(ss.ConstantNoise([[config.variance]])),
+        "W of batches": exponent(sgd),
+        "W of Gaussian noise": exponent(sde),
     }
     curves = {
         f"{kind} of {process}": function(process)
@@ -260,12 +262,9 @@ def plot(config: Config, data: xr.Dataset, predicted):
     left.set_xlabel("1/η")
     left.set_ylabel("mean iterations from −1 to +1  (± 1 s.e.)")
     left.set_title(f"two-point noise, σ² = {config.variance:g}")
-    well = ss.double_well(config.variance)
-    for label, noise, colour in (
-        ("batches", ss.WithReplacement(1), "SGD"),
-        ("Gaussian, SDE", ss.ConstantNoise([[config.variance]]), "SDE"),
-    ):
-        found = ss.theory.escape.quasi_potential(well, noise, start=-1.0, end=0.0)
+    sgd, sde = both(config)
+    for label, process, colour in (("batches", sgd, "SGD"), ("Gaussian, SDE", sde, "SDE")):
+        found = ss.theory.escape.quasi_potential(process, -1.0, 0.0)
         right.plot(
             found.positions,
             found.slopes,

@@ -152,14 +152,16 @@ def iterations(config: Config, label: str, radius: float, step: float | None = N
     if label == "SGD":
         return _mixture_time(eta, size, radius)
     h = eta / config.substeps if step is None else step
-    time = ss.theory.escape.mean_exit_time(
-        lambda w: -w,
-        lambda w: eta * (FACTOR[label] * w**2 + 1) / (2 * size),
-        start=0.0,
-        exits=(-radius, radius),
-        time_step=h,
-    )
+    time = ss.theory.escape.mean_exit_time(equation(config, label, h), 0.0, (-radius, radius))
     return float(time) / eta
+
+
+def equation(config: Config, label: str, step: float = 0.0) -> ss.processes.Diffusion:
+    """dw = −w dt + √(2D) dW of an SDE, D = η(f w² + 1)/(2B), or its chain at a step."""
+    strength = config.learning_rate / (2 * config.batch_size)
+    return ss.processes.Diffusion(
+        lambda w: -w, lambda w: strength * (FACTOR[label] * w**2 + 1), step
+    )
 
 
 def _mixture_time(eta: float, size: int, radius: float) -> float:
@@ -185,14 +187,8 @@ def stationary_shares(config: Config, label: str) -> np.ndarray:
     eta, size = config.learning_rate, config.batch_size
     if label == "SGD":
         return _mixture_shares(eta, size)
-    h = eta / config.substeps
-    law = ss.theory.laws.GaussianGradient(
-        lambda theta: theta[0],
-        lambda theta: eta / h * (FACTOR[label] * theta[0] ** 2 + 1) / size,
-    )
-    chain = ss.theory.laws.MasterEquation(
-        law, learning_rate=h, box=(-15.0, 15.0), nodes=1200, mass_tolerance=1e-5
-    )
+    own = equation(config, label, eta / config.substeps)
+    chain = ss.theory.laws.MasterEquation(own, (-15.0, 15.0), 1200, mass_tolerance=1e-5)
     found = chain.stationary()
     return np.array([float(1 - found.cdf(r) + found.cdf(-r)) for r in SHARES])
 
@@ -262,10 +258,8 @@ def predict(config: Config) -> dict[str, np.ndarray]:
         minimum_curvature=CURVATURE, learning_rate=eta, batch_size=size
     )
     values["φ"] = np.array(phi)
-    for label, factor in FACTOR.items():
-        density = ss.theory.laws.stationary_density(
-            lambda w: w, lambda w, factor=factor: eta * (factor * w**2 + 1) / (2 * size)
-        )
+    for label in FACTOR:
+        density = ss.theory.laws.stationary_density(equation(config, label))
         at = np.array(FAR)
         fall = -np.diff(np.log(density.pdf(at))) / np.diff(np.log(1 + at**2))
         values[f"φ, {label}"] = fall[0]

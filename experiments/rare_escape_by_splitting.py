@@ -175,22 +175,24 @@ def exact_rate(config: Config, name: str, diffusion: float) -> float:
     eta = config.learning_rate
     if name == "Gaussian SGD":
         time = ss.theory.escape.mean_exit_time(
-            force, diffusion, start=WELL, exits=HIGH, time_step=eta
+            ss.processes.Diffusion(force, diffusion, eta), start=WELL, exits=HIGH
         )
     elif name == "SGD":
         size = config.batch_size
         landscape = ss.double_well(size * 2 * diffusion / eta)
-        law = ss.theory.laws.BatchGradients.of(landscape, ss.WithReplacement(size))
-        time = ss.theory.escape.batch_exit_time(law, learning_rate=eta, start=WELL, exits=HIGH).mean
+        sgd = ss.SGD(landscape, eta, ss.WithReplacement(size))
+        time = ss.theory.escape.mean_exit_time(sgd, WELL, HIGH)
     else:
-        time = ss.theory.escape.mean_exit_time(force, diffusion, start=WELL, exits=HIGH)
+        time = ss.theory.escape.mean_exit_time(
+            ss.processes.Diffusion(force, diffusion), start=WELL, exits=HIGH
+        )
     return float(eta / time)
 
 
 def exact_committor(diffusion: float, step: float) -> float:
     """q(−.8) of a chain with that step; 0 for the limit."""
     value = ss.theory.escape.committor(
-        force, diffusion, start=BEGIN, lower=LOW, upper=HIGH, time_step=step
+        ss.processes.Diffusion(force, diffusion, step), start=BEGIN, lower=LOW, upper=HIGH
     )
     return float(value)
 

@@ -165,10 +165,9 @@ def predict(config: Config) -> dict[str, float]:
     for eta, size in cells(config):
         sampling = ss.WithReplacement(size)
         master = ss.theory.laws.MasterEquation(
-            ss.theory.laws.BatchGradients.of(landscape, sampling),
-            learning_rate=eta,
-            box=BOX,
-            nodes=config.nodes,
+            ss.SGD(landscape, eta, sampling),
+            BOX,
+            config.nodes,
             mass_tolerance=1e-5,
         )
         steps = round(config.horizon / eta)
@@ -176,13 +175,8 @@ def predict(config: Config) -> dict[str, float]:
         values[f"SGD {eta:g} {size}"] = float(1 - end.cdf(-config.asymmetry))
         ratio = round(eta / size, 12)
         if ratio not in sde:
-            equation = ss.theory.laws.FokkerPlanck.of_sgd(
-                landscape,
-                ss.MinibatchNoise(sampling),
-                learning_rate=eta,
-                box=BOX,
-                cells=config.cells,
-            )
+            process = ss.ModifiedEquation(landscape, eta, ss.MinibatchNoise(sampling))
+            equation = ss.theory.laws.FokkerPlanck(process.limit(), BOX, config.cells)
             (density,) = equation.propagate([-1.0], [config.horizon])
             sde[ratio] = (
                 float(1 - density.cdf(-config.asymmetry)),
@@ -190,12 +184,10 @@ def predict(config: Config) -> dict[str, float]:
             )
         values[f"SDE {eta:g} {size}"], values[f"long run {eta:g} {size}"] = sde[ratio]
     flat, noise = plane(config)
-    equation = ss.theory.laws.FokkerPlanck.of_sgd(
-        flat,
-        noise,
-        learning_rate=PLANE_RATE,
-        box=PLANE,
-        cells=config.plane_cells,
+    equation = ss.theory.laws.FokkerPlanck(
+        ss.ModifiedEquation(flat, PLANE_RATE, noise).limit(),
+        PLANE,
+        config.plane_cells,
         mass_tolerance=1e-3,
     )
     (density,) = equation.propagate([0.0, 0.5], [config.horizon])

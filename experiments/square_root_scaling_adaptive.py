@@ -188,14 +188,12 @@ def sign_equation_variance(eta: float, substeps: int) -> float:
     """Stationary variance of Euler's scheme of SignSGD's SDE, by the master equation on nodes."""
     step = 1 / substeps
     # θ ← θ − (ηδ)ĝ with ĝ of mean e and variance (1 − e²)/δ.
-    law = theory.laws.GaussianGradient(
-        lambda x: _mean_sign(x[0]), lambda x: (1 - _mean_sign(x[0]) ** 2) / step
+    law = ss.processes.Diffusion(
+        lambda x: -_mean_sign(x), lambda x: eta / 2 * (1 - _mean_sign(x) ** 2), eta * step
     )
     edge = 8 * np.sqrt(eta / 1.5)
     nodes = int(np.ceil(4 * 2 * edge / (eta * np.sqrt(step) * (1 - erf(edge) ** 2) ** 0.5)))
-    chain = theory.laws.MasterEquation(
-        law, learning_rate=eta * step, box=[-edge, edge], nodes=nodes, mass_tolerance=1e-7
-    )
+    chain = theory.laws.MasterEquation(law, [-edge, edge], nodes, mass_tolerance=1e-7)
     return chain.stationary().variance
 
 

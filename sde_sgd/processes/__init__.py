@@ -32,3 +32,4 @@ from sde_sgd.processes.scaling import (
     square_root_scaling as square_root_scaling,
 )
 from sde_sgd.processes.stages import Stages as Stages
+from sde_sgd.processes.step_laws import Diffusion as Diffusion, Jumps as Jumps

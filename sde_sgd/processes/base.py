@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
@@ -14,6 +15,7 @@ from sde_sgd.noise.models import AbstractGradientNoise
 from sde_sgd.noise.thermal import check_bath
 from sde_sgd.processes.clock import Clock
 from sde_sgd.processes.linear import LinearReading, LinearStep, NotKnown, read
+from sde_sgd.processes.step_laws import Diffusion, StepLaw
 from sde_sgd.random.draws import Draws
 from sde_sgd.types import Matrix, Positions, Vector
 
@@ -154,17 +156,42 @@ class AbstractProcess(eqx.Module):
             f"known: ask `knows_mean_step` first."
         )
 
+    def law(self) -> StepLaw:
+        """The law of θ after one solver step: a `Diffusion` at its step, or the `Batches` of SGD.
+
+        Of a limit the `Diffusion` at step 0. `theory.laws` and `theory.escape` ask for it.
+        **Raises:** `NotKnown`, by default, and where θ alone has none: with a buffer, under a
+        schedule, of two-point increments, of other solvers than Euler.
+        """
+        raise NotKnown(
+            f"The law of one step of {type(self).__name__} is not known as a function of θ alone. "
+            f"Known are SGD and GaussianSGD without momentum, ModifiedEquation and "
+            f"OverdampedEquation by Euler, and their limits, at a constant learning rate."
+        )
+
+    def limit_law(self) -> Diffusion:
+        """`law` at solver step 0, of an equation."""
+        raise NotKnown(
+            f"The limit of {type(self).__name__} is not known as a diffusion of θ alone: known are "
+            f"those of ModifiedEquation, OverdampedEquation and TransformedEquation."
+        )
+
     def gaussian_step(self, theta: Vector) -> tuple[Vector, Matrix]:
         """Mean (d,) and covariance (d, d) of θ after one solver step, where its law is Gaussian.
 
-        **Raises:** `NotKnown`, by default, and where it is not: with a buffer, under a schedule, of
-        two-point increments, of other solvers than Euler.
+        **Raises:** `NotKnown` where it is not, with the reason.
         """
-        raise NotKnown(
-            f"Only Gaussian steps have this kernel: GaussianSGD and ModifiedEquation, not "
-            f"{type(self).__name__}. Minibatch SGD jumps on a lattice of its own, and most jumps "
-            f"cannot be undone."
-        )
+        law = self.law()
+        if not isinstance(law, Diffusion):
+            raise NotKnown(
+                f"Only Gaussian steps have this kernel: GaussianSGD and ModifiedEquation, not "
+                f"{type(self).__name__}. Minibatch SGD jumps on a lattice of its own, and most "
+                f"jumps cannot be undone."
+            )
+        step = jnp.asarray(law.step, theta.dtype)
+        drift: Any = law.drift  # of a process these are functions
+        diffusion: Any = law.diffusion
+        return theta + step * drift(theta), 2 * step * diffusion(theta)
 
     def linear_step(self, learning_rate: float, curvature: np.ndarray) -> LinearStep:
         """Its step where L is quadratic, in each direction of a curvature (d,), at η.

@@ -154,10 +154,11 @@ class Clock(eqx.Module):
         )
 
 
-def refuse_schedule(rate: LearningRate) -> None:
-    """Raises `ValueError` for a schedule, where one kernel is asked for."""
-    if rate.schedule is not None:
+def constant_rate(rate: LearningRate) -> Array:
+    """η, where one kernel is asked for; raises `ValueError` for a schedule."""
+    if rate.value is None:
         raise ValueError("A learning-rate schedule has a kernel for every iteration, not one.")
+    return rate.value
 
 
 # `autonomous` of a process whose steps depend on k by the rate of its clock alone.

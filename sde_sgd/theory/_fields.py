@@ -9,6 +9,7 @@ A function that cannot be traced by JAX, takes other arguments or returns no num
 the name of its argument; what else it raises is its own error, with a note of that name.
 """
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -47,6 +48,12 @@ class Field(eqx.Module):
 
     def __call__(self, theta: Any) -> Array:
         return self.function(theta)
+
+    @property
+    def dtype(self) -> Any:
+        """Of its values."""
+        probe = jax.ShapeDtypeStruct((self.dimension,), jnp.result_type(float))
+        return jax.eval_shape(self.function, probe).dtype
 
     def at(self, points: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n *shape"]:
         """The values at all points, in float64."""
@@ -196,7 +203,15 @@ def _field(name, value, dimension: int, shape, canonical: Callable, wanted: str)
     def function(theta):
         return canonical(given(theta))
 
-    return Field(function, jax.jit(jax.vmap(function)), dimension, shape)
+    if isinstance(value, eqx.Module) and found.shape == shape:
+        # A module is data: the same kind with other numbers needs no compilation.
+        compiled = functools.partial(_MAPPED, value)
+    else:
+        compiled = jax.jit(jax.vmap(function))
+    return Field(function, compiled, dimension, shape)
+
+
+_MAPPED = eqx.filter_jit(lambda function, points: jax.vmap(function)(points))
 
 
 def _value_of(name: str, value: Any, dimension: int) -> jax.ShapeDtypeStruct:

@@ -1,12 +1,11 @@
 """Piecewise spectral quadrature for φ = −∫ b/D, the scale function and the speed measure."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from sde_sgd.theory import _fields
 from sde_sgd.theory._gauss import FROM_LEFT, FROM_RIGHT, NODES, TO_COEFFICIENTS, WEIGHTS
 
 # φ may change by this much inside a panel: e^{±φ} is then resolved to rounding by 16 nodes.
@@ -86,41 +85,6 @@ class Panels(NamedTuple):
                 f"the exponent alone (theory.escape.quasi_potential)."
             )
         return float(top)
-
-
-def function(name: str, value: Callable | float) -> Function:
-    """A number or a function of points (n,) as a checked float64 function of an array."""
-    field = _fields.of_points(name, value)
-
-    def evaluate(x: np.ndarray) -> np.ndarray:
-        values = field(x)
-        if values.dtype.kind not in "iuf" or (callable(value) and values.dtype == np.float32):
-            raise ValueError(
-                f"{name}(x) gives {values.dtype}: exit times need float64. With JAX functions, set "
-                f'jax.config.update("jax_enable_x64", True).'
-            )
-        if not np.isfinite(values).all():
-            raise ValueError(f"{name} is not finite at x={x[~np.isfinite(values)][0]!r}.")
-        return values.astype(np.float64)
-
-    return evaluate
-
-
-def padded(function: Callable[[np.ndarray], Any]) -> Function:
-    """A compiled function on few lengths of its argument only, so that few are compiled.
-
-    The points run along the last axis of the result.
-    """
-
-    def evaluate(x: np.ndarray) -> np.ndarray:
-        length = 256
-        while length < len(x):
-            length *= 4
-        filled = np.full(length, x[0])
-        filled[: len(x)] = x
-        return np.asarray(function(filled))[..., : len(x)]
-
-    return evaluate
 
 
 def positive(diffusion: Function) -> Function:

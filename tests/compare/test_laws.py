@@ -12,6 +12,7 @@ from scipy import integrate, stats
 import sde_sgd as ss
 from sde_sgd.compare._exact_tail import chernoff, multinomial_cells, p_value, relabelled_cells
 from sde_sgd.compare._law_tools import binomial_deviation, quantiles
+from sde_sgd.processes import Diffusion
 
 FAILURE_RATE = 2e-5
 KEY = jr.key(0)
@@ -266,7 +267,7 @@ def test_a_density_on_a_grid():
     """The Fokker–Planck density of ½|θ|² and its cells, its own or coarser ones of its edges."""
     box = [[-2.0, 2.0], [-2.0, 2.0]]
     equation = ss.theory.laws.FokkerPlanck(
-        lambda x: -x, lambda x: 0.1 * jnp.eye(2), box=box, cells=(40, 40)
+        Diffusion(lambda x: -x, lambda x: 0.1 * jnp.eye(2)), box=box, cells=(40, 40)
     )
     density = equation.stationary()
     sample = np.sqrt(0.1) * np.random.default_rng(1).standard_normal((4000, 2))

@@ -7,6 +7,7 @@ import numpy as np
 import sde_sgd as ss
 from experiments._controlled import controlled, noise_weights
 from experiments._escape import force, well_processes
+from sde_sgd.processes import Diffusion
 
 FAILURE_RATE = 2e-5
 ETA, MEMBERS, STEPS = 0.1, 512, 20_000
@@ -30,7 +31,7 @@ def exact(diffusion):
 
     E N(t) = t/T + (Var τ/T² − 1)/2 (renewal theory): the ratio is high by that over t/T.
     """
-    law = ss.theory.escape.exit_time(force, diffusion, start=-1.0, exits=1.0, time_step=ETA)
+    law = ss.theory.escape.exit_time(Diffusion(force, diffusion, ETA), start=-1.0, exits=1.0)
     mean, lives = float(law.mean), STEPS * ETA / float(law.mean)
     return mean * (1 + (1 - float(law.variance) / mean**2) / 2 / lives)
 
@@ -51,7 +52,7 @@ def test_the_control_moves_no_mean_and_leaves_the_share_it_says():
     measured = float(found.mean_time_t.standard_error / plain.standard_error) ** 2
     assert 0.7 * share < measured < 1.3 * share + 0.05
     # Controls that the plain mean would not see: the SDE's time, 2 % off; iterations taken for t.
-    sde = float(ss.theory.escape.mean_exit_time(force, 0.1, start=-1.0, exits=1.0))
+    sde = float(ss.theory.escape.mean_exit_time(Diffusion(force, 0.1), start=-1.0, exits=1.0))
     assert not agrees(found.mean_time_t, sde)
     assert not agrees(found.plain.mean_time, exact(0.1))
 
@@ -68,8 +69,7 @@ def test_two_point_gradients_are_not_hidden():
     """The same weights on SGD with gradients V′ ± σ: its own time by collocation."""
     process = well_processes(ETA, 0.1, 1)["SGD"]
     found = simulate(process, controlled(process, force, 0.1, LOW, 1.0)).mean_time_t
-    law = ss.theory.laws.BatchGradients.of(process.landscape, process.sampling)
-    own = ss.theory.escape.batch_exit_time(law, learning_rate=ETA, start=-1.0, exits=1.0)
+    own = ss.theory.escape.exit_time(process, start=-1.0, exits=1.0)
     mean, spread = float(own.mean), float(own.variance)
     shifted = mean * (1 + (1 - spread / mean**2) / 2 * mean / (STEPS * ETA))
     assert agrees(found, shifted)

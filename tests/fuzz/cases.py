@@ -24,7 +24,7 @@ RESULTS = """
     SplittingError SvagLimit Validity ValidityScan WeakError identify.WeakForm WeakOrder
     data.Dataset landscapes.QuadraticEnergy landscapes.DoubleWellEnergy
     landscapes.SharpAndFlatWellsEnergy landscapes.MuellerBrownEnergy theory.selection.BalanceMoments
-    theory.escape.BatchExitTime theory.equations.ConditionalMoments
+    theory.equations.ConditionalMoments
     theory.selection.DiagonalNetworkLimit theory.stationary.EpochCovariance
     theory.selection.Evidence theory.escape.ExitTime theory.escape.EyringKramers
     theory.equations.FlowGap theory.laws.GridDensity theory.escape.GridFunction

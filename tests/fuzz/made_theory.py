@@ -62,39 +62,42 @@ class Made:
 
     @cached_property
     def fokker_planck(self):
-        return ss.theory.laws.FokkerPlanck(lambda x: -x, 0.5, (-5.0, 5.0), 40)
+        return ss.theory.laws.FokkerPlanck(self.relaxing, (-5.0, 5.0), 40)
 
     @cached_property
     def density(self):
         return self.fokker_planck.stationary()
 
     @cached_property
-    def gaussian_gradient(self):
-        return ss.theory.laws.GaussianGradient(lambda x: x[0], 1.0)
+    def relaxing(self):
+        return ss.processes.Diffusion(lambda x: -x, 0.5)
 
     @cached_property
-    def batch_gradients(self):
-        return ss.theory.laws.BatchGradients.of(self.line, ss.WithReplacement(2))
+    def relaxing_steps(self):
+        return ss.processes.Diffusion(lambda x: -x, 0.15, 0.3)
+
+    @cached_property
+    def line_sgd(self):
+        return ss.SGD(self.line, 0.3, ss.WithReplacement(2))
+
+    @cached_property
+    def sde(self):
+        return ss.ModifiedEquation(self.well, 0.1, self.constant_noise)
 
     @cached_property
     def master(self):
-        return ss.theory.laws.MasterEquation(
-            self.gaussian_gradient, learning_rate=0.3, box=(-4.0, 4.0), nodes=60
-        )
+        return ss.theory.laws.MasterEquation(self.relaxing_steps, (-4.0, 4.0), 60)
 
     @cached_property
     def batch_master(self):
-        return ss.theory.laws.MasterEquation(
-            self.batch_gradients, learning_rate=0.3, box=(-8.0, 8.0), nodes=60
-        )
+        return ss.theory.laws.MasterEquation(self.line_sgd, (-8.0, 8.0), 60)
 
     @cached_property
     def kramers_moyal(self):
         return ss.theory.laws.KramersMoyal(
-            self.gaussian_gradient,
-            learning_rate=0.1,
-            box=(-4.0, 4.0),
-            order=3,
+            ss.processes.Diffusion(lambda x: -x, 0.05, 0.1),
+            (-4.0, 4.0),
+            3,
             polynomials=4,
             nodes=60,
         )
@@ -105,7 +108,7 @@ class Made:
 
     @cached_property
     def stationary(self):
-        return ss.theory.laws.stationary_density(lambda x: x, 0.5)
+        return ss.theory.laws.stationary_density(self.relaxing)
 
     @cached_property
     def gaussian_score(self):

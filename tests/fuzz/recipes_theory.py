@@ -24,22 +24,6 @@ add(
 )
 add("theory.escape.GridFunction.__call__", lambda: (made.grid_function, dict(theta=[0.5])))
 add(
-    "theory.escape.batch_committor",
-    lambda: (
-        ss.theory.escape.batch_committor,
-        dict(
-            law=made.batch_gradients, learning_rate=0.3, start=0.0, lower=-0.1, upper=0.1, cells=40
-        ),
-    ),
-)
-add(
-    "theory.escape.batch_exit_time",
-    lambda: (
-        ss.theory.escape.batch_exit_time,
-        dict(law=made.batch_gradients, learning_rate=0.3, start=0.0, exits=(-0.1, 0.1), cells=40),
-    ),
-)
-add(
     "theory.selection.diagonal_network_limit",
     lambda: (
         ss.theory.selection.diagonal_network_limit,
@@ -258,55 +242,35 @@ add(
     "theory.escape.committor",
     lambda: (
         ss.theory.escape.committor,
-        dict(drift=lambda x: -x, diffusion=0.5, start=0.1, lower=-1.0, upper=1.0, time_step=0.0),
+        dict(process=made.relaxing, start=0.1, lower=-1.0, upper=1.0, cells=40),
     ),
 )
 add(
-    "theory.escape.committor (chain)",
+    "theory.escape.committor (SGD)",
     lambda: (
         ss.theory.escape.committor,
-        dict(drift=lambda x: -x, diffusion=0.5, start=0.1, lower=-1.0, upper=1.0, time_step=0.1),
-    ),
-)
-add(
-    "theory.escape.drift_and_diffusion",
-    lambda: (
-        ss.theory.escape.drift_and_diffusion,
-        dict(landscape=made.well, noise=made.constant_noise, learning_rate=0.1, order=1),
+        dict(process=made.line_sgd, start=0.0, lower=-0.1, upper=0.1, cells=40),
     ),
 )
 add(
     "theory.escape.exit_time",
     lambda: (
         ss.theory.escape.exit_time,
-        dict(drift=lambda x: -x, diffusion=0.5, start=0.1, exits=1.0, wall=-1.0, time_step=0.0),
+        dict(process=made.relaxing, start=0.1, exits=1.0, wall=-1.0, cells=40),
     ),
 )
 add(
     "theory.escape.mean_exit_time",
     lambda: (
         ss.theory.escape.mean_exit_time,
-        dict(drift=lambda x: -x, diffusion=0.5, start=0.1, exits=1.0, wall=None, time_step=0.1),
+        dict(process=made.line_sgd, start=0.0, exits=(-0.1, 0.1), wall=None, cells=40),
     ),
 )
 add(
     "theory.escape.eyring_kramers",
     lambda: (
         ss.theory.escape.eyring_kramers,
-        dict(landscape=made.well, diffusion=0.1, minimum=[-1.0], saddle=[0.1]),
-    ),
-)
-add(
-    "theory.escape.eyring_kramers (noise)",
-    lambda: (
-        ss.theory.escape.eyring_kramers,
-        dict(
-            landscape=made.well,
-            diffusion=made.constant_noise,
-            minimum=[-1.0],
-            saddle=[0.1],
-            learning_rate=0.1,
-        ),
+        dict(process=made.sde.limit(), minimum=[-1.0], saddle=[0.1]),
     ),
 )
 add(
@@ -343,26 +307,9 @@ add(
     lambda: (
         ss.theory.laws.FokkerPlanck,
         dict(
-            drift=lambda x: -x,
-            diffusion=0.5,
-            box=(-5.0, 5.0),
-            cells=20,
-            sides="reflecting",
-            mass_tolerance=1e-6,
-        ),
-    ),
-)
-add(
-    "theory.laws.FokkerPlanck.of_sgd",
-    lambda: (
-        ss.theory.laws.FokkerPlanck.of_sgd,
-        dict(
-            landscape=made.well,
-            noise=made.constant_noise,
-            learning_rate=0.1,
+            process=made.sde.limit(),
             box=(-2.0, 2.0),
             cells=20,
-            order=1,
             sides="reflecting",
             mass_tolerance=1e-6,
         ),
@@ -383,20 +330,13 @@ add("theory.laws.GridDensity.pdf", lambda: (made.density.pdf, dict(theta=0.1)))
 add("theory.laws.GridDensity.cdf", lambda: (made.density.cdf, dict(x=0.1)))
 add("theory.laws.GridDensity.quantile", lambda: (made.density.quantile, dict(level=0.3)))
 add(
-    "theory.laws.BatchGradients",
-    lambda: (
-        ss.theory.laws.BatchGradients,
-        dict(gradients=lambda x: jnp.array([1.0, -1.0]) * x[0], probabilities=[0.5, 0.5]),
-    ),
+    "processes.Diffusion",
+    lambda: (ss.processes.Diffusion, dict(drift=lambda x: -x, diffusion=0.5, step=0.1)),
 )
 add(
-    "theory.laws.BatchGradients.of",
+    "processes.Jumps",
     lambda: (
-        ss.theory.laws.BatchGradients.of,
-        dict(landscape=made.line, sampling=ss.WithReplacement(2)),
+        ss.processes.Jumps,
+        dict(gradients=lambda x: jnp.array([1.0, -1.0]) * x[0], probabilities=[0.5, 0.5], step=0.1),
     ),
-)
-add(
-    "theory.laws.GaussianGradient",
-    lambda: (ss.theory.laws.GaussianGradient, dict(gradient=lambda x: x[0], covariance=1.0)),
 )

@@ -9,13 +9,6 @@ from .made_theory import C, H, made, ols, r, X1, X2, Y1, Y2
 from .recipes import add
 
 add(
-    "theory.laws.GaussianGradient.of",
-    lambda: (
-        ss.theory.laws.GaussianGradient.of,
-        dict(landscape=made.well, noise=made.constant_noise),
-    ),
-)
-add(
     "theory.equations.conditional_moments",
     lambda: (
         ss.theory.equations.conditional_moments,
@@ -57,32 +50,17 @@ add(
     ),
 )
 add(
-    "theory.laws.gibbs_density",
-    lambda: (
-        ss.theory.laws.gibbs_density,
-        dict(gradient=lambda x: x, diffusion=0.5, lower=-5.0, upper=5.0),
-    ),
-)
-add(
     "theory.laws.stationary_density",
     lambda: (
         ss.theory.laws.stationary_density,
         dict(
-            gradient=lambda x: x,
-            diffusion=0.5,
+            process=made.sde.limit(),
             lower=-5.0,
             upper=5.0,
             convention="ito",
             centre=0.0,
             scale=1.0,
         ),
-    ),
-)
-add(
-    "theory.laws.stationary_density_landscape",
-    lambda: (
-        ss.theory.laws.stationary_density_landscape,
-        dict(landscape=made.well, noise=made.constant_noise, learning_rate=0.5),
     ),
 )
 add("theory.laws.StationaryDensity.pdf", lambda: (made.stationary.pdf, dict(x=0.1)))
@@ -147,8 +125,7 @@ add(
     lambda: (
         ss.theory.laws.KramersMoyal,
         dict(
-            law=made.gaussian_gradient,
-            learning_rate=0.1,
+            process=made.relaxing_steps,
             box=(-4.0, 4.0),
             order=3,
             polynomials=4,
@@ -209,7 +186,7 @@ add(
     "theory.escape.quasi_potential",
     lambda: (
         ss.theory.escape.quasi_potential,
-        dict(landscape=made.well, noise=made.constant_noise, start=-1.0, end=0.0),
+        dict(process=made.sde, start=-1.0, end=0.0),
     ),
 )
 add(
@@ -282,8 +259,7 @@ add(
     lambda: (
         ss.theory.laws.MasterEquation,
         dict(
-            law=made.gaussian_gradient,
-            learning_rate=0.3,
+            process=made.relaxing_steps,
             box=(-4.0, 4.0),
             nodes=60,
             mass_tolerance=1e-3,
@@ -295,8 +271,7 @@ add(
     lambda: (
         ss.theory.laws.MasterEquation,
         dict(
-            law=made.batch_gradients,
-            learning_rate=0.3,
+            process=made.line_sgd,
             box=(-4.0, 4.0),
             nodes=60,
             mass_tolerance=1e-3,

@@ -179,8 +179,8 @@ def test_local_reading_in_a_double_well():
     assert ss.compare(naive.variance_rate, square).verdict == "agrees"
     assert ss.compare(naive.variance_rate, 1.5 * eta).verdict == "disagrees"
     far = read(points, degree=3, lag=4, correction="naive")
-    law = ss.theory.laws.BatchGradients.of(problem, ss.WithReplacement(1))
-    chain = ss.theory.laws.MasterEquation(law, learning_rate=eta, box=(-4, 4), nodes=16)
+    sgd = ss.SGD(problem, eta, ss.WithReplacement(1))
+    chain = ss.theory.laws.MasterEquation(sgd, (-4, 4), 16)
     drift, rate = ss.theory.equations.conditional_moments(chain, points, [4]).read(eta)
     assert ss.compare(far.drift, drift).verdict == "agrees"
     assert ss.compare(far.variance_rate, rate).verdict == "agrees"

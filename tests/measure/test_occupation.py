@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 import sde_sgd as ss
-from sde_sgd.theory.laws import BatchGradients, MasterEquation
+from sde_sgd.theory.laws import MasterEquation
 
 FAILURE_RATE = 2e-5
 
@@ -117,15 +117,10 @@ def test_selection_against_exact_values(kind):
     noise = ss.MinibatchNoise(sampling)
     sgd = ss.SGD(landscape, eta, sampling)
     gaussian = ss.GaussianSGD(landscape, eta, noise)
-    law = BatchGradients.of(landscape, sampling)
-    if kind == "sde":
-        law = ss.theory.laws.GaussianGradient.of(landscape, noise)
-    master = MasterEquation(
-        law, learning_rate=eta, box=(-5.0, 5.0), nodes=1000, mass_tolerance=1e-4
-    )
+    process = sgd if kind == "sgd" else gaussian
+    master = MasterEquation(process, (-5.0, 5.0), 1000, mass_tolerance=1e-4)
     (end,) = master.propagate(-0.5, [steps], **({} if kind == "sde" else {"on_grid": True}))
     exact = 1 - float(end.cdf(0.0))
-    process = sgd if kind == "sgd" else gaussian
     run = simulate(process, ss.Occupation(side, 2), steps, 16384, start=jnp.array([-0.5]))
     found = run["where"].selection[1]
     assert found.standard_error < 0.01 * 0.5

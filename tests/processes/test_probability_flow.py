@@ -14,6 +14,7 @@ from scipy.special import ndtr
 from tools import normal
 
 import sde_sgd as ss
+from sde_sgd.processes import Diffusion
 from sde_sgd.theory.equations import FunctionScore, GaussianScore, GridScore, KernelScore
 from sde_sgd.theory.stationary import Gaussian
 
@@ -146,7 +147,7 @@ def start_density(x):
 def line(cells):
     """Densities at t = 0 and TIMES, and the score."""
     equation = ss.theory.laws.FokkerPlanck(
-        lambda x: x - x**3, lambda x: DIFFUSION * (1 + SLOPE * x), BOX, cells
+        Diffusion(lambda x: x - x**3, lambda x: DIFFUSION * (1 + SLOPE * x)), BOX, cells
     )
     densities = equation.propagate(start_density, [0.0, *(ETA * k for k in TIMES)])
     return densities, GridScore(equation, start_density, duration=ETA * TIMES[-1], num_times=48)
@@ -296,17 +297,19 @@ BAD = {
     "such as ss.theory.equations.GaussianScore": lambda: flow_on_the_line(lambda t, x: -x),
     "start_time must be": lambda: flow_on_the_line(start_time=-1.0),
     "positive in every cell": lambda: GridScore(
-        ss.theory.laws.FokkerPlanck(lambda x: -x, lambda x: 0.1, (-2.0, 2.0), 40),
+        ss.theory.laws.FokkerPlanck(Diffusion(lambda x: -x, lambda x: 0.1), (-2.0, 2.0), 40),
         [0.0],
         duration=1.0,
     ),
     "do not absorb": lambda: GridScore(
-        ss.theory.laws.FokkerPlanck(lambda x: -x, lambda x: 0.1, (-2.0, 2.0), 40, "absorbing"),
+        ss.theory.laws.FokkerPlanck(
+            Diffusion(lambda x: -x, lambda x: 0.1), (-2.0, 2.0), 40, "absorbing"
+        ),
         start_density,
         duration=1.0,
     ),
     "one dimension: in the plane": lambda: GridScore(
-        ss.theory.laws.FokkerPlanck(lambda x: -x, lambda x: 0.1, ((-2.0, 2.0),) * 2, 10),
+        ss.theory.laws.FokkerPlanck(Diffusion(lambda x: -x, lambda x: 0.1), ((-2.0, 2.0),) * 2, 10),
         start_density,
         duration=1.0,
     ),

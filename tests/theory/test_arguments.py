@@ -9,13 +9,14 @@ import pytest
 import sde_sgd as ss
 from sde_sgd import theory
 from sde_sgd._checks import check_at_least, check_flag, check_number
+from sde_sgd.processes import Diffusion
 from sde_sgd.theory import _arguments, _fields
 from sde_sgd.theory.equations import flow_gap, identification, scores
 
 NAN = float("nan")
 HESSIAN, NOISE = np.diag([1.0, 0.5]), np.eye(2)
 BOX = dict(box=(-5.0, 5.0), cells=20)
-LAW = theory.laws.GaussianGradient(lambda x: x[0], 1.0)
+LAW = Diffusion(lambda x: -x, 0.15, 0.3)
 SCORE = theory.equations.GaussianScore(
     HESSIAN, NOISE, learning_rate=0.1, start=theory.stationary.Gaussian(np.zeros(2), np.eye(2))
 )
@@ -24,7 +25,7 @@ SQUARES = dict(inputs=X, targets=Y, learning_rate=0.1)
 
 
 def density() -> theory.laws.GridDensity:
-    return theory.laws.FokkerPlanck(lambda x: -x, 0.5, **BOX).stationary()
+    return theory.laws.FokkerPlanck(Diffusion(lambda x: -x, 0.5), **BOX).stationary()
 
 
 def refused(argument: str, call) -> None:
@@ -40,15 +41,20 @@ ODD = [None, "10", "a", b"1", object(), [1.0, 2.0], [], [1, [2, 3]], {}, 1j, 10*
 def test_a_tolerance_is_at_least_0_and_no_nan(value):
     """NaN is no bound: lost > NaN is false whatever is lost."""
     given = dict(mass_tolerance=value)
-    refused("mass_tolerance", lambda: theory.laws.FokkerPlanck(lambda x: -x, 0.5, **BOX, **given))
-    on_nodes = dict(learning_rate=0.3, box=(-4.0, 4.0), nodes=40)
+    refused(
+        "mass_tolerance",
+        lambda: theory.laws.FokkerPlanck(Diffusion(lambda x: -x, 0.5), **BOX, **given),
+    )
+    on_nodes = dict(box=(-4.0, 4.0), nodes=40)
     refused("mass_tolerance", lambda: theory.laws.MasterEquation(LAW, **on_nodes, **given))
     refused("mass_tolerance", lambda: theory.laws.KramersMoyal(LAW, order=2, **on_nodes, **given))
 
 
 def test_an_infinite_tolerance_allows_all():
     """lost ≤ ∞."""
-    equation = theory.laws.FokkerPlanck(lambda x: -x, 0.5, (-0.5, 0.5), 20, mass_tolerance=np.inf)
+    equation = theory.laws.FokkerPlanck(
+        Diffusion(lambda x: -x, 0.5), (-0.5, 0.5), 20, mass_tolerance=np.inf
+    )
     assert equation.stationary().lost > 0.1
 
 
@@ -71,11 +77,17 @@ def test_numbers_are_finite(value):
         "learning_rate",
         lambda: theory.stationary.linear_covariance(HESSIAN, NOISE, learning_rate=value),
     )
-    refused("start", lambda: theory.escape.quasi_potential(well, noise, start=value, end=0.0))
+    refused(
+        "start",
+        lambda: theory.escape.quasi_potential(ss.ModifiedEquation(well, 0.1, noise), value, 0.0),
+    )
     refused("relative_error", lambda: theory.equations.gaussian_flow_gap(SCORE, value, [0.0, 1.0]))
     refused("within", lambda: ss.landscapes.stationary_point(well, [0.9], within=value))
     refused(
-        "wall", lambda: theory.escape.exit_time(lambda x: -x, 0.5, start=0.0, exits=1.0, wall=value)
+        "wall",
+        lambda: theory.escape.exit_time(
+            Diffusion(lambda x: -x, 0.5), start=0.0, exits=1.0, wall=value
+        ),
     )
     refused(
         "level",
@@ -90,7 +102,7 @@ def test_numbers_that_would_go_on_for_ever_are_refused(most):
     """A step takes a microsecond at least, and 10⁹ of them a quarter of an hour."""
     balance = dict(learning_rate=0.1, label_noise=0.5, num_steps=most)
     refused("num_steps", lambda: theory.selection.label_noise_balance(1.0, 0.5, **balance))
-    refused("cells", lambda: theory.laws.FokkerPlanck(lambda x: -x, 0.5, (-5, 5), most))
+    refused("cells", lambda: theory.laws.FokkerPlanck(Diffusion(lambda x: -x, 0.5), (-5, 5), most))
     refused(
         "num_lags",
         lambda: theory.equations.read_least_squares(
@@ -102,9 +114,7 @@ def test_numbers_that_would_go_on_for_ever_are_refused(most):
             num_lags=most,
         ),
     )
-    refused(
-        "nodes", lambda: theory.laws.MasterEquation(LAW, learning_rate=0.3, box=(-4, 4), nodes=most)
-    )
+    refused("nodes", lambda: theory.laws.MasterEquation(LAW, (-4, 4), most))
     risk = theory.equations.OnlineRisk([1.0], [1.0], 0.1)
     refused("iterations", lambda: risk.recursion(0.1, [most]))
 
@@ -129,7 +139,7 @@ def test_a_time_shorter_than_a_step_is_no_step():
 
 def test_nan_has_no_place_in_a_law():
     """p(NaN) and P(X ≤ NaN) are no numbers, 0 and 1 least of all."""
-    law, line = density(), theory.laws.stationary_density(lambda x: x, 0.5)
+    law, line = density(), theory.laws.stationary_density(Diffusion(lambda x: -x, 0.5))
     atoms = theory.laws.ScalarLaw(np.array([0.0, 1.0]), np.array([0.5, 0.5]), 0.0)
     for call in (law.pdf, law.cdf, line.pdf, line.cdf, line.survival, atoms.cdf):
         refused("NaN", lambda call=call: call([0.0, NAN]))
@@ -146,7 +156,7 @@ def test_nan_has_no_place_in_a_law():
 
 def test_lags_and_substeps_are_counted():
     """τ = s·h > 0, and True is no number of substeps."""
-    equation = theory.laws.MasterEquation(LAW, learning_rate=0.3, box=(-5.0, 5.0), nodes=120)
+    equation = theory.laws.MasterEquation(LAW, (-5.0, 5.0), 120)
     refused(
         "time_step", lambda: theory.equations.conditional_moments(equation, [0.5], [1]).read(0.0)
     )
@@ -178,12 +188,12 @@ def by_math(theta):
 @pytest.mark.parametrize("function", [by_if, by_or, by_numpy, by_math])
 def test_a_function_that_jax_cannot_trace_is_told_the_way_out(function):
     """A traced θ has a shape and no numbers: `if`, `or`, NumPy and math need them."""
-    refused("drift.*jnp.where", lambda: theory.laws.FokkerPlanck(function, 0.5, **BOX))
+    refused("drift.*jnp.where", lambda: theory.laws.FokkerPlanck(Diffusion(function, 0.5), **BOX))
     refused("of.*jnp.where", lambda: density().integrate(function))
     refused(
         "exited.*jnp.where",
         lambda: theory.escape.mean_exit_time_on_grid(
-            theory.laws.FokkerPlanck(lambda x: -x, 0.5, **BOX), function
+            theory.laws.FokkerPlanck(Diffusion(lambda x: -x, 0.5), **BOX), function
         ),
     )
     refused(
@@ -192,13 +202,13 @@ def test_a_function_that_jax_cannot_trace_is_told_the_way_out(function):
     )
 
 
-def test_a_function_of_points_is_told_to_take_arrays():
-    """(n,) ↦ (n,): the truth of an array, or its one number, is none."""
-    for function in (lambda x: 1.0 if x > 0 else -1.0, lambda x: math.sin(x)):
+def test_a_function_of_the_line_is_told_to_use_jax():
+    """θ (1,) ↦ (1,): the truth of a traced number, or its float, is none."""
+    for function in (lambda x: 1.0 if x > 0 else -1.0, lambda x: math.sin(x[0])):
         refused(
-            "drift.*numpy.where",
+            "drift.*jnp.where",
             lambda function=function: theory.escape.mean_exit_time(
-                function, 0.5, start=0.0, exits=(-1.0, 1.0)
+                Diffusion(function, 0.5), start=0.0, exits=(-1.0, 1.0)
             ),
         )
 
@@ -210,7 +220,7 @@ def test_a_function_of_points_is_told_to_take_arrays():
 def test_a_function_takes_theta_and_returns_real_numbers(function):
     """f: R^d → R^m."""
     refused("of", lambda: density().integrate(function))
-    refused("gradient", lambda: theory.laws.GaussianGradient(function, 1.0))
+    refused("drift", lambda: theory.laws.FokkerPlanck(Diffusion(function, 1.0), **BOX))
 
 
 @pytest.mark.parametrize("value", ODD)
@@ -280,7 +290,8 @@ def test_a_quasi_potential_needs_a_gradient_all_the_way():
     """W = ∫ 2V'/C over V' > 0, which NaN is not."""
     landscape = ss.Potential(lambda x: jnp.sum(x**2 + jnp.sqrt(0.5 - x)), np.eye(1))
     noise = ss.ConstantNoise(np.eye(1))
-    refused("gradient", lambda: theory.escape.quasi_potential(landscape, noise, start=0.0, end=1.0))
+    sde = ss.ModifiedEquation(landscape, 0.1, noise)
+    refused("gradient", lambda: theory.escape.quasi_potential(sde, 0.0, 1.0))
 
 
 def test_constants_may_be_integers():

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from sde_sgd import theory
-from sde_sgd.theory import _fields
+from sde_sgd.processes import Diffusion
+from sde_sgd.theory import _fields, _readings
 
 POINTS = np.random.default_rng(0).normal(size=(1030, 2))
 DIAGONAL = np.array([2.0, 3.0])
@@ -24,14 +25,14 @@ def test_forms_of_a_tensor(form, diagonal):
 
 
 def test_forms_of_a_law_of_the_gradient():
-    """GaussianGradient with g = x and C = 2 as functions of any form, and C as a number: E ĝᵐ."""
+    """A step of b = x and 2D = 2 as functions of any form, and D as a number: E (x′ − x)ᵐ."""
     x = np.linspace(-1, 1, 5)
     expected = np.array([np.ones(5), x, x**2 + 2, x**3 + 6 * x])
     for gradient, covariance in (
-        (lambda theta: theta, lambda theta: jnp.full((1, 1), 2.0)),
-        (lambda theta: jnp.sum(theta), 2.0),
+        (lambda theta: theta, lambda theta: jnp.full((1, 1), 1.0)),
+        (lambda theta: jnp.sum(theta), 1.0),
     ):
-        law = theory.laws.GaussianGradient(gradient, covariance)
+        law = _readings.line_step(Diffusion(gradient, covariance, 1.0), "test")
         np.testing.assert_allclose(law.moments(x, 3), expected, rtol=1e-14)
 
 
@@ -42,29 +43,25 @@ def mixing(x):
 
 REFUSED = {
     "drift must map one θ of shape": lambda: theory.laws.FokkerPlanck(
-        lambda x: x[:1], 1.0, ((-1, 1), (-1, 1)), 8
+        Diffusion(lambda x: x[:1], 1.0), ((-1, 1), (-1, 1)), 8
     ),
     "diffusion must map one θ of shape": lambda: theory.laws.FokkerPlanck(
-        0.0, lambda x: jnp.ones(3), (-1, 1), 8
+        Diffusion(0.0, lambda x: jnp.ones(3)), (-1, 1), 8
     ),
     "start must map one θ of shape": lambda: theory.laws.FokkerPlanck(
-        [0.0, 0.0], 1.0, ((-1, 1), (-1, 1)), 8, "wall"
+        Diffusion([0.0, 0.0], 1.0), ((-1, 1), (-1, 1)), 8, "wall"
     ).propagate(lambda x: x, [1.0]),
     "label must map one θ of shape": lambda: theory.selection.weights_on_grid(
-        theory.laws.FokkerPlanck(0.0, 1.0, (-1, 1), 8, "wall").stationary(),
+        theory.laws.FokkerPlanck(Diffusion(0.0, 1.0), (-1, 1), 8, "wall").stationary(),
         lambda x: jnp.ones(2),
         2,
     ),
     "drift must be finite real numbers": lambda: theory.laws.FokkerPlanck(
-        np.nan, 1.0, (-1, 1), 8, "wall"
+        Diffusion(np.nan, 1.0), (-1, 1), 8, "wall"
     ),
-    "gradient mixes the points": lambda: theory.laws.stationary_density(mixing, 0.1),
     "function mixes the points": lambda: theory.laws.stationary_density(
-        lambda x: x, 0.1
+        Diffusion(lambda x: -x, 0.1)
     ).expectation(mixing),
-    "drift mixes the points": lambda: theory.escape.mean_exit_time(
-        lambda x: -mixing(x), 0.1, start=0.0, exits=(-1.0, 1.0)
-    ),
     "force mixes the points": lambda: theory.matrices.dyson_drift(
         np.array([0.3, 1.0, 2.0]), strength=1.0, force=mixing
     ),

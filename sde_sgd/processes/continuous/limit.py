@@ -10,8 +10,10 @@ from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.noise.models import AbstractGradientNoise
 from sde_sgd.processes.base import AbstractProcess, Observe
 from sde_sgd.processes.clock import by_its_clock, Clock
-from sde_sgd.processes.linear import LinearStep
+from sde_sgd.processes.linear import LinearStep, NotKnown
+from sde_sgd.processes.step_laws import Diffusion
 from sde_sgd.random.draws import Draws
+from sde_sgd.types import Matrix, Vector
 
 
 class AbstractOfEquation(AbstractProcess):
@@ -71,6 +73,12 @@ class ContinuousLimit(AbstractOfEquation):
 
     def linear_step(self, learning_rate: float, curvature: np.ndarray) -> LinearStep:
         return self.equation.linear_limit(learning_rate, curvature)
+
+    def law(self) -> Diffusion:
+        return self.equation.limit_law()
+
+    def gaussian_step(self, theta: Vector) -> tuple[Vector, Matrix]:
+        raise NotKnown("A limit of step 0 has no step: ask the equation itself.")
 
     def largest_stable_rate(self, about: Any = None, at_step_zero: bool = True) -> float:
         return self.equation.largest_stable_rate(about, at_step_zero=True)

@@ -14,14 +14,15 @@ from sde_sgd.noise.models import AbstractGradientNoise, check_noise
 from sde_sgd.noise.paths import Increments, IterationNoise
 from sde_sgd.noise.thermal import ThermalNoise
 from sde_sgd.processes.base import AbstractProcess, Observe
-from sde_sgd.processes.clock import by_its_clock, Clock, LearningRate, refuse_schedule
+from sde_sgd.processes.clock import by_its_clock, Clock, constant_rate, LearningRate
 from sde_sgd.processes.continuous._equation import AbstractEquation
 from sde_sgd.processes.continuous._steps import step_members
 from sde_sgd.processes.continuous.limit import ContinuousLimit
-from sde_sgd.processes.continuous.terms import drift_correction, FusedTerm, separate_terms
+from sde_sgd.processes.continuous.terms import FusedTerm, separate_terms
 from sde_sgd.processes.linear import first_order_step, LinearStep, NotKnown
+from sde_sgd.processes.step_laws import Diffusion, matched_diffusion
 from sde_sgd.random.draws import as_counter, Draws
-from sde_sgd.types import Key, Matrix, Positions, Vector
+from sde_sgd.types import Key, Positions, RealLike, Vector
 
 # Solvers that converge to the Itô solution for any σ(θ).
 _ITO = (dfx.Euler, dfx.ItoMilstein)
@@ -223,22 +224,21 @@ class ModifiedEquation(AbstractEquation):
             refinement=refinement,
         )
 
-    def gaussian_step(self, theta: Vector) -> tuple[Vector, Matrix]:
-        refuse_schedule(self.learning_rate)
+    def law(self) -> Diffusion:
         if self.two_point:
             raise NotKnown('Two-point steps have no density: use increments="gaussian".')
         if not isinstance(self.solver, dfx.Euler):
             raise NotKnown(
                 f"The steps of {type(self.solver).__name__} are not Gaussian: use diffrax.Euler()."
             )
-        eta = self.learning_rate.at(0, theta.dtype)
-        covariance = eta**2 / self.substeps * self.noise.covariance(theta, self.landscape)
-        drift, correction = (
-            self.landscape.gradient(theta),
-            drift_correction(self.landscape, theta, eta, self.order),
-        )
-        drift = drift if correction is None else drift + correction
-        return theta - eta / self.substeps * drift, covariance
+        return self._law(constant_rate(self.learning_rate) / self.substeps)
+
+    def limit_law(self) -> Diffusion:
+        return self._law(0.0)
+
+    def _law(self, step: RealLike) -> Diffusion:
+        eta = constant_rate(self.learning_rate)
+        return matched_diffusion(self.landscape, self.noise, eta, order=self.order, step=step)
 
     def linear_step(self, learning_rate: float, curvature: np.ndarray) -> LinearStep:
         refuse_other_solvers(self.solver)

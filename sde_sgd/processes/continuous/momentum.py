@@ -13,12 +13,13 @@ from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.noise.models import AbstractGradientNoise, check_noise
 from sde_sgd.noise.thermal import check_bath
 from sde_sgd.processes.base import Observe
-from sde_sgd.processes.clock import Clock, LearningRate
+from sde_sgd.processes.clock import Clock, constant_rate, LearningRate
 from sde_sgd.processes.continuous._equation import AbstractEquation
 from sde_sgd.processes.continuous._steps import standard_normal, step_members
 from sde_sgd.processes.continuous.limit import AbstractOfEquation
 from sde_sgd.processes.continuous.modified import ModifiedEquation
 from sde_sgd.processes.linear import LinearStep, underdamped_step
+from sde_sgd.processes.step_laws import Diffusion, matched_diffusion
 from sde_sgd.random.draws import Draws
 from sde_sgd.types import Positions, RealLike, Vector
 
@@ -201,6 +202,19 @@ class OverdampedEquation(AbstractOfEquation):
 
     def linear_limit(self, learning_rate: float, curvature: np.ndarray) -> LinearStep:
         return self.equation.linear_limit(learning_rate / (1 - float(self.momentum)), curvature)
+
+    def law(self) -> Diffusion:
+        return self._law(self.equation.law().step * (1 - self.momentum))
+
+    def limit_law(self) -> Diffusion:
+        return self._law(0.0)
+
+    def _law(self, step: RealLike) -> Diffusion:
+        own, slower = self.equation, 1 - self.momentum
+        eta = constant_rate(own.learning_rate)
+        return matched_diffusion(
+            own.landscape, own.noise, eta, order=own.order, step=step, slower=slower
+        )
 
     def init(self, theta: Positions, draws: Draws) -> Any:
         return self.equation.init(theta, draws)

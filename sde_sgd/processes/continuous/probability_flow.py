@@ -23,7 +23,7 @@ from sde_sgd.processes.clock import Clock, LearningRate
 from sde_sgd.processes.continuous._steps import step_members
 from sde_sgd.processes.continuous.modified import check_ordinary, FlowState, solver_step
 from sde_sgd.processes.continuous.score import AbstractScore
-from sde_sgd.processes.continuous.terms import drift_correction
+from sde_sgd.processes.step_laws import drift_correction
 from sde_sgd.random.draws import Draws
 from sde_sgd.types import Positions, RealLike, Scalar, Vector
 

@@ -15,6 +15,7 @@ from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.noise.models import AbstractGradientNoise
 from sde_sgd.noise.paths import IterationNoise
 from sde_sgd.processes.clock import LearningRate
+from sde_sgd.processes.step_laws import drift_correction
 from sde_sgd.types import Vector
 
 _EULER_ONLY = (
@@ -22,14 +23,6 @@ _EULER_ONLY = (
     "solver would converge to another equation with them: solve with diffrax.Euler(), or make the "
     "ModifiedEquation with the solver you want and take its terms."
 )
-
-
-def drift_correction(landscape: AbstractLandscape, theta: Vector, eta, order: int) -> Vector | None:
-    """(η/2) H∇L = ∇(η/4)|∇L|², the second-order term of Li, Tai, E (1511.06251); else None."""
-    if order == 1:
-        return None
-    gradient, curvature = jax.linearize(landscape.gradient, theta)
-    return 0.5 * eta * curvature(gradient)
 
 
 class FusedTerm(dfx.AbstractTerm):

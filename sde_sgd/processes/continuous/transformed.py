@@ -15,7 +15,7 @@ from sde_sgd.processes.base import Observe
 from sde_sgd.processes.continuous._steps import brownian_increment, step_members
 from sde_sgd.processes.continuous.limit import AbstractOfEquation
 from sde_sgd.processes.continuous.modified import ModifiedEquation
-from sde_sgd.processes.continuous.terms import drift_correction
+from sde_sgd.processes.step_laws import Diffusion, drift_correction
 from sde_sgd.random.draws import Draws
 from sde_sgd.types import Positions, Vector
 
@@ -128,6 +128,9 @@ class TransformedEquation(AbstractOfEquation):
     def overshoot(self, curvature: float) -> tuple[float, str] | None:
         # A smooth map keeps the slope of a step at rest; a tamed step is bounded.
         return None if self.tamed else self.equation.overshoot(curvature)
+
+    def limit_law(self) -> Diffusion:
+        return self.equation.limit_law()
 
     def check_start(self, theta: Positions) -> None:
         self._refuse_other(("θ", "starts"), self.forward, self.inverse, theta, True)

@@ -13,11 +13,12 @@ from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.noise.models import AbstractGradientNoise, check_noise
 from sde_sgd.noise.sampling import AbstractSampling, check_batches
 from sde_sgd.processes.base import AbstractProcess, Observe
-from sde_sgd.processes.clock import by_its_clock, Clock, LearningRate, refuse_schedule
+from sde_sgd.processes.clock import by_its_clock, Clock, constant_rate, LearningRate
 from sde_sgd.processes.discrete._batches import AbstractBatchProcess
 from sde_sgd.processes.linear import heavy_ball_step, LinearStep, NotKnown
+from sde_sgd.processes.step_laws import Batches, Diffusion, matched_diffusion
 from sde_sgd.random.draws import Draws, Stream
-from sde_sgd.types import Matrix, Positions, RealLike, Vector
+from sde_sgd.types import Positions, RealLike, Vector
 
 
 class SGDState(eqx.Module):
@@ -67,6 +68,9 @@ class SGD(AbstractBatchProcess):
 
     def linear_step(self, learning_rate: float, curvature: np.ndarray) -> LinearStep:
         return heavy_ball_step(learning_rate, float(self.momentum), curvature)
+
+    def law(self) -> Batches:
+        return Batches(self.landscape, self.sampling, _rate_of_law(self))
 
     @property
     def knows_mean_step(self) -> bool:
@@ -129,15 +133,9 @@ class GaussianSGD(AbstractProcess):
     def gradient_noise(self) -> AbstractGradientNoise:
         return self.noise
 
-    def gaussian_step(self, theta: Vector) -> tuple[Vector, Matrix]:
-        if self.has_momentum:
-            raise NotKnown(
-                "With momentum θ alone is no Markov chain and has no kernel: use momentum=0."
-            )
-        refuse_schedule(self.learning_rate)
-        eta = self.learning_rate.at(0, theta.dtype)
-        moved = theta - eta * self.landscape.gradient(theta)
-        return moved, eta**2 * self.noise.covariance(theta, self.landscape)
+    def law(self) -> Diffusion:
+        eta = _rate_of_law(self)
+        return matched_diffusion(self.landscape, self.noise, eta, step=eta)
 
     def linear_step(self, learning_rate: float, curvature: np.ndarray) -> LinearStep:
         return heavy_ball_step(learning_rate, float(self.momentum), curvature)
@@ -164,6 +162,15 @@ class GaussianSGD(AbstractProcess):
 
     def position(self, state: SGDState) -> Positions:
         return state.theta
+
+
+def _rate_of_law(process: SGD | GaussianSGD) -> Array:
+    """η, where θ alone is a Markov chain with one law."""
+    if process.has_momentum:
+        raise NotKnown(
+            "With momentum θ alone is no Markov chain and has no kernel: use momentum=0."
+        )
+    return constant_rate(process.learning_rate)
 
 
 def _heavy_ball(process: SGD | GaussianSGD, theta, velocity, gradient, draws: Draws):

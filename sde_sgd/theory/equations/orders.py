@@ -21,8 +21,8 @@ from sde_sgd.landscapes.base import AbstractFiniteSum, AbstractLandscape
 from sde_sgd.noise.models import MinibatchNoise
 from sde_sgd.noise.sampling import AbstractSampling
 from sde_sgd.processes.base import AbstractProcess
-from sde_sgd.theory import _arguments, _fields
-from sde_sgd.theory.laws.gradient_laws import BatchGradients
+from sde_sgd.processes.step_laws import Batches
+from sde_sgd.theory import _arguments, _fields, _readings
 from sde_sgd.theory.stationary.moments import read_linear, transient_of
 from sde_sgd.types import RealLike
 
@@ -143,7 +143,7 @@ def weak_errors_scalar(
         )
     noise = MinibatchNoise(sampling)
     noise.check(landscape)
-    law = BatchGradients.of(landscape, sampling)
+    law = _readings.jump_step(Batches(landscape, sampling, 1.0))
     grids = [_chebyshev(num, ends) for num in (2 * degree // 3, degree)]
     points = np.concatenate([nodes for nodes, _, _ in grids])
     table = np.asarray(_evaluate(landscape, noise, of, points[:, None]), dtype=float)
@@ -154,7 +154,7 @@ def weak_errors_scalar(
         nodes, weights, slope = grid
         evaluated = BarycentricInterpolator(nodes, np.eye(len(nodes)), wi=weights)
         begin, g, bent, c = values.T
-        moved = nodes[:, None] - eta * law.values(nodes)
+        moved = law._replace(step=eta).after(nodes)
         if moved.min() < ends[0] - 1e-12 or moved.max() > ends[1] + 1e-12:
             raise ValueError(
                 f"SGD at learning_rate={eta:g} leaves the box {ends.tolist()}, "

@@ -5,14 +5,8 @@ from sde_sgd.theory.escape.backward_equation import (
     GridFunction as GridFunction,
     mean_exit_time_on_grid as mean_exit_time_on_grid,
 )
-from sde_sgd.theory.escape.batch_exit_times import (
-    batch_committor as batch_committor,
-    batch_exit_time as batch_exit_time,
-    BatchExitTime as BatchExitTime,
-)
 from sde_sgd.theory.escape.exit_times import (
     committor as committor,
-    drift_and_diffusion as drift_and_diffusion,
     exit_time as exit_time,
     ExitTime as ExitTime,
     mean_exit_time as mean_exit_time,

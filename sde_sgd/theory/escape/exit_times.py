@@ -1,27 +1,21 @@
-"""Exit times and committors in one dimension, exactly: the SDE, Euler at its step, Gaussian SGD.
+"""Exit times and committors of a process in one dimension, exactly.
 
-All are about dx = b(x) dt + √(2D(x)) dW (Itô), D = ηC/2 for gradient noise of covariance C, in
-units of t = η·iterations. With `time_step` h = 0 it is the SDE, watched at all times; with h > 0
-the chain x ← x + h b(x) + √(2hD(x)) ξ, ξ ~ N(0, 1), watched at its steps: Euler–Maruyama, which for
-h = η is Gaussian SGD.
+Of the limit of an equation, dx = b dt + √(2D) dW watched at all times, by quadrature; of Euler's
+steps and of Gaussian SGD, watched at their steps, by the kernel equation; of SGD by collocation
+over all of its batches. Times are in t: divide by η for iterations of SGD.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from sde_sgd._checks import as_float64, check_at_least, check_number, in_brief
-from sde_sgd.landscapes.base import AbstractLandscape
-from sde_sgd.noise.models import AbstractGradientNoise
-from sde_sgd.theory import _arguments, _panels
+from sde_sgd._checks import as_float64, check_number, check_whole, in_brief
+from sde_sgd.processes.step_laws import Diffusion
+from sde_sgd.theory import _arguments, _panels, _readings
 from sde_sgd.theory._panels import Panels
-from sde_sgd.theory.escape import kernel_equation as kernel
+from sde_sgd.theory.escape import batch_chain as batches, kernel_equation as kernel
 from sde_sgd.types import RealLike
 
 Exits = float | int | tuple[float | int, float | int]
@@ -30,12 +24,15 @@ Exits = float | int | tuple[float | int, float | int]
 class ExitTime(NamedTuple):
     """Law of the time to leave, from each start; in units of t.
 
-    **Fields:** `mean` and `variance`, with the shape of `start`; `rate` = 1/mean, the exits per
-    unit t of a process that starts again from there whenever it has left.
+    **Fields:** `mean` and `variance`, with the shape of `start`, infinite if no batches lead
+    outside; `rate` = 1/mean, the exits per unit t of a process that starts again from there
+    whenever it has left; `error`, by how much the mean of SGD moved when its grid was made twice
+    as fine (0 for the others, whose means are good to about 1e-10).
     """
 
     mean: Float[np.ndarray, "..."]
     variance: Float[np.ndarray, "..."]
+    error: Float[np.ndarray, "..."]
 
     @property
     def rate(self) -> Float[np.ndarray, "..."]:
@@ -43,97 +40,114 @@ class ExitTime(NamedTuple):
 
 
 def mean_exit_time(
-    drift: Callable | float,
-    diffusion: Callable | float,
-    *,
+    process: Any,
     start: ArrayLike | RealLike,
     exits: Exits,
+    *,
     wall: RealLike | None = None,
-    time_step: RealLike = 0.0,
+    cells: int = 1000,
 ) -> Float[np.ndarray, "..."]:
-    """Mean time T to leave, in t: for the SDE, with one exit a above the start x,
+    """Mean time T to leave, in t, of a process at its own step. Of an SDE with one exit a above x,
 
-        T(x) = ∫_x^a dy e^{φ(y)} ∫_{−∞}^y dz e^{−φ(z)}/D(z) ,      φ = −∫ b/D .
+        T(x) = ∫_x^a dy e^{φ(y)} ∫_{−∞}^y dz e^{−φ(z)}/D(z) ,      φ = −∫ b/D ,
+
+    of steps τ(x) = h + ∫ p(x′|x) τ(x′) dx′ inside and τ = 0 outside.
+
+        T = ss.theory.escape.mean_exit_time(sgd, -1.0, 1.0), and of sde, and of sde.limit()
 
     **Arguments:**
 
-    - `drift`: b, −V' for a potential V; a function of an array of points (n,), or a number.
-    - `diffusion`: D > 0, likewise: half the variance that a unit t adds. At a wall or an exit it
-      may vanish like a power of the distance, if that end is at 0.
+    - `process`: on a landscape with d = 1 and a constant η: the limit of `ModifiedEquation` or
+      `OverdampedEquation`; these at their step (Euler); `GaussianSGD` and `SGD` without momentum.
+      `processes.Diffusion` (for the limit, D may vanish like a power of the distance at a wall or
+      an exit that is at 0) and `processes.Jumps` stand for a process without a landscape.
     - `start`: x, a number or (S,).
     - `exits`: one point, on either side of the start, or the pair of both ends of an interval.
-    - `wall`: with one exit, a reflecting wall on the other side; None lets the process go as far as
-      its drift allows. For the SDE only.
-    - `time_step`: h in units of t. 0 for the SDE; η for Gaussian SGD; η/substeps for Euler.
+    - `wall`: of a limit with one exit, a reflecting wall on the other side; None lets the process
+      go as far as its drift allows.
+    - `cells`: of SGD, those of the coarser of two grids.
 
-    **Returns:** mean times with the shape of `start`, to about 1e-10, in units of t: divide by η
-    for iterations.
+    **Returns:** mean times with the shape of `start`, in t. Where no sequence of batches leads out
+    (|noise| below max |V'|) it is infinite: that is the answer for SGD, whatever the SDE says.
 
-    **Raises:** `ValueError` for a start that is already outside, D ≤ 0 between the exits, an exit
-    that is never reached or a wall that is never left as D vanishes there, a drift that lets the
-    process escape to infinity on the far side, times above e^690.
+    **Raises:** `ValueError` for a process whose law of one step is not known; a start that is
+    already outside; D ≤ 0 between the exits; an exit that is never reached or a wall that is never
+    left as D vanishes there; a drift, or batches, that let the process escape to infinity on the
+    far side; times above e^690; of SGD a grid error above 1 %.
 
-    **Source:** Gardiner, Handbook of Stochastic Methods, 5.2.7.
+    **Source:** Gardiner, Handbook of Stochastic Methods, 5.2.7; the kernel equation is Nyström's
+    method.
     """
-    return exit_time(
-        drift, diffusion, start=start, exits=exits, wall=wall, time_step=time_step
-    ).mean
+    return exit_time(process, start, exits, wall=wall, cells=cells).mean
 
 
 def exit_time(
-    drift: Callable | float,
-    diffusion: Callable | float,
-    *,
+    process: Any,
     start: ArrayLike | RealLike,
     exits: Exits,
+    *,
     wall: RealLike | None = None,
-    time_step: RealLike = 0.0,
+    cells: int = 1000,
 ) -> ExitTime:
-    """Mean and variance of the exit time; arguments as `mean_exit_time`.
+    """Mean and variance of the exit time; arguments and errors as `mean_exit_time`.
 
-    The second moment solves 𝓛T₂ = −2T (for the chain, the same with its kernel). An exponential
+    The second moment solves 𝓛T₂ = −2T (for steps, the same with their kernel). An exponential
     time has variance mean².
     """
     points, lower, upper = interval(start, exits)
-    h = check_at_least("time_step", time_step)
+    shape = np.shape(start)
+    cells = check_whole("cells", cells, 3, batches.MOST_CELLS)
+    law = _readings.law(process)
+    h = float(law.step)
     limit = None if wall is None else check_number("wall", wall)
     _check_wall(limit, points, lower, upper, h)
-    b, d = _panels.function("drift", drift), _panels.function("diffusion", diffusion)
-    if upper is None:
-        assert lower is not None
-        points, upper, lower = -points, -lower, None
-        limit = None if limit is None else -limit
-        b, d = _mirrored(b, -1.0), _mirrored(d, 1.0)
-    if h > 0:
-        chain = kernel.gaussian_chain(b, d, h, points, lower, upper)
-        mean, second = chain.moments(points)
-        mean, second = h * mean, h**2 * second
+    if not isinstance(law, Diffusion):
+        step = _readings.jump_step(law)
+        mean, second, error = batches.exit_moments(step, points, lower, upper, cells)
     else:
-        mean, second = _moments(b, _panels.positive(d), points, lower, upper, limit)
-    shape = np.shape(start)
-    return ExitTime(mean.reshape(shape), (second - mean**2).reshape(shape))
+        b, d = _line(law, "An exit time by quadrature")
+        if upper is None:
+            assert lower is not None
+            points, upper, lower = -points, -lower, None
+            limit = None if limit is None else -limit
+            b, d = _mirrored(b, -1.0), _mirrored(d, 1.0)
+        if h > 0:
+            chain = kernel.gaussian_chain(b, d, h, points, lower, upper)
+            mean, second = chain.moments(points)
+        else:
+            mean, second = _moments(b, _panels.positive(d), points, lower, upper, limit)
+        error = np.zeros_like(mean)
+    unit = h if h > 0 else 1.0
+    # In this order, as a rare exit has more steps than the root of the largest number.
+    variance = unit * (unit * (second - np.where(np.isfinite(mean), mean, 0.0) ** 2))
+    return ExitTime(*(x.reshape(shape) for x in (unit * mean, variance, unit * error)))
 
 
 def committor(
-    drift: Callable | float,
-    diffusion: Callable | float,
-    *,
+    process: Any,
     start: ArrayLike | RealLike,
     lower: RealLike,
     upper: RealLike,
-    time_step: RealLike = 0.0,
+    *,
+    cells: int = 1000,
 ) -> Float[np.ndarray, "..."]:
     """Probability to reach `upper` before `lower`: for the SDE q(x) = s(x)/s(upper), s' = e^φ.
 
-    Arguments as `mean_exit_time`. A chain (`time_step` > 0) reaches an end when a step ends at it
-    or beyond. From the two values at h and h/2 one cannot extrapolate linearly in h: the steps cost
-    a term in √h (`watched_barrier_shift`).
+    Arguments as `mean_exit_time`. Steps reach an end when one of them ends at it or beyond. From
+    the two values at h and h/2 one cannot extrapolate linearly in h: the steps cost a term in √h
+    (`watched_barrier_shift`).
 
-    **Raises:** `ValueError` unless lower < start < upper.
+    **Raises:** `ValueError` as `mean_exit_time`, and unless lower < start < upper; where no
+    sequence of batches reaches either end.
     """
     points, low, high = between(start, lower, upper)
-    h = check_at_least("time_step", time_step)
-    b, d = _panels.function("drift", drift), _panels.function("diffusion", diffusion)
+    cells = check_whole("cells", cells, 3, batches.MOST_CELLS)
+    law = _readings.law(process)
+    h = float(law.step)
+    if not isinstance(law, Diffusion):
+        found = batches.reaches_upper(_readings.jump_step(law), points, low, high, cells)
+        return found.reshape(np.shape(start))
+    b, d = _line(law, "A committor by quadrature")
     if h > 0:
         chain = kernel.gaussian_chain(b, d, h, points, low, high)
         return chain.reaches_upper(points).reshape(np.shape(start))
@@ -144,49 +158,10 @@ def committor(
     return (_at(panels, scale, points) / scale[-1]).reshape(np.shape(start))
 
 
-def drift_and_diffusion(
-    landscape: AbstractLandscape,
-    noise: AbstractGradientNoise,
-    *,
-    learning_rate: RealLike,
-    order: int = 1,
-) -> tuple[Callable, Callable]:
-    """b = −V' and D = ηC/2 of a one-dimensional landscape, as `mean_exit_time` takes them.
-
-    With `order=2`, b = −(V + (η/4)V'²)'. C = `noise.covariance`, that of one iteration's gradient;
-    time is t = η·iterations.
-
-    **Raises:** `ValueError` for landscapes of more than one dimension.
-    """
-    _arguments.problem(landscape, noise)
-    eta = check_number("learning_rate", learning_rate, above=0)
-    order = _arguments.order(order)
-    if landscape.dimension != 1:
-        raise ValueError(
-            f"exit times by quadrature need d = 1; the landscape has d={landscape.dimension}. On a "
-            f"grid (mean_exit_time_on_grid) d = 2 is possible."
-        )
-
-    def points(x: np.ndarray):
-        return jnp.asarray(x, landscape.dtype)[:, None]
-
-    correction = 0.0 if order == 1 else eta / 2
-    drift = _panels.padded(lambda x: _drift(landscape, points(x), correction))
-    diffusion = _panels.padded(lambda x: eta / 2 * _variances(landscape, points(x), noise))
-    return drift, diffusion
-
-
-# Compiled once for each kind of landscape, not once for each call.
-@eqx.filter_jit
-def _drift(landscape: AbstractLandscape, points, correction):
-    slope = jax.vmap(landscape.gradient)(points)[:, 0]
-    curvature = jax.vmap(landscape.hessian)(points)[:, 0, 0]
-    return -slope * (1 + correction * curvature)
-
-
-@eqx.filter_jit
-def _variances(landscape: AbstractLandscape, points, noise: AbstractGradientNoise):
-    return jax.vmap(lambda x: noise.covariance(x, landscape))(points)[:, 0, 0]
+def _line(law: Diffusion, asked: str) -> tuple[_panels.Function, _panels.Function]:
+    """b and D of points (n,), finite."""
+    b, d = _readings.line_functions(law, asked)
+    return _readings.finite("drift", b), _readings.finite("diffusion", d)
 
 
 def _moments(b, d, points, lower, upper, wall) -> tuple[np.ndarray, np.ndarray]:
@@ -290,8 +265,8 @@ def _check_wall(
         raise ValueError(f"wall={wall:g} makes no sense between two exits: drop it.")
     if time_step > 0:
         raise ValueError(
-            f"wall={wall:g} reflects the SDE; a chain with time_step={time_step:g} jumps over it. "
-            f"Drop the wall, or make it an exit."
+            f"wall={wall:g} reflects the SDE; a process with steps of {time_step:g} jumps over "
+            f"it. Drop the wall, or make it an exit."
         )
     if upper is not None and (points < wall).any():
         raise ValueError(f"start={points.min():g} lies behind the wall at {wall:g}.")

@@ -1,20 +1,20 @@
 """Stationary points with their index, and the Eyring–Kramers time over a saddle."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sde_sgd._checks import as_float64, check_number, in_brief
+from sde_sgd._checks import check_part, in_brief
+from sde_sgd.landscapes import compiled
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.landscapes.geometry.critical_points import stationary_point, StationaryPoint
 from sde_sgd.landscapes.gradient_flow import Ending, follow_all
-from sde_sgd.noise.models import AbstractGradientNoise
-from sde_sgd.theory import _arguments
-from sde_sgd.types import RealLike
+from sde_sgd.processes.base import AbstractProcess
+from sde_sgd.processes.linear import NotKnown
+from sde_sgd.processes.step_laws import Diffusion
+from sde_sgd.theory import _arguments, _fields, _readings
 
 # Relative spread of the eigenvalues of D, and of D between points, that passes as isotropic.
 _SAME = 1e-6
@@ -39,14 +39,7 @@ class EyringKramers(NamedTuple):
         return 1 / self.time
 
 
-def eyring_kramers(
-    landscape: AbstractLandscape,
-    diffusion: RealLike | ArrayLike | AbstractGradientNoise,
-    *,
-    minimum: ArrayLike,
-    saddle: ArrayLike,
-    learning_rate: RealLike | None = None,
-) -> EyringKramers:
+def eyring_kramers(process: Any, minimum: ArrayLike, saddle: ArrayLike) -> EyringKramers:
     """(2π/|λ₋|) √(|det H_s|/det H_m) e^{ΔV/D}: the leading order as D → 0, in units of t.
 
     The mean time from the minimum to the other side of the saddle, when that is the only way out.
@@ -55,19 +48,22 @@ def eyring_kramers(
 
     **Arguments:**
 
-    - `landscape`: V, in d dimensions.
-    - `diffusion`: D > 0; or a (d, d) matrix, or a noise model together with `learning_rate`,
-      D = ηC/2: these are accepted if they prove to be D·I, the same at both points and between.
+    - `process`: the limit of a first-order `ModifiedEquation`, in d dimensions, whose D = ηC/2
+      proves to be D·I, the same at both points and between.
     - `minimum`, `saddle`: (d,), guesses, refined by `stationary_point`. A guess that moves by
       more than half the distance between the two is refused.
 
-    **Raises:** `ValueError` for an anisotropic or position-dependent D, a point of the wrong
+    **Raises:** `NotKnown` for a process with steps of its own, or with another drift than −∇V;
+    `ValueError` for an anisotropic or position-dependent D, a point of the wrong
     index, a search that ends elsewhere, a saddle below the minimum, and a saddle from which
     neither way down ends in this minimum.
 
     **Source:** Eyring 1935, Kramers 1940; Bovier, Eckhoff, Gayrard, Klein 2004.
     """
-    _arguments.landscape(landscape)
+    check_part(
+        "process", process, AbstractProcess, "a process such as ModifiedEquation(...).limit()"
+    )
+    law, landscape = _readings.equation(process, "Eyring–Kramers"), process.landscape
     first = _arguments.vector("minimum", minimum, landscape.dimension)
     second = _arguments.vector("saddle", saddle, landscape.dimension)
     half = float(np.linalg.norm(first - second)) / 2
@@ -77,7 +73,7 @@ def eyring_kramers(
     high = stationary_point(landscape, second, index=1, within=half)
     if high.loss <= low.loss:
         raise ValueError(f"The saddle (L={high.loss:g}) lies below the minimum (L={low.loss:g}).")
-    d = _isotropic(landscape, diffusion, learning_rate, low.theta, high.theta)
+    d = _isotropic(landscape, law, low.theta, high.theta)
     _check_connected(landscape, low, high)
     barrier = high.loss - low.loss
     log_ratio = np.log(np.abs(high.eigenvalues)).sum() - np.log(low.eigenvalues).sum()
@@ -88,40 +84,19 @@ def eyring_kramers(
     )
 
 
-_COVARIANCE = eqx.filter_jit(lambda landscape, theta, noise: noise.covariance(theta, landscape))
-
-
-def _numpy(function: Callable, landscape: AbstractLandscape, *args):
-    """A function of (landscape, θ, ...) as one of a numpy θ."""
-    return lambda theta: np.asarray(
-        function(landscape, jnp.asarray(theta, landscape.dtype), *args), np.float64
-    )
-
-
-def _isotropic(landscape, diffusion, learning_rate, low, high) -> float:
-    """D from a number, a matrix or a noise model; refuses everything that is not D·I."""
-    if isinstance(diffusion, AbstractGradientNoise):
-        if learning_rate is None:
-            raise ValueError("With a noise model, learning_rate is needed: D = ηC/2.")
-        eta = check_number("learning_rate", learning_rate, above=0)
-        diffusion.check(landscape)
-        covariance = _numpy(_COVARIANCE, landscape, diffusion)
-        along = [low + s * (high - low) for s in np.linspace(0, 1, 5)]
-        tensors = [eta / 2 * covariance(theta) for theta in along]
-    elif learning_rate is not None:
-        raise ValueError(
-            f"learning_rate={learning_rate} goes with a noise model; diffusion="
-            f"{in_brief(diffusion)} is "
-            f"already D = ηC/2."
+def _isotropic(
+    landscape: AbstractLandscape, law: Diffusion, low: np.ndarray, high: np.ndarray
+) -> float:
+    """D of a law; refuses everything that is not D·I, and a drift that is not −∇V."""
+    along = np.array([low + s * (high - low) for s in np.linspace(0, 1, 5)])
+    tensors = _fields.tensor("diffusion", law.diffusion, len(low)).at(along)
+    drift = _fields.vector("drift", law.drift, len(low)).at(along)
+    slope = np.array([compiled.gradient(landscape, jnp.asarray(x, landscape.dtype)) for x in along])
+    if np.abs(drift + slope).max() > _SAME * np.abs(slope).max():
+        raise NotKnown(
+            "Eyring–Kramers is known for the drift −∇L alone: take a ModifiedEquation of order 1, "
+            "or mean_exit_time (d = 1) and mean_exit_time_on_grid (d = 2) for another."
         )
-    else:
-        value = as_float64("diffusion", diffusion)
-        tensors = [value * np.eye(len(low)) if value.ndim == 0 else value]
-        along = [low]
-        if tensors[0].shape != (len(low), len(low)):
-            raise ValueError(
-                f"diffusion must be a number or ({len(low)}, {len(low)}), got {value.shape}."
-            )
     d = float(np.trace(tensors[0])) / len(low)
     if not np.isfinite(d) or d <= 0:
         raise ValueError(f"diffusion must be positive, got D={in_brief(d)}.")

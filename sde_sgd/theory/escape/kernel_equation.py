@@ -89,7 +89,7 @@ def gaussian_chain(
             return chain
         if not leak <= before / 2:
             raise ValueError(
-                f"With time_step={time_step:g} the chain passes x={cut:.4g} on the far side with "
+                f"With steps of {time_step:g} the chain passes x={cut:.4g} on the far side with "
                 f"probability {leak:.3g} before it exits: nothing holds it there. Lower the "
                 f"learning rate or the step, or give exits=(lower, upper)."
             )
@@ -107,8 +107,8 @@ def _build(drift, diffusion, time_step, lower, upper) -> GaussianChain:
         raise ValueError(
             f"The kernel equation would need {count} nodes (at most {_MOST_NODES}): a step has "
             f"standard deviation {gap:.3g}, as little as 1/{(upper - lower) / gap:.0f} of the "
-            f"region from {lower:.4g} to {upper:.4g}. Raise time_step, or take the SDE "
-            f"(time_step=0) with exits moved by watched_barrier_shift."
+            f"region from {lower:.4g} to {upper:.4g}. Take longer steps, or the limit of "
+            f"the equation with exits moved by watched_barrier_shift."
         )
     nodes, weights = legendre.leggauss(count)
     half = (upper - lower) / 2

@@ -21,12 +21,12 @@ from jaxtyping import Float
 from numpy.polynomial import legendre
 from scipy.optimize import brentq
 
-from sde_sgd._checks import check_number, in_brief
-from sde_sgd.landscapes.base import AbstractLandscape
-from sde_sgd.noise.models import AbstractGradientNoise
+from sde_sgd._checks import check_number, check_part
 from sde_sgd.noise.sampling import AbstractSampling
-from sde_sgd.theory import _arguments
-from sde_sgd.theory.laws.gradient_laws import check_one_step
+from sde_sgd.processes.base import AbstractProcess
+from sde_sgd.processes.linear import NotKnown
+from sde_sgd.processes.step_laws import Batches, Diffusion
+from sde_sgd.theory import _readings
 from sde_sgd.types import RealLike
 
 _SCAN = 2001
@@ -51,45 +51,31 @@ class QuasiPotential(NamedTuple):
     blocked_at: float | None
 
 
-def quasi_potential(
-    landscape: AbstractLandscape,
-    noise: AbstractGradientNoise | AbstractSampling,
-    *,
-    start: RealLike,
-    end: RealLike,
-) -> QuasiPotential:
-    """W from `start` to `end` in one dimension, for Gaussian noise or for real batches.
+def quasi_potential(process: Any, start: RealLike, end: RealLike) -> QuasiPotential:
+    """W from `start` to `end` in one dimension, of an equation or of SGD with its real batches.
 
     **Arguments:**
 
-    - `landscape`: one-dimensional.
-    - `noise`: a gradient-noise model, for the SDE and Gaussian SGD (p = 2|V'|/C), or a sampling
-      scheme, for SGD itself on a finite sum (p from the cumulants of its batches: with
-      replacement B log[(1/N) Σ e^{−psg_i/B}], exactly; subsets by a recursion over examples).
+    - `process`: on a landscape with d = 1 and a constant η: `GaussianSGD`, `ModifiedEquation`,
+      `OverdampedEquation` or a limit, p = η|b|/D (2|V'|/C of first order); or `SGD` without
+      momentum on a finite sum, p from the cumulants of its batches (with replacement
+      B log[(1/N) Σ e^{−psg_i/B}], exactly; subsets by a recursion over examples).
     - `start`, `end`: a minimum and the point to reach, on either side.
 
     **Returns:** `QuasiPotential`; W/η is the exponent of the mean number of steps.
 
-    **Raises:** `ValueError` for d > 1, populations and epochs with a sampling scheme, start = end.
+    **Raises:** `ValueError` for a process whose law is not known, d > 1, SGD on populations and
+    with epochs, start = end.
     """
-    _arguments.landscape(landscape)
-    if landscape.dimension != 1:
-        raise ValueError(
-            f"quasi_potential integrates along a line; the landscape has d={landscape.dimension}."
-        )
+    check_part("process", process, AbstractProcess, "a process such as ss.SGD")
+    law, eta = process.law(), process.clock.constant
     first, last = check_number("start", start), check_number("end", end)
     if first == last:
         raise ValueError(f"start and end must be two different points, both are {first:g}.")
-    if isinstance(noise, AbstractSampling):
-        check_one_step(landscape, noise)
-    elif isinstance(noise, AbstractGradientNoise):
-        noise.check(landscape)
-    else:
-        raise ValueError(
-            f"noise must be a gradient-noise model or a sampling scheme, got {in_brief(noise)}."
-        )
+    if eta is None:
+        raise NotKnown(f"{type(process).__name__} has no constant learning rate to go to 0.")
     sign = float(np.sign(last - first))
-    gradient = _gradient(landscape)
+    gradient, slopes_at = _of_batches(law) if isinstance(law, Batches) else _of_diffusion(law, eta)
     edges = _uphill(gradient, first, last, sign)
     nodes, weights = legendre.leggauss(_NODES)
     half = (edges[:, 1:] - edges[:, :1]) / 2
@@ -97,7 +83,7 @@ def quasi_potential(
     weight = np.abs(half * weights).ravel()
     if not len(positions):
         return QuasiPotential(0.0, positions, positions, None)
-    slopes = _slopes(landscape, noise, positions, gradient(positions), sign)
+    slopes = slopes_at(positions, sign)
     free = np.isfinite(slopes)
     if free.all():
         return QuasiPotential(float(slopes @ weight), positions, slopes, None)
@@ -106,25 +92,44 @@ def quasi_potential(
 
 # Compiled once for each kind of landscape, not once for each call.
 _GRADIENTS = eqx.filter_jit(lambda landscape, x: jax.vmap(landscape.gradient)(x)[:, 0])
-_VARIANCES = eqx.filter_jit(
-    lambda landscape, x, noise: jax.vmap(lambda y: noise.covariance(y, landscape))(x)[:, 0, 0]
-)
 _EXAMPLES = eqx.filter_jit(lambda landscape, x: jax.vmap(landscape.example_gradients)(x)[:, :, 0].T)
 
 
-def _gradient(landscape: AbstractLandscape) -> Callable[[np.ndarray], np.ndarray]:
-    def gradient(x: np.ndarray) -> np.ndarray:
-        found = np.asarray(
-            _GRADIENTS(landscape, jnp.asarray(x, landscape.dtype)[:, None]), np.float64
-        )
-        if not np.isfinite(found).all():
-            raise ValueError(
-                f"The landscape's gradient is not finite at x = {x[~np.isfinite(found)][0]:.6g}, "
-                f"between start and end: choose others."
-            )
-        return found
+def _of_diffusion(law: Any, eta: float) -> tuple[Callable, Callable]:
+    """−b, and p of points and a direction: infinite where no noise pushes."""
+    if not isinstance(law, Diffusion):
+        raise NotKnown("The exponent is known of equations, of Gaussian SGD and of SGD itself.")
+    drift, diffusion = _readings.line_functions(law, "A quasi-potential")
+    drift = _readings.finite("The gradient", drift)
 
-    return gradient
+    def slopes(positions: np.ndarray, sign: float) -> np.ndarray:
+        strength = diffusion(positions)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(strength > 0, eta * np.abs(drift(positions)) / strength, np.inf)
+
+    return lambda x: -drift(x), slopes
+
+
+def _of_batches(law: Batches) -> tuple[Callable, Callable]:
+    """V', and p of points and a direction: infinite where every batch points back."""
+    landscape, sampling = law.finite_sum(), law.sampling
+
+    def gradient(x: np.ndarray) -> np.ndarray:
+        points = jnp.asarray(x, landscape.dtype)[:, None]
+        return np.asarray(_GRADIENTS(landscape, points), np.float64)
+
+    def slopes(positions: np.ndarray, sign: float) -> np.ndarray:
+        points = jnp.asarray(positions, landscape.dtype)[:, None]
+        found = np.asarray(_EXAMPLES(landscape, points), np.float64)
+        push = sampling.largest_mean(-sign * found)
+        return np.array(
+            [
+                _slope(-sign * found[:, i : i + 1], sampling) if push[i] > 0 else np.inf
+                for i in range(len(positions))
+            ]
+        )
+
+    return _readings.finite("The gradient", gradient), slopes
 
 
 def _uphill(gradient, first: float, last: float, sign: float) -> np.ndarray:
@@ -147,23 +152,6 @@ def _root(gradient, a: float, b: float) -> float:
         return float(a if at_a == 0 else b)
     place: Any = brentq(lambda x: gradient(np.array([x]))[0], a, b)
     return float(place)
-
-
-def _slopes(landscape, noise, positions, gradients, sign) -> np.ndarray:
-    """p > 0 at uphill points; infinite where no noise pushes that way."""
-    points = jnp.asarray(positions, landscape.dtype)[:, None]
-    if isinstance(noise, AbstractGradientNoise):
-        variance = np.asarray(_VARIANCES(landscape, points, noise), np.float64)
-        with np.errstate(divide="ignore"):
-            return np.where(variance > 0, 2 * np.abs(gradients) / variance, np.inf)
-    examples = np.asarray(_EXAMPLES(landscape, points), np.float64)
-    push = noise.largest_mean(-sign * examples)
-    return np.array(
-        [
-            _slope(-sign * examples[:, i : i + 1], noise) if push[i] > 0 else np.inf
-            for i in range(len(positions))
-        ]
-    )
 
 
 def _slope(forces: Float[np.ndarray, "N 1"], sampling: AbstractSampling) -> float:

@@ -1,15 +1,9 @@
 """Probability laws of θ: densities on grids, master equations, Itô densities, tails."""
 
 from sde_sgd.theory.laws.fokker_planck import FokkerPlanck as FokkerPlanck
-from sde_sgd.theory.laws.gradient_laws import (
-    BatchGradients as BatchGradients,
-    GaussianGradient as GaussianGradient,
-)
 from sde_sgd.theory.laws.grid_density import GridDensity as GridDensity
 from sde_sgd.theory.laws.ito import (
-    gibbs_density as gibbs_density,
     stationary_density as stationary_density,
-    stationary_density_landscape as stationary_density_landscape,
     StationaryDensity as StationaryDensity,
 )
 from sde_sgd.theory.laws.kesten import (

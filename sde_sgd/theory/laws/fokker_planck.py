@@ -9,10 +9,9 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy import sparse
 
-from sde_sgd._checks import check_number, check_part, check_whole
-from sde_sgd.landscapes.base import AbstractLandscape
-from sde_sgd.noise.models import AbstractGradientNoise
-from sde_sgd.theory import _arguments, _fields
+from sde_sgd._checks import check_part, check_whole
+from sde_sgd.processes.step_laws import Diffusion
+from sde_sgd.theory import _arguments, _fields, _readings
 from sde_sgd.theory._fields import Field
 from sde_sgd.theory.laws._finite_volume import generator, Grid, make_grid
 from sde_sgd.theory.laws._markov_chain import propagate, stationary_masses
@@ -39,9 +38,9 @@ class FokkerPlanck(eqx.Module):
 
     **Arguments:**
 
-    - `drift`: b, a JAX function of one θ (d,), value (d,); or that value, where it is constant.
-    - `diffusion`: D, the same, value (d, d), (d,) for a diagonal, or a number for a multiple
-      of the identity.
+    - `process`: the limit of an equation whose θ alone is a diffusion,
+      `ss.ModifiedEquation(...).limit()` say, on a landscape with d = 1 or 2, in t; or
+      `processes.Diffusion(drift, diffusion)` in its place.
     - `box`: (low, high), or a pair for each of two axes.
     - `cells`: their number along each axis (or one number for all).
     - `sides`: "reflecting", "wall" or "absorbing"; or a pair (low, high); or such a pair
@@ -57,9 +56,11 @@ class FokkerPlanck(eqx.Module):
 
     `wall_powers`: (α, κ) at each side, (d, 2, 2), 0 where D does not vanish.
 
-    **Raises:** `ValueError` for D that is not positive semi-definite (with place and eigenvalue),
-    values that are not finite, shapes; for a side that does not absorb at which γ ≤ −1, onto which
-    the mass collapses; and for one in two dimensions at which the density is unbounded.
+    **Raises:** `NotKnown` for a process with steps of its own, whose law in one dimension is
+    `MasterEquation`'s; `ValueError` for D that is not positive semi-definite (with place and
+    eigenvalue), values that are not finite, shapes; for a side that does not absorb at which
+    γ ≤ −1, onto which the mass collapses; and for one in two dimensions at which the density is
+    unbounded.
 
     **Source:** Risken, The Fokker–Planck Equation, 1989, eq. 4.94; for the scheme see
     `_finite_volume.py`.
@@ -76,8 +77,7 @@ class FokkerPlanck(eqx.Module):
 
     def __init__(
         self,
-        drift: Callable | RealLike | ArrayLike,
-        diffusion: Callable | RealLike | ArrayLike,
+        process: Any,
         box: Any,
         cells: Any,
         sides: Any = "reflecting",
@@ -85,62 +85,20 @@ class FokkerPlanck(eqx.Module):
         mass_tolerance: float = 1e-6,
     ):
         self.grid = make_grid(box, cells, sides)
-        self.drift = _fields.vector("drift", drift, self.grid.dimension)
-        self.diffusion = _fields.tensor("diffusion", diffusion, self.grid.dimension)
+        law = _readings.equation(process, "A density on a grid", self.grid.dimension)
+        self.drift = _fields.vector("drift", law.drift, self.grid.dimension)
+        self.diffusion = _fields.tensor("diffusion", law.diffusion, self.grid.dimension)
         self.mass_tolerance = _arguments.tolerance("mass_tolerance", mass_tolerance)
         self.wall_powers = wall_powers(self.grid, self.drift, self.diffusion)
         self.generator, self.absorption, self.added_diffusion = generator(
             self.grid, self.drift, self.diffusion, self.wall_powers
         )
 
-    @classmethod
-    def of_sgd(
-        cls,
-        landscape: AbstractLandscape,
-        noise: AbstractGradientNoise,
-        *,
-        learning_rate: RealLike,
-        box: Any,
-        cells: Any,
-        order: int = 1,
-        sides: Any = "reflecting",
-        mass_tolerance: float = 1e-6,
-    ) -> "FokkerPlanck":
-        """The equation of `ModifiedEquation`: b = −∇L, D = ηC(θ)/2, in units of t = η·iterations.
-
-        With `order=2`, b = −∇(L + (η/4)|∇L|²). C = `noise.covariance`, the covariance of
-        the gradient of one iteration. Other arguments as the class.
-
-        **Raises:** `ValueError` for landscapes of more than two dimensions.
-        """
-        _arguments.problem(landscape, noise)
-        eta = check_number("learning_rate", learning_rate, above=0)
-        order = _arguments.order(order)
-        grid = make_grid(box, cells, sides)
-        if landscape.dimension != grid.dimension:
-            raise ValueError(
-                f"the landscape has d={landscape.dimension} and the box {grid.dimension} axes; "
-                f"densities on a grid need d = 1 or 2 (project, or simulate)."
-            )
-
-        def drift(theta):
-            theta = theta.astype(landscape.dtype)
-            gradient = landscape.gradient(theta)
-            if order == 1:
-                return -gradient
-            return -gradient - eta / 2 * landscape.hessian_vector_product(theta, gradient)
-
-        def diffusion(theta):
-            return eta / 2 * noise.covariance(theta.astype(landscape.dtype), landscape)
-
-        return cls(drift, diffusion, box, cells, sides, mass_tolerance=mass_tolerance)
-
     def refined(self, factor: int = 2) -> "FokkerPlanck":
         """The same problem on `factor` times as many cells an axis, to see the grid error."""
         cells = tuple(check_whole("factor", factor, 1, 1000) * n for n in self.grid.shape)
         return FokkerPlanck(
-            self.drift,
-            self.diffusion,
+            Diffusion(self.drift, self.diffusion),
             self.grid.box,
             cells,
             self.grid.sides,

@@ -10,10 +10,8 @@ law exp(−V/D) of a gradient is right for a constant D only. For SGD, D = η C/
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 from numpy.polynomial import legendre
@@ -27,9 +25,7 @@ from sde_sgd._checks import (
     check_whole,
     in_brief,
 )
-from sde_sgd.landscapes.base import AbstractLandscape
-from sde_sgd.noise.models import AbstractGradientNoise
-from sde_sgd.theory import _arguments, _fields, _gauss
+from sde_sgd.theory import _arguments, _fields, _gauss, _readings
 from sde_sgd.theory.laws import _adaptive as adaptive
 from sde_sgd.types import RealLike
 
@@ -201,8 +197,7 @@ class StationaryDensity:
 
 
 def stationary_density(
-    gradient: Function,
-    diffusion: Function | RealLike,
+    process: Any,
     *,
     lower: RealLike = -np.inf,
     upper: RealLike = np.inf,
@@ -210,30 +205,35 @@ def stationary_density(
     centre: RealLike = 0.0,
     scale: RealLike = 1.0,
 ) -> StationaryDensity:
-    """p ∝ D^{−a} exp(−∫ V'/D) on (lower, upper) with reflecting ends; a = 1 Itô, ½ Stratonovich.
+    """p ∝ D^{−a} exp(∫ b/D) on (lower, upper) with reflecting ends; a = 1 Itô, ½ Stratonovich.
+
+        p = ss.theory.laws.stationary_density(sde.limit())
 
     **Arguments:**
 
-    - `gradient`: V'(x), minus the drift, a function of arrays (per unit t = η·iterations).
-    - `diffusion`: D(x) > 0, a function of arrays or a number: the noise is √(2D) dW, for SGD
-      D = η C/2. Both functions may have kinks and jumps.
+    - `process`: the limit of an equation on a landscape with d = 1 in float64, or
+      `processes.Diffusion(drift, diffusion)` in its place, whose b and D > 0 may have kinks and
+      jumps. With a `ConstantNoise` it is the Gibbs law e^{−L/D}, which is often assumed.
     - `lower`, `upper`: the ends. Where D vanishes at an end, that end belongs at 0.
     - `convention`: how √(2D(x)) dW is read, "ito" or "stratonovich".
     - `centre`, `scale`: where the law is, roughly, if both ends are infinite, and how wide (one
       finite end: the scale of the distance from it).
 
-    **Raises:** `ValueError` where the density cannot be normalised (said at which end), where D is
+    **Raises:** `NotKnown` for a process with steps of its own (`MasterEquation` has its law);
+    `ValueError` where the density cannot be normalised (said at which end), where D is
     not positive, and where the functions return anything but finite numbers.
     """
     check_choice("convention", convention, sorted(_POWERS))
     coordinate = _coordinate(lower, upper, centre, scale)
-    if not callable(diffusion):
-        diffusion = check_number("diffusion", diffusion, above=0)
-    fields = _fields.of_points("gradient", gradient), _fields.of_points("diffusion", diffusion)
+    law = _readings.equation(process, "A stationary density by quadrature", 1)
+    if not callable(law.diffusion):
+        check_number("diffusion", law.diffusion, above=0)
+    fields = _readings.line_functions(law, "A stationary density by quadrature")
     known: dict[tuple[float, float], np.ndarray] = {}
 
     def values(x: np.ndarray) -> np.ndarray:
-        return np.stack([_quietly(field, x.ravel()).reshape(x.shape) for field in fields], axis=1)
+        drift, strength = (_quietly(field, x) for field in fields)
+        return np.stack([-drift, strength], axis=1)
 
     def log_weight(edges: np.ndarray) -> np.ndarray:
         u, half = _gauss.places(edges)
@@ -267,63 +267,6 @@ def stationary_density(
             f"The diffusion must not be negative between lower and upper, but is {lowest[0]:.3g} "
             f"at x = {place:.6g}: set them to the ends of the region where D > 0. ({error})"
         ) from None
-
-
-def gibbs_density(gradient: Function, diffusion: RealLike, **options) -> StationaryDensity:
-    """p ∝ exp(−V/D) with one number D: what holds for constant noise, and is often assumed.
-
-    **Arguments:** as `stationary_density`; `diffusion` is a number, such as D at the minimum.
-    """
-    frozen = check_number("diffusion", diffusion, above=0)
-    return stationary_density(gradient, frozen, **options)
-
-
-def stationary_density_landscape(
-    landscape: AbstractLandscape,
-    noise: AbstractGradientNoise,
-    *,
-    learning_rate: RealLike,
-    **options,
-) -> StationaryDensity:
-    """The stationary law of the first-order SDE of a one-dimensional landscape.
-
-    V' is the landscape's gradient and D = η C/2 with C the covariance of `noise`; `options` are
-    those of `stationary_density`.
-
-    **Raises:** `ValueError` also for d ≠ 1 and for a landscape in float32.
-    """
-    _arguments.problem(landscape, noise)
-    if landscape.dimension != 1:
-        raise ValueError(f"This density needs d = 1, the landscape has d={landscape.dimension}.")
-    if landscape.dtype != jnp.float64:
-        raise ValueError(
-            f"This density needs a landscape in float64, got {landscape.dtype}: set "
-            f"jax_enable_x64 and make it from float64 numbers."
-        )
-    eta = check_number("learning_rate", learning_rate, above=0)
-
-    def gradient(x):
-        return _in_blocks(lambda block: _slope_and_variance(landscape, noise, block)[0], x)
-
-    def diffusion(x):
-        return eta / 2 * _in_blocks(lambda b: _slope_and_variance(landscape, noise, b)[1], x)
-
-    return stationary_density(gradient, diffusion, **options)
-
-
-# One shape, and compiled once for each kind of landscape, whatever the panels.
-@eqx.filter_jit
-def _slope_and_variance(landscape, noise, block):
-    def at(theta):
-        return landscape.gradient(theta)[0], noise.covariance(theta, landscape)[0, 0]
-
-    return jax.vmap(at)(block[:, None])
-
-
-def _in_blocks(function: Callable, x: np.ndarray, size: int = 512) -> np.ndarray:
-    filled = np.concatenate([x, np.zeros(-len(x) % size)])
-    values = [np.asarray(function(block)) for block in filled.reshape(-1, size)]
-    return np.concatenate(values)[: len(x)]
 
 
 def density_of_logarithm(

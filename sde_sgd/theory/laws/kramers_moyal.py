@@ -8,16 +8,15 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from sde_sgd._checks import check_number, check_part, check_whole
-from sde_sgd.theory import _arguments
-from sde_sgd.theory.laws.gradient_laws import AbstractGradientLaw
+from sde_sgd._checks import check_number, check_whole
+from sde_sgd.theory import _arguments, _readings
 from sde_sgd.theory.laws.master_equation import gauss_legendre, MOST_NODES, MOST_STEPS
 from sde_sgd.theory.laws.scalar_law import ScalarLaw
 from sde_sgd.types import RealLike
 
 
 class KramersMoyal(eqx.Module):
-    """p_{k+1} − p_k = Σ_{m=1}^{M} (−1)^m/m! ∂^m [a_m(x) p_k], a_m(x) = (−η)^m E ĝ(x)^m.
+    """p_{k+1} − p_k = Σ_{m=1}^{M} (−1)^m/m! ∂^m [a_m(x) p_k], a_m(x) = E (x_{k+1} − x_k)^m.
 
     The master equation expanded in the size of a step and cut after order M. M = 2 is a diffusion
     whose second moment a_2 = η²(cΣ + L′²) keeps the squared drift. Orders M ≥ 3 generate *no*
@@ -29,8 +28,7 @@ class KramersMoyal(eqx.Module):
 
     **Arguments:**
 
-    - `law`: of the gradient of one iteration.
-    - `learning_rate`: η.
+    - `process`: as `MasterEquation`.
     - `box`: (low, high), which must hold the mass.
     - `order`: M ≥ 2.
     - `polynomials`: K ≥ M, the highest degree. Raise it until the result stands still;
@@ -47,7 +45,6 @@ class KramersMoyal(eqx.Module):
     **Source:** Risken, The Fokker–Planck Equation, 1989, ch. 4; Pawula 1967.
     """
 
-    learning_rate: float
     order: int = eqx.field(static=True)
     nodes: Float[np.ndarray, " n"]
     order2: Float[np.ndarray, " n"]
@@ -57,27 +54,24 @@ class KramersMoyal(eqx.Module):
 
     def __init__(
         self,
-        law: AbstractGradientLaw,
-        *,
-        learning_rate: RealLike,
+        process: Any,
         box: Any,
         order: int,
+        *,
         polynomials: int = 8,
         nodes: int = 400,
         mass_tolerance: float = 1e-6,
     ):
-        eta = check_number("learning_rate", learning_rate, above=0)
-        check_part("law", law, AbstractGradientLaw, "a GaussianGradient or BatchGradients")
+        law = _readings.line_step(process, "A Kramers–Moyal expansion")
         nodes = check_whole("nodes", nodes, 8, MOST_NODES)
         order = check_whole("order", order, 2)
         # More polynomials than nodes are not independent of each other.
         polynomials = check_whole("polynomials", polynomials, order, nodes - 1)
         tolerance = _arguments.tolerance("mass_tolerance", mass_tolerance)
         ends = _arguments.interval("box", box)
-        self.learning_rate, self.order = eta, order
+        self.order = order
         self.nodes, self.weights = gauss_legendre(ends, nodes)
-        scale = (-eta) ** np.arange(order + 1)
-        jump = law.moments(self.nodes, order) * scale[:, None]
+        jump = law.moments(self.nodes, order)
         self.order2 = _order_two(self.nodes, self.weights, jump[1], jump[2], ends, tolerance)
         measure = self.weights * self.order2
         self.recurrence, values = _orthonormal(self.nodes, measure, polynomials, order)

@@ -1,4 +1,4 @@
-"""The master equation of discrete SGD in one dimension: its law after k steps, and for ever."""
+"""The master equation of a process in one dimension: its law after k steps, and for ever."""
 
 import functools
 from typing import Any
@@ -11,10 +11,11 @@ from scipy import sparse
 from scipy.linalg import lu_factor, lu_solve
 from scipy.special import ndtr
 
-from sde_sgd._checks import check_flag, check_number, check_whole, in_brief
-from sde_sgd.theory import _arguments
+from sde_sgd._checks import check_flag, check_number, check_whole
+from sde_sgd.processes.step_laws import Jumps
+from sde_sgd.theory import _arguments, _readings
+from sde_sgd.theory._readings import GaussianStep, JumpStep
 from sde_sgd.theory.laws._markov_chain import stationary_masses
-from sde_sgd.theory.laws.gradient_laws import AbstractGradientLaw, BatchGradients, GaussianGradient
 from sde_sgd.theory.laws.scalar_law import GaussianMixture, ScalarLaw
 from sde_sgd.types import RealLike
 
@@ -28,25 +29,27 @@ _UNRESOLVED = 1e-9
 
 
 class MasterEquation(eqx.Module):
-    """p_{k+1}(x) = ∫ E_ĝ δ(x − x′ + η ĝ(x′)) p_k(x′) dx′, the exact law of θ ← θ − η ĝ(θ).
+    """p_{k+1}(x) = ∫ P(x′ → x) p_k(x′) dx′, the exact law of a process at its own steps.
 
-    For `GaussianGradient` the kernel N(x′ − ηg(x′), η²C(x′)) on Gauss–Legendre nodes, spectrally
-    accurate. For `BatchGradients` the law after k steps is a set of atoms, followed exactly while
-    they are few. On the grid an atom that falls between two nodes is shared linearly between
+    For Gaussian steps the kernel N(x′ + hb(x′), 2hD(x′)) on Gauss–Legendre nodes, spectrally
+    accurate. For SGD, θ ← θ − η ĝ_B(θ), the law after k steps is a set of atoms, followed exactly
+    while they are few. On the grid an atom that falls between two nodes is shared linearly between
     them: mass and mean are kept, masses stay non-negative, and the sharing adds at most h²/4 of
     variance a step (second order in the spacing h).
 
     **Arguments:**
 
-    - `law`: of the gradient of one iteration.
-    - `learning_rate`: η.
+    - `process`: on a landscape with d = 1: `SGD` without momentum, `GaussianSGD`, or
+      `ModifiedEquation` by Euler, whose steps are those of the solver; `processes.Diffusion` with a
+      step or `processes.Jumps` in its place.
     - `box`: (low, high), which must hold the mass.
     - `nodes`: their number; equal spacing for batches.
     - `mass_tolerance`: probability that may be lost from the box (in all by `propagate`, in
       one step by `stationary`). `numpy.inf` makes the outside of the box absorbing: the mass
       left is the survival probability, and `stationary` the quasi-stationary law.
 
-    **Fields:** `nodes`, `weights` (n,) of the quadrature ∫f dx ≈ Σ w_i f(x_i), `matrix` P (n, n),
+    **Fields:** `law`, of one step, and its `step` h in t; `nodes`, `weights` (n,) of the quadrature
+    ∫f dx ≈ Σ w_i f(x_i), `matrix` P (n, n),
     P[j, i] the probability of a step from node j to (the piece of) node i, dense for Gaussian noise
     and sparse for batches; `leak` (n,) the exact probability of a step out of the box, so that
     P 1 = 1 − leak and mean exit times solve (I − P)τ = 1.
@@ -58,8 +61,7 @@ class MasterEquation(eqx.Module):
     Nyström's method.
     """
 
-    law: AbstractGradientLaw
-    learning_rate: float
+    law: GaussianStep | JumpStep
     box: Float[np.ndarray, " 2"]
     nodes: Float[np.ndarray, " n"]
     weights: Float[np.ndarray, " n"]
@@ -69,33 +71,32 @@ class MasterEquation(eqx.Module):
 
     def __init__(
         self,
-        law: AbstractGradientLaw,
-        *,
-        learning_rate: RealLike,
+        process: Any,
         box: Any,
         nodes: int = 400,
+        *,
         mass_tolerance: float = 1e-9,
     ):
         nodes = check_whole("nodes", nodes, 8, _MOST_CELLS)
-        self.law = law
-        self.learning_rate = check_number("learning_rate", learning_rate, above=0)
+        self.law = _readings.line_step(process, "A master equation")
         self.box = _arguments.interval("box", box)
         self.mass_tolerance = _arguments.tolerance("mass_tolerance", mass_tolerance)
-        if isinstance(law, GaussianGradient):
+        if isinstance(self.law, GaussianStep):
             check_whole("nodes", nodes, 8, MOST_NODES)
             self.nodes, self.weights = gauss_legendre(self.box, nodes)
             self.matrix, self.leak = _gaussian_kernel(
-                *self._after(self.nodes), self.nodes, self.weights, self.box
+                *self.law.after(self.nodes), self.nodes, self.weights, self.box
             )
-        elif isinstance(law, BatchGradients):
+        else:
             self.nodes = np.linspace(self.box[0], self.box[1], nodes)
             self.weights = np.full(nodes, self.nodes[1] - self.nodes[0])
             self.weights[[0, -1]] /= 2
-            self.matrix, self.leak = _push_forward(law, self.learning_rate, self.nodes)
-        else:
-            raise ValueError(
-                f"law must be GaussianGradient or BatchGradients; got {in_brief(law)}."
-            )
+            self.matrix, self.leak = _push_forward(self.law, self.nodes)
+
+    @property
+    def step(self) -> float:
+        """h, in units of t."""
+        return self.law.step
 
     def stationary(self) -> ScalarLaw:
         """The stationary law, mass 1 (for batches with its twin on half as many nodes).
@@ -104,7 +105,7 @@ class MasterEquation(eqx.Module):
         are several stationary laws (batch noise that never leaves a well), or passages too rare
         for double precision.
         """
-        if isinstance(self.law, GaussianGradient):
+        if isinstance(self.law, GaussianStep):
             masses, lost = _dense_stationary(self.matrix)
         else:
             identity = sparse.eye_array(len(self.nodes))
@@ -116,12 +117,12 @@ class MasterEquation(eqx.Module):
     def propagate(
         self, start: ScalarLaw | RealLike, steps: ArrayLike, *, on_grid: bool = False
     ) -> list[ScalarLaw]:
-        """The law after each of `steps` iterations.
+        """The law after each of `steps`, which of an equation are those of its solver.
 
         **Arguments:**
 
         - `start`: a point θ0, or a `ScalarLaw` such as an earlier result.
-        - `steps`: (T,) iterations k ≥ 0, in any order.
+        - `steps`: (T,) numbers of steps k ≥ 0, in any order.
         - `on_grid`: for batches, share the atoms between the nodes from the first step on
           instead of following them exactly.
 
@@ -150,23 +151,23 @@ class MasterEquation(eqx.Module):
         return ScalarLaw(np.array([point]), np.ones(1), 0.0)
 
     def _step(self, law: ScalarLaw, on_grid: bool) -> ScalarLaw:
-        if isinstance(self.law, BatchGradients):
+        if isinstance(self.law, JumpStep):
             return self._shared_step(law) if on_grid else self._atoms_step(law)
         if np.array_equal(law.positions, self.nodes):
             masses = law.masses @ self.matrix
             lost = law.lost + float(law.masses @ self.leak)
             return self._on_nodes(masses, law.masses, lost)
-        means, stds = self._after(law.positions)
+        means, stds = self.law.after(law.positions)
         kernel, leak = _gaussian_kernel(means, stds, self.nodes, self.weights, self.box)
         mixture = GaussianMixture(law.masses, means, stds)
         lost = law.lost + float(law.masses @ leak)
         return ScalarLaw(self.nodes, law.masses @ kernel, lost, mixture)
 
     def _atoms_step(self, law: ScalarLaw) -> ScalarLaw:
-        assert isinstance(self.law, BatchGradients)
+        assert isinstance(self.law, JumpStep)
         if len(law.positions) * len(self.law.probabilities) > 50 * _MAX_ATOMS:
             raise ValueError(_too_many(len(law.positions) * len(self.law.probabilities)))
-        moved = law.positions[:, None] - self.learning_rate * self.law.values(law.positions)
+        moved = self.law.after(law.positions)
         masses = law.masses[:, None] * self.law.probabilities
         inside = (moved >= self.box[0]) & (moved <= self.box[1])
         lost = law.lost + float(masses[~inside].sum())
@@ -189,16 +190,15 @@ class MasterEquation(eqx.Module):
     def _on_nodes(
         self, masses: np.ndarray, before: np.ndarray, lost: float, twin: bool = False
     ) -> ScalarLaw:
-        if isinstance(self.law, GaussianGradient):
-            mixture = GaussianMixture(before, *self._after(self.nodes))
+        if isinstance(self.law, GaussianStep):
+            mixture = GaussianMixture(before, *self.law.after(self.nodes))
             return ScalarLaw(self.nodes, masses, lost, mixture)
         coarser = None
         if twin:
             half = MasterEquation(
-                self.law,
-                learning_rate=self.learning_rate,
-                box=self.box,
-                nodes=(len(self.nodes) + 1) // 2,
+                Jumps(self.law.gradients, self.law.probabilities, self.law.step),
+                self.box,
+                (len(self.nodes) + 1) // 2,
                 mass_tolerance=np.inf,
             )
             identity = sparse.eye_array(len(half.nodes))
@@ -207,12 +207,6 @@ class MasterEquation(eqx.Module):
             coarser = ScalarLaw(half.nodes, rough, float(rough @ half.leak), spacing=width)
         spacing = float(self.nodes[1] - self.nodes[0])
         return ScalarLaw(self.nodes, masses, lost, spacing=spacing, coarser=coarser)
-
-    def _after(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of x − ηĝ(x)."""
-        assert isinstance(self.law, GaussianGradient)
-        mean, std = self.law.mean_and_std(x)
-        return x - self.learning_rate * mean, self.learning_rate * std
 
     def _check_lost(self, lost: float, when: str) -> None:
         if lost > self.mass_tolerance:
@@ -241,7 +235,7 @@ def _gaussian_kernel(means, stds, nodes, weights, box) -> tuple[np.ndarray, np.n
     if stds[narrow] == 0:
         raise ValueError(
             f"the Gaussian kernel from x ≈ {means[narrow]:g} has no width: the noise vanishes "
-            f"there. Choose a box where it does not, or BatchGradients, which needs none."
+            f"there. Choose a box where it does not; SGD and processes.Jumps need none."
         )
     z = (nodes - means[:, None]) / stds[:, None]
     matrix = weights * np.exp(-(z**2) / 2) / (stds[:, None] * np.sqrt(2 * np.pi))
@@ -258,9 +252,9 @@ def _gaussian_kernel(means, stds, nodes, weights, box) -> tuple[np.ndarray, np.n
     return matrix, leak
 
 
-def _push_forward(law: BatchGradients, eta: float, nodes: np.ndarray):
+def _push_forward(law: JumpStep, nodes: np.ndarray):
     """P[j, i] = Σ_a π_a (share of node i in x_j − ηg_a(x_j)), and what leaves the box."""
-    moved = nodes[:, None] - eta * law.values(nodes)
+    moved = law.after(nodes)
     inside = (moved >= nodes[0]) & (moved <= nodes[-1])
     leak = np.where(inside, 0.0, law.probabilities).sum(axis=1)
     return _share(moved, nodes, np.broadcast_to(law.probabilities, moved.shape)), leak

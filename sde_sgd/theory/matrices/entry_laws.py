@@ -16,6 +16,7 @@ from scipy import special
 from sde_sgd._checks import check_list, check_number, check_whole, in_brief, real_values
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.noise.models import AbstractGradientNoise
+from sde_sgd.processes.step_laws import Diffusion
 from sde_sgd.theory import _arguments
 from sde_sgd.theory._fields import Field
 from sde_sgd.theory.laws._finite_volume import Grid, make_grid
@@ -60,7 +61,7 @@ class EntryCoefficients(eqx.Module):
         arrays = [jnp.asarray(x[group]) for x in (self.knots, self.drift, self.diffusion)]
         drift = _table(_drift, _drifts, arrays[0], arrays[1], (1,))
         diffusion = _table(_diffusion, _diffusions, arrays[0], arrays[2], (1, 1))
-        return FokkerPlanck(drift, diffusion, box, cells, **options)
+        return FokkerPlanck(Diffusion(drift, diffusion), box, cells, **options)
 
     def equations(
         self, number: int, box: Any, cells: int, mass_tolerance: float

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import sde_sgd as ss
+from sde_sgd.processes import Diffusion
 from sde_sgd.theory.equations import FunctionScore, gaussian_flow_gap, GaussianScore, grid_flow_gap
 from sde_sgd.theory.laws.wasserstein import normal_levels
 from sde_sgd.theory.stationary import Gaussian
@@ -84,7 +85,7 @@ def test_process_with_a_wrong_score_has_the_predicted_law():
 def line():
     """The double well with D = .05(1 + .3x) from N(0, .3²), and its score, until t = 2."""
     equation = ss.theory.laws.FokkerPlanck(
-        lambda x: x - x**3, lambda x: 0.05 * (1 + 0.3 * x), (-2.4, 2.4), 160
+        Diffusion(lambda x: x - x**3, lambda x: 0.05 * (1 + 0.3 * x)), (-2.4, 2.4), 160
     )
 
     def start(x):
@@ -148,7 +149,7 @@ def test_on_a_grid():
 def test_slope_of_the_flow_where_the_noise_is_curved():
     """L̂ = max ∂_x(b − D′ − Dŝ), b = x − x³, D = .05(1 + x²), ŝ = −x/.09 at the start."""
     equation = ss.theory.laws.FokkerPlanck(
-        lambda x: x - x**3, lambda x: 0.05 * (1 + x**2), (-2.4, 2.4), 160
+        Diffusion(lambda x: x - x**3, lambda x: 0.05 * (1 + x**2)), (-2.4, 2.4), 160
     )
     score = FunctionScore(lambda t, x: -x / 0.09, 1)
     density = np.exp(-(equation.grid.axis_centres(0) ** 2) / 0.18)
@@ -187,7 +188,7 @@ FORMS = {
 def elementwise():
     """b = −θ³ and D = .05, written for arrays of any shape."""
     equation = ss.theory.laws.FokkerPlanck(
-        lambda x: -(x**3), lambda x: 0.05 + 0 * x, (-2.2, 2.2), 120
+        Diffusion(lambda x: -(x**3), lambda x: 0.05 + 0 * x), (-2.2, 2.2), 120
     )
     return with_the_score_of_the_start(equation)
 
@@ -201,11 +202,11 @@ def test_functions_of_one_theta_in_any_form(form):
     box = dict(box=(-2.2, 2.2), cells=120)
     if form == "of_sgd":
         landscape = ss.Potential(lambda x: jnp.sum(x**2) ** 2 / 4, np.eye(1))
-        equation = ss.theory.laws.FokkerPlanck.of_sgd(
-            landscape, ss.ConstantNoise(np.eye(1)), learning_rate=0.1, **box
+        equation = ss.theory.laws.FokkerPlanck(
+            ss.ModifiedEquation(landscape, 0.1, ss.ConstantNoise(np.eye(1))).limit(), **box
         )
     else:
-        equation = ss.theory.laws.FokkerPlanck(cubic_drift, FORMS[form], **box)
+        equation = ss.theory.laws.FokkerPlanck(Diffusion(cubic_drift, FORMS[form]), **box)
     found = with_the_score_of_the_start(equation)
     for name in ("gap", "residual", "lipschitz", "bound"):
         expected = getattr(elementwise(), name)

@@ -159,8 +159,8 @@ def test_linear_equation_of_gaussian_sgd():
 def test_conditional_moments_of_the_master_equation():
     """All batches enumerated on least squares: the polynomial reading at its points."""
     landscape = ss.LeastSquares(jnp.asarray(X)[:, None], jnp.asarray(Y))
-    law = theory.laws.BatchGradients.of(landscape, ss.WithReplacement(BATCH))
-    chain = theory.laws.MasterEquation(law, learning_rate=ETA, box=(-6, 8), nodes=16)
+    sgd = ss.SGD(landscape, ETA, ss.WithReplacement(BATCH))
+    chain = theory.laws.MasterEquation(sgd, (-6, 8), 16)
     points = np.array([-0.4, 1.7])
     for reading, steps in (("naive", [2]), ("centred", [2]), ("extrapolated", [1, 2])):
         moments = theory.equations.conditional_moments(chain, points, steps)
@@ -188,8 +188,8 @@ def test_bad_input():
             X, Y[:2], learning_rate=0.1, noise_factor=0.5, time_step=0.1, lag=0.1
         )
     landscape = ss.LeastSquares(jnp.asarray(X)[:, None], jnp.asarray(Y))
-    law = theory.laws.BatchGradients.of(landscape, ss.WithReplacement(BATCH))
-    chain = theory.laws.MasterEquation(law, learning_rate=ETA, box=(-6, 8), nodes=16)
+    sgd = ss.SGD(landscape, ETA, ss.WithReplacement(BATCH))
+    chain = theory.laws.MasterEquation(sgd, (-6, 8), 16)
     moments = theory.equations.conditional_moments(chain, [0.1], [1, 3])
     with pytest.raises(ValueError, match="s, 2s"):
         moments.read(ETA, "extrapolated")

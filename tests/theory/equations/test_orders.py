@@ -134,8 +134,7 @@ def test_without_replacement():
 
 def test_sgd_side_by_atoms():
     """E f after 8 steps = the master equation's, all 4⁸ batches followed."""
-    law = theory.laws.BatchGradients.of(logistic(), SAMPLING)
-    chain = theory.laws.MasterEquation(law, learning_rate=0.125, box=[-4.0, 4.0], nodes=8)
+    chain = theory.laws.MasterEquation(ss.SGD(logistic(), 0.125, SAMPLING), [-4.0, 4.0], 8)
     (end,) = chain.propagate(1.5, [8])
     found = logistic_errors(rates=[0.125]).sgd[0]
     assert found == pytest.approx(float(end.integrate(square)), rel=1e-10)
@@ -145,13 +144,10 @@ def test_sde_side_by_finite_volumes():
     """E f(X_1) = u(θ0), ∂u/∂t = 𝓛u by the jump chain on cells, extrapolated from its h² error."""
     values = []
     for cells in (480, 960):
-        solver = theory.laws.FokkerPlanck.of_sgd(
-            logistic(),
-            ss.MinibatchNoise(SAMPLING),
-            learning_rate=0.125,
-            box=(-4.0, 4.0),
-            cells=cells,
-            order=2,
+        solver = theory.laws.FokkerPlanck(
+            ss.ModifiedEquation(logistic(), 0.125, ss.MinibatchNoise(SAMPLING), order=2).limit(),
+            (-4.0, 4.0),
+            cells,
         )
         x = solver.grid.centres[:, 0]
         end = expm_multiply(solver.generator, x**2)

@@ -8,6 +8,7 @@ from scipy import stats
 from scipy.special import ndtri
 
 import sde_sgd as ss
+from sde_sgd.processes import Diffusion
 from sde_sgd.theory.equations import GaussianScore, GridScore, KernelScore
 from sde_sgd.theory.stationary import Gaussian
 
@@ -37,7 +38,9 @@ def test_grid_score_of_a_gaussian_law():
     exact = GaussianScore([[1.0]], [[1.0]], learning_rate=0.4, start=Gaussian([0.5], [[0.1]]))
     points, errors = np.linspace(-1, 1.5, 26), []
     for cells in (60, 120):
-        equation = ss.theory.laws.FokkerPlanck(lambda x: -x, lambda x: 0.2, (-3.0, 3.5), cells)
+        equation = ss.theory.laws.FokkerPlanck(
+            Diffusion(lambda x: -x, lambda x: 0.2), (-3.0, 3.5), cells
+        )
         score = GridScore(
             equation,
             lambda x: jnp.exp(-((x[0] - 0.5) ** 2) / 0.2) / np.sqrt(0.2 * np.pi),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import sde_sgd as ss
+from sde_sgd.processes import Diffusion
 from sde_sgd.theory.escape import (
     committor,
     committor_on_grid,
@@ -23,7 +24,8 @@ def force(x):
 
 @functools.cache
 def well(cells, diffusion=0.05):
-    return FokkerPlanck(force, lambda x: jnp.full((1, 1), diffusion), (-2.2, 2.0), cells)
+    process = Diffusion(force, lambda x: jnp.full((1, 1), diffusion))
+    return FokkerPlanck(process, (-2.2, 2.0), cells)
 
 
 def test_one_dimension():
@@ -41,25 +43,24 @@ def test_one_dimension():
 
 def test_state_dependent_diffusion():
     """D = .1(1 + .3x), two exits: mean time and committor of the quadrature (Itô)."""
-    equation = FokkerPlanck(force, lambda x: (0.1 * (1 + 0.3 * x))[None], (-1.5, 1.4), 300)
+    equation = FokkerPlanck(Diffusion(force, lambda x: 0.1 * (1 + 0.3 * x)), (-1.5, 1.4), 300)
     time = mean_exit_time_on_grid(equation, lambda x: (x[0] <= -1.3) | (x[0] >= 1.1))
     share = committor_on_grid(equation, lambda x: x[0] <= -1.3, lambda x: x[0] >= 1.1)
     d = lambda x: 0.1 * (1 + 0.3 * x)  # noqa: E731
     start = np.array([-0.9, -0.2, 0.6])
-    exact = mean_exit_time(force, d, start=start, exits=(-1.3, 1.1))
+    exact = mean_exit_time(Diffusion(force, d), start=start, exits=(-1.3, 1.1))
     # The grid's error: 4.7e-3, 1.2e-3, 2.3e-4 at 150, 300, 600 cells.
     np.testing.assert_allclose(time(start[:, None]), exact, rtol=2e-3)
-    q = committor(force, d, start=start, lower=-1.3, upper=1.1)
+    q = committor(Diffusion(force, d), start=start, lower=-1.3, upper=1.1)
     np.testing.assert_allclose(share(start[:, None]), q, atol=3e-4)
-    ito = mean_exit_time(lambda x: force(x) + 0.03, d, start=start, exits=(-1.3, 1.1))
+    other = Diffusion(lambda x: force(x) + 0.03, d)
+    ito = mean_exit_time(other, start=start, exits=(-1.3, 1.1))
     assert np.abs(ito / exact - 1).max() > 0.02  # control: Stratonovich
 
 
 def test_absorbing_side():
     """A side of the box that absorbs is an exit like any other."""
-    equation = FokkerPlanck(
-        force, lambda x: jnp.full((1, 1), 0.05), (-2.2, 1.0), 400, ("reflecting", "absorbing")
-    )
+    equation = FokkerPlanck(Diffusion(force, 0.05), (-2.2, 1.0), 400, ("reflecting", "absorbing"))
     assert mean_exit_time_on_grid(equation)([-1.0]) == pytest.approx(729.671, rel=2e-4)
 
 
@@ -68,7 +69,7 @@ def test_disc():
     half = lambda x: 0.5 * jnp.eye(2)  # noqa: E731
     errors = []
     for cells in (40, 80):
-        equation = FokkerPlanck(lambda x: jnp.zeros(2), half, ((-1.2, 1.2),) * 2, cells)
+        equation = FokkerPlanck(Diffusion(jnp.zeros(2), half), ((-1.2, 1.2),) * 2, cells)
         found = mean_exit_time_on_grid(equation, lambda x: x @ x >= 1.0)
         points = np.array([[0.0, 0.0], [0.3, 0.4], [-0.6, 0.1]])
         errors.append(np.abs(found(points) - (1 - (points**2).sum(axis=1)) / 2).max())
@@ -87,13 +88,13 @@ def test_cross_diffusion():
 
     tensor = 0.1 * matrix @ matrix.T
     box = ((-2.2, 1.5), (-2.6, 2.3))
-    equation = FokkerPlanck(drift, lambda z: jnp.asarray(tensor), box, (120, 120))
+    equation = FokkerPlanck(Diffusion(drift, tensor), box, (120, 120))
     found = mean_exit_time_on_grid(equation, lambda z: z[0] >= 1.0)
-    exact = mean_exit_time(force, 0.1, start=[-1.0, 0.0], exits=1.0)
+    exact = mean_exit_time(Diffusion(force, 0.1), start=[-1.0, 0.0], exits=1.0)
     starts = np.array([[-1.0, 0.0], [0.0, 0.0]]) @ matrix.T
     np.testing.assert_allclose(found(starts), exact, rtol=3e-3)
     share = committor_on_grid(equation, lambda z: z[0] <= -0.9, lambda z: z[0] >= 0.9)
-    q = committor(force, 0.1, start=-0.3, lower=-0.9, upper=0.9)
+    q = committor(Diffusion(force, 0.1), start=-0.3, lower=-0.9, upper=0.9)
     assert share(matrix @ [-0.3, 0.1]) == pytest.approx(float(q), rel=5e-3)
 
 
@@ -102,11 +103,12 @@ def sharp_and_flat(diffusion):
     landscape = ss.landscapes.sharp_and_flat_wells(1.0)
     noise = ss.ConstantNoise(2 * diffusion * np.eye(2))
     box = ((-2.0, 2.0), (-2.2, 2.2))
-    equation = FokkerPlanck.of_sgd(landscape, noise, learning_rate=1.0, box=box, cells=80)
+    sde = ss.ModifiedEquation(landscape, 1.0, noise).limit()
+    equation = FokkerPlanck(sde, box, 80)
     ratios = []
     for side in (-1.0, 1.0):
         time = mean_exit_time_on_grid(equation, lambda z, side=side: -side * z[0] >= 1.0)
-        kramers = eyring_kramers(landscape, diffusion, minimum=[side, 0.0], saddle=[0.0, 0.0])
+        kramers = eyring_kramers(sde, [side, 0.0], [0.0, 0.0])
         ratios.append(float(time([side, 0.0])) / kramers.time)
     return np.array(ratios)
 
@@ -131,7 +133,7 @@ def test_refused():
         committor_on_grid(well(100), lambda x: x[0] < 0.5, lambda x: x[0] > 0.0)
     with pytest.raises(ValueError, match="upper.*no cell"):
         committor_on_grid(well(100), lambda x: x[0] < 0.5, lambda x: x[0] > 7.0)
-    small = FokkerPlanck(force, lambda x: jnp.full((1, 1), 0.05), (-1.2, 2.0), 100)
+    small = FokkerPlanck(Diffusion(force, 0.05), (-1.2, 2.0), 100)
     with pytest.raises(ValueError, match="loses mass"):
         mean_exit_time_on_grid(small, lambda x: x[0] >= 1.0)
     with pytest.raises(ValueError, match="too rare"):

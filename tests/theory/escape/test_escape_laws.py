@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from sde_sgd.processes import Diffusion
 from sde_sgd.theory.escape import (
     mean_exit_time,
     mori_escape_rate,
@@ -12,11 +13,16 @@ from sde_sgd.theory.escape import (
 )
 
 
+def force(x):
+    """−V' of V = (x² − 1)²/4."""
+    return x - x**3
+
+
 def test_overshoot_of_a_random_walk():
     """No drift, exits ±1: T(0) = E x²/(2D) = (1 + .5826 s)²/(2D) + O(s²), s the step's std."""
     excess = []
     for s in (0.1, 0.05):
-        time = mean_exit_time(0.0, 0.5, start=0.0, exits=(-1, 1), time_step=s**2)
+        time = mean_exit_time(Diffusion(0.0, 0.5, s**2), start=0.0, exits=(-1, 1))
         shift = watched_barrier_shift(0.5, s**2)
         assert shift == pytest.approx(0.5826 * s, rel=1e-4)
         excess.append(float(time) - (1 + shift) ** 2)
@@ -31,9 +37,9 @@ def test_shift_takes_away_the_root_of_the_step():
     """To the saddle: T_h(0) − T(0) ∝ √h; with the exit moved by the shift the error is ∝ h."""
 
     def error(step, moved):
-        watched = mean_exit_time(lambda x: x - x**3, 0.05, start=-1.0, exits=0.0, time_step=step)
+        watched = mean_exit_time(Diffusion(force, 0.05, step), start=-1.0, exits=0.0)
         shift = watched_barrier_shift(0.05, step) if moved else 0.0
-        plain = mean_exit_time(lambda x: x - x**3, 0.05, start=-1.0, exits=shift)
+        plain = mean_exit_time(Diffusion(force, 0.05), start=-1.0, exits=shift)
         return float(watched / plain - 1)
 
     assert error(0.04, False) / error(0.01, False) == pytest.approx(2, rel=0.2)
@@ -74,9 +80,8 @@ def test_mori_in_one_dimension():
         return (x**2 - 1) ** 2 / 4 + 0.1
 
     def ratio(eta, power=0):
-        exact = mean_exit_time(
-            lambda x: x - x**3, lambda x: 2 * eta * loss(x), start=-1.0, exits=1.0
-        )
+        process = Diffusion(force, lambda x: 2 * eta * loss(x))
+        exact = mean_exit_time(process, start=-1.0, exits=1.0)
         law = mori_escape_rate(
             minimum_curvature=2.0,
             saddle_loss=0.35,

@@ -7,7 +7,8 @@ from scipy.integrate import quad
 from scipy.special import erf, ndtr
 
 import sde_sgd as ss
-from sde_sgd.theory.escape import committor, drift_and_diffusion, exit_time, mean_exit_time
+from sde_sgd.processes import Diffusion
+from sde_sgd.theory.escape import committor, exit_time, mean_exit_time
 from sde_sgd.theory.escape._absorbing import AbsorbingChain
 
 
@@ -18,7 +19,8 @@ def force(x):
 
 def well(diffusion, **options):
     """The time from −1 to +1, in t."""
-    return mean_exit_time(force, diffusion, **({"start": -1.0, "exits": 1.0} | options))
+    process = Diffusion(force, diffusion, options.pop("step", 0.0))
+    return mean_exit_time(process, **({"start": -1.0, "exits": 1.0} | options))
 
 
 @pytest.mark.parametrize("diffusion, time, digits", [(0.05, 729.671, 5e-4), (0.025, 102108, 0.5)])
@@ -61,24 +63,25 @@ def test_geometric_brownian_motion():
     q = (x - low) / (high - low)
     exact = 2 * (np.log(x) - q * np.log(high) - (1 - q) * np.log(low)) / sigma**2
     square = lambda y: sigma**2 * y**2 / 2  # noqa: E731
-    found = mean_exit_time(0.0, square, start=x, exits=(low, high))
+    found = mean_exit_time(Diffusion(0.0, square), start=x, exits=(low, high))
     np.testing.assert_allclose(found, exact, rtol=1e-11)
     np.testing.assert_allclose(
-        committor(0.0, square, start=x, lower=low, upper=high), q, rtol=1e-11
+        committor(Diffusion(0.0, square), start=x, lower=low, upper=high), q, rtol=1e-11
     )
     # Control: Stratonovich adds the drift σ²x/2.
-    wrong = mean_exit_time(lambda y: sigma**2 * y / 2, square, start=x, exits=(low, high))
+    other = Diffusion(lambda y: sigma**2 * y / 2, square)
+    wrong = mean_exit_time(other, start=x, exits=(low, high))
     assert np.abs(wrong / exact - 1).min() > 0.05
 
 
 def test_variance():
     """√(2D)W out of (−1, 1): T = (1−x²)/(2D), E T² = (5 − 6x² + x⁴)/(12D²); rare: exponential."""
     x = np.array([0.0, 0.3])
-    found = exit_time(0.0, 0.25, start=x, exits=(-1, 1))
+    found = exit_time(Diffusion(0.0, 0.25), start=x, exits=(-1, 1))
     np.testing.assert_allclose(found.mean, (1 - x**2) / 0.5, rtol=1e-12)
     second = (5 - 6 * x**2 + x**4) / (12 * 0.25**2)
     np.testing.assert_allclose(found.variance, second - found.mean**2, rtol=1e-11)
-    rare = exit_time(force, 0.025, start=-1.0, exits=1.0)
+    rare = exit_time(Diffusion(force, 0.025), start=-1.0, exits=1.0)
     assert rare.variance == pytest.approx(rare.mean**2, rel=1e-3)
     assert rare.rate == pytest.approx(1 / 102108, rel=1e-5)
 
@@ -86,7 +89,7 @@ def test_variance():
 def test_ornstein_uhlenbeck_mean():
     """dx = −x dt + dW, 0 → 1: T = √π ∫₀¹ e^{y²}(1 + erf y) dy."""
     integral = quad(lambda y: np.exp(y**2) * (1 + erf(y)), 0, 1, epsabs=1e-13)[0]
-    found = mean_exit_time(lambda x: -x, 0.5, start=0.0, exits=1.0)
+    found = mean_exit_time(Diffusion(lambda x: -x, 0.5), start=0.0, exits=1.0)
     assert found == pytest.approx(np.sqrt(np.pi) * integral, rel=1e-11)
 
 
@@ -97,14 +100,14 @@ KERNEL = [(0.1, 705.528), (0.05, 719.483), (0.025, 725.099), (0.01, 728.03)]
 def test_kernel_equation(step, time):
     """Gaussian SGD with η = h, or Euler at step h, watched at its steps: the times of theory §5."""
     digits = 5e-4 if step > 0.01 else 5e-3
-    assert well(0.05, time_step=step) == pytest.approx(time, abs=digits)
+    assert well(0.05, step=step) == pytest.approx(time, abs=digits)
     assert abs(well(0.05) / time - 1) > 2e-3  # control: the SDE's time is another
 
 
 def test_kernel_gaussian_sgd_in_iterations():
     """σ = .6, η = .25: 4363.36 iterations for Gaussian SGD, 5022.13 for its SDE."""
     diffusion = 0.25 * 0.36 / 2
-    assert well(diffusion, time_step=0.25) / 0.25 == pytest.approx(4363.36, abs=5e-3)
+    assert well(diffusion, step=0.25) / 0.25 == pytest.approx(4363.36, abs=5e-3)
     assert well(diffusion) / 0.25 == pytest.approx(5022.13, abs=5e-3)
 
 
@@ -134,12 +137,12 @@ def test_kernel_against_iteration():
     """E τ = Σ P(τ > k), Var τ and the upper exit's share, noise depending on x, by iteration."""
     diffusion = lambda x: 0.3 * (1 + 0.5 * x) + 0 * x  # noqa: E731
     mean, variance, reached = iterated(diffusion, 0.2, -0.3, -1.1, 1.2)
-    found = exit_time(force, diffusion, start=-0.3, exits=(-1.1, 1.2), time_step=0.2)
+    found = exit_time(Diffusion(force, diffusion, 0.2), start=-0.3, exits=(-1.1, 1.2))
     assert found.mean / 0.2 == pytest.approx(mean, rel=1e-4)
     assert found.variance / 0.04 == pytest.approx(variance, rel=1e-4)
-    share = committor(force, diffusion, start=-0.3, lower=-1.1, upper=1.2, time_step=0.2)
+    share = committor(Diffusion(force, diffusion, 0.2), start=-0.3, lower=-1.1, upper=1.2)
     assert share == pytest.approx(reached, rel=1e-4)
-    frozen = exit_time(force, 0.3, start=-0.3, exits=(-1.1, 1.2), time_step=0.2).mean
+    frozen = exit_time(Diffusion(force, 0.3, 0.2), start=-0.3, exits=(-1.1, 1.2)).mean
     assert abs(frozen / found.mean - 1) > 0.01  # control: constant noise
 
 
@@ -150,15 +153,15 @@ COMMITTORS = [(0.05, 1.7163e-3, 5e-8), (0.025, 2.5633e-5, 5e-10)]
 def test_committors(diffusion, exact, digits):
     """q(−.8), A = −.9, B = .9: the numbers of theory §5 are the SDE's; chains have others."""
     options = {"start": -0.8, "lower": -0.9, "upper": 0.9}
-    assert committor(force, diffusion, **options) == pytest.approx(exact, abs=digits)
+    assert committor(Diffusion(force, diffusion), **options) == pytest.approx(exact, abs=digits)
 
     def scale(a, b):
         y = np.linspace(a, b, 40_001)
         return np.trapezoid(np.exp((y**2 - 1) ** 2 / (4 * diffusion)), y)
 
     assert scale(-0.9, -0.8) / scale(-0.9, 0.9) == pytest.approx(exact, rel=1e-4)
-    coarse = committor(force, diffusion, time_step=0.1, **options)
-    fine = committor(force, diffusion, time_step=0.01, **options)
+    coarse = committor(Diffusion(force, diffusion, 0.1), **options)
+    fine = committor(Diffusion(force, diffusion, 0.01), **options)
     assert 1.05 < fine / exact < 1.15
     assert abs(coarse / exact - 1) > 0.05
 
@@ -173,7 +176,7 @@ def test_committor_of_steps(step, value):
     kernel = np.exp(-(((x - mean[:, None]) / spread) ** 2) / 2) * weights
     kernel /= np.sqrt(2 * np.pi) * spread
     q = np.linalg.solve(np.eye(x.size) - kernel, ndtr((mean - 0.9) / spread))
-    found = committor(force, 0.05, start=-0.8, lower=-0.9, upper=0.9, time_step=step)
+    found = committor(Diffusion(force, 0.05, step), start=-0.8, lower=-0.9, upper=0.9)
     assert found == pytest.approx(value, abs=5e-9)
     assert x[50] == pytest.approx(-0.8)
     assert found == pytest.approx(q[50], rel=1e-6)
@@ -197,7 +200,7 @@ def test_elimination_keeps_rare_exits():
 
 def test_once_in_many_steps():
     """D = .01, h = .1: once in 10¹² steps, and by log τ between two exact neighbours in D."""
-    steps = [float(well(d, time_step=0.1)) / 0.1 for d in (0.0095, 0.01, 0.0105)]
+    steps = [float(well(d, step=0.1)) / 0.1 for d in (0.0095, 0.01, 0.0105)]
     assert 1e12 < steps[1] < 1e13
     # log τ is ΔV/D + smooth: linear in 1/D over 10 %.
     inverse = 1 / np.array([0.0095, 0.01, 0.0105])
@@ -205,32 +208,70 @@ def test_once_in_many_steps():
     assert np.log(steps[1]) == pytest.approx(line, abs=2e-3)
 
 
+def chain(landscape, eta, noise):
+    """Gaussian SGD, Euler at step η, and the SDE."""
+    euler = ss.ModifiedEquation(landscape, eta, noise, substeps=1)
+    return ss.GaussianSGD(landscape, eta, noise), euler, euler.limit()
+
+
 def test_from_a_landscape():
     """b = −V', D = ηC/2 of a landscape; order 2 adds −(η/2)V''V'."""
-    landscape = ss.double_well(0.36)
-    noise = ss.MinibatchNoise(ss.WithReplacement(1))
-    drift, diffusion = drift_and_diffusion(landscape, noise, learning_rate=0.25)
-    time = mean_exit_time(drift, diffusion, start=-1.0, exits=1.0, time_step=0.25)
-    assert time / 0.25 == pytest.approx(4363.36, abs=5e-3)
-    second, _ = drift_and_diffusion(landscape, noise, learning_rate=0.25, order=2)
-    x = np.array([-0.7, 0.2])
-    np.testing.assert_allclose(second(x), force(x) * (1 + 0.125 * (3 * x**2 - 1)), rtol=1e-13)
-    with pytest.raises(ValueError, match="d = 1"):
-        drift_and_diffusion(ss.landscapes.sharp_and_flat_wells(1.0), noise, learning_rate=0.25)
+    landscape, noise = ss.double_well(0.36), ss.MinibatchNoise(ss.WithReplacement(1))
+    times = [mean_exit_time(p, -1.0, 1.0) / 0.25 for p in chain(landscape, 0.25, noise)]
+    np.testing.assert_allclose(times[:2], 4363.36, atol=5e-3)
+    assert times[2] == pytest.approx(5022.13, abs=5e-3)
+    second = ss.ModifiedEquation(landscape, 0.25, noise, order=2).limit()
+    own = Diffusion(lambda x: force(x) * (1 + 0.125 * (3 * x**2 - 1)), 0.045)
+    assert mean_exit_time(second, -1.0, 1.0) == pytest.approx(
+        float(mean_exit_time(own, -1.0, 1.0)), rel=1e-10
+    )
+    assert abs(mean_exit_time(second, -1.0, 1.0) / 0.25 / 5022.13 - 1) > 0.03  # control
+    plane = ss.GaussianSGD(ss.landscapes.sharp_and_flat_wells(1.0), 0.25, noise)
+    with pytest.raises(ValueError, match="d = 1.*d=2"):
+        mean_exit_time(plane, -1.0, 1.0)
+
+
+def test_overdamped_momentum():
+    """(1−μ)dX = −V'dt + √η C^{1/2} dW: T(η, μ) = (1−μ) T(η/(1−μ), 0), at step 0 and at its own."""
+    landscape, noise = ss.double_well(0.36), ss.MinibatchNoise(ss.WithReplacement(1))
+    slow = ss.OverdampedEquation(landscape, 0.15, noise, 0.4, substeps=2)
+    fast = ss.ModifiedEquation(landscape, 0.25, noise, substeps=2)
+    for one, other in ((slow, fast), (slow.limit(), fast.limit())):
+        found = mean_exit_time(one, -1.0, 1.0)
+        assert found == pytest.approx(0.6 * float(mean_exit_time(other, -1.0, 1.0)), rel=1e-10)
+
+
+def test_what_has_no_law_says_what_is_known():
+    """A buffer, a schedule, two-point increments, other solvers, epochs: one error each."""
+    landscape, one = ss.double_well(0.36), ss.WithReplacement(1)
+    noise = ss.MinibatchNoise(one)
+    unknown = {
+        "use momentum=0": ss.SGD(landscape, 0.25, one, momentum=0.5),
+        "kernel for every iteration": ss.SGD(landscape, lambda k: 0.25 / (1 + k), one),
+        "Two-point": ss.ModifiedEquation(landscape, 0.25, noise, increments="two_point"),
+        "no Markov chain": ss.SGD(landscape, 0.25, ss.RandomReshuffling(1)),
+        "Known are SGD and GaussianSGD": ss.UnderdampedEquation(landscape, 0.25, noise, 0.5),
+        "those of ModifiedEquation": ss.UnderdampedEquation(landscape, 0.25, noise, 0.5).limit(),
+    }
+    for message, process in unknown.items():
+        with pytest.raises(ValueError, match=message):
+            mean_exit_time(process, -1.0, 1.0)
+    with pytest.raises(ValueError, match="process must be a process"):
+        mean_exit_time(landscape, -1.0, 1.0)
 
 
 REFUSED = [
     ({"start": [-1.0, 2.0]}, {}, "already outside"),
     ({"exits": (1.0, -1.0)}, {}, "lower < upper"),
     ({"wall": -0.5}, {}, "behind the wall"),
-    ({"wall": -2.0, "time_step": 0.1}, {}, "jumps over"),
+    ({"wall": -2.0, "step": 0.1}, {}, "jumps over"),
     ({"exits": (-2.0, 1.0), "wall": -3.0}, {}, "no sense"),
     ({}, {"diffusion": lambda x: x}, "positive"),
     ({}, {"diffusion": 1e-4}, "quasi_potential"),
     ({}, {"drift": 0.0}, "infinite"),
     ({}, {"drift": lambda x: np.zeros((3, 3))}, "shape"),
     ({}, {"drift": lambda x: jnp.asarray(x, jnp.float32)}, "float64"),
-    ({"time_step": 1e-7}, {}, "watched_barrier_shift"),
+    ({"step": 1e-7}, {}, "watched_barrier_shift"),
 ]
 
 
@@ -239,4 +280,6 @@ def test_refused(options, functions, message):
     """Bad input: one ValueError that says what to do."""
     b, d = functions.get("drift", force), functions.get("diffusion", 0.05)
     with pytest.raises(ValueError, match=message):
-        mean_exit_time(b, d, **({"start": -1.0, "exits": 1.0} | options))
+        step = options.get("step", 0.0)
+        options = {"start": -1.0, "exits": 1.0} | {k: v for k, v in options.items() if k != "step"}
+        mean_exit_time(Diffusion(b, d, step), **options)

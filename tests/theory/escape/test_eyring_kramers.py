@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import sde_sgd as ss
+from sde_sgd.processes import Diffusion
 from sde_sgd.theory.escape import (
     eyring_kramers,
     mean_exit_time,
@@ -12,23 +13,33 @@ from sde_sgd.theory.escape import (
 )
 
 WELL = ss.double_well(0.36)
+
+
+def at(landscape, diffusion):
+    """The first-order SDE with a constant D: a number, or (d, d)."""
+    noise = (
+        2 * diffusion * np.eye(landscape.dimension) if np.ndim(diffusion) == 0 else 2 * diffusion
+    )
+    return ss.ModifiedEquation(landscape, 1.0, ss.ConstantNoise(noise)).limit()
+
+
 WELLS = ss.landscapes.sharp_and_flat_wells(1.0, flat_curvature=1.5, sharp_curvature=6.0)
 MUELLER = ss.landscapes.mueller_brown(1.0)
 
 
 def test_kramers():
     """(2π/√(2·1)) e^{¼/D} = 659.38 at D = .05; the exact time is 10 % longer, 1 + O(D)."""
-    found = eyring_kramers(WELL, 0.05, minimum=[-1.1], saddle=[0.1])
+    found = eyring_kramers(at(WELL, 0.05), minimum=[-1.1], saddle=[0.1])
     assert found.time == pytest.approx(659.38, abs=5e-3)
     assert found.rate == pytest.approx(1 / 659.38, rel=1e-4)
     assert found.exponent == pytest.approx(5.0) and found.barrier == pytest.approx(0.25)
     excess = []
     for d in (0.025, 0.0125, 0.00625):
-        kramers = eyring_kramers(WELL, d, minimum=[-1.1], saddle=[0.1]).time
-        exact = mean_exit_time(lambda x: x - x**3, d, start=-1.0, exits=1.0)
+        kramers = eyring_kramers(at(WELL, d), minimum=[-1.1], saddle=[0.1]).time
+        exact = mean_exit_time(Diffusion(lambda x: x - x**3, d), start=-1.0, exits=1.0)
         excess.append(float(exact / kramers - 1))
         # Control: the time to the saddle is half.
-        half = mean_exit_time(lambda x: x - x**3, d, start=-1.0, exits=0.0)
+        half = mean_exit_time(Diffusion(lambda x: x - x**3, d), start=-1.0, exits=0.0)
         assert half / kramers < 0.6
     assert 0 < excess[2] < 0.015
     assert excess[0] / excess[1] == pytest.approx(2, rel=0.15)
@@ -38,7 +49,7 @@ def test_kramers():
 @pytest.mark.parametrize("side, curvature", [(-1.0, 1.5), (1.0, 6.0)])
 def test_two_dimensions(side, curvature):
     """H_m = diag(2, k), H_s = diag(−1, √(k₋k₊)): 2π √(3/(2k)) e^{¼/D} with k₋k₊ = 9."""
-    found = eyring_kramers(WELLS, 0.05, minimum=[1.1 * side, 0.1], saddle=[0.05, -0.1])
+    found = eyring_kramers(at(WELLS, 0.05), minimum=[1.1 * side, 0.1], saddle=[0.05, -0.1])
     exact = 2 * np.pi * np.sqrt(3.0 / (2 * curvature)) * np.exp(5.0)
     assert found.time == pytest.approx(exact, rel=1e-10)
     np.testing.assert_allclose(found.saddle.theta, 0, atol=1e-10)
@@ -59,9 +70,8 @@ def test_many_dimensions():
 
     landscape = ss.Potential(energy, np.eye(6))
     noise = ss.MinibatchNoise(ss.WithReplacement(10))
-    found = eyring_kramers(
-        landscape, noise, minimum=-basis[0] + 0.05, saddle=0.05 * basis[1], learning_rate=1.0
-    )
+    sde = ss.ModifiedEquation(landscape, 1.0, noise).limit()
+    found = eyring_kramers(sde, minimum=-basis[0] + 0.05, saddle=0.05 * basis[1])
     exact = 2 * np.pi * np.sqrt(2.0**5 / 2.0) * np.exp(0.25 / 0.05)
     assert found.time == pytest.approx(exact, rel=1e-9)
 
@@ -80,27 +90,26 @@ def test_mueller_brown():
 
 
 REFUSED = [
-    (WELLS, np.diag([0.05, 0.06]), {}, "isotropic"),
-    (WELLS, -0.1, {}, "positive"),
-    (WELLS, np.eye(3), {}, r"\(2, 2\)"),
-    (WELLS, 0.05, {"learning_rate": 0.1}, "already"),
-    (WELLS, ss.ConstantNoise(np.eye(2)), {}, "learning_rate is needed"),
-    (WELLS, ss.ConstantNoise(np.diag([1.0, 2.0])), {"learning_rate": 0.1}, "isotropic"),
-    (WELLS, ss.HessianNoise(1.0), {"learning_rate": 0.1}, "isotropic"),
-    (WELLS, 0.05, {"saddle": [-1.0, 0.0]}, "same guess"),
-    (WELLS, 0.05, {"saddle": [0.8, 0.1]}, "index 0"),
-    (WELLS, 0.05, {"saddle": [0.0, 0.0, 0.0]}, r"saddle must have shape \(2,\)"),
-    (MUELLER, 10.0, {"minimum": [-0.56, 1.44], "saddle": [0.21, 0.29]}, "does not bound"),
-    (MUELLER, 10.0, {"minimum": [0.3, 0.2], "saddle": [0.21, 0.29]}, "elsewhere"),
+    (at(WELLS, np.diag([0.05, 0.06])), {}, "isotropic"),
+    (at(WELLS, 0.0), {}, "positive"),
+    (ss.ModifiedEquation(WELLS, 0.1, ss.HessianNoise(1.0)).limit(), {}, "isotropic"),
+    (ss.ModifiedEquation(WELLS, 0.1, ss.ConstantNoise(np.eye(2))), {}, "pass the limit"),
+    (ss.ModifiedEquation(WELLS, 0.1, ss.ConstantNoise(np.eye(2)), order=2).limit(), {}, "order 1"),
+    (WELLS, {}, "process must be"),
+    (at(WELLS, 0.05), {"saddle": [-1.0, 0.0]}, "same guess"),
+    (at(WELLS, 0.05), {"saddle": [0.8, 0.1]}, "index 0"),
+    (at(WELLS, 0.05), {"saddle": [0.0, 0.0, 0.0]}, r"saddle must have shape \(2,\)"),
+    (at(MUELLER, 10.0), {"minimum": [-0.56, 1.44], "saddle": [0.21, 0.29]}, "does not bound"),
+    (at(MUELLER, 10.0), {"minimum": [0.3, 0.2], "saddle": [0.21, 0.29]}, "elsewhere"),
 ]
 
 
-@pytest.mark.parametrize("landscape, diffusion, options, message", REFUSED)
-def test_refused(landscape, diffusion, options, message):
+@pytest.mark.parametrize("process, options, message", REFUSED)
+def test_refused(process, options, message):
     """Noise the formula is wrong for, guesses that lead elsewhere, a saddle of another well."""
     arguments = {"minimum": [-1.0, 0.0], "saddle": [0.0, 0.0]} | options
     with pytest.raises(ValueError, match=message):
-        eyring_kramers(landscape, diffusion, **arguments)
+        eyring_kramers(process, **arguments)
 
 
 def test_no_stationary_point():

@@ -11,6 +11,7 @@ from scipy.linalg import expm
 from scipy.stats import norm
 
 import sde_sgd as ss
+from sde_sgd.processes import Diffusion
 from sde_sgd.theory.laws import _markov_chain, FokkerPlanck
 
 
@@ -49,7 +50,7 @@ def test_double_well_is_ito():
     found = {}
     for name, extra in (("Itô", 0.0), ("Stratonovich", 0.05 * 0.3 / 2)):
         both = refinements(
-            FokkerPlanck(lambda x, e=extra: x - x**3 + e, growing, (-2.8, 2.8), 400), 2
+            FokkerPlanck(Diffusion(lambda x, e=extra: x - x**3 + e, growing), (-2.8, 2.8), 400), 2
         )
         coarse, fine = (float(e.stationary().integrate(lambda x: x[0] > 0)) for e in both)
         found[name] = fine + (fine - coarse) / 3  # second order: Richardson
@@ -64,7 +65,9 @@ def test_heavy_tails_by_their_median():
     """dx = −x dt + √(2T(1+x²)) dW, T=¼: median |x| .32498 (Stratonovich .37035), orders 2."""
 
     def upper_quartiles(drift):
-        equation = FokkerPlanck(lambda x: drift * x, lambda x: 0.25 * (1 + x**2), (-30, 30), 750)
+        equation = FokkerPlanck(
+            Diffusion(lambda x: drift * x, lambda x: 0.25 * (1 + x**2)), (-30, 30), 750
+        )
         return [float(e.stationary().quantile(0.75)) for e in refinements(equation)]
 
     ito, stratonovich = upper_quartiles(-1.0), upper_quartiles(-0.75)  # + D′/2 = T x
@@ -82,7 +85,7 @@ def gaussian_runs():
     def start(x):
         return jnp.exp(-((x[0] - 1) ** 2) / 0.18) / np.sqrt(0.18 * np.pi)
 
-    equation = FokkerPlanck(lambda x: -x, lambda x: 0.1, (-4, 4), 100)
+    equation = FokkerPlanck(Diffusion(lambda x: -x, lambda x: 0.1), (-4, 4), 100)
     return [e.propagate(start, [2.0, 0.5]) for e in refinements(equation)]
 
 
@@ -104,7 +107,7 @@ def test_transient_density_is_second_order(position, t):
 
 def test_propagation_is_the_matrix_exponential():
     """e^{Qᵀt} p0 by uniformisation and by rational Krylov, against the dense exponential."""
-    equation = FokkerPlanck(lambda x: x - x**3, growing, (-2.4, 2.4), 60)
+    equation = FokkerPlanck(Diffusion(lambda x: x - x**3, growing), (-2.4, 2.4), 60)
     start = np.zeros(60)
     start[20] = 1 / equation.grid.volume
     dense = expm(equation.generator.toarray().T * 3.0) @ start
@@ -146,13 +149,13 @@ def test_the_function_of_a_projected_resolvent(rounding):
 def test_wall_is_no_truncation():
     """b = −1 on [0, ∞), wall at 0, D = ½: p = 2e^{−2x}, exactly in ratios of neighbours."""
     equation = FokkerPlanck(
-        lambda x: -jnp.ones(1), lambda x: 0.5, (0, 12), 240, ("wall", "reflecting")
+        Diffusion(lambda x: -jnp.ones(1), lambda x: 0.5), (0, 12), 240, ("wall", "reflecting")
     )
     p = equation.stationary()
     np.testing.assert_allclose(np.diff(np.log(p.values)), -2 * p.grid.spacing[0], rtol=1e-9)
     assert np.abs(equation.current(p)).max() < 1e-13
     with pytest.raises(ValueError, match="loses mass.*low side of axis 0"):
-        FokkerPlanck(lambda x: -jnp.ones(1), lambda x: 0.5, (0, 12), 240).stationary()
+        FokkerPlanck(Diffusion(lambda x: -jnp.ones(1), lambda x: 0.5), (0, 12), 240).stationary()
 
 
 def test_absorbing_sides_take_what_is_lost():
@@ -160,7 +163,7 @@ def test_absorbing_sides_take_what_is_lost():
     v, d, x0, t = 0.4, 0.2, 0.3, 0.7
     above, alive = [], []
     for equation in refinements(
-        FokkerPlanck(lambda x: jnp.full(1, v), lambda x: d, (0, 1), 40, "absorbing")
+        FokkerPlanck(Diffusion(lambda x: jnp.full(1, v), lambda x: d), (0, 1), 40, "absorbing")
     ):
         now, late = equation.propagate([x0], [t, 60.0])
         assert now.mass + now.absorbed.sum() == pytest.approx(1, abs=1e-13)
@@ -186,8 +189,8 @@ def test_modified_equations_in_the_stationary_state():
     landscape, eta = ss.quadratic(1.0, 1.0), 0.4
     noise = ss.MinibatchNoise(ss.WithReplacement(1))
     for weak, exact in ((1, eta / 2), (2, eta / (2 + eta))):
-        equation = FokkerPlanck.of_sgd(
-            landscape, noise, learning_rate=eta, order=weak, box=(-4, 4), cells=400
+        equation = FokkerPlanck(
+            ss.ModifiedEquation(landscape, eta, noise, order=weak).limit(), (-4, 4), 400
         )
         assert equation.stationary().covariance[0, 0] == pytest.approx(exact, rel=1e-3)
         assert abs(exact / (eta / (2 - eta)) - 1) > 0.1
@@ -199,12 +202,10 @@ def test_noise_that_depends_on_the_place():
     landscape = ss.LeastSquares(x[:, None], y)
     sampling = ss.WithReplacement(2)
     minimum = x @ y / (x @ x)
-    equation = FokkerPlanck.of_sgd(
-        landscape,
-        ss.MinibatchNoise(sampling),
-        learning_rate=0.1,
-        box=(minimum - 2.5, minimum + 2.5),
-        cells=1000,
+    equation = FokkerPlanck(
+        ss.ModifiedEquation(landscape, 0.1, ss.MinibatchNoise(sampling)).limit(),
+        (minimum - 2.5, minimum + 2.5),
+        1000,
     )
     exact = closed_forms.covariance(
         x[:, None], y, learning_rate=0.1, noise_factor=0.5, time_step=0.0
@@ -218,12 +219,10 @@ def test_flat_direction_spreads():
     """H = diag(1, 0): after k iterations the variance along the flat direction is k η² c Σ."""
     eta, steps = 0.1, 40
     landscape = ss.quadratic(np.diag([1.0, 0.0]), np.array([[1.0, 0.5], [0.5, 2.0]]))
-    equation = FokkerPlanck.of_sgd(
-        landscape,
-        ss.MinibatchNoise(ss.WithReplacement(4)),
-        learning_rate=eta,
-        box=((-1, 1), (-3.5, 3.5)),
-        cells=(40, 100),
+    equation = FokkerPlanck(
+        ss.ModifiedEquation(landscape, eta, ss.MinibatchNoise(ss.WithReplacement(4))).limit(),
+        ((-1, 1), (-3.5, 3.5)),
+        (40, 100),
     )
     (p,) = equation.propagate([0.0, 0.0], [eta * steps])
     spread = steps * eta**2 * 2.0 / 4
@@ -236,7 +235,7 @@ def test_flat_direction_spreads():
 
 
 def make(drift=lambda x: -x, diffusion=lambda x: 0.1, box=(-3, 3), cells=40, **options):
-    return FokkerPlanck(drift, diffusion, box, cells, **options)
+    return FokkerPlanck(Diffusion(drift, diffusion), box, cells, **options)
 
 
 FLAT = jnp.array([[1.0, 2.0], [2.0, 1.0]])
@@ -280,16 +279,15 @@ def test_a_box_that_loses_mass_is_refused():
         make(diffusion=lambda x: 0.1 * (jnp.abs(x[0]) > 1), drift=lambda x: x - x**3).stationary()
     with pytest.raises(ValueError, match="too rare|rarer than"):
         FokkerPlanck(
-            lambda x: jnp.array([x[0] - x[0] ** 3, -x[1]]),
-            lambda x: 0.004,
+            Diffusion(lambda x: jnp.array([x[0] - x[0] ** 3, -x[1]]), lambda x: 0.004),
             ((-1.6, 1.6), (-0.5, 0.5)),
             (80, 40),
         ).stationary()
     with pytest.raises(ValueError, match="d=3"):
-        FokkerPlanck.of_sgd(
-            ss.quadratic(np.eye(3), 1.0),
-            ss.ConstantNoise(np.eye(3)),
-            learning_rate=0.1,
-            box=((-1, 1), (-1, 1)),
-            cells=20,
+        FokkerPlanck(
+            ss.ModifiedEquation(
+                ss.quadratic(np.eye(3), 1.0), 0.1, ss.ConstantNoise(np.eye(3))
+            ).limit(),
+            ((-1, 1), (-1, 1)),
+            20,
         )

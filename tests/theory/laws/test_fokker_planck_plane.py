@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.sparse.linalg import spsolve
 
+from sde_sgd.processes import Diffusion
 from sde_sgd.theory._fields import evaluate
 from sde_sgd.theory.laws import FokkerPlanck
 from sde_sgd.theory.laws._finite_volume import selling
@@ -30,7 +31,9 @@ def two_temperatures(cells, cross=0.8, eta=0.1):
         equation = two_temperatures(40, cross, eta)[0].refined(cells // 40)
     else:
         noise = jnp.array([[1.0, cross], [cross, 1.0]])
-        equation = FokkerPlanck(lambda x: -HESS @ x, lambda x: eta / 2 * noise, BOX, cells)
+        equation = FokkerPlanck(
+            Diffusion(lambda x: -HESS @ x, lambda x: eta / 2 * noise), BOX, cells
+        )
     return equation, equation.stationary()
 
 
@@ -138,7 +141,7 @@ def test_varying_tensor_with_current():
     spin = mass @ evaluate("of", turn, mesh) / total
     far, moments, spins = [], [], []
     for equation in refinements(
-        FokkerPlanck(manufactured_drift, tensor, box, 30, mass_tolerance=1e-4)
+        FokkerPlanck(Diffusion(manufactured_drift, tensor), box, 30, mass_tolerance=1e-4)
     ):
         p = equation.stationary()
         assert p.values.min() >= 0 and equation.generator.diagonal().max() < 0
@@ -166,7 +169,7 @@ def test_absorbing_square():
 
     errors = []
     for equation in refinements(
-        FokkerPlanck(drift, lambda x: diffusion, ((-1, 1), (-1, 1)), 20, "absorbing")
+        FokkerPlanck(Diffusion(drift, lambda x: diffusion), ((-1, 1), (-1, 1)), 20, "absorbing")
     ):
         centres = equation.grid.centres
         solved = spsolve(equation.generator.tocsc(), evaluate("of", image, centres))
@@ -179,8 +182,7 @@ def test_degenerate_noise_is_upwinded():
     errors = []
     for cells in (50, 100):
         equation = FokkerPlanck(
-            lambda x: jnp.array([x[1], -x[0] - x[1]]),
-            lambda x: jnp.array([0.0, 0.1]),
+            Diffusion(lambda x: jnp.array([x[1], -x[0] - x[1]]), lambda x: jnp.array([0.0, 0.1])),
             ((-2.5, 2.5), (-2.5, 2.5)),
             cells,
         )

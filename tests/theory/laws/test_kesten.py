@@ -8,6 +8,7 @@ from scipy.integrate import quad
 from scipy.special import gammaln, roots_genlaguerre, roots_jacobi
 
 import sde_sgd as ss
+from sde_sgd.processes import Diffusion
 from sde_sgd.theory.laws import (
     moment_online_least_squares,
     stationary_density,
@@ -100,7 +101,9 @@ def test_sampled_moment():
 @pytest.mark.parametrize("rate, batch", [(1.0, 4), (0.5, 1)])
 def test_sde_tail_is_that_of_its_density(rate, batch):
     """The Itô density of C = (2a²w² + aσ²)/B has the tail 1 + B/(ηa), and ratio 2^{−β}."""
-    density = stationary_density(lambda w: w, lambda w: rate * (2 * w**2 + 1) / (2 * batch))
+    density = stationary_density(
+        Diffusion(lambda w: -w, lambda w: rate * (2 * w**2 + 1) / (2 * batch))
+    )
     beta = tail_index_online_least_squares(learning_rate=rate, batch_size=batch, time_step=0.0)
     assert density.tail_index == pytest.approx(beta, rel=1e-6)
     ratio = density.survival(2e6) / density.survival(1e6)
@@ -181,7 +184,7 @@ def test_fourth_moment_is_stationary(batch):
 
 def test_sde_moments_are_those_of_its_density():
     """E w² and E w⁴ of the SDE, by quadrature over the Itô density."""
-    density = stationary_density(lambda w: w, lambda w: 0.5 * (2 * w**2 + 1) / 8)
+    density = stationary_density(Diffusion(lambda w: -w, lambda w: 0.5 * (2 * w**2 + 1) / 8))
     for order in (2, 4, 6):
         found = moment_online_least_squares(order, learning_rate=0.5, batch_size=4, time_step=0)
         assert found == pytest.approx(density.moment(order), rel=1e-8)

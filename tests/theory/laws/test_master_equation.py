@@ -10,7 +10,9 @@ import pytest
 from scipy.special import erf
 
 import sde_sgd as ss
-from sde_sgd.theory.laws import BatchGradients, GaussianGradient, KramersMoyal, MasterEquation
+from sde_sgd.processes import Diffusion, Jumps
+from sde_sgd.theory._readings import line_step
+from sde_sgd.theory.laws import KramersMoyal, MasterEquation
 
 X, Y = np.array([1.0, -0.5, 2.0, 1.5]), np.array([0.7, 0.4, 1.1, 2.4])
 MINIMUM = X @ Y / (X @ X)
@@ -21,7 +23,12 @@ def powers(count):
     return lambda x: x[0] ** jnp.arange(count + 1)
 
 
-GAUSSIAN = GaussianGradient(lambda x: x, lambda x: 1.0)
+def gaussian_gradients(gradient, variance, eta):
+    """θ ← θ − η(g + √C ξ): b = −g, D = ηC/2 at step η."""
+    return Diffusion(lambda x: -gradient(x), lambda x: eta / 2 * variance(x), eta)
+
+
+GAUSSIAN = gaussian_gradients(lambda x: x, lambda x: 1.0, 0.1)
 
 
 def least_squares():
@@ -39,9 +46,9 @@ def test_gaussian_sgd_on_a_quadratic():
     """Stationary variance η/(h(2 − ηh)) to 1e-10; after k steps η²(1−r^{2k})/(1−r²), r=1−ηh."""
     eta, h = 0.3, 2.0
     exact = eta / (h * (2 - eta * h))
-    law = GaussianGradient(lambda x: h * x, lambda x: 1.0)
+    law = gaussian_gradients(lambda x: h * x, lambda x: 1.0, eta)
     reach = 9 * np.sqrt(exact)
-    master = MasterEquation(law, learning_rate=eta, box=(-reach, reach), nodes=120)
+    master = MasterEquation(law, (-reach, reach), 120)
     p = master.stationary()
     assert p.variance == pytest.approx(exact, abs=1e-10)
     assert abs(exact - eta / (2 * h)) > 0.01  # control: the SDE's variance
@@ -60,9 +67,8 @@ def test_gaussian_sgd_on_a_quadratic():
 def test_gaussian_sgd_with_varying_noise():
     """Least squares: the exact second-moment recursion, transient and stationary."""
     landscape, sampling, eta = least_squares(), ss.WithReplacement(2), 0.1
-    law = GaussianGradient.of(landscape, ss.MinibatchNoise(sampling))
-    box = (MINIMUM - 4, MINIMUM + 4)
-    master = MasterEquation(law, learning_rate=eta, box=box, nodes=400)
+    process = ss.GaussianSGD(landscape, eta, ss.MinibatchNoise(sampling))
+    master = MasterEquation(process, (MINIMUM - 4, MINIMUM + 4), 400)
     exact = closed_forms.covariance(
         X[:, None], Y, learning_rate=eta, noise_factor=0.5, time_step=eta
     )
@@ -85,8 +91,8 @@ def test_gaussian_sgd_with_varying_noise():
 @pytest.mark.parametrize("eta, exact", [(0.1, 705.528), (0.05, 719.483)])
 def test_kernel_equation(eta, exact):
     """(I − P)τ = 1: −1 → +1 in V=(x²−1)²/4, D=ηC/2=.05: 705.528 (η=.1), 719.483 (.05) in t."""
-    law = GaussianGradient(double_well, lambda x: 0.1 / eta)
-    master = MasterEquation(law, learning_rate=eta, box=(-3.2, 1), nodes=160, mass_tolerance=np.inf)
+    process = Diffusion(lambda x: x - x**3, 0.05, eta)
+    master = MasterEquation(process, (-3.2, 1), 160, mass_tolerance=np.inf)
     np.testing.assert_allclose(master.matrix.sum(axis=1) + master.leak, 1, atol=1e-9)
     tau = np.linalg.solve(np.eye(160) - master.matrix, np.ones(160))
     (first,) = master.propagate(-1.0, [1])
@@ -100,9 +106,9 @@ def test_kernel_equation(eta, exact):
 def test_all_batches_are_enumerated(sampling):
     """E ĝ = L′, Cov ĝ = cΣ; three steps against all sequences of batches, one by one."""
     landscape, eta = least_squares(), 0.2
-    law = BatchGradients.of(landscape, sampling)
+    process = ss.SGD(landscape, eta, sampling)
     at = np.array([0.3, -1.0])
-    raw = law.moments(at, 2)
+    raw = line_step(process, "test").moments(at, 2) / (-eta) ** np.arange(3)[:, None]
     for i, theta in enumerate(at):
         theta = jnp.array([theta])
         factor = sampling.noise_factor(4)
@@ -120,7 +126,7 @@ def test_all_batches_are_enumerated(sampling):
             theta -= eta * np.mean(X[i] * (X[i] * theta - Y[i]))
         ends.append(theta)
     ends = np.sort(ends)
-    (law3,) = MasterEquation(law, learning_rate=eta, box=(-3, 3), nodes=50).propagate(0.3, [3])
+    (law3,) = MasterEquation(process, (-3, 3), 50).propagate(0.3, [3])
     for m in range(5):
         assert law3.integrate(lambda x, m=m: x[0] ** m) == pytest.approx(np.mean(ends**m))
     for level in (-0.2, 0.4, 0.9, 1.1):
@@ -131,7 +137,7 @@ def test_all_batches_are_enumerated(sampling):
 
 def test_stationary_law_of_batches():
     """Shared atoms: the variance of finite-sum least squares to its stated error, of order 2."""
-    law = BatchGradients.of(least_squares(), ss.WithReplacement(2))
+    law = ss.SGD(least_squares(), 0.2, ss.WithReplacement(2))
     exact = closed_forms.covariance(
         X[:, None], Y, learning_rate=0.2, noise_factor=0.5, time_step=0.2
     )[0, 0]
@@ -142,7 +148,7 @@ def test_stationary_law_of_batches():
     errors = []
     for nodes in (401, 801):
         box = (MINIMUM - 2, MINIMUM + 2)
-        p = MasterEquation(law, learning_rate=0.2, box=box, nodes=nodes).stationary()
+        p = MasterEquation(law, box, nodes).stationary()
         errors.append(float(p.integrate(square)) - exact)
         assert errors[-1] == pytest.approx(p.grid_error(square), rel=0.1)
         assert p.masses.min() >= 0 and abs(p.mass - 1) < 1e-12
@@ -156,8 +162,8 @@ def test_stationary_law_of_batches():
 
 def test_shared_atoms_follow_the_exact_ones():
     """After 8 steps in a double well the shared law has the moments and cdf of the exact one."""
-    law = BatchGradients(lambda x: double_well(x) + jnp.array([-0.5, 1.0]), [2 / 3, 1 / 3])
-    master = MasterEquation(law, learning_rate=0.1, box=(-2, 2), nodes=4001)
+    law = Jumps(lambda x: double_well(x) + jnp.array([-0.5, 1.0]), [2 / 3, 1 / 3], 0.1)
+    master = MasterEquation(law, (-2, 2), 4001)
     (exact,) = master.propagate(0.3, [8])
     (shared,) = master.propagate(0.3, [8], on_grid=True)
     assert len(exact.positions) <= 2**8
@@ -171,8 +177,8 @@ def test_shared_atoms_follow_the_exact_ones():
 def test_a_quadrature_of_a_population_is_a_law():
     """Gauss–Hermite nodes for a Gaussian gradient: the moments of Gaussian SGD, without a grid."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(9)
-    law = BatchGradients(lambda x: x[0] + nodes, weights / weights.sum())
-    (p,) = MasterEquation(law, learning_rate=0.2, box=(-8, 8), nodes=50).propagate(0.5, [4])
+    law = Jumps(lambda x: x[0] + nodes, weights / weights.sum(), 0.2)
+    (p,) = MasterEquation(law, (-8, 8), 50).propagate(0.5, [4])
     exact = 0.04 * (1 - 0.8**8) / (1 - 0.64)
     assert p.variance == pytest.approx(exact, rel=1e-12)
     assert p.integrate(lambda x: (x[0] - 0.5 * 0.8**4) ** 4) == pytest.approx(
@@ -185,10 +191,10 @@ def test_flat_directions_spread(kind):
     """V′ = 0: after k steps Var = k η² cΣ, whatever the law; η k cΣ (D not ∝ η) must fail."""
     eta, steps, sigma = 0.1, 12, 0.7
     if kind == "gaussian":
-        law = GaussianGradient(lambda x: 0 * x, lambda x: sigma**2)
+        law = Diffusion(0.0, eta / 2 * sigma**2, eta)
     else:
-        law = BatchGradients(lambda x: jnp.array([-sigma, sigma]), [0.5, 0.5])
-    master = MasterEquation(law, learning_rate=eta, box=(-3, 3), nodes=301)
+        law = Jumps(lambda x: jnp.array([-sigma, sigma]), [0.5, 0.5], eta)
+    master = MasterEquation(law, (-3, 3), 301)
     (p,) = master.propagate(0.0, [steps])
     assert p.variance == pytest.approx(steps * eta**2 * sigma**2, rel=1e-10)
     assert abs(p.variance / (steps * eta * sigma**2) - 1) > 0.5
@@ -202,7 +208,7 @@ ORDERS = (2, 3, 4, 6)
 @functools.cache
 def truncated(order):
     """Gaussian SGD on x²/2, η = .1."""
-    return KramersMoyal(GAUSSIAN, learning_rate=0.1, box=(-4, 4), order=order, polynomials=8)
+    return KramersMoyal(GAUSSIAN, (-4, 4), order, polynomials=8)
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -220,7 +226,7 @@ def test_truncation_at_order_m_has_m_exact_moments(order):
 
 def test_truncated_transients():
     """E x_k^m from a point: exact for m ≤ M against the master equation; m = 4 needs M = 4."""
-    master = MasterEquation(GAUSSIAN, learning_rate=0.1, box=(-4, 4), nodes=200)
+    master = MasterEquation(GAUSSIAN, (-4, 4), 200)
     exact = np.array([p.integrate(powers(4)) for p in master.propagate(0.7, [2, 9])])
     for order in ORDERS:
         found = truncated(order).moments(0.7, [2, 9], 4)
@@ -231,14 +237,12 @@ def test_truncated_transients():
 
 def test_skewed_batches_need_the_third_order():
     """g = x + x³ + skewed noise: order 2 shifts no mean, 3 does to 2 %, high orders exactly."""
-    law = BatchGradients(lambda x: x[0] + x[0] ** 3 + jnp.array([-0.5, 1.0]), [2 / 3, 1 / 3])
-    p = MasterEquation(law, learning_rate=0.1, box=(-1.4, 1.4), nodes=1401).stationary()
+    law = Jumps(lambda x: x[0] + x[0] ** 3 + jnp.array([-0.5, 1.0]), [2 / 3, 1 / 3], 0.1)
+    p = MasterEquation(law, (-1.4, 1.4), 1401).stationary()
     exact, error = p.integrate(powers(4)), p.grid_error(powers(4))
     miss = {}
     for order in (2, 3, 4, 8):
-        truncation = KramersMoyal(
-            law, learning_rate=0.1, box=(-1.4, 1.4), order=order, polynomials=12
-        )
+        truncation = KramersMoyal(law, (-1.4, 1.4), order, polynomials=12)
         miss[order] = np.abs(truncation.stationary().integrate(powers(4)) - exact)
     assert exact[1] > 1000 * error[1] and miss[2][1] == pytest.approx(exact[1], rel=1e-6)
     assert miss[3][1] < 0.02 * exact[1] and miss[4][1] < 0.01 * exact[1]
@@ -260,7 +264,7 @@ def test_order_two_keeps_the_squared_drift():
 
 
 def gaussian(**options):
-    good = {"law": GAUSSIAN, "learning_rate": 0.1, "box": (-3.0, 3.0), "nodes": 200}
+    good = {"process": GAUSSIAN, "box": (-3.0, 3.0), "nodes": 200}
     return MasterEquation(**(good | options))
 
 
@@ -269,9 +273,9 @@ def test_refuses():
     with pytest.raises(ValueError, match=r"nodes do not resolve.*Take about nodes=\d+"):
         gaussian(nodes=30)
     with pytest.raises(ValueError, match="noise vanishes"):
-        gaussian(law=GaussianGradient(lambda x: x, lambda x: 0 * x))
-    with pytest.raises(ValueError, match=r"covariance must not be negative; at x = -2.99"):
-        gaussian(law=GaussianGradient(lambda x: x, lambda x: 1 + x))
+        gaussian(process=Diffusion(lambda x: -x, lambda x: 0 * x, 0.1))
+    with pytest.raises(ValueError, match=r"diffusion must not be negative; at x = -2.99"):
+        gaussian(process=Diffusion(lambda x: -x, lambda x: 1 + x, 0.1))
     with pytest.raises(ValueError, match="loses mass.*in one step"):
         gaussian(box=(-0.5, 0.5)).stationary()
     with pytest.raises(ValueError, match="loses mass.*in 3 steps"):
@@ -286,41 +290,44 @@ def test_refuses():
     with pytest.raises(ValueError, match="nodes must be an integer ≥ 8"):
         gaussian(nodes=2)
     with pytest.raises(ValueError, match="sum 1"):
-        BatchGradients(lambda x: jnp.ones(2), [0.5, 0.6])
+        Jumps(lambda x: jnp.ones(2), [0.5, 0.6], 0.1)
     with pytest.raises(ValueError, match="one value for each of the 2"):
-        MasterEquation(
-            BatchGradients(lambda x: jnp.ones(3), [0.5, 0.5]), learning_rate=0.1, box=(-1, 1)
-        )
+        MasterEquation(Jumps(lambda x: jnp.ones(3), [0.5, 0.5], 0.1), (-1, 1))
     with pytest.raises(ValueError, match="no Markov chain"):
-        BatchGradients.of(least_squares(), ss.RandomReshuffling(2))
+        MasterEquation(ss.SGD(least_squares(), 0.1, ss.RandomReshuffling(2)), (-1, 1))
     with pytest.raises(ValueError, match="different batches"):
-        BatchGradients.of(ss.LeastSquares(np.ones((40, 1)), np.ones(40)), ss.WithReplacement(8))
+        many = ss.LeastSquares(np.ones((40, 1)), np.ones(40))
+        MasterEquation(ss.SGD(many, 0.1, ss.WithReplacement(8)), (-1, 1))
     with pytest.raises(ValueError, match="d=2"):
-        GaussianGradient.of(ss.quadratic(np.eye(2), 1.0), ss.ConstantNoise(np.eye(2)))
+        plane = ss.quadratic(np.eye(2), 1.0)
+        MasterEquation(ss.GaussianSGD(plane, 0.1, ss.ConstantNoise(np.eye(2))), (-1, 1))
+    with pytest.raises(ValueError, match="has none: pass a process at its step"):
+        noise = ss.MinibatchNoise(ss.WithReplacement(2))
+        MasterEquation(ss.ModifiedEquation(least_squares(), 0.1, noise).limit(), (-1, 1))
     with pytest.raises(ValueError, match="order must be an integer ≥ 2"):
-        KramersMoyal(GAUSSIAN, learning_rate=0.1, box=(-3, 3), order=1)
+        KramersMoyal(GAUSSIAN, (-3, 3), 1)
     with pytest.raises(ValueError, match="polynomials"):
-        KramersMoyal(GAUSSIAN, learning_rate=0.1, box=(-3, 3), order=4, polynomials=3)
+        KramersMoyal(GAUSSIAN, (-3, 3), 4, polynomials=3)
     with pytest.raises(ValueError, match="loses mass"):
-        KramersMoyal(GAUSSIAN, learning_rate=0.1, box=(-0.3, 0.3), order=2)
+        KramersMoyal(GAUSSIAN, (-0.3, 0.3), 2)
     with pytest.raises(ValueError, match="no density"):
         ss.theory.laws.ScalarLaw(np.zeros(1), np.ones(1), 0.0).pdf(0.0)
 
 
 def test_small_batch_noise_never_leaves_a_well():
     """σ below max|V′| = .385: two stationary laws, one a well; σ = .6 has one, symmetric."""
-    quiet = BatchGradients(lambda x: double_well(x) + jnp.array([-0.3, 0.3]), [0.5, 0.5])
+    quiet = Jumps(lambda x: double_well(x) + jnp.array([-0.3, 0.3]), [0.5, 0.5], 0.25)
     with pytest.raises(ValueError, match="2 stationary"):
-        MasterEquation(quiet, learning_rate=0.25, box=(-1.6, 1.6), nodes=401).stationary()
-    loud = BatchGradients(lambda x: double_well(x) + jnp.array([-0.9, 0.9]), [0.5, 0.5])
-    p = MasterEquation(loud, learning_rate=0.25, box=(-1.8, 1.8), nodes=401).stationary()
+        MasterEquation(quiet, (-1.6, 1.6), 401).stationary()
+    loud = Jumps(lambda x: double_well(x) + jnp.array([-0.9, 0.9]), [0.5, 0.5], 0.25)
+    p = MasterEquation(loud, (-1.8, 1.8), 401).stationary()
     assert p.mean == pytest.approx(0, abs=1e-8) and 0.3 < p.variance < 1.2
 
 
 def test_too_many_atoms_are_refused():
     """Atoms multiply by the number of batches each step; on_grid follows them for ever."""
-    law = BatchGradients(lambda x: jnp.sin(7 * x[0]) + jnp.arange(10.0) - 4.5, np.full(10, 0.1))
-    master = MasterEquation(law, learning_rate=0.05, box=(-9, 9), nodes=401)
+    law = Jumps(lambda x: jnp.sin(7 * x[0]) + jnp.arange(10.0) - 4.5, np.full(10, 0.1), 0.05)
+    master = MasterEquation(law, (-9, 9), 401)
     with pytest.raises(ValueError, match="atoms.*on_grid=True"):
         master.propagate(0.0, [9])
     (p,) = master.propagate(0.0, [9], on_grid=True)

@@ -9,15 +9,17 @@ import pytest
 from scipy import integrate, special
 
 from sde_sgd import theory
+from sde_sgd.processes import Diffusion
 from sde_sgd.theory.laws import FokkerPlanck
 
 LEVEL, SLOPE = 0.5, 1.125
 SHAPE = LEVEL / SLOPE
+ROOT = Diffusion(lambda x: LEVEL - x, lambda x: SLOPE * x)
 
 
 def square_root(cells, box=(0.0, 20.0), sides=("wall", "reflecting")):
     """The square-root process with θ = ½ and σ = 1.5."""
-    return FokkerPlanck(lambda x: LEVEL - x, lambda x: SLOPE * x, box, cells, sides)
+    return FokkerPlanck(ROOT, box, cells, sides)
 
 
 def scale(x):
@@ -66,7 +68,7 @@ def test_unbounded_stationary_laws(name):
     drift, diffusion, box, sides, mean = LAWS[name]
     errors, powers = [], 0.0
     for cells in (800, 3200):
-        equation = FokkerPlanck(drift, diffusion, box, cells, sides)
+        equation = FokkerPlanck(Diffusion(drift, diffusion), box, cells, sides)
         errors.append(float(equation.stationary().mean[0]) - mean)
         powers = equation.wall_powers[0]
     power = min(alpha - kappa for alpha, kappa in powers)
@@ -115,24 +117,27 @@ def test_exits_by_quadrature():
     """
     starts = np.array([1e-3, 0.02, 0.5])
     exact = [exit_time(x, 2.0) for x in starts]
-    drift, diffusion = lambda x: LEVEL - x, lambda x: SLOPE * x
-    found = theory.escape.mean_exit_time(drift, diffusion, start=starts, exits=2.0, wall=0.0)
+    found = theory.escape.mean_exit_time(ROOT, start=starts, exits=2.0, wall=0.0)
     np.testing.assert_allclose(found, exact, rtol=1e-10)
     mirrored = theory.escape.mean_exit_time(
-        lambda x: -LEVEL - x, lambda x: -SLOPE * x, start=-starts, exits=-2.0, wall=0.0
+        Diffusion(lambda x: -LEVEL - x, lambda x: -SLOPE * x),
+        start=-starts,
+        exits=-2.0,
+        wall=0.0,
     )
     np.testing.assert_allclose(mirrored, exact, rtol=1e-10)
-    found = theory.escape.committor(drift, diffusion, start=starts, lower=0.0, upper=2.0)
+    found = theory.escape.committor(ROOT, start=starts, lower=0.0, upper=2.0)
     np.testing.assert_allclose(found, [scale(x) / scale(2.0) for x in starts], rtol=1e-9)
-    both = theory.escape.mean_exit_time(0.0, lambda x: x, start=starts, exits=(0.0, 2.0))
+    both = theory.escape.mean_exit_time(Diffusion(0.0, lambda x: x), start=starts, exits=(0.0, 2.0))
     np.testing.assert_allclose(both, starts * np.log(2 / starts), rtol=1e-10)
-    away = theory.escape.mean_exit_time(1.5, lambda x: x, start=starts, exits=2.0, wall=0.0)
+    process = Diffusion(1.5, lambda x: x)
+    away = theory.escape.mean_exit_time(process, start=starts, exits=2.0, wall=0.0)
     np.testing.assert_allclose(away, (2 - starts) * 2 / 3, rtol=1e-10)
 
 
 def test_stationary_density_by_quadrature():
     """Mean ½, E x² = 13/16 and P(x ≤ r) of the Gamma law to 1e-10."""
-    law = theory.laws.stationary_density(lambda x: x - LEVEL, lambda x: SLOPE * x, lower=0.0)
+    law = theory.laws.stationary_density(ROOT, lower=0.0)
     np.testing.assert_allclose([law.mean, law.moment(2)], [0.5, 13 / 16], rtol=1e-10)
     places = np.array([1e-6, 0.1, 2.0])
     np.testing.assert_allclose(law.cdf(places), special.gammainc(SHAPE, places / SLOPE), rtol=1e-10)
@@ -140,27 +145,26 @@ def test_stationary_density_by_quadrature():
 
 def test_an_unattainable_side_absorbs_nothing():
     """b = 3/2, D = x: α = 3/2 ≥ 1, and 0 is not reached."""
-    equation = FokkerPlanck(1.5, lambda x: x, (0.0, 2.0), 50, "absorbing")
+    equation = FokkerPlanck(Diffusion(1.5, lambda x: x), (0.0, 2.0), 50, "absorbing")
     assert equation.absorption[0, 0, 0] == 0
     assert equation.absorption[-1, 0, 1] > 0
 
 
 REFUSED = {
     "exit at x=0 is never reached": lambda: theory.escape.committor(
-        1.5, lambda x: x, start=0.5, lower=0.0, upper=2.0
+        Diffusion(1.5, lambda x: x), start=0.5, lower=0.0, upper=2.0
     ),
     "stops at the wall at x=0": lambda: theory.escape.mean_exit_time(
-        0.0, lambda x: x, start=0.5, exits=2.0, wall=0.0
+        Diffusion(0.0, lambda x: x), start=0.5, exits=2.0, wall=0.0
     ),
     "shift x so that this end is at 0": lambda: theory.escape.mean_exit_time(
-        0.5, lambda x: x - 0.3, start=0.5, exits=2.0, wall=0.3
+        Diffusion(0.5, lambda x: x - 0.3), start=0.5, exits=2.0, wall=0.3
     ),
     r"grows like distance\^-1, whose integral": lambda: FokkerPlanck(
-        lambda x: -x, lambda x: x, (0, 9), 50, ("wall", "reflecting")
+        Diffusion(lambda x: -x, lambda x: x), (0, 9), 50, ("wall", "reflecting")
     ),
     r"axis 1.* grows like distance\^-0.5, which equal cells": lambda: FokkerPlanck(
-        lambda x: 0.5 - x,
-        lambda x: np.array([1.0, 0.0]) + np.array([0.0, 1.0]) * x,
+        Diffusion(lambda x: 0.5 - x, lambda x: np.array([1.0, 0.0]) + np.array([0.0, 1.0]) * x),
         (
             (-4, 4),
             (0, 9),

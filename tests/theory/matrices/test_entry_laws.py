@@ -16,6 +16,7 @@ import pytest
 
 import sde_sgd as ss
 from sde_sgd import theory
+from sde_sgd.processes import Diffusion
 
 ETA, SIZE, CELLS, KNOTS = 0.1, 2.8, 96, 17
 X, Y = np.array([-1.5, 0.6, 1.0]), np.array([-1.0, 0.9, 0.3])
@@ -54,8 +55,8 @@ def normal(x, mean, spread):
 def plane():
     """The joint densities at TIMES."""
     box = ((-SIZE, SIZE), (-SIZE, SIZE))
-    equation = theory.laws.FokkerPlanck.of_sgd(
-        network(), ss.MinibatchNoise(ONE), learning_rate=ETA, box=box, cells=CELLS
+    equation = theory.laws.FokkerPlanck(
+        ss.ModifiedEquation(network(), ETA, ss.MinibatchNoise(ONE)).limit(), box, CELLS
     )
     assert equation.added_diffusion == 0
     first, second = (normal(equation.grid.axis_centres(i), *START[i]) for i in range(2))
@@ -228,7 +229,7 @@ def test_closure_is_exact_where_entries_do_not_meet():
     drifts = (lambda q: -(q**3), lambda q: 0.3 - 2 * q)
     for i in range(2):
         equation = theory.laws.FokkerPlanck(
-            drifts[i], lambda q, i=i: levels[i] + 0 * q, (-SIZE, SIZE), CELLS
+            Diffusion(drifts[i], lambda q, i=i: levels[i] + 0 * q), (-SIZE, SIZE), CELLS
         )
         own = equation.propagate(starts()[i], [0.5])[0]
         assert variation(closure[i], own) < 0.003

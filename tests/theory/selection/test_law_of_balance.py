@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 from scipy.integrate import quad
 
+from sde_sgd.processes import Diffusion
 from sde_sgd.theory.laws import stationary_density
 from sde_sgd.theory.selection import (
     balance_factor,
@@ -72,13 +73,21 @@ def test_density_is_that_of_the_equation(temperature, moments):
     """p of the closed form = (1/D) exp ∫ drift/D, integrated numerically; Stratonovich is not."""
     found = law_of_balance_density(moments, temperature=temperature)
 
+    a1, a2, a3, b1, b2 = (float(x) for x in moments)
+
     def equation(v):
-        return law_of_balance_equation(moments, v, temperature=temperature)
+        strength = 4 * (a1 * v**2 - 2 * a2 * v + a3)
+        drift = -4 * v * (b1 * v - b2) + temperature * v * strength
+        return drift, 2 * temperature * v**2 * strength
 
     places = np.array([0.01, 0.3, 0.9, 1.0, 1.2, 5.0])
+    own = law_of_balance_equation(moments, places, temperature=temperature)
+    np.testing.assert_allclose(equation(places), own, rtol=1e-12)
     kinds = {
         kind: stationary_density(
-            lambda v: -equation(v)[0], lambda v: equation(v)[1], lower=0.0, convention=kind
+            Diffusion(lambda v: equation(v)[0], lambda v: equation(v)[1]),
+            lower=0.0,
+            convention=kind,
         )
         for kind in ("ito", "stratonovich")
     }

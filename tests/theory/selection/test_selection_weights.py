@@ -8,6 +8,7 @@ import pytest
 from scipy.integrate import quad
 
 import sde_sgd as ss
+from sde_sgd.processes import Diffusion
 from sde_sgd.theory.laws import FokkerPlanck
 from sde_sgd.theory.selection import (
     boltzmann_weights,
@@ -52,7 +53,7 @@ def test_boltzmann_by_hand():
 def test_exact_ito_weights_on_the_grid():
     """Theory §3: V = (x²−1)²/4, D = .05(1 + .3x): P(x > 0) = .12593 Itô; not .16209."""
     equation = FokkerPlanck(
-        lambda x: -(x**3 - x), lambda x: 0.05 * (1 + 0.3 * x[0]), (-2.5, 2.5), 2000
+        Diffusion(lambda x: -(x**3 - x), lambda x: 0.05 * (1 + 0.3 * x[0])), (-2.5, 2.5), 2000
     )
     weights = weights_on_grid(equation.stationary(), right, 2)
     assert weights[1] == pytest.approx(0.12593, abs=2e-5)
@@ -63,12 +64,10 @@ def test_two_dimensions_against_the_exact_marginal():
     """Isotropic noise: the marginal of x is ∝ k(x)^{−1/2} e^{−U(x,0)/T} exactly."""
     t = 0.08
     landscape = ss.landscapes.sharp_and_flat_wells(1.0)
-    equation = FokkerPlanck.of_sgd(
-        landscape,
-        ss.ConstantNoise(2 * t * jnp.eye(2)),
-        learning_rate=1.0,
-        box=((-2.6, 2.6), (-3.0, 3.0)),
-        cells=(130, 240),
+    equation = FokkerPlanck(
+        ss.ModifiedEquation(landscape, 1.0, ss.ConstantNoise(2 * t * jnp.eye(2))).limit(),
+        ((-2.6, 2.6), (-3.0, 3.0)),
+        (130, 240),
         mass_tolerance=1e-4,
     )
     weights = weights_on_grid(equation.stationary(), right, 2)
@@ -84,7 +83,7 @@ def test_two_dimensions_against_the_exact_marginal():
 
 def test_splitting_probabilities_of_three_targets():
     """dx = √(2D) dW between targets at 0 and 1, started at x: q = (1 − x, x); they sum to 1."""
-    equation = FokkerPlanck(lambda x: 0 * x, lambda x: 0.5, (-0.5, 1.5), 400, "wall")
+    equation = FokkerPlanck(Diffusion(lambda x: 0 * x, lambda x: 0.5), (-0.5, 1.5), 400, "wall")
     q0, q1 = splitting_on_grid(equation, [lambda x: x[0] <= 0.0, lambda x: x[0] >= 1.0])
     at = np.array([[0.2], [0.5], [0.9]])
     np.testing.assert_allclose(q1(at), at[:, 0], atol=1e-6)
@@ -145,8 +144,9 @@ def test_two_wells_of_sgd_from_quasi_potentials():
     """−η log(w₁/w₀) = W₀₁ − W₁₀ on a tilted double well, W by `quasi_potential`."""
     well = ss.double_well(0.36, asymmetry=0.1)
     noise = ss.ConstantNoise(jnp.array([[0.36]]))
-    up = ss.theory.escape.quasi_potential(well, noise, start=-1.0, end=1.0).barrier
-    down = ss.theory.escape.quasi_potential(well, noise, start=1.0, end=-1.0).barrier
+    sde = ss.ModifiedEquation(well, 0.1, noise)
+    up = ss.theory.escape.quasi_potential(sde, -1.0, 1.0).barrier
+    down = ss.theory.escape.quasi_potential(sde, 1.0, -1.0).barrier
     energy = spanning_tree_energies([[0, up], [down, 0]])
     assert energy[0] == pytest.approx(2 / 0.36 * 0.4 / 3, rel=1e-8)  # 2ΔL/C, ΔL = 4a/3
     assert energy[1] == 0
@@ -172,12 +172,13 @@ def test_refuses(call, match):
 
 def test_labels_that_do_not_match():
     """More labels than basins, or labels that are no integers, are refused."""
-    density = FokkerPlanck(lambda x: -x, lambda x: 0.1, (-3.0, 3.0), 60).stationary()
+    density = FokkerPlanck(Diffusion(lambda x: -x, lambda x: 0.1), (-3.0, 3.0), 60).stationary()
     with pytest.raises(ValueError, match="num_basins=2"):
         weights_on_grid(density, lambda x: jnp.where(x[0] > 0, 2, 0), 2)
     with pytest.raises(ValueError, match="integer"):
         weights_on_grid(density, lambda x: x[0], 2)
     with pytest.raises(ValueError, match="two targets"):
         splitting_on_grid(
-            FokkerPlanck(lambda x: -x, lambda x: 0.1, (-3.0, 3.0), 60), [lambda x: x[0] > 0]
+            FokkerPlanck(Diffusion(lambda x: -x, lambda x: 0.1), (-3.0, 3.0), 60),
+            [lambda x: x[0] > 0],
         )

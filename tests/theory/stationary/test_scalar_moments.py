@@ -7,6 +7,7 @@ import closed_forms
 import numpy as np
 import pytest
 
+from sde_sgd.processes import Diffusion
 from sde_sgd.theory.laws import stationary_density, tail_index_finite_sum
 from sde_sgd.theory.stationary import (
     stationary_scalar_moments,
@@ -223,12 +224,11 @@ def test_stationary_moments_of_the_equation_are_those_of_its_density():
     eta, size = 0.4, 2
 
     def slopes(theta):
-        return np.outer(theta, INPUTS**2) - INPUTS * TARGETS
+        return theta * INPUTS**2 - INPUTS * TARGETS
 
     laws = {
         kind: stationary_density(
-            lambda t: slopes(t).mean(1),
-            lambda t: eta / (2 * size) * slopes(t).var(axis=1),
+            Diffusion(lambda t: -slopes(t).mean(), lambda t: eta / (2 * size) * slopes(t).var()),
             convention=kind,
         )
         for kind in ("ito", "stratonovich")

@@ -7,22 +7,22 @@ import scipy.sparse as sparse
 from scipy.sparse.linalg import gmres, splu
 
 import sde_sgd as ss
-from sde_sgd.theory.escape import batch_committor, batch_exit_time, mean_exit_time
-from sde_sgd.theory.laws import BatchGradients, GaussianGradient
+from sde_sgd.processes import Diffusion, Jumps
+from sde_sgd.theory.escape import committor, exit_time, mean_exit_time
 
 ETA, SIGMA = 0.25, 0.6
 
 
-def two_point(batch_size=1, variance=SIGMA**2):
-    """Two-point noise whose batch gradient has the given variance."""
+def two_point(batch_size=1, variance=SIGMA**2, eta=ETA):
+    """SGD with two-point noise whose batch gradient has the given variance."""
     landscape = ss.double_well(variance * batch_size)
-    return BatchGradients.of(landscape, ss.WithReplacement(batch_size))
+    return ss.SGD(landscape, eta, ss.WithReplacement(batch_size))
 
 
-def steps(law, **options):
+def steps(process, **options):
     """Mean number of iterations from −1 to +1."""
-    options = {"learning_rate": ETA, "start": -1.0, "exits": 1.0} | options
-    return float(batch_exit_time(law, **options).mean) / options["learning_rate"]
+    options = {"start": -1.0, "exits": 1.0} | options
+    return float(mean_exit_time(process, **options)) / ETA
 
 
 def plain(cells, rounding=None):
@@ -50,7 +50,7 @@ def plain(cells, rounding=None):
 
 def test_two_point_noise():
     """σ = .6, η = .25: 19 462.9 iterations, against 4363.36 for Gaussian noise."""
-    found = batch_exit_time(two_point(), learning_rate=ETA, start=-1.0, exits=1.0)
+    found = exit_time(two_point(), start=-1.0, exits=1.0)
     mean = found.mean / ETA
     assert mean == pytest.approx(19462.9, abs=0.1)
     assert found.error / ETA < 0.05
@@ -60,8 +60,9 @@ def test_two_point_noise():
     assert abs(coarse / mean - 1) > 4e-4
     assert mean == pytest.approx(fine + (fine - coarse) / 3, rel=5e-5)
     # Control: the noise of the same variance that theory takes for it.
+    sgd = two_point()
     gaussian = mean_exit_time(
-        lambda x: x - x**3, ETA * SIGMA**2 / 2, start=-1.0, exits=1.0, time_step=ETA
+        ss.GaussianSGD(sgd.landscape, ETA, sgd.gradient_noise), start=-1.0, exits=1.0
     )
     assert mean * ETA / gaussian == pytest.approx(19462.9 / 4363.36, rel=1e-4)
 
@@ -75,7 +76,7 @@ def test_mirror_and_both_ends():
     """x → −x: the same time; q(x) + q(−x) = 1 between ∓.9."""
     law = two_point()
     assert steps(law, start=1.0, exits=-1.0) == pytest.approx(19462.9, abs=0.1)
-    q = batch_committor(law, learning_rate=ETA, start=[-0.8, 0.8], lower=-0.9, upper=0.9)
+    q = committor(law, start=[-0.8, 0.8], lower=-0.9, upper=0.9)
     assert q.sum() == pytest.approx(1, abs=1e-6)
     assert 1e-4 < q[0] < 1e-3
 
@@ -106,17 +107,17 @@ def test_all_sequences():
     def gradients(x):
         return [x + b for b in offsets]
 
-    law = BatchGradients(lambda theta: theta[0] + jnp.asarray(offsets), probabilities)
+    law = Jumps(lambda theta: theta[0] + jnp.asarray(offsets), probabilities, 0.5)
     # 13 steps leave .4 % of the mass and half a million sequences.
     mean, variance, above = tree(0.1, -0.55, 0.75, gradients, probabilities, 0.5, 13)
-    options = {"learning_rate": 0.5, "start": 0.1}
-    found = batch_exit_time(law, exits=(-0.55, 0.75), **options)
+    options = {"start": 0.1}
+    found = exit_time(law, exits=(-0.55, 0.75), **options)
     assert found.mean / 0.5 == pytest.approx(mean, rel=2e-3)
     assert found.variance / 0.25 == pytest.approx(variance, rel=5e-3)
-    share = batch_committor(law, lower=-0.55, upper=0.75, **options)
+    share = committor(law, lower=-0.55, upper=0.75, **options)
     assert share == pytest.approx(above, rel=3e-3)
-    wrong = BatchGradients(lambda theta: theta[0] + jnp.asarray(offsets), np.ones(3) / 3)
-    control = batch_exit_time(wrong, exits=(-0.55, 0.75), **options)
+    wrong = Jumps(lambda theta: theta[0] + jnp.asarray(offsets), np.ones(3) / 3, 0.5)
+    control = exit_time(wrong, exits=(-0.55, 0.75), **options)
     assert abs(control.mean / 0.5 / mean - 1) > 0.02
 
 
@@ -130,25 +131,21 @@ def test_gaussian_limit():
 def test_never_leaves():
     """σ < max|V'| = 2/√27: SGD never leaves (η V'' < 1), whatever the SDE says."""
     law = two_point(variance=0.14)
-    found = batch_exit_time(law, learning_rate=ETA, start=-1.0, exits=1.0)
+    found = exit_time(law, start=-1.0, exits=1.0)
     assert np.isinf(found.mean) and np.isinf(found.variance) and found.rate == 0
     assert 0.14 < 4 / 27 < 0.15
-    sde = mean_exit_time(lambda x: x - x**3, ETA * 0.14 / 2, start=-1.0, exits=1.0)
+    sde = mean_exit_time(Diffusion(lambda x: x - x**3, ETA * 0.14 / 2), start=-1.0, exits=1.0)
     assert np.isfinite(sde)
     with pytest.raises(ValueError, match="no committor"):
-        batch_committor(law, learning_rate=ETA, start=-0.9, lower=-1.9, upper=0.9)
+        committor(law, start=-0.9, lower=-1.9, upper=0.9)
 
 
 def test_refused():
-    """Outside, runaway, too coarse, not a law."""
-    law, options = two_point(), {"learning_rate": ETA, "start": -1.0, "exits": 1.0}
+    """Outside, runaway, too coarse."""
+    law, options = two_point(), {"start": -1.0, "exits": 1.0}
     with pytest.raises(ValueError, match="already outside"):
-        batch_exit_time(law, **(options | {"exits": (-0.5, 1.0)}))
+        exit_time(law, **(options | {"exits": (-0.5, 1.0)}))
     with pytest.raises(ValueError, match="infinity"):
-        batch_exit_time(
-            two_point(variance=400.0), **(options | {"learning_rate": 2.5, "exits": 50})
-        )
+        exit_time(two_point(variance=400.0, eta=2.5), **(options | {"exits": 50}))
     with pytest.raises(ValueError, match="raise cells"):
-        batch_exit_time(two_point(variance=0.15), **options)
-    with pytest.raises(ValueError, match="time_step=learning_rate"):
-        batch_exit_time(GaussianGradient(lambda x: x[0], lambda x: 1.0), **options)
+        exit_time(two_point(variance=0.15), **options)
