@@ -463,6 +463,33 @@ def test_driven_by_white_noise():
     assert np.abs(found / limit - 1).max() > 0.01, "control: another step"
 
 
+@pytest.mark.parametrize("model", [ss.MinibatchNoise, ss.IsotropicNoise, ss.DiagonalNoise])
+def test_growth_with_noise_that_is_not_its_own_adjoint(model):
+    """Radius of M ↦ (1 − ηH)M(1 − ηH) + η²K[M], K read off C itself; it is 1 at the largest η."""
+    landscape, noise = least_squares(), model(ss.WithReplacement(1))
+    rest, eye = jnp.asarray(landscape.rest()), np.eye(2)
+    hessian = np.asarray(landscape.hessian(rest))
+
+    def square(v):
+        ends = (noise.covariance(rest + s * v, landscape) for s in (1.0, -1.0, 0.0))
+        up, down, middle = (np.asarray(c) for c in ends)
+        return (up + down - 2 * middle) / 2
+
+    def radius(eta):
+        columns = []
+        for i, j in itertools.product(range(2), repeat=2):
+            unit = (np.outer(eye[i], eye[j]) + np.outer(eye[j], eye[i])) / 2
+            fed = (square(eye[i] + eye[j]) - square(eye[i] - eye[j])) / 4
+            step = eye - eta * hessian
+            columns.append((step @ unit @ step + eta**2 * fed).ravel())
+        return np.abs(np.linalg.eigvals(np.array(columns).T)).max()
+
+    process = ss.GaussianSGD(landscape, ETA, noise)
+    assert stationary.growth(process) == pytest.approx(radius(ETA), rel=1e-9)
+    most = stationary.largest_stable_learning_rate(process)
+    assert radius(most) == pytest.approx(1, abs=1e-7)
+
+
 def test_growth_under_constant_noise():
     """Spectral radius of F⊗F: (1 − ηλ)² of a step, e^{−2ηλ} of an iteration of the limit."""
     slow = np.linalg.eigvalsh(H)[0]
