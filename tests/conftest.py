@@ -10,11 +10,9 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # spin for the others' cores (the bootstrap of an energy distance then costs ten times the time).
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Most programs of a test run once: to optimise them less saves a tenth of the whole.
-os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=1 "
-    + os.environ.get("XLA_FLAGS", "")
-).strip()
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=4".strip()
 
 import equinox as eqx
 import jax

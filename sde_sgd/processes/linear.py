@@ -131,12 +131,10 @@ class LinearReading(NamedTuple):
         feedback = on_symmetric(self.noise.feedback)[np.ix_(pairs, pairs)]
         if (gain >= 0).all():
             root = np.sqrt(gain)
-            last = len(gain) - 1
-            both = root[:, None] * feedback * root
-            found = scipy.linalg.eigh(both, eigvals_only=True, subset_by_index=[last, last])[0]
+            found = _top(root[:, None] * feedback * root)
         else:
-            found = np.abs(np.linalg.eigvals(gain[:, None] * feedback)).max()
-        return max(mean, float(found))
+            found = _top(gain[:, None] * feedback)
+        return max(mean, found)
 
     def second_moment_growth(self) -> float:
         """The exact factor of E|u|² in an iteration, directions without curvature aside."""
@@ -147,14 +145,9 @@ class LinearReading(NamedTuple):
         pairs = half(moving[:, None] & moving[None, :], scaled=False).astype(bool)
         first = 1 + dim * width
         block = self._system()[first:, first:][np.ix_(pairs, pairs)]
-        if width == 1:  # completely positive and symmetric: its top eigenvalue is its radius
-            last = len(block) - 1
-            only = dict(eigvals_only=True, subset_by_index=[last, last])
-            top = float(scipy.linalg.eigh((block + block.T) / 2, **only)[0])
-        else:
-            values = np.linalg.eigvals(block)
-            top = float(values.real.max() if self.own.step == 0 else np.abs(values).max())
-        return float(np.exp(top)) if self.own.step == 0 else max(top, 0.0) ** (1 / self.own.step)
+        limit = self.own.step == 0
+        top = _top(block, of_generator=limit)
+        return float(np.exp(top)) if limit else top ** (1 / self.own.step)
 
     @property
     def stable(self) -> bool:
@@ -336,6 +329,19 @@ def read(process: Any, about: Any) -> LinearReading:
         by = -basis @ np.where(steep, basis.T @ slope / np.where(steep, curvature, 1.0), 0.0)
         rest, moments = rest + by, moments.moved(by)
     return LinearReading(process, rest, basis, curvature, moments.rotated(basis), eta, own)
+
+
+def _top(matrix: np.ndarray, of_generator: bool = False) -> float:
+    """The spectral radius of a map of second moments, or the abscissa of their generator.
+
+    Either belongs to one real eigenvalue, the largest, as such a map keeps covariances what they
+    are. It is found alone where the map is its own adjoint: not with `IsotropicNoise`, for one.
+    """
+    if np.allclose(matrix, matrix.T, rtol=1e-9, atol=1e-12 * np.abs(matrix).max(initial=0.0)):
+        last = len(matrix) - 1
+        return float(scipy.linalg.eigh(matrix, eigvals_only=True, subset_by_index=[last, last])[0])
+    values = np.linalg.eigvals(matrix)
+    return float(values.real.max() if of_generator else np.abs(values).max())
 
 
 def _rounding(process: Any) -> float:

@@ -89,7 +89,7 @@ class OptaxSGD(AbstractBatchProcess):
             learning_rate, optimizer = optimizer.learning_rate.given, optimizer.optax()
         if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
             raise ValueError(
-                f"OptaxSGD needs an optax.GradientTransformation, or one of ss.Adam, ss.RMSprop "
+                f"optimizer must be an optax.GradientTransformation, or one of ss.Adam, ss.RMSprop "
                 f"and ss.SignSGD; got {type(optimizer).__name__}."
             )
         check_batches(landscape, sampling)

@@ -290,76 +290,6 @@ def test_on_the_way_with_a_buffer():
     np.testing.assert_allclose(found.covariance, exact.covariance, rtol=1e-9, atol=1e-15)
 
 
-@pytest.mark.parametrize("momentum", [0.0, MU])
-def test_shuffled_epochs_of_constant_noise(momentum):
-    """At the end of an epoch; what follows a schedule of epochs has no limit of stability."""
-    landscape = ss.quadratic(H, C)
-    process = ss.SGD(landscape, ETA, ss.RandomReshuffling(1), momentum)
-    exact = stationary.epoch_covariance(
-        H, C, learning_rate=ETA, batches_per_epoch=landscape.num_examples, momentum=momentum
-    )
-    np.testing.assert_allclose(stationary.covariance(process), exact.epoch_end, rtol=1e-10)
-    assert np.trace(exact.epoch_end) < 0.9 * np.trace(exact.average), "control: another phase"
-    most = stationary.largest_stable_learning_rate(process)
-    assert most == pytest.approx(2 * (1 + momentum) / np.linalg.eigvalsh(H)[-1])
-    with pytest.raises(ValueError, match="no limit of stability is known"):
-        stationary.largest_stable_learning_rate(
-            ss.SGD(least_squares(), ETA, ss.RandomReshuffling(1), momentum)
-        )
-
-
-def orders_of_an_epoch(landscape, theta, eta):
-    """Moments of θ at the end of an epoch of single examples, over all orders, linearised at θ."""
-    dim = landscape.dimension
-    g = np.asarray(landscape.example_gradients(theta))
-    losses = [lambda x, i=i: landscape.example_losses(x)[i] for i in range(len(g))]
-    h = [np.asarray(jax.hessian(loss)(theta)) for loss in losses]
-    maps = []
-    for i in range(len(g)):
-        step = np.eye(dim + 1)
-        step[1:, 0], step[1:, 1:] = -eta * g[i], np.eye(dim) - eta * h[i]
-        maps.append(np.kron(step, step))
-    epoch = np.zeros_like(maps[0])
-    orders = list(itertools.permutations(range(len(g))))
-    for order in orders:
-        move = np.eye(len(epoch))
-        for i in order:
-            move = maps[i] @ move
-        epoch += move / len(orders)
-    law = np.eye(len(epoch))[0]
-    for _ in range(3000):
-        law = epoch @ law
-    joint = law.reshape(dim + 1, dim + 1)
-    return theta + joint[0, 1:], joint[1:, 1:] - np.outer(joint[0, 1:], joint[0, 1:])
-
-
-@pytest.mark.parametrize("name", ["least squares", "logistic"])
-def test_shuffled_epochs_move_the_mean(name):
-    """All 120 orders of five examples: shifted mean and covariance at the end of an epoch.
-
-    Exactly on least squares; elsewhere linearised, with each example's gradient and Hessian.
-    """
-    landscape = LANDSCAPES[name]()
-    rest = landscape.minimise(np.zeros(landscape.dimension), tolerance=1e-12).theta
-    process = ss.SGD(landscape, ETA, ss.RandomReshuffling(1))
-    mean, covariance = orders_of_an_epoch(landscape, rest, ETA)
-    about = None if name == "least squares" else rest
-    np.testing.assert_allclose(stationary.mean(process, about), mean, atol=1e-9)
-    np.testing.assert_allclose(stationary.covariance(process, about), covariance, rtol=1e-6)
-    assert np.abs(mean - rest).max() > 1e-3, "control: not the minimum"
-    independent = ss.SGD(landscape, ETA, ss.WithReplacement(1))
-    assert np.abs(stationary.mean(independent, about) - rest).max() < 1e-8
-
-
-def test_momentum_of_shuffled_epochs_is_not_known():
-    """Noise that depends on θ, with a buffer: one error that says what is known."""
-    process = ss.SGD(least_squares(), ETA, ss.RandomReshuffling(1), 0.5)
-    with pytest.raises(NotKnown, match="without momentum.*epoch_covariance"):
-        stationary.covariance(process)
-    with pytest.raises(NotKnown, match="does not shuffle epochs"):
-        stationary.epoch_moments(ss.SGD(least_squares(), ETA, TWO))
-
-
 def test_about_a_point_of_a_quadratic_is_exact():
     """Σ's quadratic is moved to the minimum, one Newton step away, whatever θ is."""
     for name in ("SGD", "heavy ball", "SGLD"):
@@ -461,15 +391,6 @@ def test_driven_by_white_noise():
         )
     found, limit = (stationary.covariance(p) for p in (driven, driven.limit()))
     assert np.abs(found / limit - 1).max() > 0.01, "control: another step"
-
-
-def test_growth_under_constant_noise():
-    """Spectral radius of F⊗F: (1 − ηλ)² of a step, e^{−2ηλ} of an iteration of the limit."""
-    slow = np.linalg.eigvalsh(H)[0]
-    sgd = ss.SGD(ss.quadratic(H, C), ETA, TWO)
-    assert stationary.growth(sgd) == pytest.approx((1 - ETA * slow) ** 2, rel=1e-12)
-    limit = ss.ModifiedEquation(ss.quadratic(H, C), ETA, ss.ConstantNoise(C)).limit()
-    assert stationary.growth(limit) == pytest.approx(np.exp(-2 * ETA * slow), rel=1e-12)
 
 
 def test_a_limit_is_predicted_and_not_run():
