@@ -77,6 +77,21 @@ class ThermalNoise(AbstractGradientNoise):
         return noisy + scale * z[split:]
 
 
+def without_bath(noise: AbstractGradientNoise | None) -> AbstractGradientNoise | None:
+    """The noise of the gradients alone; None if there is none."""
+    while isinstance(noise, ThermalNoise):
+        noise = noise.noise
+    return noise
+
+
+def total_temperature(noise: AbstractGradientNoise | None) -> float:
+    """T of all baths in a noise; 0 without one."""
+    total = 0.0
+    while isinstance(noise, ThermalNoise):
+        total, noise = total + float(noise.temperature), noise.noise
+    return total
+
+
 def check_bath(noise: Any, learning_rate: float | None, name: str) -> None:
     """Raises `ValueError` for a bath made for another η than its process has; None: a schedule."""
     while isinstance(noise, ThermalNoise):

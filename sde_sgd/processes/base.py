@@ -1,6 +1,7 @@
 """A process: what moves θ from one SGD iteration to the next."""
 
 import abc
+import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -12,9 +13,10 @@ from jaxtyping import Array, PyTree
 from sde_sgd._checks import in_brief
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.noise.models import AbstractGradientNoise
-from sde_sgd.noise.thermal import check_bath
+from sde_sgd.noise.thermal import check_bath, total_temperature
 from sde_sgd.processes.clock import Clock
 from sde_sgd.processes.linear import LinearReading, LinearStep, NotKnown, read
+from sde_sgd.processes.rules import Rule
 from sde_sgd.processes.step_laws import Diffusion, StepLaw
 from sde_sgd.random.draws import Draws
 from sde_sgd.types import Matrix, Positions, Vector
@@ -128,6 +130,27 @@ class AbstractProcess(eqx.Module):
         Of a discrete process that of its batches.
         """
         return None
+
+    @property
+    def bath_temperature(self) -> float:
+        """T of the bath in its noise: 0 without one."""
+        return total_temperature(self.gradient_noise)
+
+    @property
+    def update_rule(self) -> Rule | None:
+        """The rule that it follows, or that its equation describes; None, by default: not known.
+
+        `side_by_side` refuses two sides of different rules.
+        """
+        return None
+
+    @property
+    def gradients_per_iteration(self) -> float:
+        """Gradients of single examples in one iteration of one member; NaN, by default: not known.
+
+        `forecast` and the price of a comparison count with them.
+        """
+        return math.nan
 
     def check(self) -> None:
         """Raises `ValueError` for a process that cannot run, before time is spent."""

@@ -13,8 +13,9 @@ import numpy as np
 from sde_sgd._checks import check_flag, check_key, check_part, check_whole
 from sde_sgd.compare._resample import MOST_RESAMPLES
 from sde_sgd.measure.base import AbstractMeasure
+from sde_sgd.noise.thermal import without_bath
 from sde_sgd.processes.base import AbstractProcess
-from sde_sgd.processes.batches import sampling_of, without_bath
+from sde_sgd.processes.batches import sampling_of
 from sde_sgd.side_by_side.options import (
     at_step,
     check_distances,
@@ -132,15 +133,14 @@ def make_case(
 
 def settings_of(case: Case, substeps: int, allow_deaths: bool) -> dict[str, Any]:
     """What was run, in numbers and words that a file can hold."""
-    sampling, noise = sampling_of(case.sgd), without_bath(case.sde)
-    rate = getattr(case.sgd, "learning_rate", None)
-    rate = None if rate is None else rate.constant()
+    sampling, noise = sampling_of(case.sgd), without_bath(case.sde.gradient_noise)
+    rate, rule = case.sgd.clock.constant, case.sgd.update_rule
     found = {
         "sgd": type(case.sgd).__name__,
         "sde": type(case.sde).__name__,
         "learning_rate": "schedule" if rate is None else rate,
-        "batch_size": getattr(sampling, "batch_size", None),
-        "momentum": float(getattr(case.sgd, "momentum", 0.0)),
+        "batch_size": None if sampling is None else sampling.batch_size,
+        "momentum": 0.0 if rule is None else rule.momentum,
         "noise": None if noise is None else type(noise).__name__,
         "sampling": None if sampling is None else type(sampling).__name__,
         "num_examples": case.sgd.landscape.num_examples,

@@ -4,7 +4,6 @@ import math
 from typing import Any
 
 from sde_sgd.processes.base import AbstractProcess
-from sde_sgd.processes.batches import example_gradients
 from sde_sgd.side_by_side.case import Case, make_case
 from sde_sgd.side_by_side.ensembles import starts_of
 from sde_sgd.simulate.engine import forecast
@@ -34,8 +33,8 @@ def forecast_side_by_side(
     Sums `forecast` over its ensembles: SGD twice, the SDE, and the SDE at its step and half of it
     on the fraction `step_check`. Each distinct process runs for a few iterations, as many as fit
     into about half a second, and at least two. `ratio_to_sgd` is the time of all over that of one
-    ensemble of SGD; what an equation costs beside SGD, `example_gradients` says: substeps·N against
-    B an iteration, so that the SDE takes about substeps·N/B times as long. With `substeps="auto"`
+    ensemble of SGD; what an equation costs beside SGD, `gradients_per_iteration` says:
+    substeps·N against B, so that the SDE takes about substeps·N/B times as long. With `substeps="auto"`
     it is the price of the first step that is tried: each further one costs more. Distances are not
     in it.
 
@@ -56,7 +55,7 @@ def price_of(case: Case) -> Price:
         again = found.seconds_per_iteration * case.num_steps
         seconds += found.seconds + (count - 1) * again
         held += count * found.bytes
-        gradients += count * members * case.num_steps * example_gradients(process)
+        gradients += count * members * case.num_steps * process.gradients_per_iteration
         alone = alone or found.seconds
     return Price(seconds, held, gradients, seconds / alone)
 
@@ -107,7 +106,7 @@ def _by_gradients(case: Case) -> Price:
     jobs = _jobs(case)
     _, process, members, measures = jobs[0]
     found = _forecast(case, process, members, measures)
-    counts = [n * members * example_gradients(process) for n, process, members, _ in jobs]
+    counts = [n * members * process.gradients_per_iteration for n, process, members, _ in jobs]
     ratio = 2 * sum(counts) / counts[0]
     alone = found.seconds_per_iteration * case.num_steps
     held = float(sum(n * found.bytes for n, *_ in jobs))
@@ -121,7 +120,7 @@ def price_line(case: Case, price: Price) -> str:
         f"side_by_side: {least}{duration(price.seconds)} and {price.bytes / 1e9:.2g} GB, "
         f"{price.ratio_to_sgd:.3g} times one ensemble of SGD"
     )
-    ratio = example_gradients(case.sde) / example_gradients(case.sgd)
+    ratio = case.sde.gradients_per_iteration / case.sgd.gradients_per_iteration
     if math.isfinite(ratio):
         text += f"; an iteration of the SDE takes {ratio:.4g} times the gradients of one of SGD"
     return text + "."

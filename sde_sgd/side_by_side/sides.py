@@ -10,7 +10,7 @@ from sde_sgd._checks import check_whole
 from sde_sgd.compare import sidak_threshold
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.processes.base import AbstractProcess
-from sde_sgd.processes.batches import noise_factor, temperature
+from sde_sgd.processes.batches import noise_factor
 from sde_sgd.processes.clock import check_clocks
 from sde_sgd.processes.rules import different_rules
 from sde_sgd.simulate.warn import warn
@@ -55,7 +55,7 @@ def differences(sgd: AbstractProcess, sde: AbstractProcess) -> list[str]:
             f"the minibatch noise of SGD has the factor c = {factors[0]:.6g} and that of the SDE "
             f"c = {factors[1]:.6g} (another batch size or scheme)"
         )
-    baths = [temperature(process) for process in (sgd, sde)]
+    baths = [process.bath_temperature for process in (sgd, sde)]
     if not np.isclose(*baths, rtol=1e-6, atol=0):
         found.append(f"the baths have the temperatures {baths[0]:.6g} and {baths[1]:.6g}")
     rules = different_rules(sgd, sde)

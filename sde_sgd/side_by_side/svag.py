@@ -22,7 +22,6 @@ from sde_sgd.compare import compare, Comparison, verdict_table
 from sde_sgd.compare._text import number
 from sde_sgd.estimate import Estimate
 from sde_sgd.netcdf import write_dataset
-from sde_sgd.processes.batches import example_gradients
 from sde_sgd.processes.discrete.sgd import SGD
 from sde_sgd.processes.discrete.svag import SVAG
 from sde_sgd.side_by_side.case import make_case, settings_of
@@ -205,7 +204,7 @@ def svag_limit(
             for name in case.observables
         }
     deaths = {label: int((~run.alive).sum()) for label, run in runs.items()}
-    gradients = {label: example_gradients(p) for label, p in {"SGD": sgd, **stages}.items()}
+    gradients = {label: p.gradients_per_iteration for label, p in {"SGD": sgd, **stages}.items()}
     gradients[_STEP] = float(sgd.landscape.num_examples or np.nan)
     found = SvagLimit(
         runs=runs,

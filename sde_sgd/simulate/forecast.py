@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import equinox as eqx
 
 from sde_sgd.memory import compiler_bytes
-from sde_sgd.processes.batches import example_gradients, sampling_of
+from sde_sgd.processes.batches import sampling_of
 
 if TYPE_CHECKING:
     from sde_sgd.simulate.driver import Engine
@@ -33,7 +33,7 @@ class Forecast(eqx.Module):
 def foreseen(engine: "Engine", seconds: float, per_iteration: float, num_steps: int) -> Forecast:
     """The forecast of a run whose times are known."""
     process, members = engine.process, engine.plan.ensemble_size
-    each, sampling = example_gradients(process), sampling_of(process)
+    each, sampling = process.gradients_per_iteration, sampling_of(process)
     ratio = math.nan if sampling is None else each / sampling.batch_size
     total = each * members * num_steps
     held = engine.plan.bytes + compiler_bytes()

@@ -10,7 +10,6 @@ import pytest
 from tools import normal
 
 import sde_sgd as ss
-from sde_sgd.processes.batches import example_gradients
 from sde_sgd.side_by_side import ensembles, price as price_module
 
 N, B, ETA, MU = 12, 3, 0.1, 0.5
@@ -46,7 +45,7 @@ def test_gradients_of_an_example_in_an_iteration():
         ],
     }
     for count, processes in known.items():
-        assert [example_gradients(p) for p in processes] == [count] * len(processes)
+        assert [p.gradients_per_iteration for p in processes] == [count] * len(processes)
     unknown = [
         ss.ModifiedEquation(land, ETA, NOISE, order=2),
         ss.ModifiedEquation(land, ETA, ss.HessianNoise(0.1)),
@@ -54,7 +53,7 @@ def test_gradients_of_an_example_in_an_iteration():
         ss.AdaptiveEquation(land, ss.SignSGD(ETA), NOISE),
         ss.GradientFlow(land, ETA),
     ]
-    assert all(math.isnan(example_gradients(p)) for p in unknown)
+    assert all(math.isnan(p.gradients_per_iteration) for p in unknown)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pytest
 from tools import normal
 
 import sde_sgd as ss
-from sde_sgd.processes.batches import noise_factor, temperature
+from sde_sgd.processes.batches import noise_factor
 from sde_sgd.processes.rules import different_rules
 from sde_sgd.side_by_side.sides import check_sides, differences
 
@@ -91,7 +91,7 @@ def test_the_noise_factor_is_seen_through_a_bath():
     """c = 1/B under any number of baths, T their sum; another c or T is a difference."""
     bath = ss.ThermalNoise(ss.ThermalNoise(NOISE, 0.01, ETA), 0.02, ETA)
     warm = ss.ModifiedEquation(LANDSCAPE, ETA, bath)
-    assert noise_factor(warm) == 0.5 and temperature(warm) == pytest.approx(0.03)
+    assert noise_factor(warm) == 0.5 and warm.bath_temperature == pytest.approx(0.03)
     sampler = ss.SGLD(LANDSCAPE, ETA, ss.WithReplacement(4), temperature=0.03)
     assert differences(sampler, warm) == [
         "the minibatch noise of SGD has the factor c = 0.25 and that of the SDE c = 0.5 (another "

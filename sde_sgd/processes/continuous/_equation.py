@@ -9,6 +9,7 @@ from sde_sgd.noise.models import AbstractGradientNoise
 from sde_sgd.processes.base import AbstractProcess
 from sde_sgd.processes.clock import by_its_clock, Clock, LearningRate
 from sde_sgd.processes.continuous.limit import ContinuousLimit
+from sde_sgd.processes.rules import heavy_ball, Rule
 from sde_sgd.types import Positions
 
 
@@ -33,6 +34,10 @@ class AbstractEquation(AbstractProcess):
     @property
     def gradient_noise(self) -> AbstractGradientNoise:
         return self.noise
+
+    @property
+    def update_rule(self) -> Rule:
+        return heavy_ball(self.landscape, self.learning_rate)
 
     def limit(self) -> ContinuousLimit:
         return ContinuousLimit(self)

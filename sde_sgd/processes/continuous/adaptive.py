@@ -1,5 +1,6 @@
 """The SDE of an adaptive optimiser, on its clock t = η²k."""
 
+import math
 from typing import Any
 
 import equinox as eqx
@@ -8,13 +9,15 @@ from jaxtyping import Array, PyTree
 
 from sde_sgd._checks import check_whole, in_brief
 from sde_sgd.landscapes.base import AbstractLandscape
-from sde_sgd.noise.models import AbstractGradientNoise, check_noise
-from sde_sgd.noise.thermal import check_bath
+from sde_sgd.noise.models import AbstractGradientNoise, check_noise, MinibatchNoise
+from sde_sgd.noise.thermal import check_bath, without_bath
+from sde_sgd.processes._cost import of_all_examples
 from sde_sgd.processes.base import AbstractProcess, Observe
 from sde_sgd.processes.clock import by_its_clock, Clock
 from sde_sgd.processes.continuous._steps import standard_normal, step_members
 from sde_sgd.processes.continuous.limit import ContinuousLimit
 from sde_sgd.processes.discrete.adaptive import AbstractAdaptive
+from sde_sgd.processes.rules import of_optimizer, Rule
 from sde_sgd.random.draws import Draws
 from sde_sgd.types import Positions
 
@@ -97,6 +100,20 @@ class AdaptiveEquation(AbstractProcess):
     def refined(self, substeps: int, refinement: int = 1) -> "AdaptiveEquation":
         """The same equation at another solver step."""
         return AdaptiveEquation(self.landscape, self.optimizer, self.noise, substeps, refinement)
+
+    @property
+    def update_rule(self) -> Rule:
+        name = type(self.optimizer).__name__
+        return of_optimizer(name, self.landscape, self.optimizer.optax())
+
+    @property
+    def gradients_per_iteration(self) -> float:
+        """N for each gradient that a step takes: the weighted one, and of the variance
+        those of the examples and their mean; NaN unless the noise is exact.
+        """
+        if not isinstance(without_bath(self.noise), MinibatchNoise):
+            return math.nan
+        return of_all_examples(self.landscape, self.optimizer.gradients_per_step * self.substeps)
 
     def limit(self) -> ContinuousLimit:
         return ContinuousLimit(self)

@@ -11,6 +11,7 @@ from sde_sgd.noise.models import AbstractGradientNoise
 from sde_sgd.processes.base import AbstractProcess, Observe
 from sde_sgd.processes.clock import by_its_clock, Clock
 from sde_sgd.processes.linear import LinearStep, NotKnown
+from sde_sgd.processes.rules import Rule
 from sde_sgd.processes.step_laws import Diffusion
 from sde_sgd.random.draws import Draws
 from sde_sgd.types import Matrix, Vector
@@ -43,6 +44,10 @@ class AbstractOfEquation(AbstractProcess):
     @property
     def gradient_noise(self) -> AbstractGradientNoise | None:
         return self.equation.gradient_noise
+
+    @property
+    def update_rule(self) -> Rule | None:
+        return self.equation.update_rule
 
     def limit(self) -> AbstractProcess:
         return ContinuousLimit(self)

@@ -1,5 +1,6 @@
 """Continuous processes on Diffrax: gradient flow and the modified equations of SGD."""
 
+import math
 from typing import Any
 
 import diffrax as dfx
@@ -13,6 +14,7 @@ from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.noise.models import AbstractGradientNoise, check_noise
 from sde_sgd.noise.paths import Increments, IterationNoise
 from sde_sgd.noise.thermal import ThermalNoise
+from sde_sgd.processes._cost import of_all_examples, of_noisy_steps
 from sde_sgd.processes.base import AbstractProcess, Observe
 from sde_sgd.processes.clock import by_its_clock, Clock, constant_rate, LearningRate
 from sde_sgd.processes.continuous._equation import AbstractEquation
@@ -20,6 +22,7 @@ from sde_sgd.processes.continuous._steps import step_members
 from sde_sgd.processes.continuous.limit import ContinuousLimit
 from sde_sgd.processes.continuous.terms import FusedTerm, separate_terms
 from sde_sgd.processes.linear import first_order_step, LinearStep, NotKnown
+from sde_sgd.processes.rules import heavy_ball, Rule
 from sde_sgd.processes.step_laws import Diffusion, matched_diffusion
 from sde_sgd.random.draws import as_counter, Draws
 from sde_sgd.types import Key, Positions, RealLike, Vector
@@ -88,6 +91,19 @@ class GradientFlow(AbstractProcess):
     def clock(self) -> Clock:
         return Clock(self.learning_rate)
 
+    @property
+    def update_rule(self) -> Rule:
+        return heavy_ball(self.landscape, self.learning_rate)
+
+    @property
+    def gradients_per_iteration(self) -> float:
+        """substeps·N, one gradient a step, by Euler; NaN by solvers of several stages."""
+        return (
+            of_all_examples(self.landscape, self.substeps)
+            if isinstance(self.solver, dfx.Euler)
+            else math.nan
+        )
+
     def linear_step(self, learning_rate: float, curvature: np.ndarray) -> LinearStep:
         refuse_other_solvers(self.solver)
         return first_order_step(learning_rate * curvature, 0.0, self.substeps)
@@ -97,9 +113,6 @@ class GradientFlow(AbstractProcess):
 
     def limit(self) -> ContinuousLimit:
         return ContinuousLimit(self)
-
-    def check(self) -> None:
-        pass
 
     def init(self, theta: Positions, draws: Draws) -> FlowState:
         return FlowState(theta)
@@ -239,6 +252,15 @@ class ModifiedEquation(AbstractEquation):
     def _law(self, step: RealLike) -> Diffusion:
         eta = constant_rate(self.learning_rate)
         return matched_diffusion(self.landscape, self.noise, eta, order=self.order, step=step)
+
+    @property
+    def gradients_per_iteration(self) -> float:
+        """substeps·N, of order 1 by Euler with exact or constant noise."""
+        return (
+            of_noisy_steps(self.landscape, self.noise, self.substeps)
+            if self.order == 1 and isinstance(self.solver, dfx.Euler)
+            else math.nan
+        )
 
     def linear_step(self, learning_rate: float, curvature: np.ndarray) -> LinearStep:
         refuse_other_solvers(self.solver)

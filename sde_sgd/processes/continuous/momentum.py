@@ -12,6 +12,7 @@ from sde_sgd._checks import check_fraction, check_whole
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.noise.models import AbstractGradientNoise, check_noise
 from sde_sgd.noise.thermal import check_bath
+from sde_sgd.processes._cost import of_noisy_steps
 from sde_sgd.processes.base import Observe
 from sde_sgd.processes.clock import Clock, constant_rate, LearningRate
 from sde_sgd.processes.continuous._equation import AbstractEquation
@@ -19,6 +20,7 @@ from sde_sgd.processes.continuous._steps import standard_normal, step_members
 from sde_sgd.processes.continuous.limit import AbstractOfEquation
 from sde_sgd.processes.continuous.modified import ModifiedEquation
 from sde_sgd.processes.linear import LinearStep, underdamped_step
+from sde_sgd.processes.rules import heavy_ball, Rule
 from sde_sgd.processes.step_laws import Diffusion, matched_diffusion
 from sde_sgd.random.draws import Draws
 from sde_sgd.types import Positions, RealLike, Vector
@@ -93,6 +95,15 @@ class UnderdampedEquation(AbstractEquation):
         return UnderdampedEquation(
             self.landscape, rate, self.noise, self.momentum, substeps, refinement
         )
+
+    @property
+    def update_rule(self) -> Rule:
+        return heavy_ball(self.landscape, self.learning_rate, self.momentum)
+
+    @property
+    def gradients_per_iteration(self) -> float:
+        """substeps·N, a weighted gradient a step, with exact or constant noise."""
+        return of_noisy_steps(self.landscape, self.noise, self.substeps)
 
     def linear_step(self, learning_rate: float, curvature: np.ndarray) -> LinearStep:
         return underdamped_step(learning_rate, float(self.momentum), curvature, self.substeps)
@@ -196,6 +207,15 @@ class OverdampedEquation(AbstractOfEquation):
         eta = self.learning_rate.given
         options = (substeps, inner.order, inner.increments, refinement)
         return OverdampedEquation(self.landscape, eta, inner.noise, self.momentum, *options)
+
+    @property
+    def update_rule(self) -> Rule:
+        return heavy_ball(self.landscape, self.learning_rate, self.momentum)
+
+    @property
+    def gradients_per_iteration(self) -> float:
+        """As its equation."""
+        return self.equation.gradients_per_iteration
 
     def linear_step(self, learning_rate: float, curvature: np.ndarray) -> LinearStep:
         return self.equation.linear_step(learning_rate / (1 - float(self.momentum)), curvature)

@@ -23,6 +23,7 @@ from sde_sgd.processes.clock import Clock, LearningRate
 from sde_sgd.processes.continuous._steps import step_members
 from sde_sgd.processes.continuous.modified import check_ordinary, FlowState, solver_step
 from sde_sgd.processes.continuous.score import AbstractScore
+from sde_sgd.processes.rules import heavy_ball, Rule
 from sde_sgd.processes.step_laws import drift_correction
 from sde_sgd.random.draws import Draws
 from sde_sgd.types import Positions, RealLike, Scalar, Vector
@@ -126,6 +127,10 @@ class ProbabilityFlow(AbstractProcess):
     @property
     def gradient_noise(self) -> AbstractGradientNoise:
         return self.noise
+
+    @property
+    def update_rule(self) -> Rule:
+        return heavy_ball(self.landscape, self.learning_rate)
 
     @property
     def num_steps(self) -> int | None:

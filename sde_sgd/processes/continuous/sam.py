@@ -19,6 +19,7 @@ from sde_sgd.processes.discrete._sam_moments import (
     largest_stable_rate_of_equation,
     least_squares_of,
 )
+from sde_sgd.processes.rules import Rule
 from sde_sgd.random.draws import Draws
 from sde_sgd.types import Positions, RealLike, Scalar, Vector, Weights
 
@@ -83,6 +84,10 @@ class SAMEquation(AbstractEquation):
         self.num_substeps = check_whole("substeps", substeps)
         self.refinement = check_whole("refinement", refinement)
         noise.check(landscape)
+
+    @property
+    def update_rule(self) -> Rule:
+        return Rule(f"SAM with radius {float(self.radius):g}", None)
 
     @property
     def weak_order(self) -> int:

@@ -1,6 +1,7 @@
 """Adaptive optimisers, SignSGD, RMSprop and Adam: one description for their two processes."""
 
 import abc
+import math
 from typing import Any, TYPE_CHECKING
 
 import equinox as eqx
@@ -69,6 +70,14 @@ class AbstractAdaptive(eqx.Module):
     def scaled(self, kappa: float) -> "AbstractAdaptive":
         """The hyperparameters that keep the SDE when B becomes κB; see `square_root_scaling`."""
 
+    @property
+    def gradients_per_step(self) -> float:
+        """Gradients of all examples in a solver step of its equation; NaN where not known.
+
+        By default 3: the weighted one, and of the variance those of the examples and their mean.
+        """
+        return 3.0
+
     def check(self, landscape: AbstractLandscape) -> None:
         """Raises `ValueError` where there is no SDE; a default of its own: there always is."""
 
@@ -119,6 +128,11 @@ class SignSGD(AbstractAdaptive):
         import optax
 
         return optax.scale_by_sign()
+
+    @property
+    def gradients_per_step(self) -> float:
+        """2, of the variance; not known where C is formed."""
+        return 2.0 if self.diagonal else math.nan
 
     def check(self, landscape: AbstractLandscape) -> None:
         if landscape.dimension > _MOST_SIGNS and not self.diagonal:

@@ -105,6 +105,10 @@ class SGLD(AbstractBatchProcess):
         # Under a schedule the bath is no fixed covariance of a gradient.
         return own if eta is None else ThermalNoise(own, self.temperature, eta)
 
+    @property
+    def bath_temperature(self) -> float:
+        return float(self.temperature)
+
     def linear_step(self, learning_rate: float, curvature: np.ndarray) -> LinearStep:
         return first_order_step(learning_rate * curvature, learning_rate, 1)
 

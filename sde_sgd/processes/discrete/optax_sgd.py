@@ -1,5 +1,6 @@
 """Any optax optimiser on minibatches, on the parameters in their own shapes."""
 
+import math
 from collections.abc import Callable
 from typing import Any, TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from sde_sgd.processes.clock import Clock, LearningRate
 from sde_sgd.processes.discrete._batches import AbstractBatchProcess
 from sde_sgd.processes.discrete._state_keys import follow, Followed, StateKeys
 from sde_sgd.processes.discrete.adaptive import AbstractAdaptive
+from sde_sgd.processes.rules import of_optimizer, Rule
 from sde_sgd.random.draws import Draws, STREAM_KEYS
 from sde_sgd.types import Identity, Positions
 
@@ -111,6 +113,15 @@ class OptaxSGD(AbstractBatchProcess):
     def autonomous(self) -> bool:
         # An optimiser's own count restarts with the member; the clock of a schedule does not.
         return self.learning_rate is None or self.learning_rate.schedule is None
+
+    @property
+    def update_rule(self) -> Rule:
+        return of_optimizer("its optimiser", self.landscape, self.optimizer)
+
+    @property
+    def gradients_per_iteration(self) -> float:
+        """B; NaN for an optimiser that is given the gradient's function and calls it at will."""
+        return math.nan if "grad_fn" in self.offers else super().gradients_per_iteration
 
     def init(self, theta: Positions, draws: Draws) -> OptaxState:
         def begin(theta):

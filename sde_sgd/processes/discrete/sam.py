@@ -10,12 +10,14 @@ from jaxtyping import Array, PyTree
 from sde_sgd._checks import check_flag, check_non_negative
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.noise.sampling import AbstractSampling, check_batches
+from sde_sgd.processes._cost import of_batches
 from sde_sgd.processes.base import Observe
 from sde_sgd.processes.clock import LearningRate
 from sde_sgd.processes.discrete._batches import AbstractBatchProcess
 from sde_sgd.processes.discrete._sam_moments import largest_stable_rate, least_squares_of
 from sde_sgd.processes.discrete.sgd import SGD
 from sde_sgd.processes.linear import NotKnown
+from sde_sgd.processes.rules import Rule
 from sde_sgd.random.draws import Draws
 from sde_sgd.types import Positions, RealLike, Scalar
 
@@ -58,6 +60,16 @@ class SAM(AbstractBatchProcess):
         self.radius = check_non_negative("radius", radius, float)
         self.sampling = sampling
         self.normalized = check_flag("normalized", normalized)
+
+    @property
+    def update_rule(self) -> Rule:
+        how = "normalised " * self.normalized
+        return Rule(f"{how}SAM with radius {float(self.radius):g}", None)
+
+    @property
+    def gradients_per_iteration(self) -> float:
+        """2B: at θ and at the ascended point."""
+        return of_batches(self.landscape, self.sampling.batch_size, 2)
 
     def largest_stable_rate(self, about: Any = None, at_step_zero: bool = False) -> float:
         """On `LeastSquares`, exact, from fourth moments of the batches."""

@@ -12,10 +12,12 @@ from sde_sgd._checks import check_fraction
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.noise.models import AbstractGradientNoise, check_noise
 from sde_sgd.noise.sampling import AbstractSampling, check_batches
+from sde_sgd.processes._cost import of_noisy_steps
 from sde_sgd.processes.base import AbstractProcess, Observe
 from sde_sgd.processes.clock import by_its_clock, Clock, constant_rate, LearningRate
 from sde_sgd.processes.discrete._batches import AbstractBatchProcess
 from sde_sgd.processes.linear import heavy_ball_step, LinearStep, NotKnown
+from sde_sgd.processes.rules import heavy_ball, Rule
 from sde_sgd.processes.step_laws import Batches, Diffusion, matched_diffusion
 from sde_sgd.random.draws import Draws, Stream
 from sde_sgd.types import Positions, RealLike, Vector
@@ -65,6 +67,10 @@ class SGD(AbstractBatchProcess):
         self.sampling = sampling
         self.momentum = check_fraction("momentum", momentum)
         self.has_momentum = bool(float(self.momentum) != 0)
+
+    @property
+    def update_rule(self) -> Rule:
+        return heavy_ball(self.landscape, self.learning_rate, self.momentum)
 
     def linear_step(self, learning_rate: float, curvature: np.ndarray) -> LinearStep:
         return heavy_ball_step(learning_rate, float(self.momentum), curvature)
@@ -132,6 +138,15 @@ class GaussianSGD(AbstractProcess):
     @property
     def gradient_noise(self) -> AbstractGradientNoise:
         return self.noise
+
+    @property
+    def update_rule(self) -> Rule:
+        return heavy_ball(self.landscape, self.learning_rate, self.momentum)
+
+    @property
+    def gradients_per_iteration(self) -> float:
+        """N: one weighted gradient, with exact or constant noise."""
+        return of_noisy_steps(self.landscape, self.noise, 1)
 
     def law(self) -> Diffusion:
         eta = _rate_of_law(self)

@@ -9,6 +9,7 @@ import numpy as np
 from sde_sgd._checks import check_whole
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.noise.sampling import AbstractSampling, check_batches
+from sde_sgd.processes._cost import of_batches
 from sde_sgd.processes.base import Observe
 from sde_sgd.processes.clock import LearningRate
 from sde_sgd.processes.continuous._steps import over_substeps
@@ -63,6 +64,13 @@ class SVAG(AbstractBatchProcess):
     @property
     def substeps(self) -> int:
         return self.steps
+
+    @property
+    def gradients_per_iteration(self) -> float:
+        """2lB, and B for l = 1."""
+        return of_batches(
+            self.landscape, self.sampling.batch_size, 2 * self.steps if self.steps > 1 else 1
+        )
 
     def linear_step(self, learning_rate: float, curvature: np.ndarray) -> LinearStep:
         # The bracket has l times the covariance of a batch.

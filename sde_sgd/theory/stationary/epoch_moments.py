@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from sde_sgd._checks import check_part
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.processes.base import AbstractProcess
-from sde_sgd.processes.batches import sampling_of, temperature as temperature_of
+from sde_sgd.processes.batches import sampling_of
 from sde_sgd.processes.linear import full, half, NotKnown
 from sde_sgd.theory import _arguments
 from sde_sgd.theory.stationary.posterior import Gaussian, minimum_of, refuse_flat
@@ -96,7 +96,7 @@ def epoch_moments(process: AbstractProcess, about: Any = None) -> EpochMoments:
     batches, _ = sampling.batches(num, _MOST_TRANSITIONS)
     slopes, curvatures = _expanded(landscape, jnp.asarray(centre, landscape.dtype), batches)
     refuse_flat(landscape, curvatures.mean(axis=0))
-    bath = temperature_of(process)
+    bath = process.bath_temperature
     maps = np.stack([_lifted(*pair, eta, bath) for pair in zip(curvatures, slopes, strict=True)])
     masks = np.array([_mask(b) for b in batches])
     after = _phases(maps, masks, num, size)
