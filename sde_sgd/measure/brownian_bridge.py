@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from sde_sgd._checks import check_callable
 from sde_sgd.measure.base import shape_at_theta
+from sde_sgd.processes.continuous.modified import ModifiedEquation
 from sde_sgd.types import Scalar, Vector
 
 _EXAMPLE = "lambda theta: theta[0] - 1"
@@ -25,8 +26,8 @@ class BrownianBridge(eqx.Module):
     a linear level. Without it a diffusion watched at steps of h sees its barrier .5826 √v too far
     away.
 
-    **Arguments:** `process`: the SDE of the run, with `diffusion`; `level`: a real function of
-    θ (d,), negative inside.
+    **Arguments:** `process`: the `ModifiedEquation` of the run; `level`: a real function of θ (d,),
+    negative inside.
 
     **Raises:** `ValueError` for a process without a path between its steps (SGD), or whose
     learning rate is a schedule.
@@ -35,15 +36,15 @@ class BrownianBridge(eqx.Module):
     Kou 1997, Math. Finance 7, 325.
     """
 
-    process: Any
+    process: ModifiedEquation
     level: Callable
     step: Float[Array, ""]
 
     def __init__(self, process: Any, level: Callable):
-        if not hasattr(process, "diffusion"):
+        if not isinstance(process, ModifiedEquation):
             raise ValueError(
                 f"{type(process).__name__} has no Brownian path between two of its steps, so that "
-                f"nothing is crossed there: a bridge belongs to an SDE such as ss.ModifiedEquation."
+                f"nothing is crossed there, or none that is known: take an ss.ModifiedEquation."
             )
         if not process.autonomous:
             raise ValueError("The bridge needs one step length: take a constant learning rate.")

@@ -34,9 +34,9 @@ def forecast_side_by_side(
     on the fraction `step_check`. Each distinct process runs for a few iterations, as many as fit
     into about half a second, and at least two. `ratio_to_sgd` is the time of all over that of one
     ensemble of SGD; what an equation costs beside SGD, `gradients_per_iteration` says:
-    substeps·N against B, so that the SDE takes about substeps·N/B times as long. With `substeps="auto"`
-    it is the price of the first step that is tried: each further one costs more. Distances are not
-    in it.
+    substeps·N against B, so that the SDE takes about substeps·N/B times as long. With
+    `substeps="auto"` it is the price of the first step that is tried: each further one costs more.
+    Distances are not in it.
 
     **Arguments:** as `side_by_side`.
     """

@@ -17,7 +17,7 @@ import numpy as np
 import xarray as xr
 
 from sde_sgd._brief import for_stdout
-from sde_sgd._checks import check_flag, check_list, check_progress, check_whole
+from sde_sgd._checks import check_flag, check_list, check_part, check_progress, check_whole
 from sde_sgd.compare import compare, Comparison, verdict_table
 from sde_sgd.compare._text import number
 from sde_sgd.estimate import Estimate
@@ -156,10 +156,11 @@ def svag_limit(
     **Source:** Li, Malladi, Arora 2021 (2102.12470) for SVAG; the extrapolation is the usual one of
     Richardson.
     """
-    if not isinstance(sgd, SGD) or sgd.has_momentum:
+    check_part("sgd", sgd, SGD, "an ss.SGD, which SVAG describes")
+    if sgd.has_momentum:
         raise ValueError(
-            f"svag_limit needs ss.SGD without momentum, which SVAG describes; got "
-            f"{type(sgd).__name__}{' with momentum' if isinstance(sgd, SGD) else ''}."
+            f"svag_limit needs ss.SGD without momentum, which SVAG describes; this one has "
+            f"momentum={float(sgd.momentum):g}."
         )
     check_progress(progress)
     allow_deaths = check_flag("allow_deaths", allow_deaths)

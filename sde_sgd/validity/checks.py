@@ -15,9 +15,9 @@ from sde_sgd._checks import (
     check_number,
     check_point,
     check_whole,
+    in_brief,
 )
 from sde_sgd.landscapes.base import AbstractFiniteSum, AbstractLandscape
-from sde_sgd.processes.discrete.optax_sgd import OptaxSGD
 from sde_sgd.processes.discrete.sgd import SGD
 from sde_sgd.types import Key, Vector
 from sde_sgd.validity.examples import default_sample
@@ -175,13 +175,10 @@ def check_run(landscape: Any, sgd: Any, theta: Any) -> Float[Any, " d"]:
             f"validity needs a finite sum, whose examples it can look at; {kind} is {what}. Draw "
             f"a data set and give ss.LeastSquares, ss.EmpiricalRisk or the like."
         )
-    if isinstance(sgd, OptaxSGD):
-        raise ValueError(
-            f"validity does not know the SDE of an optax optimiser (OptaxSGD); it knows {_KNOWN}."
-        )
     if not isinstance(sgd, SGD):
-        kind = type(sgd).__name__
-        raise ValueError(f"validity does not know when the SDE of {kind} holds; it knows {_KNOWN}.")
+        raise ValueError(
+            f"validity does not know when the SDE of {in_brief(sgd)} holds; it knows {_KNOWN}."
+        )
     if sgd.landscape is not landscape:
         raise ValueError(
             "sgd moves on another landscape than the one given: pass sgd.landscape, or make the "
