@@ -268,8 +268,9 @@ def plot(config: Config, data: xr.Dataset, predicted):
             label = name if alone else f"{name}, near another level"
             style: dict[str, Any] = {"color": COLOURS[name]}
             style |= {} if alone else {"markerfacecolor": "white"}
-            points(left, x, ss.Estimate(value, error, 2), label, **style)
-            points(right, x, ss.Estimate(value / exact, error / exact, 2), label, **style)
+            found = ss.Estimate(value, error, 2)
+            points(left, x, found, label, **style)
+            points(right, x, found / exact, label, **style)
     right.set_xscale("log")
     for axis in (left, right):
         axis.set_xlabel("η(μ² − κ)/B")

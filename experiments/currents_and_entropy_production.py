@@ -346,11 +346,8 @@ def plot(config: Config, data: xr.Dataset, predicted):
                 if label not in data:
                     continue
                 found, unit = get(data, label), eta if quantity == "area" else 1.0
-                estimate = ss.Estimate(
-                    found.value.reshape(1) / unit, found.standard_error.reshape(1) / unit, 2
-                )
                 text_of = process if number == 0 else "_"
-                points(axis, [eta + shift], estimate, text_of, color=COLOURS[process])
+                points(axis, [eta + shift], found / unit, text_of, color=COLOURS[process])
         axis.set_xlabel("learning rate η (points of one η side by side)")
         axis.set_ylabel(text)
         axis.legend(frameon=False, fontsize=8)
@@ -377,11 +374,8 @@ def plot(config: Config, data: xr.Dataset, predicted):
         unit = predicted[f"network {quantity}"]
         for shift, process in ((-0.12, "SGD"), (0.12, "SDE")):
             found = get(data, f"network {process} {quantity}")
-            estimate = ss.Estimate(
-                found.value.reshape(1) / unit, found.standard_error.reshape(1) / abs(unit), 2
-            )
             label = process if place == 0 else "_"
-            points(last, [place + shift], estimate, label, color=COLOURS[process])
+            points(last, [place + shift], found / unit, label, color=COLOURS[process])
     last.axhline(1, color=COLOURS["prediction"], lw=1, label="linear theory")
     last.axhline(0, color=COLOURS["other"], linestyle=":", label="equilibrium")
     last.set_xticks([0, 1], ["rotation of the\nfastest plane", "entropy of\nGaussian steps"])

@@ -321,8 +321,7 @@ def plot(config: Config, data: xr.Dataset, predicted):
         where, moved, _ = predicted[f"increments {name}"]
         found = get(data, f"injected {name} drift")
         scale = eta * unit
-        rate = ss.Estimate(found.value / scale, found.standard_error / scale, 2)
-        points(drift, where / unit, rate, name)
+        points(drift, where / unit, found / scale, name)
         style = "-" if name == "SGD" else "--"
         text = f"exact, {name}"
         drift.plot(where / unit, moved / scale, color=COLOURS[name], linestyle=style, label=text)

@@ -283,14 +283,8 @@ def log_time(config: Config, data: xr.Dataset, level: str, name: str) -> ss.Esti
     if name == "SDE, h → 0":
         share = 1 / (config.substeps - 1)
         fine, coarse = (log_time(config, data, level, x) for x in ("SDE", "Gaussian SGD"))
-        return ss.Estimate(
-            fine.value + share * (fine.value - coarse.value),
-            np.hypot((1 + share) * fine.standard_error, share * coarse.standard_error),
-            fine.num_samples,
-        )
-    found = get(data, f"{level} {name}")
-    relative = found.standard_error / found.value
-    return ss.Estimate(np.log(found.value), relative, found.num_samples)
+        return (1 + share) * fine - share * coarse
+    return get(data, f"{level} {name}").map(jnp.log)
 
 
 def log_ratio(
@@ -298,8 +292,7 @@ def log_ratio(
 ) -> ss.Estimate:
     """log of the mean time of `one` over that of `two` at one batch size."""
     first, second = (log_time(config, data, level, name)[place] for name in (one, two))
-    error = np.hypot(first.standard_error, second.standard_error)
-    return ss.Estimate(first.value - second.value, error, first.num_samples)
+    return first - second
 
 
 def check(config: Config, data: xr.Dataset, predicted) -> list[ss.Comparison]:

@@ -223,10 +223,7 @@ def plot(config: Config, data: xr.Dataset, predicted):
         base = limits.get(process, predicted["SDE at the pairs"])
         measured = get(data, process)
         points(left, x, measured, process)
-        scaled = ss.Estimate(
-            measured.value / base, measured.standard_error / base, measured.num_samples
-        )
-        points(right, x, scaled, process)
+        points(right, x, measured / base, process)
         right.plot(
             x,
             predicted[process] / base,

@@ -160,13 +160,8 @@ def plot(config: Config, data: xr.Dataset, predicted):
     for case, (eta, _, hessian, _) in CASES.items():
         if len(hessian) == 1:
             measured, unit = get(data, f"{case} SGD"), predicted[case]["SDE"][0, 0]
-            ratio = ss.Estimate(
-                measured.value.ravel() / unit,
-                measured.standard_error.ravel() / unit,
-                measured.num_samples,
-            )
             label = "SGD" if eta == 1 else "_"
-            points(left, [eta * hessian[0][0]], ratio, label, color=COLOURS["SGD"])
+            points(left, [eta * hessian[0][0]], measured[0] / unit, label, color=COLOURS["SGD"])
     left.set_xlabel("η h")
     left.set_ylabel("variance / (ηC/[2h(1−μ)])  (± 1 s.e.)")
     left.legend(frameon=False)
@@ -177,12 +172,8 @@ def plot(config: Config, data: xr.Dataset, predicted):
             place = len(names)
             base = exact["SGD"][i, j]
             for process, value in (("SGD", "SGD"), ("SDE", "SDE, own step")):
-                measured = get(data, f"{case} {process}")
-                percent = ss.Estimate(
-                    100 * (measured.value[i, j] / exact[value][i, j] - 1).reshape(1),
-                    100 * (measured.standard_error[i, j] / abs(exact[value][i, j])).reshape(1),
-                    measured.num_samples,
-                )
+                measured = get(data, f"{case} {process}")[i, j]
+                percent = 100 * (measured / exact[value][i, j] - 1)
                 shift = -0.12 if process == "SGD" else 0.12
                 label = process if place == 0 else "_"
                 points(right, [place + shift], percent, label, color=COLOURS[process])

@@ -1,12 +1,27 @@
 """A number measured on independent members, with its uncertainty."""
 
+from collections.abc import Callable, Sequence
+from typing import Any, TYPE_CHECKING
+
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Num
+from jaxtyping import ArrayLike, Bool, Float, Num
 
 from sde_sgd._brief import for_stdout
-from sde_sgd._checks import as_float64, check_number, check_whole, in_brief, real_values
+from sde_sgd._checks import (
+    as_float64,
+    check_callable,
+    check_number,
+    check_text,
+    check_whole,
+    in_brief,
+    real_values,
+)
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 class Estimate(eqx.Module):
@@ -21,6 +36,12 @@ class Estimate(eqx.Module):
     - `standard_error`: array of the same shape, one standard deviation of `value`;
       infinite where fewer than two samples contribute.
     - `num_samples`: how many independent samples `value` averages.
+
+    Estimates add, subtract, multiply and divide with numbers, arrays and each other, entry by
+    entry. Errors go along to first order (delta method), those of two estimates as of *independent*
+    ones: of two runs, say, not of two coordinates of one. `num_samples` is then the smaller one.
+
+        ratio = sgd_run["m"].covariance / sde_run["m"].covariance
     """
 
     value: Num[np.ndarray, "..."] = eqx.field(converter=lambda x: _numbers(x))
@@ -28,6 +49,8 @@ class Estimate(eqx.Module):
         converter=lambda x: np.array(as_float64("standard_error", x))
     )
     num_samples: int
+
+    __array_ufunc__ = None  # so that NumPy leaves array * estimate to the estimate
 
     def __check_init__(self):
         check_whole("num_samples", self.num_samples, 0)
@@ -103,6 +126,94 @@ class Estimate(eqx.Module):
             ) from None
         return Estimate(value, self.standard_error[index], self.num_samples)
 
+    def __neg__(self) -> "Estimate":
+        return Estimate(-self.value, self.standard_error, self.num_samples)
+
+    def __add__(self, other: "Estimate | ArrayLike") -> "Estimate":
+        return self._with(other, lambda x, y: x + y, lambda x, y: (1.0, 1.0))
+
+    def __sub__(self, other: "Estimate | ArrayLike") -> "Estimate":
+        return self._with(other, lambda x, y: x - y, lambda x, y: (1.0, -1.0))
+
+    def __mul__(self, other: "Estimate | ArrayLike") -> "Estimate":
+        return self._with(other, lambda x, y: x * y, lambda x, y: (y, x))
+
+    def __truediv__(self, other: "Estimate | ArrayLike") -> "Estimate":
+        return self._with(other, lambda x, y: x / y, lambda x, y: (1 / y, -x / y**2))
+
+    def __radd__(self, other: ArrayLike) -> "Estimate":
+        return self + other
+
+    def __rsub__(self, other: ArrayLike) -> "Estimate":
+        return -self + other
+
+    def __rmul__(self, other: ArrayLike) -> "Estimate":
+        return self * other
+
+    def __rtruediv__(self, other: ArrayLike) -> "Estimate":
+        return self._with(other, lambda x, y: y / x, lambda x, y: (-y / x**2, 1 / x))
+
+    def map(self, function: Callable) -> "Estimate":
+        """f of each entry, by the delta method: f(v) ± |f′(v)|·standard_error.
+
+        To first order in the error: good where f is straight over a few of them.
+
+        **Arguments:** `function`: f, a JAX function of one real number with a real value.
+
+            rate = run["exit"].mean.map(lambda tau: 1 / tau)
+        """
+        check_callable("function", function, "jnp.sqrt")
+        values = np.asarray(real_values("value", self.value), np.float64)
+        points = jnp.asarray(values.ravel())
+        both = jax.vmap(lambda x: jax.jvp(function, (x,), (jnp.ones_like(x),)))(points)
+        value, slope = (np.asarray(x, np.float64).reshape(values.shape) for x in both)
+        return Estimate(value, _error(slope, self.standard_error), self.num_samples)
+
+    def to_xarray(self, name: str = "value", dims: Sequence[str] | None = None) -> "xr.Dataset":
+        """`name`, `name_standard_error` and `name_num_samples`, as a saved run names them.
+
+        **Arguments:** `dims`: names of the axes, (n,) of them; `name_dim0`, ... by default.
+        """
+        import xarray as xr
+
+        check_text("name", name)
+        axes = [f"{name}_dim{i}" for i in range(self.value.ndim)] if dims is None else [*dims]
+        if len(axes) != self.value.ndim:
+            raise ValueError(
+                f"dims must name the {self.value.ndim} axes of this Estimate; got {axes}."
+            )
+        return xr.Dataset(
+            {
+                name: (axes, self.value),
+                f"{name}_standard_error": (axes, self.standard_error),
+                f"{name}_num_samples": self.num_samples,
+            }
+        )
+
+    def _with(self, other: Any, function: Callable, slopes: Callable) -> "Estimate":
+        """f of two independent estimates, errors to first order; a number has no error."""
+        if other is self:
+            raise ValueError(
+                "An Estimate is not independent of itself: errors of two estimates are added as "
+                "those of independent ones. Take 2 * e for e + e, e.map(lambda x: x**2) for e * e."
+            )
+        num, known = self.num_samples, (other, np.zeros(()))
+        if isinstance(other, Estimate):
+            num, known = min(num, other.num_samples), (other.value, other.standard_error)
+        second = as_float64("the other number", known[0])
+        try:
+            x, y = np.broadcast_arrays(self.value, second)
+        except ValueError:
+            raise ValueError(
+                f"Shapes {self.value.shape} and {second.shape} have no common one."
+            ) from None
+        with np.errstate(divide="ignore", invalid="ignore"):
+            value, slopes = np.asarray(function(x, y)), slopes(x, y)
+        errors = [
+            _error(slope, error) for slope, (_, error) in zip(slopes, (own, known), strict=True)
+        ]
+        return Estimate(value, np.broadcast_to(np.hypot(*errors), value.shape), num)
+
     def interval(self, sigmas: float = 1.96) -> tuple[np.ndarray, np.ndarray]:
         """Normal interval value ∓ sigmas·standard_error, two arrays of `value`'s shape."""
         half = check_number("sigmas", sigmas, above=0.0) * self.standard_error
@@ -111,6 +222,13 @@ class Estimate(eqx.Module):
     def finite(self) -> Bool[np.ndarray, "..."]:
         """Where both the value and its error are finite."""
         return np.asarray(np.isfinite(self.value) & np.isfinite(self.standard_error))
+
+
+def _error(slope: Any, error: np.ndarray) -> np.ndarray:
+    """|f′|·se; 0 where f is flat, however large the error, and infinite where f′ is not finite."""
+    with np.errstate(invalid="ignore"):
+        found = np.abs(slope) * error
+    return np.where(np.asarray(slope) == 0, 0.0, np.where(np.isnan(found), np.inf, found))
 
 
 def _numbers(value) -> np.ndarray:

@@ -68,8 +68,8 @@ class Splitting:
             self.cycle_time = Estimate.from_samples(cycle)
             self.rate = ratio(p, cycle)
             self.mean_time = ratio(cycle, p)
-            self.rate_t = scaled(self.rate, 1 / unit)
-            self.mean_time_t = scaled(self.mean_time, unit)
+            self.rate_t = self.rate / unit
+            self.mean_time_t = self.mean_time * unit
 
     @property
     def complete(self) -> bool:
@@ -151,11 +151,3 @@ def ratio(top: np.ndarray, bottom: np.ndarray) -> Estimate:
     error = np.sqrt(num / (num - 1) * (residual**2).sum()) / total if num > 1 else np.inf
     return Estimate(np.asarray(value), np.asarray(error), num)
 
-
-def scaled(estimate: Estimate, factor: float) -> Estimate:
-    """The estimate in another unit."""
-    return Estimate(
-        np.asarray(estimate.value * factor),
-        np.asarray(estimate.standard_error * factor),
-        estimate.num_samples,
-    )

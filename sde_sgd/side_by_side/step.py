@@ -80,7 +80,7 @@ def step_errors(
     means = {}
     for name in observables:
         a, b = (member_rows(r, f"of {name}", both) for r in (coarse, fine))
-        means[name] = _over(Estimate.from_samples((a - b).T), share)
+        means[name] = Estimate.from_samples((a - b).T) / share
     rows = [member_rows(r, "positions", both)[-1] for r in (coarse, fine)]
     end = sgd_run["positions"].values[-1].astype(float)
     changes = {}
@@ -96,12 +96,8 @@ def step_errors(
         picked = Estimate(
             change.value.flat[largest], change.standard_error.flat[largest], change.num_samples
         )
-        changes[name] = _over(picked, share)
+        changes[name] = picked / share
     return StepErrors(runs, means, changes)
-
-
-def _over(estimate: Estimate, share: float) -> Estimate:
-    return Estimate(estimate.value / share, estimate.standard_error / share, estimate.num_samples)
 
 
 def member_rows(run: Run, measure: str, members: np.ndarray) -> np.ndarray:

@@ -83,7 +83,7 @@ def _less(value: Estimate, step: Estimate | None) -> Estimate:
     """The value without the discretisation error; the error's own noise is part of its bound."""
     if step is None:
         return value
-    return Estimate(value.value - step.value, value.standard_error, value.num_samples)
+    return value - step.value
 
 
 def _left(step: Estimate | None) -> float:

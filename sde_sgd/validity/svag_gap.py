@@ -83,10 +83,5 @@ def svag_gaps(
 def _gap(first: np.ndarray, second: np.ndarray, by_deviation: bool) -> Estimate:
     a, b = Estimate.from_samples(first), Estimate.from_samples(second)
     if by_deviation:
-        scale = float(second.std(ddof=1))
-        error = np.hypot(a.standard_error, b.standard_error) / scale
-        return Estimate((a.value - b.value) / scale, error, a.num_samples)
-    # Of a ratio of means, by the delta method.
-    ratio = a.value / b.value
-    error = np.abs(ratio) * np.hypot(a.standard_error / a.value, b.standard_error / b.value)
-    return Estimate(ratio - 1, error, a.num_samples)
+        return (a - b) / float(second.std(ddof=1))
+    return a / b - 1
