@@ -113,6 +113,7 @@ from sde_sgd.simulate import (
     Run as Run,
     simulate as simulate,
 )
+from sde_sgd.sweeps import sweep as sweep
 from sde_sgd.validity import (
     forecast_validity as forecast_validity,
     Validity as Validity,
@@ -144,6 +145,7 @@ _SUBJECTS = (
     "noise",
     "plots",
     "processes",
+    "sweeps",
     "theory",
 )
 

@@ -150,4 +150,3 @@ def ratio(top: np.ndarray, bottom: np.ndarray) -> Estimate:
     residual = top - value * bottom
     error = np.sqrt(num / (num - 1) * (residual**2).sum()) / total if num > 1 else np.inf
     return Estimate(np.asarray(value), np.asarray(error), num)
-

@@ -29,6 +29,7 @@ ORDER = (
     "compare",
     "identify",
     "plots",
+    "sweeps",
     "side_by_side",
     "validity",
 )
