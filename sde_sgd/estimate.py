@@ -13,12 +13,14 @@ from sde_sgd._brief import for_stdout
 from sde_sgd._checks import (
     as_float64,
     check_callable,
+    check_list,
     check_number,
     check_text,
     check_whole,
     in_brief,
     real_values,
 )
+from sde_sgd._user_functions import naming
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -165,7 +167,12 @@ class Estimate(eqx.Module):
         check_callable("function", function, "jnp.sqrt")
         values = np.asarray(real_values("value", self.value), np.float64)
         points = jnp.asarray(values.ravel())
-        both = jax.vmap(lambda x: jax.jvp(function, (x,), (jnp.ones_like(x),)))(points)
+        with naming("function"):
+            both = jax.vmap(lambda x: jax.jvp(function, (x,), (jnp.ones_like(x),)))(points)
+            if both[0].shape != points.shape:
+                raise ValueError(
+                    f"function must give one number for one; it gives shape {both[0].shape[1:]}."
+                )
         value, slope = (np.asarray(x, np.float64).reshape(values.shape) for x in both)
         return Estimate(value, _error(slope, self.standard_error), self.num_samples)
 
@@ -177,7 +184,8 @@ class Estimate(eqx.Module):
         import xarray as xr
 
         check_text("name", name)
-        axes = [f"{name}_dim{i}" for i in range(self.value.ndim)] if dims is None else [*dims]
+        axes = [f"{name}_dim{i}" for i in range(self.value.ndim)] if dims is None else dims
+        axes = [check_text("each of dims", a) for a in check_list("dims", axes, '("i",)')]
         if len(axes) != self.value.ndim:
             raise ValueError(
                 f"dims must name the {self.value.ndim} axes of this Estimate; got {axes}."
@@ -200,19 +208,18 @@ class Estimate(eqx.Module):
         num, known = self.num_samples, (other, np.zeros(()))
         if isinstance(other, Estimate):
             num, known = min(num, other.num_samples), (other.value, other.standard_error)
-        second = as_float64("the other number", known[0])
+        second = as_float64("other", known[0])
         try:
             x, y = np.broadcast_arrays(self.value, second)
         except ValueError:
             raise ValueError(
-                f"Shapes {self.value.shape} and {second.shape} have no common one."
+                f"other has shape {second.shape}, and the Estimate {self.value.shape}: they have "
+                f"no common one."
             ) from None
         with np.errstate(divide="ignore", invalid="ignore"):
             value, slopes = np.asarray(function(x, y)), slopes(x, y)
-        errors = [
-            _error(slope, error) for slope, (_, error) in zip(slopes, (own, known), strict=True)
-        ]
-        return Estimate(value, np.broadcast_to(np.hypot(*errors), value.shape), num)
+        error = np.hypot(_error(slopes[0], self.standard_error), _error(slopes[1], known[1]))
+        return Estimate(value, np.broadcast_to(error, value.shape), num)
 
     def interval(self, sigmas: float = 1.96) -> tuple[np.ndarray, np.ndarray]:
         """Normal interval value ∓ sigmas·standard_error, two arrays of `value`'s shape."""

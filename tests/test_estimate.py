@@ -65,7 +65,7 @@ def test_unmeasured_entries_stay_unmeasured():
 
 def test_shapes_broadcast_and_others_are_refused():
     assert (A[0] * B).value.shape == (2,)
-    with pytest.raises(ValueError, match="Shapes .2,. and .3,. have no common one"):
+    with pytest.raises(ValueError, match="other has shape .3,., and the Estimate .2,."):
         A + np.ones(3)
 
 
@@ -75,10 +75,8 @@ def test_an_estimate_is_not_independent_of_itself():
 
 
 def test_text_is_no_number():
-    with pytest.raises(ValueError, match="the other number"):
+    with pytest.raises(ValueError, match="other"):
         A + "one"
-    with pytest.raises(ValueError, match="function"):
-        A.map(3)  # pyright: ignore
 
 
 def test_as_arrays():

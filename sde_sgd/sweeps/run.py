@@ -13,7 +13,7 @@ import jax.random as jr
 import numpy as np
 import xarray as xr
 
-from sde_sgd._checks import check_callable, check_key
+from sde_sgd._checks import check_callable, check_key, check_path
 from sde_sgd.netcdf import remove_leftovers, write_dataset
 from sde_sgd.simulate.fingerprint import describe, unseen
 from sde_sgd.simulate.forecast import duration
@@ -98,10 +98,10 @@ def load(path: str | Path) -> Sweep:
 
     Axes have the values of those cells, in increasing order. What is not there is NaN.
     """
-    folder = Path(path) / "cells"
+    folder = check_path("path", path) / "cells"
     files = sorted(folder.glob("*.nc")) if folder.is_dir() else []
     if not files:
-        raise ValueError(f"{str(path)!r} holds no finished cell of a sweep.")
+        raise FileNotFoundError(f"{str(path)!r} holds no finished cell of a sweep.")
     read = [read_cell(file) for file in files]
     values = [json.loads(cell.attrs["cell_values"]) for cell in read]
     grid = {axis: sorted({own[axis] for own in values}) for axis in values[0]}
@@ -146,7 +146,7 @@ class _Done:
 
 
 def _folder(path: str | Path) -> Path:
-    folder = Path(path)
+    folder = check_path("path", path)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"path must be a folder; {str(path)!r} is a file.")
     (folder / "cells").mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,7 @@ RESULTS = """
     Forecast identify.LocalCoefficients measure.MeasureResult landscapes.Minimum
     measure.NoiseStatistics Price Run landscapes.Saddle processes.ScaledSGD SideBySide Splitting
     SplittingError SvagLimit Validity ValidityScan WeakError identify.WeakForm WeakOrder
+    sweeps.Sweep
     data.Dataset landscapes.QuadraticEnergy landscapes.DoubleWellEnergy
     landscapes.SharpAndFlatWellsEnergy landscapes.MuellerBrownEnergy theory.selection.BalanceMoments
     theory.equations.ConditionalMoments

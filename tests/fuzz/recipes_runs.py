@@ -359,3 +359,27 @@ for _drawing in ("points", "band"):
             dict(axis=_axis(), x=[0.0, 1.0], estimate=made.estimate, label="SGD"),
         ),
     )
+add("Estimate.map", lambda: (made.estimate.map, dict(function=lambda x: 2 * x)))
+add("Estimate.to_xarray", lambda: (made.estimate.to_xarray, dict(name="value", dims=["i"])))
+for _operation in ("add", "sub", "mul", "truediv", "radd", "rsub", "rmul", "rtruediv"):
+    add(
+        f"Estimate.__{_operation}__",
+        lambda name=_operation: (getattr(made.estimate, f"__{name}__"), dict(other=2.0)),
+    )
+
+# Sweeps.
+add(
+    "sweep",
+    lambda: (
+        ss.sweep,
+        dict(
+            function=lambda cell, key: 1.0,
+            grid={"a": [1, 2]},
+            key=KEY,
+            path=None,
+            executor=None,
+            progress=False,
+        ),
+    ),
+)
+add("sweeps.load", lambda: (ss.sweeps.load, dict(path="/nowhere/sweep")))
