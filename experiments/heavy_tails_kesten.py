@@ -102,7 +102,7 @@ def processes(config: Config, batch: int) -> dict[str, tuple[ss.AbstractProcess,
     sampling = ss.WithReplacement(batch)
     noise, size = ss.MinibatchNoise(sampling), np.sqrt(2.0)
     euler = ss.ModifiedEquation(landscape, eta, noise, substeps=config.euler_substeps)
-    sde = ss.TransformedEquation(  # pyright: ignore[reportCallIssue]
+    sde = ss.processes.TransformedEquation(  # pyright: ignore[reportCallIssue]
         equation=ss.ModifiedEquation(landscape, eta, noise, substeps=config.substeps),
         forward=lambda w: jnp.arcsinh(size * w),
         inverse=lambda y: jnp.sinh(y) / size,

@@ -95,7 +95,7 @@ def measure(config: Config, key) -> xr.Dataset:
             ss.MinibatchNoise(one),
             substeps=round(temperature / config.step),
         )
-        process = ss.TransformedEquation(
+        process = ss.processes.TransformedEquation(
             equation=equation, forward=jnp.log, inverse=jnp.exp, tamed=True
         )
         run = ss.simulate(

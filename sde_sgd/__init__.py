@@ -32,7 +32,6 @@ from sde_sgd.landscapes import (
     data as data,
     double_well as double_well,
     EmpiricalRisk as EmpiricalRisk,
-    find_basins as find_basins,
     LeastSquares as LeastSquares,
     LogisticRegression as LogisticRegression,
     Potential as Potential,
@@ -86,7 +85,6 @@ from sde_sgd.processes import (
     SignSGD as SignSGD,
     Stages as Stages,
     SVAG as SVAG,
-    TransformedEquation as TransformedEquation,
     UnderdampedEquation as UnderdampedEquation,
 )
 from sde_sgd.random.draws import Draws as Draws, Stream as Stream

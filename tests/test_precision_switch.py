@@ -20,7 +20,7 @@ WAYS_IN = {
     ),
     "validity": lambda: ss.validity(LANDSCAPE, PROCESS, START, key=KEY),
     "curvature": lambda: ss.curvature.trace(LANDSCAPE, START, key=KEY),
-    "basins": lambda: ss.find_basins(LANDSCAPE, START[None]),
+    "basins": lambda: ss.landscapes.find_basins(LANDSCAPE, START[None]),
 }
 
 

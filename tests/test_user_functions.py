@@ -66,7 +66,10 @@ UNCOMPILED = {
     ),
     "theta0": (lambda: run(theta0=lambda key: jnp.ones(1) if jr.normal(key) > 0 else key), IF),
     "step": (lambda: run(Descent(LANDSCAPE)), IF),
-    "forward": (lambda: ss.TransformedEquation(SDE, lambda x: x if x > 0 else -x, jnp.exp), IF),
+    "forward": (
+        lambda: ss.processes.TransformedEquation(SDE, lambda x: x if x > 0 else -x, jnp.exp),
+        IF,
+    ),
 }
 
 

@@ -122,7 +122,7 @@ class Made:
 
     @cached_property
     def basins(self):
-        return ss.find_basins(self.well, [[-1.2], [1.2]])
+        return ss.landscapes.find_basins(self.well, [[-1.2], [1.2]])
 
     @cached_property
     def draws(self):

@@ -250,9 +250,9 @@ add(
 add("SVAG", lambda: (ss.SVAG, dict(**_batches(), steps=2)))
 add("Stages", lambda: (ss.Stages, dict(processes=[made.sgd, made.sgd], lengths=[2, 3])))
 add(
-    "TransformedEquation",
+    "processes.TransformedEquation",
     lambda: (
-        ss.TransformedEquation,
+        ss.processes.TransformedEquation,
         dict(equation=made.sde, forward=lambda x: x, inverse=lambda y: y, tamed=False),
     ),
 )

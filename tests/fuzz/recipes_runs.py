@@ -300,9 +300,9 @@ add(
     ),
 )
 add(
-    "find_basins",
+    "landscapes.find_basins",
     lambda: (
-        ss.find_basins,
+        ss.landscapes.find_basins,
         dict(landscape=made.well, starts=[[-1.2], [1.2]], tolerance=1e-6, merge=1e-6),
     ),
 )

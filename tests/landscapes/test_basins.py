@@ -17,7 +17,7 @@ GRID = np.stack(np.meshgrid(np.linspace(-1.2, 1.1, 6), np.linspace(-0.3, 1.8, 6)
 
 @pytest.fixture(scope="module")
 def mueller():
-    return ss.find_basins(ss.landscapes.mueller_brown(1.0, scale=0.01), GRID)
+    return ss.landscapes.find_basins(ss.landscapes.mueller_brown(1.0, scale=0.01), GRID)
 
 
 def test_three_minima_in_order_of_loss(mueller):
@@ -72,7 +72,7 @@ def test_both_saddles(mueller):
 def test_assignment_against_the_separatrix():
     """The sharp and the flat well with a = .3: the boundary is x = −a at y = 0, labels follow x."""
     landscape = ss.landscapes.sharp_and_flat_wells(1.0, asymmetry=0.3, sharp_curvature=4.0)
-    basins = ss.find_basins(landscape, [[-0.9, 0.1], [0.9, 0.1], [0.5, -1.0]])
+    basins = ss.landscapes.find_basins(landscape, [[-0.9, 0.1], [0.9, 0.1], [0.5, -1.0]])
     np.testing.assert_allclose(basins.minima, [[1, 0], [-1, 0]], atol=1e-12)  # sharp one is deeper
     x = np.linspace(-1.7, 1.7, 18) - 0.013
     labels = basins.assign(np.stack([x, 0 * x], 1))
@@ -85,7 +85,7 @@ def test_assignment_against_the_separatrix():
 def test_a_basins_object_is_a_label():
     """`Occupation` takes it: members at rest stay in their basins."""
     landscape = ss.double_well(0.0)
-    basins = ss.find_basins(landscape, [[-0.5], [0.5]])
+    basins = ss.landscapes.find_basins(landscape, [[-0.5], [0.5]])
     run = ss.simulate(
         ss.SGD(landscape, 0.1, ss.WithReplacement(1)),
         jnp.array([[-0.7], [0.6], [1.5], [-0.1]]),
@@ -102,23 +102,23 @@ def test_refuses_saddles_ridges_and_slopes():
     """A start on a saddle, a point on the ridge, wrong shapes and numbers."""
     landscape = ss.landscapes.sharp_and_flat_wells(1.0)
     with pytest.raises(ValueError, match="1 of 2 starts lead to no minimum.*a saddle or a maximum"):
-        ss.find_basins(landscape, [[0.0, 0.0], [-0.5, 0.0]])
-    basins = ss.find_basins(landscape, [[0.5, 0.1], [-0.5, 0.1]])
+        ss.landscapes.find_basins(landscape, [[0.0, 0.0], [-0.5, 0.0]])
+    basins = ss.landscapes.find_basins(landscape, [[0.5, 0.1], [-0.5, 0.1]])
     with pytest.raises(ValueError, match="1 of 2 points.*not a minimum, a saddle"):
         basins.assign([[0.0, 0.0], [0.3, 0.0]])
     with pytest.raises(ValueError, match="shape"):
         basins.assign([0.3, 0.0])
     with pytest.raises(ValueError, match="one minimum"):
-        ss.landscapes.find_saddles(ss.find_basins(landscape, [[0.5, 0.1]]))
+        ss.landscapes.find_saddles(ss.landscapes.find_basins(landscape, [[0.5, 0.1]]))
     with pytest.raises(ValueError, match="tolerance"):
-        ss.find_basins(landscape, [[0.5, 0.1]], tolerance=0.0)
+        ss.landscapes.find_basins(landscape, [[0.5, 0.1]], tolerance=0.0)
     with pytest.raises(ValueError, match=r"landscape with d = 2; got θ of shape \(1,\)"):
         basins(jnp.zeros(1))
 
 
 def test_a_basin_that_was_not_found():
     """A saddle, and a point in the basin of a minimum that no start reached, have label −1."""
-    basins = ss.find_basins(ss.double_well(0.1), [[0.5]])
+    basins = ss.landscapes.find_basins(ss.double_well(0.1), [[0.5]])
     points = jnp.array([[0.7], [-0.4], [0.0], [1e-6], [1.0], [-1.0], [30.0]])
     labels = jax.vmap(lambda x: basins(x))(points)
     np.testing.assert_array_equal(labels, [0, -1, -1, 0, 0, -1, 0])
@@ -140,7 +140,7 @@ def test_a_hessian_that_cannot_be_formed_is_refused():
     landscape = ss.LeastSquares(np.ones((2, 100_000)), np.ones(2))
     start = np.zeros(100_000)
     for search in (
-        lambda: ss.find_basins(landscape, start[None]),
+        lambda: ss.landscapes.find_basins(landscape, start[None]),
         lambda: ss.landscapes.stationary_point(landscape, start),
     ):
         with pytest.raises(ValueError, match="80 GB.*4096.*minimise.*label_by_nearest") as raised:

@@ -90,12 +90,12 @@ def test_every_other_ending_has_its_reason(number, start, ending, reason):
     found = ss.landscapes.flow_ends(surface(number), [start])
     assert found.ending[0] == ending
     with pytest.raises(ValueError, match=f"1 of 1 starts lead to no minimum: .*{reason}"):
-        ss.find_basins(surface(number), [start])
+        ss.landscapes.find_basins(surface(number), [start])
 
 
 def test_minima_close_together_are_two():
     """L = ((x/.003)² − 1)² + y² has the minima (±.003, 0), not one of them."""
-    basins = ss.find_basins(surface(CLOSE), [[-0.5, 0.3], [0.5, 0.3]])
+    basins = ss.landscapes.find_basins(surface(CLOSE), [[-0.5, 0.3], [0.5, 0.3]])
     found = np.asarray(basins.minima)
     np.testing.assert_allclose(found[np.argsort(found[:, 0])], [[-0.003, 0], [0.003, 0]], atol=1e-9)
 
@@ -116,7 +116,7 @@ def test_many_parameters():
     expected[:, 0] = [2**0.5, -(2**0.5), 0]
     np.testing.assert_allclose(found.theta, expected, atol=1e-9)
     with pytest.raises(ValueError, match=r"…\] \(d = 100\)") as raised:
-        ss.find_basins(landscape, starts)
+        ss.landscapes.find_basins(landscape, starts)
     assert len(str(raised.value)) < 500
 
 
@@ -132,7 +132,7 @@ def test_more_parameters_than_examples():
     )
     told = r"^[^\n]*30 of the 70 eigenvalues of the Hessian are zero[^\n]*label_by_nearest[^\n]*$"
     with pytest.raises(ValueError, match=told) as raised:
-        ss.find_basins(landscape, [start])
+        ss.landscapes.find_basins(landscape, [start])
     assert len(str(raised.value)) < 500
     with pytest.raises(ValueError, match=told):
         ss.landscapes.stationary_point(landscape, start)

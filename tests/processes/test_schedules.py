@@ -42,7 +42,7 @@ SPREAD = ss.FunctionNoise(lambda x: 0.2 * jnp.diag(x))
 
 def transformed(rate):
     inner = modified(rate, SPREAD, order=2)
-    return ss.TransformedEquation(inner, jnp.arcsinh, jnp.sinh)
+    return ss.processes.TransformedEquation(inner, jnp.arcsinh, jnp.sinh)
 
 
 @functools.cache
@@ -92,7 +92,7 @@ SCHEDULED = {
             LANDSCAPE, rate, CONSTANT, ss.noise.StableNoise(1.5)
         ),
     },
-    ss.TransformedEquation: {"": transformed},
+    ss.processes.TransformedEquation: {"": transformed},
     ss.AdaptiveEquation: {
         "SignSGD": lambda rate: adaptive(ss.SignSGD(rate, 0.5)),
         "RMSprop": lambda rate: adaptive(ss.RMSprop(rate, initial=0.3)),

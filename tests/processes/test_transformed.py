@@ -27,7 +27,7 @@ def equation(order=1, substeps=SUBSTEPS, **options):
 
 
 def logarithmic(sde):
-    return ss.TransformedEquation(sde, jnp.log, jnp.exp)
+    return ss.processes.TransformedEquation(sde, jnp.log, jnp.exp)
 
 
 def simulate(process, num_steps=STEPS, start=1.0, members=64, **options):
@@ -77,7 +77,7 @@ def test_the_identity_changes_nothing(increments):
     sde = ss.ModifiedEquation(landscape, 0.1, noise, order=2, substeps=2, **options)
     plain, same = (
         simulate(process, 10)
-        for process in (sde, ss.TransformedEquation(sde, lambda x: x, lambda y: y))
+        for process in (sde, ss.processes.TransformedEquation(sde, lambda x: x, lambda y: y))
     )
     np.testing.assert_allclose(same.positions, plain.positions, rtol=1e-10)
 
@@ -89,7 +89,7 @@ def test_a_linear_map_changes_nothing():
     sampling = ss.WithReplacement(3)
     landscape = ss.LeastSquares(tools.normal(0, 9, 2), tools.normal(1, 9))
     sde = ss.ModifiedEquation(landscape, 0.1, ss.MinibatchNoise(sampling), substeps=2)
-    moved = ss.TransformedEquation(
+    moved = ss.processes.TransformedEquation(
         sde, lambda x: matrix @ x + shift, lambda y: inverse @ (y - shift)
     )
     np.testing.assert_allclose(
@@ -105,7 +105,7 @@ def test_noise_of_constant_width():
     temperature, h = 0.25, ETA / SUBSTEPS
     noise = ss.FunctionNoise(lambda x: jnp.sqrt(2 * temperature / ETA * (1 + x**2)))
     sde = ss.ModifiedEquation(ss.quadratic(1.0, 1.0), ETA, noise, substeps=SUBSTEPS)
-    run = simulate(ss.TransformedEquation(sde, jnp.arcsinh, jnp.sinh), 5)
+    run = simulate(ss.processes.TransformedEquation(sde, jnp.arcsinh, jnp.sinh), 5)
 
     def by_hand(drift):
         y = np.full(64, np.arcsinh(1.0))
@@ -180,7 +180,7 @@ def test_law_of_balance_in_logarithms():
     }
 
     def run(substeps):
-        process = ss.TransformedEquation(balance(substeps), jnp.log, jnp.exp, tamed=True)
+        process = ss.processes.TransformedEquation(balance(substeps), jnp.log, jnp.exp, tamed=True)
         return simulate(process, 450, start=0.9, members=1024, measures=measures)
 
     fine = run(8)
@@ -211,7 +211,7 @@ def test_plain_euler_cannot_carry_superlinear_noise():
     options = dict(num_steps=60, ensemble_size=64, key=jr.key(0), on_divergence="mask")
     plain = ss.simulate(balance(1), start, **options)
     assert (~plain.alive).mean() > 0.1
-    tamed = ss.TransformedEquation(balance(1), jnp.log, jnp.exp, tamed=True)
+    tamed = ss.processes.TransformedEquation(balance(1), jnp.log, jnp.exp, tamed=True)
     safe = ss.simulate(tamed, start, **options)
     assert safe.alive.all() and (safe.positions > 0).all()
 
@@ -235,11 +235,13 @@ REFUSED = {
         r"differs from θ for 64 of 64 starts.*domain of the coordinates",
     ),
     "no inverse": (
-        lambda: simulate(ss.TransformedEquation(equation(), jnp.log, lambda y: y + 1), start=2.0),
+        lambda: simulate(
+            ss.processes.TransformedEquation(equation(), jnp.log, lambda y: y + 1), start=2.0
+        ),
         r"inverse\(forward\(θ\)\) differs from θ",
     ),
     "scalar": (
-        lambda: ss.TransformedEquation(equation(), jnp.sum, jnp.exp),
+        lambda: ss.processes.TransformedEquation(equation(), jnp.sum, jnp.exp),
         "forward must take θ",
     ),
     "solver": (
@@ -271,7 +273,7 @@ def test_the_second_derivative_is_itos():
 
     start = np.array([1.5, 0.4])
     run = ss.simulate(
-        ss.TransformedEquation(sde, forward, inverse),
+        ss.processes.TransformedEquation(sde, forward, inverse),
         jnp.asarray(start),
         num_steps=1,
         ensemble_size=4,
@@ -301,7 +303,7 @@ BRANCHES = {
 def test_coordinates_are_asked_about_where_the_run_goes(name):
     """ψ(φ(θ)) = θ and φ(ψ(y)) = y hold at θ = 1, and not where 20 iterations lead."""
     forward, inverse, words = BRANCHES[name]
-    process = ss.TransformedEquation(equation(), forward, inverse)
+    process = ss.processes.TransformedEquation(equation(), forward, inverse)
     with pytest.raises(ValueError, match=f"{words} differs.* where the run has come"):
         simulate(process, num_steps=20)
 
@@ -311,5 +313,5 @@ def test_rounding_and_underflow_are_no_other_branch():
     sde = equation()
     state = ss.processes.continuous.transformed.TransformedState
     logarithmic(sde).check_state(state(jnp.array([[-800.0], [-3.0], [300.0], [jnp.nan]])))
-    logit = ss.TransformedEquation(sde, lambda x: jnp.log(x / (1 - x)), jax.nn.sigmoid)
+    logit = ss.processes.TransformedEquation(sde, lambda x: jnp.log(x / (1 - x)), jax.nn.sigmoid)
     logit.check_state(state(jnp.array([[36.0], [-600.0], [0.0], [3.0]])))

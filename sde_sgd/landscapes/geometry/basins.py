@@ -233,7 +233,7 @@ def find_saddles(basins: Basins) -> list[Saddle]:
 
     **Raises:** `ValueError` with fewer than two minima.
     """
-    check_part("basins", basins, Basins, "what ss.find_basins gives")
+    check_part("basins", basins, Basins, "what ss.landscapes.find_basins gives")
     if len(basins.points) < 2:
         raise ValueError("There is one minimum only: a saddle lies between two.")
     found: list[Saddle] = []

@@ -66,7 +66,7 @@ PROCESSES = {
     "AdaptiveEquation": lambda L, eta: ss.AdaptiveEquation(L, ss.Adam(eta), NOISE),
     "SAMEquation": lambda L, eta: ss.SAMEquation(L, eta, 0.1, NOISE),
     "GradientFlow": lambda L, eta: ss.GradientFlow(L, eta),
-    "TransformedEquation": lambda L, eta: ss.TransformedEquation(
+    "TransformedEquation": lambda L, eta: ss.processes.TransformedEquation(
         ss.ModifiedEquation(L, eta, NOISE), lambda x: x, lambda y: y
     ),
     "ProbabilityFlow": lambda L, eta: ss.ProbabilityFlow(L, eta, NOISE, score(L.dimension)),
