@@ -1,5 +1,6 @@
 """Values as messages and tables show them, in letters that the terminal has."""
 
+import inspect
 import sys
 from typing import Any
 
@@ -57,6 +58,39 @@ def in_brief(value: Any) -> str:
     dots = ", …" if array.size > _MOST_NUMBERS else ""
     size = f"d = {array.size}" if array.ndim == 1 else f"shape {array.shape}"
     return f"[{shown}{dots}] ({size})"
+
+
+def as_typed(module: eqx.Module) -> str:
+    """A module as a user would type it: its arguments, without those that are as by default."""
+    told = []
+    for name, argument in inspect.signature(type(module)).parameters.items():
+        value = getattr(module, name, None)
+        plain = _plain(value)
+        if value is None or (plain is not None and plain == _plain(argument.default)):
+            continue
+        told.append(f"{name}={typed(value)}")
+    return for_stdout(f"{type(module).__name__}({', '.join(told)})")
+
+
+def _plain(value: Any) -> Any:
+    """A number, text or truth value as one of Python, which can be compared; else None."""
+    if isinstance(value, jax.Array | np.ndarray) and not isinstance(value, Tracer):
+        value = value.item() if value.ndim == 0 else None
+    return value if isinstance(value, bool | int | float | str) else None
+
+
+def typed(value: Any) -> str:
+    """An argument as a user would type it; arrays by dtype and shape, functions by name."""
+    plain = _plain(value)
+    if plain is not None:
+        return f"{plain:.6g}" if isinstance(plain, float) else repr(plain)
+    if isinstance(value, list | tuple) and any(isinstance(v, eqx.Module) for v in value):
+        return f"[{', '.join(typed(v) for v in value)}]"
+    if isinstance(value, eqx.Module):
+        return repr(value)
+    if callable(value) or hasattr(value, "_fields"):  # optax's optimisers are tuples of functions
+        return getattr(value, "__qualname__", type(value).__name__).rpartition(".")[2]
+    return eqx.tree_pformat(value, width=10_000)
 
 
 def _as_numbers(value: Any) -> np.ndarray | None:

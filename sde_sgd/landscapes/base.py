@@ -1,8 +1,6 @@
 """What is minimised: the common base, finite sums and populations.
 
-θ is always one flat vector (d,); ensembles are made by `vmap` in the dynamics. Optimisers that
-treat a matrix otherwise than a vector see the parameters as `unravel` gives them.
-"""
+θ is one flat vector (d,); optimisers of matrices see the parameters as `unravel` gives them."""
 
 import abc
 from typing import Any, TYPE_CHECKING
@@ -35,9 +33,8 @@ if TYPE_CHECKING:
 class AbstractLandscape(eqx.Module):
     """A loss L(θ) on R^d with random gradients ĝ of mean ∇L and known covariance.
 
-    Conventions: L is a *mean* loss; Σ(θ) is the covariance of the gradient of one
-    example, 1/N-normalised; a batch gradient has covariance c Σ, c the factor of the
-    sampling scheme.
+    Conventions: L is a *mean* loss; Σ(θ), 1/N-normalised, is the covariance of the gradient of one
+    example; that of a batch is c Σ, c the factor of the sampling scheme.
 
     A landscape of your own derives from `AbstractFiniteSum` (examples in memory: two methods) or
     `AbstractPopulation` (fresh examples: five), whose docstrings show one; an energy without
@@ -45,6 +42,10 @@ class AbstractLandscape(eqx.Module):
 
     A landscape holds arrays, which `jax.jit` cannot hash: `eqx.filter_jit(landscape.gradient)`.
     """
+
+    def __repr__(self) -> str:
+        known = "" if self.num_examples is None else f"N={self.num_examples}, "
+        return f"{type(self).__name__}({known}d={self.dimension})"
 
     @property
     @abc.abstractmethod
@@ -122,8 +123,8 @@ class AbstractLandscape(eqx.Module):
 
     def hessian_vector_product(self, theta: Vector, vector: Vector) -> Vector:
         """∇²L(θ) v at the cost of two gradients."""
-        point, direction = as_point(self, theta), as_point(self, vector, "vector")
-        return jax.jvp(self.gradient, (point,), (direction,))[1]
+        along = (as_point(self, vector, "vector"),)
+        return jax.jvp(self.gradient, (as_point(self, theta),), along)[1]
 
     def rest(self) -> np.ndarray | None:
         """The minimum (d,) of an L that is quadratic, where moments close; None by default."""

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from sde_sgd._brief import as_typed
 from sde_sgd._checks import in_brief
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.noise.models import AbstractGradientNoise
@@ -61,6 +62,9 @@ class AbstractProcess(eqx.Module):
     """
 
     landscape: eqx.AbstractVar[AbstractLandscape]
+
+    def __repr__(self) -> str:
+        return as_typed(self)
 
     def __check_init__(self):
         if not isinstance(self.clock, Clock):

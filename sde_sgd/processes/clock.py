@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from sde_sgd._brief import typed
 from sde_sgd._checks import as_real, check_choice, check_number, in_brief, output_shape
 from sde_sgd._user_functions import naming, refuse_traced_number
 from sde_sgd.types import RealLike
@@ -54,6 +55,9 @@ class LearningRate(eqx.Module):
         first = float(initial)
         if not np.isfinite(first) or (first <= 0 and self.schedule is None) or first < 0:
             raise ValueError(f"learning_rate must be a finite number > 0; got {in_brief(first)}.")
+
+    def __repr__(self) -> str:
+        return typed(self.schedule if self.value is None else self.value)
 
     def at(self, iteration, dtype) -> Float[Array, ""]:
         """η_k in a dtype."""

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from sde_sgd._brief import as_typed
 from sde_sgd._checks import check_flag, check_fraction, check_non_negative
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.noise.models import AbstractGradientNoise
@@ -42,6 +43,9 @@ class AbstractAdaptive(eqx.Module):
     learning_rate: eqx.AbstractVar[LearningRate]
     weight_decay: eqx.AbstractVar[Scalar]
 
+    def __repr__(self) -> str:
+        return as_typed(self)
+
     @abc.abstractmethod
     def rescaling(self) -> "optax.GradientTransformation":
         """ĝ ↦ u, the discrete optimiser without its rate and its decay."""
@@ -72,10 +76,7 @@ class AbstractAdaptive(eqx.Module):
 
     @property
     def gradients_per_step(self) -> float:
-        """Gradients of all examples in a solver step of its equation; NaN where not known.
-
-        By default 3: the weighted one, and of the variance those of the examples and their mean.
-        """
+        """Gradients of all examples in a solver step; 3 for the noise and its variance, or NaN."""
         return 3.0
 
     def check(self, landscape: AbstractLandscape) -> None:
