@@ -59,5 +59,5 @@ def test_a_traced_process_prints_too():
         return eta
 
     sgd = ss.SGD(LANDSCAPE, 0.1, BATCH)
-    inside(jnp.asarray(0.1))
+    inside(jnp.asarray(0.1, jnp.float64))
     assert seen == [f"SGD({WHERE}, learning_rate=f64[], {DRAWN})"]
