@@ -56,7 +56,7 @@ def measure(config, key):
     for i in range(config.runs):
         key, own = jr.split(key)
         run = ss.simulate(process, jnp.zeros(1), num_steps=20, ensemble_size=64, key=own)
-        put(data, f"x{{i}}", ss.Estimate.of_mean(run.positions[:, 0]))
+        put(data, f"x{{i}}", ss.Estimate.from_samples(run.positions[:, 0]))
         time.sleep(config.pause)
     return xr.Dataset(data)
 
@@ -168,7 +168,7 @@ def test_ctrl_c_saves_what_is_under_way(tiny):
     assert code == 130 and "The same command goes on" in err
     assert list((tiny / "out" / "first").glob("unfinished/*/0000.npz"))
     assert not (tiny / "out" / "first" / "verdict.json").exists()
-    code, out, err = ended(command(tiny, "all", "--out", "out", "--jobs", "1", "--only", "first"))
+    code, _, err = ended(command(tiny, "all", "--out", "out", "--jobs", "1", "--only", "first"))
     assert code == 0 and "1 of 1 done: first as expected" in err
     assert json.loads((tiny / "out" / "first" / "verdict.json").read_text())["resumed"]
 
