@@ -85,7 +85,8 @@ def run_all(
             outcomes.append(_outcome(result, None, "done before"))
             continue
         files.make_writable(out / name)
-        waiting.append(Job(name, config, hasattr(load(name), "ALONE"), known.get(name)))
+        alone = getattr(load(name), "ALONE", False)
+        waiting.append(Job(name, config, alone, known.get(name)))
     usual = statistics.median(known.values()) if known else 0.0
     waiting.sort(key=lambda job: (job.alone, -(usual if job.expected is None else job.expected)))
     interrupted = _work(waiting, outcomes, len(configs), preset, seed, out, jobs)
@@ -207,7 +208,7 @@ def _summary(outcomes: list[Outcome], out: Path, console: Console) -> int:
         came = f"[{style}]{escape(outcome.came)}[/{style}]"
         table.add_row(outcome.name, came, outcome.rows, seconds)
     console.print(table)
-    bad = [outcome.name for outcome in outcomes if not outcome.good]
+    bad = sorted(outcome.name for outcome in outcomes if not outcome.good)
     console.print(
         f"{len(outcomes)} experiments, {len(outcomes) - len(bad)} as expected"
         f"{'; not: ' + ', '.join(bad) if bad else ''}. Their page: "

@@ -133,7 +133,7 @@ def test_killed_ten_times_it_ends_with_the_verdicts_of_an_uninterrupted_call(tin
     # Timings run alone, after all others.
     assert err.index("3 of 3 done: last") > err.index("2 of 3 done")
 
-    moments = np.random.default_rng(0).uniform(0.1 * seconds, 0.7 * seconds, 10)
+    moments = np.random.default_rng(0).uniform(0.1 * seconds, 0.5 * seconds, 10)
     for moment in moments:
         process = command(tiny, "all", "--out", "killed", "--jobs", "2")
         try:
@@ -177,7 +177,9 @@ def test_ctrl_c_saves_what_is_under_way(tiny):
 def test_what_is_not_as_expected_or_fails_is_the_exit_code_and_does_not_stop_the_rest(tiny):
     """Exit code 1; the summary names what disagrees and what failed, with its last line."""
     broken = tiny / "tiny" / "second.py"
-    broken.write_text(broken.read_text().replace("return xr.", "raise RuntimeError('out of luck')"))
+    broken.write_text(
+        broken.read_text().replace("return xr.Dataset(data)", "raise RuntimeError('out of luck')")
+    )
     code, out, err = ended(command(tiny, "all", "--preset", "wrong", "--out", "out"))
     assert code == 1 and "3 experiments, 0 as expected; not: first, last, second" in out
     assert "RuntimeError: out of luck" in err and "exit code 1" in err
