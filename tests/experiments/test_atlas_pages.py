@@ -16,6 +16,31 @@ OPTIONS = [
 ]  # fmt: skip
 
 
+# Texts whose contrast with what is behind them is below 4.5, with its value.
+PALE = """() => {
+  const parts = c => c.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map(v => v / 255).map(
+    v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4
+  ).reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
+  const behind = e => {
+    for (; e; e = e.parentElement) {
+      const c = parts(getComputedStyle(e).backgroundColor);
+      if (c.length === 3 || c[3] > 0) return c;
+    }
+    return [255, 255, 255];
+  };
+  const found = [];
+  for (const e of document.querySelectorAll('body *')) {
+    const own = [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim());
+    if (!own || !e.checkVisibility()) continue;
+    const [a, b] = [parts(getComputedStyle(e).color), behind(e)].map(light);
+    const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
+    if (ratio < 4.5) found.push(`${e.outerHTML.slice(0, 80)} ${ratio}`);
+  }
+  return found;
+}"""
+
+
 @pytest.fixture
 def out(tmp_path):
     """Three results; one is of another version."""
@@ -142,36 +167,18 @@ def test_a_phone_s_width_contrast_and_names(visit, name, scheme):
     assert tab.evaluate("document.documentElement.scrollWidth") == 390
     tab.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
     assert tab.evaluate("document.documentElement.scrollWidth") == 390
-    low = tab.evaluate(
-        """() => {
-          const parts = c => c.match(/[\\d.]+/g).map(Number);
-          const light = ([r, g, b]) => [r, g, b].map(v => v / 255).map(
-            v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4
-          ).reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
-          const behind = e => {
-            for (; e; e = e.parentElement) {
-              const c = parts(getComputedStyle(e).backgroundColor);
-              if (c.length === 3 || c[3] > 0) return c;
-            }
-            return [255, 255, 255];
-          };
-          const found = [];
-          for (const e of document.querySelectorAll('body *')) {
-            const own = [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim());
-            if (!own || !e.checkVisibility()) continue;
-            const [a, b] = [parts(getComputedStyle(e).color), behind(e)].map(light);
-            const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
-            if (ratio < 4.5) found.push(`${e.outerHTML.slice(0, 80)} ${ratio}`);
-          }
-          return found;
-        }"""
-    )
-    assert low == []
+    assert tab.evaluate(PALE) == []
     assert tab.evaluate("document.documentElement.lang") == "en" and tab.title()
     assert tab.evaluate(
         "[...document.querySelectorAll('input, select')].every(e => e.labels.length)"
     )
     levels = tab.evaluate("[...document.querySelectorAll('h1,h2,h3,h4')].map(h => +h.tagName[1])")
+    # Controls: a pale paragraph, and one that is too wide.
+    add = "document.querySelector('main').insertAdjacentHTML('beforeend', '<p style=\"{}\">x</p>')"
+    tab.evaluate(add.format("color: #8a8a8a; background: #fff"))
+    assert len(tab.evaluate(PALE)) == 1
+    tab.evaluate(add.format("width: 500px; max-width: none"))
+    assert tab.evaluate("document.documentElement.scrollWidth") > 390
     assert levels[0] == 1 and all(b - a <= 1 for a, b in zip(levels, levels[1:], strict=False))
 
 

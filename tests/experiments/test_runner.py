@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -238,6 +239,18 @@ def test_every_experiment_has_a_subject(monkeypatch, tmp_path):
     monkeypatch.setattr(protocol, "_names", lambda: ("homeless",))
     with pytest.raises(SystemExit, match=r"homeless\.py has the subject 'elsewhere'.*stationary"):
         framework.by_subject()
+
+
+def test_the_readme_groups_them_by_subject():
+    """The table of the README has the subjects, in their order, with their experiments."""
+    text = (ROOT.parent / "README.md").read_text()
+    table = text[text.index("| experiment |") :].split("\n\n")[0]
+    groups = re.split(r"^\| \*\*(.+)\*\* \| \|$", table, flags=re.M)[1:]
+    titles, rows = groups[::2], groups[1::2]
+    found = framework.by_subject()
+    assert titles == [framework.SUBJECTS[subject] for subject in found]
+    for named, own in zip(rows, found.values(), strict=True):
+        assert sorted(re.findall(r"^\| `(\w+)`", named, flags=re.M)) == sorted(own)
 
 
 def test_a_folder_is_one_process_s_own(tmp_path, monkeypatch):
