@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ import pytest
 
 from experiments import framework
 from experiments.framework import every, protocol
+from sde_sgd import _experiments
 
 ROOT = Path(framework.__file__).parents[1]
 EXPERIMENT = '''"""A walk of {seed} by itself.
@@ -267,3 +269,19 @@ def test_a_folder_is_one_process_s_own(tmp_path, monkeypatch):
     with framework.files.owned(tmp_path, told.append):
         pass
     assert len(told) == 1
+
+
+def test_the_console_command(monkeypatch):
+    """sde-sgd-experiments = python -m experiments; a package that is missing is named."""
+    run = []
+    monkeypatch.setattr(_experiments.runpy, "run_module", lambda name, **how: run.append(name))
+    _experiments.main()
+    assert run == ["experiments"]
+    find = _experiments.importlib.util.find_spec
+    hidden = lambda name: None if name in ("tyro", "PIL") else find(name)  # noqa: E731
+    monkeypatch.setattr(_experiments.importlib.util, "find_spec", hidden)
+    with pytest.raises(SystemExit, match=r"need tyro, PIL: pip install 'sde_sgd\[experiments\]'"):
+        _experiments.main()
+    assert len(run) == 1
+    script = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]["scripts"]
+    assert script == {"sde-sgd-experiments": "sde_sgd._experiments:main"}
