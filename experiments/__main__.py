@@ -1,4 +1,4 @@
-"""Command line: `python -m experiments [NAME --preset paper --seed 1 --out results]`."""
+"""Command line: `python -m experiments [NAME | all | atlas] [--preset paper --seed 1 ...]`."""
 
 import dataclasses
 import io
@@ -23,8 +23,35 @@ from rich.table import Table  # noqa: E402
 from . import framework  # noqa: E402
 
 
+@dataclasses.dataclass
+class All:
+    """Runs every experiment that has no verdict of this version, preset and seed yet.
+
+    Interrupted or killed, it goes on when the same command is given again.
+    """
+
+    preset: str = "smoke"
+    """preset of every experiment"""
+    seed: int = 0
+    """of the random keys, below 2⁶³"""
+    out: Path = Path("results")
+    """results go to OUT/NAME/, what an experiment prints to OUT/NAME/log.txt"""
+    jobs: int = 2
+    """experiments at a time; timings run alone, after all others"""
+    only: tuple[str, ...] = ()
+    """these experiments, instead of all"""
+
+
+@dataclasses.dataclass
+class Atlas:
+    """Writes OUT/atlas/index.html, one page of all results that are in OUT."""
+
+    out: Path = Path("results")
+    """where the results are"""
+
+
 def main(arguments: list[str]) -> int:
-    """Lists the experiments, or runs one; 0 if every verdict is as expected, else 1."""
+    """Lists the experiments, or runs one or all; 0 if every verdict is as expected, else 1."""
     for stream in (sys.stdout, sys.stderr):
         # Not every terminal has Greek letters.
         if isinstance(stream, io.TextIOWrapper):
@@ -32,28 +59,55 @@ def main(arguments: list[str]) -> int:
     console = Console()
     # A pipe has no width of its own; tables of 80 columns break every word.
     console.width = max(console.width, 120)
-    if arguments and arguments[0].startswith("--") and arguments[0] != "--help":
-        raise SystemExit(f"Name an experiment first: {', '.join(framework.names())}.")
     if not arguments:
-        table = Table("experiment", "claim", "source")
-        for name in framework.names():
-            module = framework.load(name)
-            table.add_row(
-                name, framework.headline(module, "Claim"), framework.headline(module, "Source")
-            )
-        console.print(table)
-        console.print(
-            f"Run one: python -m {__package__} NAME [--preset paper] [--seed 0] [--out results]; "
-            "the default preset is smoke, and NAME --help shows every parameter."
-        )
+        _list(console)
         return 0
     name, *rest = arguments
     if name in ("-h", "--help"):
         console.print(__doc__)
-        return main([])
+        _list(console)
+        return 0
+    if name.startswith("--"):
+        raise SystemExit(
+            f"Name an experiment first, or all, or atlas: python -m {__package__} NAME {name} ...; "
+            f"without a name it lists them."
+        )
+    if name == "all":
+        chosen = tyro.cli(All, args=rest, prog=f"python -m {__package__} all")
+        _check_seed(chosen.seed)
+        return framework.run_all(**vars(chosen), console=console)
+    if name == "atlas":
+        from .framework import atlas
+
+        chosen = tyro.cli(Atlas, args=rest, prog=f"python -m {__package__} atlas")
+        atlas.write(chosen.out, console)
+        return 0
+    return _one(name, rest, console)
+
+
+def _list(console: Console) -> None:
+    table = Table("experiment", "claim", "source")
+    for subject, found in framework.by_subject().items():
+        table.add_section()
+        table.add_row(f"[bold]{framework.SUBJECTS[subject]}[/bold]", "", "")
+        for name in found:
+            text = framework.docstring(name)
+            claim, source = (framework.paragraph(text, word) for word in ("Claim", "Source"))
+            table.add_row(name, claim, source)
+    console.print(table)
+    console.print(
+        f"Run one: python -m {__package__} NAME [--preset paper] [--seed 0] [--out results]; "
+        f"the default preset is smoke, and NAME --help shows every parameter. Run what is not done "
+        f"yet: python -m {__package__} all [--preset paper] [--jobs 2]. Make one page of what is "
+        f"there: python -m {__package__} atlas.",
+        markup=False,
+    )
+
+
+def _one(name: str, rest: list[str], console: Console) -> int:
     module = framework.load(name)
-    chosen = _preset(rest, module)
-    base = module.PRESETS[chosen]
+    chosen = _preset(rest)
+    base = framework.preset(module, chosen)
 
     @dataclasses.dataclass
     class Options:
@@ -73,23 +127,32 @@ def main(arguments: list[str]) -> int:
     options = tyro.cli(
         Options, args=rest, prog=f"python -m {__package__} {name}", description=module.__doc__
     )
-    if not -(2**63) <= options.seed < 2**63:
-        raise SystemExit(f"--seed {options.seed} does not fit into 64 bits: take one below 2⁶³.")
+    _check_seed(options.seed)
     good = framework.run(
-        name, options.config, chosen, options.seed, options.out, options.replot, console
+        name,
+        module,
+        options.config,
+        preset=chosen,
+        seed=options.seed,
+        out=options.out,
+        replot=options.replot,
+        console=console,
     )
     return 0 if good else 1
 
 
-def _preset(arguments: list[str], module) -> str:
+def _check_seed(seed: int) -> None:
+    if not -(2**63) <= seed < 2**63:
+        raise SystemExit(f"--seed {seed} does not fit into 64 bits: take one below 2⁶³.")
+
+
+def _preset(arguments: list[str]) -> str:
     preset = "smoke"
     for i, word in enumerate(arguments):
         if word == "--preset" and i + 1 < len(arguments):
             preset = arguments[i + 1]
         elif word.startswith("--preset="):
             preset = word.split("=", 1)[1]
-    if preset not in module.PRESETS:
-        raise SystemExit(f"No preset {preset!r}; there are: {', '.join(module.PRESETS)}.")
     return preset
 
 

@@ -9,11 +9,18 @@ import functools
 import hashlib
 import io
 import json
+import platform
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import diffrax
+import equinox
+import filelock
+import jax
+import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
@@ -23,6 +30,8 @@ from sde_sgd.simulate.checkpoint import versions
 
 _WRITTEN = ("config.json", "data.nc", "figure.png", "verdict.json")
 _DESCRIPTION = "experiment_run"
+_ATLAS = Path(__file__).parent / "framework" / "atlas"
+_PATIENCE = 40.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,12 +57,59 @@ class NotWritten(Exception):
 
 @functools.cache
 def code() -> str:
-    """A digest of the sources of the experiments and of the library."""
+    """A digest of the sources of the experiments and of the library.
+
+    The atlas only shows results: what is changed in it makes none of them another.
+    """
     digest = hashlib.sha256()
     for root in (Path(__file__).parent, Path(ss.__file__).parent):
         for file in sorted(root.rglob("*.py")):
+            if _ATLAS in file.parents:
+                continue
             digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def packages() -> dict[str, str]:
+    """Versions of Python and of the packages that the numbers are made with."""
+    modules = {"jax": jax, "equinox": equinox, "diffrax": diffrax, "numpy": np}
+    found = {name: module.__version__ for name, module in modules.items()}
+    return {"python": platform.python_version(), **found}
+
+
+def device() -> str:
+    """Where the numbers are made."""
+    first = jax.devices()[0]
+    return f"{first.platform} ({first.device_kind}), {platform.machine()}"
+
+
+@contextlib.contextmanager
+def owned(folder: Path, tell: Callable[[str], object]) -> Iterator[None]:
+    """Within it no other process runs this experiment in this folder.
+
+    One that has been told to end, such as what `all` had started before it was killed, is waited
+    for. **Raises:** `SystemExit` in one line where another one goes on.
+    """
+    lock = filelock.FileLock(folder / ".lock")
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            tell(f"Another process is at work in {folder}/: waits for it to end.")
+            lock.acquire(timeout=_PATIENCE)
+    except filelock.Timeout:
+        raise SystemExit(
+            f"--out: another process is at work in {str(folder)!r}, and did not end within "
+            f"{_PATIENCE:.0f} s: wait for it, end it, or name another folder."
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        raise SystemExit(
+            f"--out: {str(folder)!r} cannot be locked ({error}): name another folder."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def make_writable(folder: Path) -> None:
@@ -108,6 +164,14 @@ def read_data(folder: Path, name: str) -> tuple[Described, xr.Dataset]:
     return described, data
 
 
+def remove_verdict(folder: Path) -> None:
+    """Removes the verdict, if there is one. **Raises:** `NotWritten`."""
+    try:
+        (folder / "verdict.json").unlink(missing_ok=True)
+    except OSError as error:
+        raise NotWritten(f"The old verdict.json stays ({error.strerror or error}).") from error
+
+
 def write_json(path: Path, value: Any) -> None:
     """The new file or the old one, never a part. **Raises:** `NotWritten`."""
     _replace(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
@@ -118,6 +182,11 @@ def write_figure(path: Path, figure: Figure) -> None:
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=150, format="png")
     _replace(path, drawn.getvalue())
+
+
+def write_page(path: Path, text: str) -> None:
+    """The new file or the old one, never a part. **Raises:** `NotWritten`."""
+    _replace(path, text.encode())
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -23,6 +23,7 @@ Source: Bu, Kol, Liu 2025 (2501.09659), densities of bottleneck matrices in trai
 for the marginals.
 
 Command: python -m experiments autoencoder_weight_density --preset paper
+Subject: matrices
 """
 
 import dataclasses

@@ -18,6 +18,7 @@ Source: Aarts, Lucini, Park 2024 (2407.16427); the prefactor by the algebra docu
 sde_sgd.theory.matrices.boltzmann_machine_spacing.
 
 Command: python -m experiments boltzmann_machine_levels --preset paper
+Subject: matrices
 """
 
 import dataclasses

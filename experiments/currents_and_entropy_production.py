@@ -18,6 +18,7 @@ Source: "Machine learning in and out of equilibrium" (2306.03521), which has the
 and loss; exact values at finite steps in sde_sgd.theory.stationary.currents.
 
 Command: python -m experiments currents_and_entropy_production --preset paper
+Subject: stationary
 """
 
 import dataclasses

@@ -18,6 +18,7 @@ Source: "Why SGD is not Brownian motion" (master equation, flat directions); Ris
 Fokker–Planck equation; solvers in sde_sgd.theory.
 
 Command: python -m experiments density_evolution --preset paper
+Subject: stationary
 """
 
 import dataclasses

@@ -16,6 +16,7 @@ same variances does not obey the product.
 Source: Woodworth et al. 2020 (2002.09277); Pesme, Pillaud-Vivien, Flammarion 2021 (2106.09524).
 
 Command: python -m experiments diagonal_linear_network_bias --preset paper
+Subject: selection
 """
 
 import dataclasses

@@ -18,6 +18,7 @@ Source: Aarts, Lucini, Park 2024 (2407.16427); exact values by moment closure to
 (documented in sde_sgd.theory.matrices.teacher_student_levels and sde_sgd.theory.matrices.dyson).
 
 Command: python -m experiments dyson_level_repulsion --preset paper
+Subject: matrices
 """
 
 import dataclasses

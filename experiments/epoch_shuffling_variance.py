@@ -14,6 +14,7 @@ Source: Kühn, Rosenow 2023 (2306.05300), who give the leading order; the exact 
 phase is in sde_sgd.theory.stationary.epochs.
 
 Command: python -m experiments epoch_shuffling_variance --preset paper
+Subject: stationary
 """
 
 import dataclasses

@@ -28,6 +28,7 @@ Source: the exponents of Azizian, Iutzeler, Malick, Mertikopoulos 2024 (2406.092
 is the case that matters in practice.
 
 Command: python -m experiments escape_from_a_digits_minimum --preset paper
+Subject: escape
 """
 
 import dataclasses

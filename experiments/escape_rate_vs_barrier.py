@@ -16,6 +16,7 @@ Source: Kramers 1940; Gardiner, Handbook of Stochastic Methods, 5.2.7; kernel eq
 collocation in sde_sgd.theory.escape.exit_times.
 
 Command: python -m experiments escape_rate_vs_barrier --preset paper
+Subject: escape
 """
 
 import dataclasses

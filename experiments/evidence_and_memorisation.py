@@ -15,6 +15,7 @@ overlapping classes E and the test cross-entropy rank the λ alike.
 Source: Smith & Le 2017 (1710.06451), figures 1 and 2.
 
 Command: python -m experiments evidence_and_memorisation --preset paper
+Subject: selection
 """
 
 import dataclasses

@@ -17,6 +17,7 @@ Source: Jastrzebski et al. 2017 (1711.04623), who find η/B to decide; for the l
 sets to the sharpness, Cohen et al. 2021 (2103.00065).
 
 Command: python -m experiments final_sharpness --preset paper
+Subject: selection
 """
 
 import dataclasses

@@ -18,6 +18,7 @@ Source: Gardiner, Handbook of Stochastic Methods, 5.2.7, for the SDE; the kernel
 solved on Gauss–Legendre nodes in sde_sgd.theory.escape.kernel_equation.
 
 Command: python -m experiments finite_learning_rate_escape --preset paper
+Subject: escape
 """
 
 import dataclasses

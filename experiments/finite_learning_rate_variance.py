@@ -16,6 +16,7 @@ Source: Liu, Ziyin, Ueda 2021 (2012.03636); the discrete and the continuous
 Lyapunov equations are solved directly in sde_sgd.theory.stationary.lyapunov.
 
 Command: python -m experiments finite_learning_rate_variance --preset paper
+Subject: stationary
 """
 
 import dataclasses

@@ -21,6 +21,7 @@ Source: Xie, Sato, Sugiyama 2021 (2002.03495), theorem 3.2; exact times from the
 and by collocation, exponents by quadrature, in sde_sgd.theory.
 
 Command: python -m experiments flat_minima_escape_slower --preset paper
+Subject: escape
 """
 
 import dataclasses

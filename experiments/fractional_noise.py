@@ -18,6 +18,7 @@ Markovian states; Kühn, Rosenow 2023 (2306.05300), epochs. Whether the noise of
 is claimed by Tan, Zhang, Liu 2021, and is not tested here: see minibatch_noise_tails.
 
 Command: python -m experiments fractional_noise --preset paper
+Subject: noises
 """
 
 import dataclasses

@@ -16,6 +16,7 @@ Source: Kesten 1973; Gürbüzbalaban, Şimşekli, Zhu 2021, "The heavy-tail phen
 published formula is quoted in sde_sgd.theory.laws.kesten.
 
 Command: python -m experiments heavy_tails_kesten --preset paper
+Subject: stationary
 """
 
 import dataclasses

@@ -18,6 +18,7 @@ al. 2016; second-order equation: Li, Tai, E 2019. The finite-η readings are der
 (sde_sgd.theory.equations.identification).
 
 Command: python -m experiments identify_sde_from_sgd --preset paper
+Subject: equations
 """
 
 import dataclasses

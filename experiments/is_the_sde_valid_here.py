@@ -18,6 +18,7 @@ Source: predicted distance documented in sde_sgd.validity.rule; Li, Malladi, Aro
 (2102.12470) for the question.
 
 Command: python -m experiments is_the_sde_valid_here --preset paper
+Subject: equations
 """
 
 import dataclasses

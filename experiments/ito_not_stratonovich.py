@@ -18,6 +18,7 @@ Source: the Itô density is textbook (Risken 1989, 5.13); the discrete laws are 
 master equation, in sde_sgd.theory.laws.master_equation.
 
 Command: python -m experiments ito_not_stratonovich --preset paper
+Subject: stationary
 """
 
 import dataclasses

@@ -14,6 +14,7 @@ al. 2023 (2308.06671) for the balance identity; the finite-η rate is exact alge
 sde_sgd.theory.selection.label_noise).
 
 Command: python -m experiments label_noise_flattens --preset paper
+Subject: selection
 """
 
 import dataclasses

@@ -18,6 +18,7 @@ its median is 3 % lower at T = .05, and at larger T members diverge.
 Source: Ziyin, Li, Ueda, "The law of balance and stationary distribution of SGD" (2308.06671).
 
 Command: python -m experiments law_of_balance --preset paper
+Subject: stationary
 """
 
 import dataclasses

@@ -22,6 +22,7 @@ Source: Kumar, Bordelon, Gershman, Pehlevan 2023 (2310.06110): output scale, act
 weights in pairs for f = 0: Chizat, Oyallon, Bach 2019 (1812.07956). Size and level are our own.
 
 Command: python -m experiments lazy_to_rich --preset paper
+Subject: selection
 """
 
 import dataclasses

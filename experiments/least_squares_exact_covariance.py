@@ -21,6 +21,7 @@ Ziyin, Ueda 2021 (2012.03636), for finite η; the exact forms are derived in
 sde_sgd.theory.stationary.least_squares.
 
 Command: python -m experiments least_squares_exact_covariance --preset paper
+Subject: stationary
 """
 
 import dataclasses

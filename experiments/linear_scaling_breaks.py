@@ -16,6 +16,7 @@ Source: Goyal et al. 2017 (1706.02677); Smith, Le 2017 (1710.06451); exact value
 closure (documented in sde_sgd.theory.stationary.least_squares).
 
 Command: python -m experiments linear_scaling_breaks --preset paper
+Subject: equations
 """
 
 import dataclasses

@@ -20,6 +20,7 @@ Source: Marchenko, Pastur 1967; the departure during training: Aarts, Lucini, Pa
 (2411.13512); exact p-values: Kolmogorov.
 
 Command: python -m experiments marchenko_pastur_departure --preset paper
+Subject: matrices
 """
 
 import dataclasses

@@ -16,6 +16,7 @@ Source: Azizian, Iutzeler, Malick, Mertikopoulos 2024 (2406.09241) on the expone
 are solved by collocation and from the kernel equation, in sde_sgd.theory.
 
 Command: python -m experiments minibatch_noise_is_not_gaussian_here --preset paper
+Subject: escape
 """
 
 import dataclasses

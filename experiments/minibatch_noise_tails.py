@@ -19,6 +19,7 @@ Source: Şimşekli, Sagun, Gürbüzbalaban 2019 (1901.06053), whose reading is d
 al. 2019 (1910.09626) and Xie, Sato, Sugiyama 2021 (2002.03495); Mohammadi et al. 2015 (estimator).
 
 Command: python -m experiments minibatch_noise_tails --preset paper
+Subject: noises
 """
 
 import dataclasses

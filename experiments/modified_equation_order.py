@@ -18,6 +18,7 @@ Source: Li, Tai, E 2017 and 2019 (1511.06251, 1811.01558), Theorem 9; exact erro
 and backward equations (documented in sde_sgd.theory.equations.orders).
 
 Command: python -m experiments modified_equation_order --preset paper
+Subject: equations
 """
 
 import dataclasses

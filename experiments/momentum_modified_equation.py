@@ -19,6 +19,7 @@ Source: Li, Tai, E 2019 (1811.01558), section 5; Liu, Ziyin, Ueda 2021 (2012.036
 the linear chains (documented in sde_sgd.theory.stationary.momentum).
 
 Command: python -m experiments momentum_modified_equation --preset paper
+Subject: equations
 """
 
 import dataclasses

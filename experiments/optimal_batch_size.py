@@ -23,6 +23,7 @@ whether proportionality is supported, rejected or undecided, by accuracy and by 
 Source: Smith & Le 2017 (1710.06451), figures 3 to 7.
 
 Command: python -m experiments optimal_batch_size --preset paper
+Subject: selection
 """
 
 import dataclasses

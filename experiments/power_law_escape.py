@@ -21,6 +21,7 @@ Source: Mori, Ziyin, Liu, Ueda 2022 (2105.09557); exact times from the kernel eq
 with the batch's χ² law integrated by Gauss–Laguerre nodes; Kesten 1973 for β.
 
 Command: python -m experiments power_law_escape --preset paper
+Subject: escape
 """
 
 import dataclasses

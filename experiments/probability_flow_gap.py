@@ -16,6 +16,7 @@ Source: Song et al. 2021 (2011.13456) for the flow; Deveney et al. 2023 (2311.15
 Fokker–Planck residual; `sde_sgd.theory.equations.flow_gap` for the bound and first order used here.
 
 Command: python -m experiments probability_flow_gap --preset paper
+Subject: equations
 """
 
 import dataclasses

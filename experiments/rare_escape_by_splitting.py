@@ -17,6 +17,7 @@ Source: Cérou and Guyader 2007; Bréhier et al. 2016 (no bias); exact values fr
 equation and by collocation, in sde_sgd.theory.
 
 Command: python -m experiments rare_escape_by_splitting --preset paper
+Subject: escape
 """
 
 import dataclasses

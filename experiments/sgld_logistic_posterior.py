@@ -19,6 +19,7 @@ Source: Welling, Teh 2011; Baker et al. 2019 (1706.05439), SGLD-CV; Adhikari et 
 (2306.03521), SGWORLD.
 
 Command: python -m experiments sgld_logistic_posterior --preset paper
+Subject: noises
 """
 
 import dataclasses

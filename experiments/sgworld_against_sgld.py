@@ -17,6 +17,7 @@ Source: Adhikari et al. 2023 (2306.03521), SGWORLD; Shaw, Whalley 2025 (2501.160
 2019 (1706.05439), SGLD-CV; exact values in sde_sgd.theory.stationary.epoch_moments.
 
 Command: python -m experiments sgworld_against_sgld --preset paper
+Subject: noises
 """
 
 import dataclasses

@@ -14,6 +14,7 @@ Source: Jastrzebski et al. 2017 (1711.04623) for the claim that η/B decides; ex
 master equation (all batches) and the Fokker–Planck equation.
 
 Command: python -m experiments sharp_or_flat_well --preset paper
+Subject: selection
 """
 
 import dataclasses

@@ -7,6 +7,7 @@ and a learning rate large enough to break that is seen to break it.
 Source: Smith & Le 1710.06451 (§4, the noise scale), Li, Tai, E 1511.06251 (weak order one).
 
 Command: python -m experiments side_by_side
+Subject: side_by_side
 
 For each model three ensembles run from the same start: SGD, SGD again (the noise floor), and
 the SDE dθ = −∇L dt + √η (cΣ(θ))^{1/2} dW with t = ηk. The distance between the laws of θ is

@@ -17,6 +17,7 @@ Source: Malladi, Lyu, Panigrahi, Arora 2022 (2205.10287), sections 4 and 5; Comp
 (2411.15958) for SignSGD; exact values by a birth–death chain, quadrature and a linear recursion.
 
 Command: python -m experiments square_root_scaling_adaptive --preset paper
+Subject: equations
 """
 
 import dataclasses

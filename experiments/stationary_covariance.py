@@ -18,6 +18,7 @@ sde_sgd.theory.stationary.least_squares); the frozen-noise form is Mandt, Hoffma
 (1704.04289) with the finite-step term of Liu, Ziyin, Ueda 2021 (2012.03636).
 
 Command: python -m experiments stationary_covariance --preset paper
+Subject: stationary
 """
 
 import dataclasses

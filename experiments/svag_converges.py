@@ -15,6 +15,7 @@ Source: Li, Malladi, Arora 2021 (2102.12470), Theorem 4.3; variances by second-m
 Ziyin, Liu, Mori, Ueda 2021 (documented in sde_sgd.theory.stationary.population_least_squares).
 
 Command: python -m experiments svag_converges --preset paper
+Subject: equations
 """
 
 import dataclasses

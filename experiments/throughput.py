@@ -7,6 +7,7 @@ Source: design of this library; peers are hand-written jitted scans, per-example
 vmapped `diffrax.diffeqsolve` with `VirtualBrownianTree`, and torchsde where it is installed.
 
 Command: python -m experiments throughput --preset paper
+Subject: side_by_side
 
 Every row is (time of the peer)/(time of the library), or its inverse where the row says
 "cost"; medians over alternating repetitions in float32. Nothing else may run meanwhile. A
@@ -42,6 +43,8 @@ from .peers import (
     per_example_scan,
     torchsde_solve,
 )
+
+ALONE = True
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,7 @@ Source: Paquette, Paquette, Adlam, Pennington 2022 (2205.07069), Collins-Woodfin
 (2304.06847); exact means by Isserlis' theorem (documented in sde_sgd.theory.equations.online_risk).
 
 Command: python -m experiments volterra_risk_curves --preset paper
+Subject: equations
 """
 
 import dataclasses

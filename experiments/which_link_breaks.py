@@ -21,6 +21,7 @@ Source: Li, Malladi, Arora 2021 (2102.12470) separate non-Gaussian noise from di
 closures are exact moment equations (above).
 
 Command: python -m experiments which_link_breaks --preset paper
+Subject: side_by_side
 """
 
 import dataclasses

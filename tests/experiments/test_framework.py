@@ -21,7 +21,7 @@ from sde_sgd.simulate.driver import Engine
 
 KEYS = {
     "experiment", "claim", "source", "preset", "seed", "versions", "device", "seconds", "resumed",
-    "checks",
+    "checks", "config", "code",
 }  # fmt: skip
 ROW = {
     "name", "process", "predicted", "measured", "standard_error", "z", "expected", "verdict",
@@ -43,7 +43,7 @@ def test_every_experiment_follows_the_protocol():
                 config.seed = 1
             # As data.nc keeps it.
             kept = json.loads(json.dumps(dataclasses.asdict(config)))
-            assert module.Config(**{k: framework._tuples(v) for k, v in kept.items()}) == config
+            assert module.Config(**{k: framework.from_json(v) for k, v in kept.items()}) == config
         assert all(callable(getattr(module, f)) for f in ("measure", "predict", "check", "plot"))
 
 
@@ -51,10 +51,12 @@ def test_listing_and_unknown_names(capsys):
     """No argument lists the claims; unknown names and presets say what there is."""
     assert command.main([]) == 0
     assert "which_link_breaks" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="side_by_side"):
-        command.main(["no_such_experiment"])
-    with pytest.raises(SystemExit, match="smoke"):
-        command.main(["side_by_side", "--preset", "huge"])
+    with pytest.raises(SystemExit, match=r"'sidebyside'; the nearest are: side_by_side"):
+        command.main(["sidebyside"])
+    with pytest.raises(SystemExit, match="'smok'; the nearest are: smoke"):
+        command.main(["side_by_side", "--preset", "smok"])
+    with pytest.raises(SystemExit, match="Name an experiment first"):
+        command.main(["--preset", "smoke"])
 
 
 def test_files_exit_code_and_replot(tmp_path, monkeypatch):
@@ -276,7 +278,7 @@ def test_a_full_disk_at_the_end_keeps_the_old_results_and_the_runs(tiny, tmp_pat
 
 def test_the_package_may_have_another_name():
     """A wheel has it as `sde_sgd.experiments`: no module says `experiments` by name."""
-    root = Path(framework.__file__).parent
+    root = Path(framework.__file__).parents[1]
     spec = importlib.util.spec_from_file_location("elsewhere", root / "__init__.py")
     sys.modules["elsewhere"] = importlib.util.module_from_spec(spec)
     try:
@@ -289,7 +291,7 @@ def test_the_package_may_have_another_name():
     finally:
         for name in [m for m in sys.modules if m.startswith("elsewhere")]:
             del sys.modules[name]
-    for file in root.glob("*.py"):
+    for file in root.rglob("*.py"):
         assert "from experiments" not in file.read_text(), file.name
 
 

@@ -1,27 +1,11 @@
-"""What every experiment shares: the protocol, its runner, its files, its exit code.
-
-An experiment is a module of this package with
-
-- a docstring whose lines `Claim:` and `Source:` say what it tests,
-- `Config`, a frozen dataclass, and `PRESETS`, a dictionary of its instances,
-- `measure(config, key) -> xr.Dataset`, the only part that simulates,
-- `predict(config) -> dict`, by algebra or quadrature,
-- `check(config, data, predicted) -> list[Comparison]`,
-- `plot(config, data, predicted) -> Figure`.
-"""
+"""One experiment: measured or read again, predicted, checked, drawn, written."""
 
 import dataclasses
-import importlib
-import pkgutil
-import platform
-import re
 import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import diffrax
-import equinox
 import jax
 import jax.random as jr
 import numpy as np
@@ -34,34 +18,22 @@ import sde_sgd as ss
 from sde_sgd.simulate.checkpoint import checkpoints_in
 from sde_sgd.terminal import Interrupt
 
-from . import _files as files
+from .. import _files as files
+from .protocol import from_json, headline
 
 _SAVE_EVERY = 60.0
-_SHARED = {"framework", "peers", "probe", "__main__"}
-
-
-def names() -> list[str]:
-    """All experiments, sorted."""
-    found = [info.name for info in pkgutil.iter_modules([str(Path(__file__).parent)])]
-    return sorted(name for name in found if name not in _SHARED and not name.startswith("_"))
-
-
-def load(name: str) -> ModuleType:
-    """The experiment's module."""
-    if name not in names():
-        raise SystemExit(f"No experiment {name!r}; there are: {', '.join(names())}.")
-    return importlib.import_module(f".{name}", __package__)
-
-
-def headline(module: ModuleType, word: str) -> str:
-    """The paragraph that starts with «word:» in an experiment's docstring, on one line."""
-    text = module.__doc__ or ""
-    found = re.search(rf"^{word}:\s*(.+?)(?:\n\s*\n|\n[A-Z][a-z]+:|\Z)", text, re.S | re.M)
-    return " ".join(found.group(1).split()) if found else ""
 
 
 def run(
-    name: str, config: Any, preset: str, seed: int, out: Path, replot: bool, console: Console
+    name: str,
+    module: ModuleType,
+    config: Any,
+    *,
+    preset: str,
+    seed: int,
+    out: Path,
+    replot: bool,
+    console: Console,
 ) -> bool:
     """Measures (or reloads), predicts, checks, draws; True if every verdict is as expected.
 
@@ -69,15 +41,30 @@ def run(
     `splitting` of `measure` has a checkpoint in OUT/NAME/unfinished/, for these arguments and this
     code alone, until all files are written. Everything else, timings too, is done anew.
     """
-    module, folder = load(name), out / name
+    folder = out / name
     if replot:
         described, data = files.read_data(folder, name)
         files.make_writable(folder)
         try:
-            return _finish(module, described, data, folder, console)
+            with files.owned(folder, console.print):
+                return _finish(module, described, data, folder, console)
         except files.NotWritten as error:
             raise SystemExit(f"--replot: {error}") from None
     files.make_writable(folder)
+    with files.owned(folder, console.print):
+        return _measured(name, module, config, preset, seed, folder, console)
+
+
+def _measured(
+    name: str,
+    module: ModuleType,
+    config: Any,
+    preset: str,
+    seed: int,
+    folder: Path,
+    console: Console,
+) -> bool:
+    """`run` in a folder that no other process writes to."""
     kept = files.unfinished(folder, preset, seed, config, jax.config.read("jax_enable_x64"))
     if kept.found:
         console.print(f"Goes on with what an earlier call left in {kept.folder}/.")
@@ -92,7 +79,7 @@ def run(
             with checkpoints_in(kept.folder, _SAVE_EVERY, kept.version):
                 data = module.measure(config, jr.key(seed))
             seconds, values = time.monotonic() - started, dataclasses.asdict(config)
-            told = (preset, seed, values, round(seconds, 2), resumed, _device(), files.code())
+            told = (preset, seed, values, round(seconds, 2), resumed, files.device(), files.code())
             described = files.Described(name, *told)
             files.write_data(folder, data, described)
             good = _finish(module, described, data, folder, console)
@@ -119,7 +106,7 @@ def _finish(
     """All that follows from the numbers; nothing is written before all of it is there."""
     name = described.experiment
     try:
-        config = module.Config(**{k: _tuples(v) for k, v in described.config.items()})
+        config = module.Config(**{k: from_json(v) for k, v in described.config.items()})
         predicted = module.predict(config)
         comparisons = module.check(config, data, predicted)
         figure = module.plot(config, data, predicted)
@@ -138,15 +125,19 @@ def _finish(
         "source": headline(module, "Source"),
         "preset": described.preset,
         "seed": described.seed,
-        "versions": _versions(),
+        "config": described.config,
+        "code": described.code,
+        "versions": files.packages(),
         "device": described.device,
         "seconds": described.seconds,
         "resumed": described.resumed,
         "checks": [comparison.row() for comparison in comparisons],
     }
+    # A verdict is of the files beside it: the old one goes first, the new one comes last.
+    files.remove_verdict(folder)
     files.write_json(folder / "config.json", dataclasses.asdict(described))
-    files.write_json(folder / "verdict.json", verdict)
     files.write_figure(folder / "figure.png", figure)
+    files.write_json(folder / "verdict.json", verdict)
     show(console, name, comparisons)
     part = " in the last of several calls" if described.resumed else ""
     console.print(f"{described.seconds:.1f} s of simulation{part}; files in {folder}/")
@@ -174,34 +165,3 @@ def show(console: Console, name: str, comparisons: list[ss.Comparison]) -> None:
         verdict = f"[{style}]{c.verdict}[/{style}]"
         table.add_row(escape(c.name + place), c.process, *values, c.expected, verdict)
     console.print(table)
-
-
-def put(data: dict[str, Any], name: str, estimate: ss.Estimate, dims: tuple[str, ...] = ()) -> None:
-    """Stores an Estimate as `name`, `name_standard_error` and `name_num_samples`."""
-    data[name] = (dims, estimate.value)
-    data[f"{name}_standard_error"] = (dims, estimate.standard_error)
-    data[f"{name}_num_samples"] = ((), estimate.num_samples)
-
-
-def get(data: xr.Dataset, name: str) -> ss.Estimate:
-    """The Estimate that `put` stored."""
-    return ss.Estimate(
-        data[name].values,
-        data[f"{name}_standard_error"].values,
-        int(data[f"{name}_num_samples"]),
-    )
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
-
-
-def _versions() -> dict[str, str]:
-    modules = {"jax": jax, "equinox": equinox, "diffrax": diffrax, "numpy": np}
-    found = {name: module.__version__ for name, module in modules.items()}
-    return {"python": platform.python_version(), **found}
-
-
-def _device() -> str:
-    device = jax.devices()[0]
-    return f"{device.platform} ({device.device_kind}), {platform.machine()}"
