@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import sde_sgd as ss
-from sde_sgd.theory.laws.wasserstein import normal_levels
+from sde_sgd.theory.quantiles import normal_levels
 
 from . import _line
 
@@ -50,7 +50,7 @@ def changed(
 
 def gaussian_score(eta: float) -> ss.theory.equations.GaussianScore:
     """Of the quadratic, from a Gaussian start."""
-    start = ss.theory.stationary.Gaussian(np.array([1.0, -1.0, 0.5]), np.diag([0.05, 0.02, 0.1]))
+    start = ss.theory.laws.Gaussian(np.array([1.0, -1.0, 0.5]), np.diag([0.05, 0.02, 0.1]))
     return ss.theory.equations.GaussianScore(HESSIAN, NOISE, learning_rate=eta, start=start)
 
 

@@ -85,8 +85,8 @@ def draw_figure(
         last.plot(fine, curve.bound, ":", color=colour, lw=1)
         found = [
             ss.theory.laws.wasserstein2(
-                ss.theory.stationary.Gaussian(np.zeros(3), own),
-                ss.theory.stationary.Gaussian(np.zeros(3), law),
+                ss.theory.laws.Gaussian(np.zeros(3), own),
+                ss.theory.laws.Gaussian(np.zeros(3), law),
             )
             for own, law in zip(
                 data[f"covariance δ={delta:g}"].values, predicted["covariance"], strict=True

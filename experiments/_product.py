@@ -79,7 +79,7 @@ def sde_law(temperature: float, step: float) -> np.ndarray:
         (low, 2.5),
         int(nodes * np.sqrt(0.025 / step)),
     ).stationary()
-    bounded = law.integrate(lambda z: 1 / (1 + jnp.exp(2 * z[0])))
+    bounded = law.expect(lambda z: 1 / (1 + jnp.exp(2 * z[0])))
     return np.array([np.exp(2 * law.quantile(0.5)), bounded])
 
 
@@ -118,6 +118,6 @@ def sgd_law(eta: float) -> tuple[np.ndarray, float]:
     law = sgd_equation(eta, 2400).stationary()
     root: Any = brentq(lambda u: float(law.cdf(u) - law.cdf(-u)) - 0.5, 0.1, 3.0)
     median = root**2
-    bounded = float(law.integrate(lambda u: 1 / (1 + u[0] ** 2)))
-    mean = float(law.integrate(lambda u: u[0] ** 2))
+    bounded = float(law.expect(lambda u: 1 / (1 + u[0] ** 2)))
+    mean = float(law.expect(lambda u: u[0] ** 2))
     return np.array([median, bounded]), mean

@@ -271,7 +271,7 @@ def predict(config: Config) -> dict[str, dict[str, tuple[float, float]]]:
     values = {}
     for name, case in CASES.items():
         values[name] = {
-            process: (value(law, case), float(law.integrate(_bounded)))
+            process: (value(law, case), float(law.expect(_bounded)))
             for process, law in own_laws(config, name).items()
         }
         # Euler's error is of order h.
@@ -280,7 +280,7 @@ def predict(config: Config) -> dict[str, dict[str, tuple[float, float]]]:
         for reading, density in densities(name).items():
             values[name][reading] = (
                 value(density, case),
-                density.expectation(lambda x: 1 / (1 + x**2)),
+                float(density.expect(_bounded)),
             )
     return values
 

@@ -196,11 +196,11 @@ def predict(config: Config) -> dict[float, dict]:
     """By T: (median v, E 1/(1 + v)) of the density and of every process, and SGD's diverged."""
     values = {}
     for temperature, density in densities().items():
-        exact = np.array([density.median, density.expectation(lambda v: 1 / (1 + v))])
+        exact = np.array([density.median, density.expect(lambda v: 1 / (1 + v[0]))])
         own, half = (sde_law(temperature, config.step / k) for k in (1, 2))
         values[temperature] = {
             "density": exact,
-            "mean": density.mean,
+            "mean": density.mean[0],
             "SDE": own,
             "limit": 2 * half - own,  # the error is of order h
             "gone": sgd_diverged(temperature, config.escape_steps),

@@ -294,7 +294,7 @@ def plot(config: Config, data: xr.Dataset, predicted):
         band(outliers, k, get(data, f"{name} outliers"), name)
     low, high = exact.edges
     grid = np.linspace(low, high, 400)
-    density.plot(grid, exact.density(grid), color=COLOURS["prediction"], label="Marchenko–Pastur")
+    density.plot(grid, exact.pdf(grid), color=COLOURS["prediction"], label="Marchenko–Pastur")
     threshold = float(data["threshold"])
     density.axvline(threshold, color=COLOURS["other"], linestyle="--", label="outlier threshold")
     level = get(data, "SGD distance").value[0]

@@ -103,7 +103,7 @@ def landscape(config: Config) -> ss.LogisticRegression:
 
 
 @functools.cache
-def posterior(config: Config) -> ss.theory.stationary.Gaussian:
+def posterior(config: Config) -> ss.theory.stationary.MeanAndCovariance:
     """Mean and covariance by quadrature."""
     return ss.theory.stationary.posterior_by_quadrature(
         landscape(config), temperature=1 / config.num_examples

@@ -99,7 +99,9 @@ def samplers(config: Config, eta: float, size: int) -> dict[str, ss.AbstractProc
 
 
 @functools.lru_cache(maxsize=1024)
-def exact(config: Config, name: str, eta: float, size: int) -> ss.theory.stationary.Gaussian:
+def exact(
+    config: Config, name: str, eta: float, size: int
+) -> ss.theory.stationary.MeanAndCovariance:
     """Mean and covariance over all steps, exactly."""
     if name == "SGWORLD":
         return ss.theory.stationary.epoch_moments(samplers(config, eta, size)[name]).average
@@ -110,16 +112,16 @@ def exact(config: Config, name: str, eta: float, size: int) -> ss.theory.station
     else:
         process = samplers(config, eta, size)[name]
     stationary = ss.theory.stationary
-    return stationary.Gaussian(stationary.mean(process), stationary.covariance(process))
+    return stationary.MeanAndCovariance(stationary.mean(process), stationary.covariance(process))
 
 
 @functools.lru_cache(maxsize=4)
-def posterior(config: Config) -> ss.theory.stationary.Gaussian:
+def posterior(config: Config) -> ss.theory.laws.Gaussian:
     """Of linear regression."""
     return ss.theory.stationary.posterior(linear(config), temperature=1 / config.num_examples)
 
 
-def whitened(config: Config, law: ss.theory.stationary.Gaussian) -> np.ndarray:
+def whitened(config: Config, law: ss.theory.stationary.MeanAndCovariance) -> np.ndarray:
     """V^{−1/2} E(θ − θ*)(θ − θ*)ᵀ V^{−1/2}, (d, d)."""
     aim = posterior(config)
     values, vectors = np.linalg.eigh(aim.covariance)
@@ -160,7 +162,9 @@ class Square(eqx.Module):
         return jnp.outer(z, z)
 
 
-def simulate(config: Config, process, law: ss.theory.stationary.Gaussian, key, period: int):
+def simulate(
+    config: Config, process, law: ss.theory.stationary.MeanAndCovariance, key, period: int
+):
     """Second moment about the posterior's mean, whitened by it, (2, 2)."""
     aim = posterior(config)
     values, vectors = np.linalg.eigh(aim.covariance)

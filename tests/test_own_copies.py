@@ -41,7 +41,7 @@ CASES = {
     "ArealVelocity": (lambda centre: ss.measure.ArealVelocity(centre=centre), [[1.0, 2.0]]),
     "PolynomialBasis": (lambda centre: ss.identify.PolynomialBasis(2, 2, centre), [[1.0, 2.0]]),
     "Estimate": (lambda v, e: ss.Estimate(v, e, 3), [EDGES, EDGES]),
-    "Gaussian": (ss.theory.stationary.Gaussian, [[1.0, 2.0], MATRIX]),
+    "Gaussian": (ss.theory.laws.Gaussian, [[1.0, 2.0], MATRIX]),
     "ConstantNoise": (ss.ConstantNoise, [MATRIX]),
     "HessianNoise": (ss.HessianNoise, [0.5]),
     "LeastSquares": (ss.LeastSquares, [POINTS, [1.0, 2.0]]),
@@ -60,7 +60,7 @@ CASES = {
     "label_by_nearest": (ss.landscapes.label_by_nearest, [POINTS]),
     "GaussianScore": (
         lambda h, c, mean, m: ss.theory.equations.GaussianScore(
-            h, c, learning_rate=0.1, start=ss.theory.stationary.Gaussian(mean, c), minimum=m
+            h, c, learning_rate=0.1, start=ss.theory.laws.Gaussian(mean, c), minimum=m
         ),
         [MATRIX, MATRIX, [1.0, 2.0], [3.0, 4.0]],
     ),

@@ -155,7 +155,7 @@ def comparisons():
         num_draws=512,
     )
     yield ss.identify.PolynomialBasis(1, 2)
-    yield ss.theory.stationary.Gaussian(np.zeros(2), np.eye(2))
+    yield ss.theory.laws.Gaussian(np.zeros(2), np.eye(2))
 
 
 def test_what_is_made_without_a_run():

@@ -8,8 +8,9 @@ import numpy as np
 import scipy
 
 from sde_sgd.compare._exact_tail import multinomial_cells, p_value
-from sde_sgd.compare._law_tools import binomial_deviation, groups, quantiles
+from sde_sgd.compare._law_tools import binomial_deviation, groups
 from sde_sgd.estimate import Estimate
+from sde_sgd.theory.quantiles import inverse
 
 NUM_NULL = 1000
 
@@ -67,7 +68,7 @@ def wasserstein_from(
     """∫|F̂ − F| dx of sorted values, over their range and the 1e-7 quantiles of F."""
     num = len(values)
     levels = scipy.special.ndtr(np.linspace(-5.2, 5.2, 2049))
-    nodes = quantiles(cdf, levels, values)
+    nodes = inverse(cdf, levels, values[0], values[-1])
     points = np.unique(np.concatenate([values, nodes]))
     exact = cdf(points)
     heights = np.searchsorted(values, points, side="right") / num

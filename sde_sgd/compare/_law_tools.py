@@ -1,6 +1,5 @@
-"""Distribution functions, their quantiles, cells and the mean deviation of counts."""
+"""Cells of samples and of laws, and the mean deviation of counts."""
 
-from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -10,66 +9,16 @@ from jaxtyping import Array
 from sde_sgd._checks import as_float64, check_list
 from sde_sgd.measure.histogram import check_edges
 
-# A cdf, an object that has one, or an array of cell masses.
+# A law of theory or of scipy, a cdf, or an array of cell masses.
 Distribution: TypeAlias = Any
 _GROUPS = 4096
 
 
-def cdf_of(predicted: Distribution) -> Callable[[np.ndarray], np.ndarray]:
-    """The predicted cdf on arrays, checked on every call."""
-    function = getattr(predicted, "cdf", predicted)
-    if not callable(function):
-        raise ValueError(
-            f"A law in one dimension is predicted by an object with a cdf, or by the cdf as a "
-            f"function; got {type(predicted).__name__}."
-        )
-
-    def cdf(points) -> np.ndarray:
-        points = np.asarray(points, dtype=float)
-        heights = as_float64("cdf(x)", function(points))
-        if heights.shape != points.shape:
-            raise ValueError(
-                f"The predicted cdf must work on arrays: of {points.shape} it gives "
-                f"{heights.shape}. Wrap it in numpy.vectorize."
-            )
-        if not ((heights >= -1e-9) & (heights <= 1 + 1e-9)).all():
-            bad = points[~((heights >= -1e-9) & (heights <= 1 + 1e-9))][0]
-            raise ValueError(f"The predicted cdf leaves [0, 1] or is NaN at {bad}.")
-        return np.clip(heights, 0, 1)
-
-    return cdf
-
-
-def quantiles(cdf: Callable, levels: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """x with F(x) = level, by bisection from the range of `values` outwards."""
-    low, high = float(values[0]), float(values[-1])
-    span = max(high - low, 1e-12 * max(abs(low), abs(high)), 1e-300)
-    low, high = low - span, high + span
-    for _ in range(60):
-        if cdf(np.array([low]))[0] <= levels[0]:
-            break
-        low -= 2 * (high - low)
-    for _ in range(60):
-        if cdf(np.array([high]))[0] >= levels[-1]:
-            break
-        high += 2 * (high - low)
-    ends = cdf(np.array([low, high]))
-    if ends[0] > max(levels[0], 1e-3) or ends[1] < min(levels[-1], 1 - 1e-3):
-        raise ValueError(
-            f"The predicted cdf must run from 0 to 1: it is {ends[0]:.4g} at {low:.4g} and "
-            f"{ends[1]:.4g} at {high:.4g}."
-        )
-    left, right = np.full(levels.shape, low), np.full(levels.shape, high)
-    for _ in range(64):
-        middle = 0.5 * (left + right)
-        below = cdf(middle) < levels
-        left, right = np.where(below, middle, left), np.where(below, right, middle)
-    return 0.5 * (left + right)
-
-
 def _is_gridded(predicted: Distribution) -> bool:
-    """Whether it is a density on a grid, such as `ss.theory.laws.GridDensity`."""
-    return callable(getattr(predicted, "cell_masses", None))
+    # The laws come in with the first question to them, and not with the package.
+    from sde_sgd.theory.laws.grid_density import GridDensity
+
+    return isinstance(predicted, GridDensity)
 
 
 def own_edges(predicted: Distribution) -> tuple[np.ndarray, np.ndarray]:
@@ -105,14 +54,17 @@ def cell_masses(predicted: Distribution, edges: Any) -> np.ndarray:
 
 
 def bin_sample(rows: np.ndarray, edges: Any) -> np.ndarray:
-    """Counts, (cells,): below, bins, above; of pairs the cells, flat, and outside."""
+    """Counts, (cells,): below, bins, above; of pairs the cells, flat, and outside.
+
+    Cells are (a, b], as a cdf counts: an atom may lie on an edge.
+    """
     checked = [
         line_edges(e, rows.shape[1]) for e in check_list("edges", edges, "(x_edges, y_edges)")
     ]
     if len(checked) != rows.shape[1]:
         raise ValueError(f"{rows.shape[1]} coordinates need as many arrays of edges.")
     places = [
-        np.searchsorted(e, column, side="right") for e, column in zip(checked, rows.T, strict=True)
+        np.searchsorted(e, column, side="left") for e, column in zip(checked, rows.T, strict=True)
     ]
     if len(places) == 1:
         return np.bincount(places[0], minlength=len(checked[0]) + 1)

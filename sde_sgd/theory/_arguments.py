@@ -63,6 +63,15 @@ def known(name: str, value: Any) -> Float[np.ndarray, "..."]:
     return found
 
 
+def positions(name: str, value: Any, dimension: int) -> Float[np.ndarray, "... d"]:
+    """`value` as points (..., d) without NaN; on the line numbers of any shape."""
+    found = known(name, value)
+    found = found[..., None] if dimension == 1 else found
+    if found.shape[-1:] != (dimension,):
+        raise ValueError(f"{name} must be (..., {dimension}); got {found.shape}.")
+    return found
+
+
 def end(name: str, value: Any) -> float:
     """`value` as a number or ±∞: an end of an interval."""
     found = known(name, value)

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 import sde_sgd as ss
-from sde_sgd.theory.stationary import Gaussian
+from sde_sgd.theory.laws import Gaussian
 
 RNG = np.random.default_rng(2)
 
@@ -65,7 +65,7 @@ BAD = {
     "exact on the line": lambda: ss.distances.wasserstein2(
         np.zeros((9, 2)), np.zeros(9), key=jr.key(0)
     ),
-    "For samples use ss.distances.wasserstein2": lambda: ss.theory.laws.wasserstein2(
+    "Samples are compared by ss.distances": lambda: ss.theory.laws.wasserstein2(
         np.zeros(9), stats.norm()
     ),
     "1 and 2 dimensions": lambda: ss.theory.laws.wasserstein2(

@@ -33,7 +33,8 @@ RESULTS = """
     theory.equations.LinearEquation theory.equations.OrderFit
     theory.escape.QuasiPotential theory.equations.ReadEquation theory.equations.ScalarErrors
     theory.laws.ScalarLaw theory.stationary.ScalarMoments theory.stationary.StationaryCurrent
-    theory.laws.StationaryDensity landscapes.StationaryPoint theory.matrices.TeacherStudentSpacing
+    theory.laws.StationaryDensity theory.stationary.MeanAndCovariance landscapes.StationaryPoint
+    theory.matrices.TeacherStudentSpacing
     theory.stationary.TransientMoments theory.stationary.EntropyRate
     curvature.Eigenvalues curvature.SpectralDensity
     curvature.CurvatureAlong distances.DistanceRow distances.DistanceTable distances.PermutationTest

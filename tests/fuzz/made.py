@@ -73,7 +73,7 @@ class Made:
 
     @cached_property
     def score(self):
-        start = ss.theory.stationary.Gaussian(np.zeros(2), np.eye(2))
+        start = ss.theory.laws.Gaussian(np.zeros(2), np.eye(2))
         return ss.theory.equations.GaussianScore(H, C, learning_rate=0.1, start=start)
 
     @cached_property

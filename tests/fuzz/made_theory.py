@@ -111,10 +111,12 @@ class Made:
         return ss.theory.laws.stationary_density(self.relaxing)
 
     @cached_property
+    def gaussian(self):
+        return ss.theory.laws.Gaussian(np.zeros(2), np.eye(2))
+
+    @cached_property
     def gaussian_score(self):
-        return ss.theory.equations.GaussianScore(
-            H, C, learning_rate=0.1, start=ss.theory.stationary.Gaussian(np.zeros(2), np.eye(2))
-        )
+        return ss.theory.equations.GaussianScore(H, C, learning_rate=0.1, start=self.gaussian)
 
     @cached_property
     def function_score(self):

@@ -324,9 +324,9 @@ add(
     "theory.laws.FokkerPlanck.current",
     lambda: (made.fokker_planck.current, dict(density=made.density)),
 )
-add("theory.laws.GridDensity.integrate", lambda: (made.density.integrate, dict(of=lambda x: x[0])))
+add("theory.laws.GridDensity.expect", lambda: (made.density.expect, dict(of=lambda x: x[0])))
 add("theory.laws.GridDensity.marginal", lambda: (made.density.marginal, dict(axis=0)))
-add("theory.laws.GridDensity.pdf", lambda: (made.density.pdf, dict(theta=0.1)))
+add("theory.laws.GridDensity.pdf", lambda: (made.density.pdf, dict(x=0.1)))
 add("theory.laws.GridDensity.cdf", lambda: (made.density.cdf, dict(x=0.1)))
 add("theory.laws.GridDensity.quantile", lambda: (made.density.quantile, dict(level=0.3)))
 add(

@@ -147,7 +147,7 @@ add(
         ),
     ),
 )
-add("theory.laws.ScalarLaw.integrate", lambda: (made.scalar_law.integrate, dict(of=lambda x: x[0])))
+add("theory.laws.ScalarLaw.expect", lambda: (made.scalar_law.expect, dict(of=lambda x: x[0])))
 add(
     "theory.laws.ScalarLaw.grid_error",
     lambda: (made.batch_master.stationary().grid_error, dict(of=lambda x: x[0])),
@@ -182,7 +182,7 @@ add(
             hessian=H,
             gradient_noise=C,
             learning_rate=0.1,
-            start=ss.theory.stationary.Gaussian(np.zeros(2), np.eye(2)),
+            start=ss.theory.laws.Gaussian(np.zeros(2), np.eye(2)),
             minimum=[0.0, 0.0],
             order=1,
         ),
@@ -259,16 +259,16 @@ add(
 )
 add(
     "theory.matrices.MarchenkoPastur",
-    lambda: (ss.theory.matrices.MarchenkoPastur, dict(ratio=0.5, variance=1.0)),
+    lambda: (ss.theory.matrices.MarchenkoPastur, dict(ratio=0.5, entry_variance=1.0)),
 )
 add(
-    "theory.matrices.MarchenkoPastur.density",
-    lambda: (made.marchenko_pastur.density, dict(level=1.0)),
+    "theory.matrices.MarchenkoPastur.pdf",
+    lambda: (made.marchenko_pastur.pdf, dict(x=1.0)),
 )
-add("theory.matrices.MarchenkoPastur.cdf", lambda: (made.marchenko_pastur.cdf, dict(level=1.0)))
+add("theory.matrices.MarchenkoPastur.cdf", lambda: (made.marchenko_pastur.cdf, dict(x=1.0)))
 add(
     "theory.matrices.MarchenkoPastur.quantile",
-    lambda: (made.marchenko_pastur.quantile, dict(probability=0.5)),
+    lambda: (made.marchenko_pastur.quantile, dict(level=0.5)),
 )
 add("theory.matrices.MarchenkoPastur.moment", lambda: (made.marchenko_pastur.moment, dict(order=2)))
 add("theory.matrices.mean_gap_ratio", lambda: (ss.theory.matrices.mean_gap_ratio, dict(kind="goe")))
@@ -345,8 +345,8 @@ add(
     lambda: (
         ss.theory.laws.wasserstein2,
         dict(
-            first=ss.theory.stationary.Gaussian([0.0], [[1.0]]),
-            second=ss.theory.stationary.Gaussian([1.0], [[1.0]]),
+            first=ss.theory.laws.Gaussian([0.0], [[1.0]]),
+            second=ss.theory.laws.Gaussian([1.0], [[1.0]]),
         ),
     ),
 )

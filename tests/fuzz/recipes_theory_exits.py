@@ -1,6 +1,7 @@
 """Valid calls of `sde_sgd.theory`, the second part, in the order of its files."""
 
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 
 import sde_sgd as ss
@@ -68,7 +69,7 @@ add("theory.laws.StationaryDensity.cdf", lambda: (made.stationary.cdf, dict(x=0.
 add("theory.laws.StationaryDensity.survival", lambda: (made.stationary.survival, dict(x=0.1)))
 add(
     "theory.laws.StationaryDensity.quantile",
-    lambda: (made.stationary.quantile, dict(probability=0.1)),
+    lambda: (made.stationary.quantile, dict(level=0.1)),
 )
 add("theory.laws.StationaryDensity.moment", lambda: (made.stationary.moment, dict(order=2)))
 add(
@@ -76,8 +77,12 @@ add(
     lambda: (made.stationary.absolute_moment, dict(order=2)),
 )
 add(
-    "theory.laws.StationaryDensity.expectation",
-    lambda: (made.stationary.expectation, dict(function=lambda x: x**2)),
+    "theory.laws.StationaryDensity.expect",
+    lambda: (made.stationary.expect, dict(of=lambda x: x[0] ** 2)),
+)
+add(
+    "theory.laws.StationaryDensity.sample",
+    lambda: (made.stationary.sample, dict(key=jr.key(0), num_samples=4)),
 )
 add(
     "theory.equations.KernelScore",
@@ -179,9 +184,12 @@ add(
     lambda: (ss.theory.stationary.growth, dict(process=made.sgd, about=np.zeros(2))),
 )
 add(
-    "theory.stationary.Gaussian",
-    lambda: (ss.theory.stationary.Gaussian, dict(mean=[0.0], covariance=[[1.0]])),
+    "theory.laws.Gaussian",
+    lambda: (ss.theory.laws.Gaussian, dict(mean=[0.0], covariance=[[1.0]])),
 )
+add("theory.laws.Gaussian.expect", lambda: (made.gaussian.expect, dict(of=lambda x: x[0] ** 2)))
+add("theory.laws.Gaussian.marginal", lambda: (made.gaussian.marginal, dict(axis=0)))
+add("theory.laws.Gaussian.pdf", lambda: (made.gaussian.pdf, dict(x=[0.1, 0.2])))
 add(
     "theory.escape.quasi_potential",
     lambda: (

@@ -167,7 +167,7 @@ def test_flows_refuse_solvers_of_stochastic_equations():
         jnp.eye(3),
         jnp.eye(3),
         learning_rate=0.1,
-        start=ss.theory.stationary.Gaussian(jnp.zeros(3), jnp.eye(3)),
+        start=ss.theory.laws.Gaussian(jnp.zeros(3), jnp.eye(3)),
     )
     flat = ss.ConstantNoise(jnp.eye(3))
     for make in (

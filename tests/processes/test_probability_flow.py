@@ -16,7 +16,7 @@ from tools import normal
 import sde_sgd as ss
 from sde_sgd.processes import Diffusion
 from sde_sgd.theory.equations import FunctionScore, GaussianScore, GridScore, KernelScore
-from sde_sgd.theory.stationary import Gaussian
+from sde_sgd.theory.laws import Gaussian
 
 ETA = 0.1
 HESSIAN = np.array([[2.0, 0.5, 0.0], [0.5, 1.0, 0.2], [0.0, 0.2, 0.3]])

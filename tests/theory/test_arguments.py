@@ -18,7 +18,7 @@ HESSIAN, NOISE = np.diag([1.0, 0.5]), np.eye(2)
 BOX = dict(box=(-5.0, 5.0), cells=20)
 LAW = Diffusion(lambda x: -x, 0.15, 0.3)
 SCORE = theory.equations.GaussianScore(
-    HESSIAN, NOISE, learning_rate=0.1, start=theory.stationary.Gaussian(np.zeros(2), np.eye(2))
+    HESSIAN, NOISE, learning_rate=0.1, start=theory.laws.Gaussian(np.zeros(2), np.eye(2))
 )
 X, Y = np.array([0.5, -1.0, 2.0]), np.array([1.0, 0.0, 1.5])
 SQUARES = dict(inputs=X, targets=Y, learning_rate=0.1)
@@ -145,7 +145,7 @@ def test_nan_has_no_place_in_a_law():
         refused("NaN", lambda call=call: call([0.0, NAN]))
     for call in (law.quantile, line.quantile, atoms.quantile):
         refused("between 0 and", lambda call=call: call([0.5, NAN]))
-    refused("NaN", lambda: theory.matrices.MarchenkoPastur(0.5).density(NAN))
+    refused("NaN", lambda: theory.matrices.MarchenkoPastur(0.5).pdf(NAN))
     refused(
         "kernel_level",
         lambda: theory.matrices.boltzmann_machine_spacing(
@@ -189,7 +189,7 @@ def by_math(theta):
 def test_a_function_that_jax_cannot_trace_is_told_the_way_out(function):
     """A traced θ has a shape and no numbers: `if`, `or`, NumPy and math need them."""
     refused("drift.*jnp", lambda: theory.laws.FokkerPlanck(Diffusion(function, 0.5), **BOX))
-    refused("of.*jnp", lambda: density().integrate(function))
+    refused("of.*jnp", lambda: density().expect(function))
     refused(
         "exited.*jnp",
         lambda: theory.escape.mean_exit_time_on_grid(
@@ -219,7 +219,7 @@ def test_a_function_of_the_line_is_told_to_use_jax():
 )
 def test_a_function_takes_theta_and_returns_real_numbers(function):
     """f: R^d → R^m."""
-    refused("of", lambda: density().integrate(function))
+    refused("of", lambda: density().expect(function))
     refused("drift", lambda: theory.laws.FokkerPlanck(Diffusion(function, 1.0), **BOX))
 
 
@@ -237,7 +237,7 @@ def test_an_error_of_the_users_own_function_is_told_with_its_name():
         raise KeyError("mine")
 
     with pytest.raises(KeyError, match="mine") as found:
-        density().integrate(broken)
+        density().expect(broken)
     assert "Raised by the function given as of." in found.value.__notes__
 
 

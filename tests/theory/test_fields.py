@@ -59,9 +59,6 @@ REFUSED = {
     "drift must be finite real numbers": lambda: theory.laws.FokkerPlanck(
         Diffusion(np.nan, 1.0), (-1, 1), 8, "wall"
     ),
-    "function mixes the points": lambda: theory.laws.stationary_density(
-        Diffusion(lambda x: -x, 0.1)
-    ).expectation(mixing),
     "force mixes the points": lambda: theory.matrices.dyson_drift(
         np.array([0.3, 1.0, 2.0]), strength=1.0, force=mixing
     ),

@@ -11,7 +11,7 @@ from sde_sgd._checks import as_float64, check_whole
 from sde_sgd.compare._law_distances import LawDistance
 from sde_sgd.compare._resample import as_ensemble, generators, Key, MOST_RESAMPLES
 from sde_sgd.estimate import Estimate
-from sde_sgd.theory.quantiles import normal_levels, quantile_function
+from sde_sgd.theory.quantiles import is_law, normal_levels, quantile_function
 
 _REACH, _NODES = 6.0, 20_001
 
@@ -27,8 +27,8 @@ def wasserstein2(x: Any, y: Any, *, key: Key, num_bootstrap: int = 200) -> LawDi
 
     **Arguments:**
 
-    - `x`: (n,) or (n, 1) independent members. `y`: the same, or a law with a method `quantile` or
-      `ppf` (densities of `ss.theory`, scipy's distributions).
+    - `x`: (n,) or (n, 1) independent members. `y`: the same, or a law of `ss.theory` or of
+      `scipy.stats`, or its cdf as a function of an array.
     - `key`: a JAX key for resampling; `num_bootstrap`: resamples for error and floor.
 
     **Returns:** a `LawDistance`: `measured` (an `Estimate`; bootstrap of members), `floor`,
@@ -42,9 +42,8 @@ def wasserstein2(x: Any, y: Any, *, key: Key, num_bootstrap: int = 200) -> LawDi
     num_bootstrap = check_whole("num_bootstrap", num_bootstrap, 2, MOST_RESAMPLES)
     first = _column(x, "x")
     rng = generators(key, 1)[0]
-    is_law = any(callable(getattr(y, name, None)) for name in ("quantile", "ppf"))
-    if is_law:
-        values, floors = _from_law(first, quantile_function(y), rng, num_bootstrap)
+    if is_law(y):
+        values, floors = _from_law(first, quantile_function(y, "y"), rng, num_bootstrap)
         num = len(first)
     else:
         second = _column(y, "y")

@@ -45,10 +45,10 @@ from sde_sgd.theory import _arguments
 from sde_sgd.theory._fields import Field
 from sde_sgd.theory.equations.scores import GaussianScore
 from sde_sgd.theory.laws.fokker_planck import FokkerPlanck
+from sde_sgd.theory.laws.gaussian import Gaussian
 from sde_sgd.theory.laws.grid_density import GridDensity
 from sde_sgd.theory.laws.wasserstein import wasserstein2
 from sde_sgd.theory.quantiles import normal_levels
-from sde_sgd.theory.stationary.posterior import Gaussian
 from sde_sgd.types import RealLike, Scalar
 
 _MOST_NODES = 100_000

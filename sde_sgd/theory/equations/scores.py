@@ -15,13 +15,13 @@ from sde_sgd._checks import (
     check_at_least,
     check_callable,
     check_number,
+    check_part,
     check_whole,
-    in_brief,
 )
 from sde_sgd.processes.continuous.score import AbstractScore
 from sde_sgd.theory import _arguments
 from sde_sgd.theory._fields import traced
-from sde_sgd.theory.stationary.posterior import Gaussian
+from sde_sgd.theory.laws.gaussian import Gaussian
 from sde_sgd.types import Matrix, Positions, RealLike, Scalar, Vector
 
 _MOST_DIMENSIONS = 10**8
@@ -162,10 +162,9 @@ class GaussianScore(AbstractScore):
         eta = check_number("learning_rate", learning_rate, above=0)
         diffusion = eta / 2 * _arguments.covariance("gradient_noise", gradient_noise, size)
         order = _arguments.order(order)
-        if not isinstance(start, tuple) or len(start) != 2:
-            raise ValueError(f"start must be a Gaussian(mean, covariance); got {in_brief(start)}.")
-        mean = _arguments.vector("mean of start", start[0], size)
-        spread = _arguments.covariance("covariance of start", start[1], size)
+        check_part("start", start, Gaussian, "a theory.laws.Gaussian(mean, covariance)")
+        mean = _arguments.vector("mean of start", start.mean, size)
+        spread = start.covariance
         centre = np.zeros(size) if minimum is None else _arguments.vector("minimum", minimum, size)
         rates, basis = np.linalg.eigh(hess)
         if order == 2:

@@ -2,20 +2,28 @@
 
 from collections.abc import Callable, Sequence
 
-import equinox as eqx
 import numpy as np
 import scipy
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from sde_sgd._checks import as_float64, check_whole, in_brief
+from sde_sgd._checks import as_float64, check_whole
 from sde_sgd.theory import _arguments, _fields
 from sde_sgd.theory.laws._finite_volume import Grid
+from sde_sgd.theory.laws.law import (
+    AbstractLaw,
+    moments,
+    moments_in_words,
+    only_on_the_line,
+)
 from sde_sgd.types import RealLike
 
 
-class GridDensity(eqx.Module):
+class GridDensity(AbstractLaw):
     """A probability density p(θ) at the centres of cells, per unit of length or area.
+
+    `mean` and `covariance` are those of the masses at the centres; spread over the cells, as
+    `sample` draws them, the variances are h²/12 larger.
 
     **Fields:**
 
@@ -46,25 +54,21 @@ class GridDensity(eqx.Module):
     @property
     def mean(self) -> Float[np.ndarray, " d"]:
         """E θ over what is in the box, (d,)."""
-        return self.masses @ self.grid.centres / self.mass
+        return moments(self.grid.centres, self.masses)[0]
 
     @property
     def covariance(self) -> Float[np.ndarray, "d d"]:
-        """Cov θ over what is in the box, (d, d).
+        """Cov θ over what is in the box, (d, d)."""
+        return moments(self.grid.centres, self.masses)[1]
 
-        That of the masses at the centres; spread over the cells it would be h²/12 larger.
-        """
-        offset = self.grid.centres - self.mean
-        return offset.T @ (self.masses[:, None] * offset) / self.mass
-
-    def integrate(self, of: Callable) -> Float[np.ndarray, "..."]:
-        """∫ f(θ) p(θ) dθ, by the midpoint rule: E f, or P(f) if f is an indicator.
+    def expect(self, of: Callable) -> Float[np.ndarray, "..."]:
+        """E f(θ) over what is in the box, by the midpoint rule; P(f) if f is an indicator.
 
         **Arguments:** `of`: f, a JAX function of one θ (d,) with a value of any shape. An indicator
         is exact to second order in the cell if its region ends at edges of cells.
         """
         values = _fields.evaluate("of", of, self.grid.centres)
-        return np.asarray(np.tensordot(self.masses, values, axes=1))
+        return np.asarray(np.tensordot(self.masses, values, axes=1) / self.mass)
 
     def marginal(self, axis: int = 0) -> "GridDensity":
         """The one-dimensional density of θ_axis."""
@@ -80,15 +84,12 @@ class GridDensity(eqx.Module):
             grid, values, self.most_negative, self.absorbed[axis : axis + 1], self.lost
         )
 
-    def pdf(self, theta: RealLike | ArrayLike) -> Float[np.ndarray, "..."]:
-        """p at given points, linear between centres, 0 outside the box.
+    def pdf(self, x: RealLike | ArrayLike) -> Float[np.ndarray, "..."]:
+        """p at points, linear between centres, 0 outside the box.
 
-        **Arguments:** `theta`: any shape in one dimension, (..., 2) in two.
+        **Arguments:** `x`: any shape in one dimension, (..., 2) in two.
         """
-        points = _arguments.known("theta", theta)
-        points = points[..., None] if self.grid.dimension == 1 else points
-        if points.shape[-1:] != (self.grid.dimension,):
-            raise ValueError(f"theta must be (..., {self.grid.dimension}); got {points.shape}.")
+        points = _arguments.positions("x", x, self.grid.dimension)
         axes = [self.grid.axis_centres(i) for i in range(self.grid.dimension)]
         low, high = self.grid.box[:, 0], self.grid.box[:, 1]
         inside = ((points >= low) & (points <= high)).all(axis=-1)
@@ -97,30 +98,6 @@ class GridDensity(eqx.Module):
             inside.shape
         )
         return np.where(inside, found, 0.0)
-
-    def cdf(self, x: RealLike | ArrayLike) -> Float[np.ndarray, "..."]:
-        """P(θ ≤ x) in one dimension, monotone between the edges, where it is the sum of cells."""
-        edges, total = self._cumulative()
-        points = np.clip(_arguments.known("x", x), edges[0], edges[-1])
-        return np.asarray(_monotone(edges, total)(points))
-
-    def quantile(self, level: RealLike | ArrayLike) -> Float[np.ndarray, "..."]:
-        """The x with P(θ ≤ x) = level in one dimension; the median at ½."""
-        edges, total = self._cumulative()
-        levels = as_float64("level", level)
-        if not ((levels > 0) & (levels < total[-1])).all():
-            raise ValueError(
-                f"level must lie between 0 and the mass {total[-1]:g}; got {in_brief(level)}."
-            )
-        # Newton on the interpolant from the linear start would leave a cell; bisection does not.
-        low = np.searchsorted(total, levels, side="right") - 1
-        left, right = edges[low], edges[low + 1]
-        curve = _monotone(edges, total)
-        for _ in range(60):
-            middle = (left + right) / 2
-            below = curve(middle) < levels
-            left, right = np.where(below, middle, left), np.where(below, right, middle)
-        return np.asarray((left + right) / 2)
 
     def cell_masses(self, edges: Sequence[ArrayLike]) -> Float[np.ndarray, "..."]:
         """Masses of coarser cells, an array of edges for each axis, some of the grid's own.
@@ -146,15 +123,26 @@ class GridDensity(eqx.Module):
             masses = np.diff(np.take(sums, places, axis=axis), axis=axis)
         return masses
 
-    def _cumulative(self) -> tuple[np.ndarray, np.ndarray]:
+    def _on_the_line(self):
+        """The cdf is monotone between the edges, where it is the sum of cells."""
         if self.grid.dimension != 1:
-            raise ValueError("cdf and quantile need one dimension; take `marginal(axis)` first.")
-        return self.grid.edges(0), np.concatenate([[0.0], np.cumsum(self.masses)])
+            raise only_on_the_line(self.grid.dimension)
+        edges, total = self.grid.edges(0), np.concatenate([[0.0], np.cumsum(self.masses)])
+        with np.errstate(over="ignore", invalid="ignore"):  # slopes of 1e-300 in far tails
+            curve = scipy.interpolate.PchipInterpolator(edges, total)
+        low, high = float(edges[0]), float(edges[-1])
+        return lambda x: curve(np.clip(x, low, high)), low, high
 
+    def _draw(self, rng: np.random.Generator, num: int) -> Float[np.ndarray, "num d"]:
+        cells = rng.choice(self.grid.num_cells, num, p=self.masses / self.mass)
+        places = rng.random((num, self.grid.dimension)) - 0.5
+        return self.grid.centres[cells] + places * self.grid.spacing
 
-def _monotone(edges: np.ndarray, total: np.ndarray) -> Callable:
-    with np.errstate(over="ignore", invalid="ignore"):  # slopes of 1e-300 in far tails
-        return scipy.interpolate.PchipInterpolator(edges, total)
+    def _in_words(self) -> str:
+        cells = " × ".join(map(str, self.grid.shape))
+        box = " × ".join(f"[{low:.6g}, {high:.6g}]" for low, high in self.grid.box)
+        taken = f", of which {self.mass:.6g} is left" if self.absorbed.any() else ""
+        return f"{moments_in_words(self)}, {cells} cells of {box}{taken}"
 
 
 def lost_mass(grid: Grid, masses: Float[np.ndarray, " n"]) -> tuple[float, str]:

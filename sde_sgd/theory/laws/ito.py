@@ -9,7 +9,6 @@ law exp(−V/D) of a gradient is right for a constant D only. For SGD, D = η C/
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,10 +22,10 @@ from sde_sgd._checks import (
     check_choice,
     check_number,
     check_whole,
-    in_brief,
 )
 from sde_sgd.theory import _arguments, _fields, _gauss, _readings
 from sde_sgd.theory.laws import _adaptive as adaptive
+from sde_sgd.theory.laws.law import AbstractLaw, moments_in_words
 from sde_sgd.types import RealLike
 
 Function = Callable[[np.ndarray], ArrayLike]
@@ -35,9 +34,10 @@ _MOST_ORDER = 10_000
 _POWERS = {"ito": 1.0, "stratonovich": 0.5}
 
 
-@dataclass(frozen=True)
-class StationaryDensity:
+class StationaryDensity(AbstractLaw):
     """A normalised density on (lower, upper): pdf, cdf, quantiles, moments, to about 1e-10.
+
+    Heavy tails have no `mean` (tail index ≤ 1) or no `covariance` (≤ 2), and raise.
 
     **Fields:** `lower`, `upper`: the ends; `lower_tail_index`, `upper_tail_index`: β with
     P(|x| > r) ~ r^{−β} towards an infinite end (inf where it falls faster than any power), of
@@ -48,9 +48,9 @@ class StationaryDensity:
     upper: float
     lower_tail_index: float
     upper_tail_index: float
-    _coordinate: adaptive.Coordinate = field(repr=False)
-    _edges: Float[np.ndarray, " edges"] = field(repr=False)
-    _log_q: Float[np.ndarray, "panels nodes"] = field(repr=False)
+    _coordinate: adaptive.Coordinate
+    _edges: Float[np.ndarray, " edges"]
+    _log_q: Float[np.ndarray, "panels nodes"]
 
     @property
     def tail_index(self) -> float:
@@ -58,61 +58,59 @@ class StationaryDensity:
         return min(self.lower_tail_index, self.upper_tail_index)
 
     @property
-    def mean(self) -> float:
+    def mean(self) -> Float[np.ndarray, "1"]:
         """E x."""
-        return self.moment(1)
+        return np.array([self.moment(1)])
 
     @property
-    def variance(self) -> float:
+    def covariance(self) -> Float[np.ndarray, "1 1"]:
         """E (x − E x)²."""
-        return self._power(2.0, signed=False, about=self.mean)
+        return np.array([[self._power(2.0, signed=False, about=self.moment(1))]])
 
-    @property
-    def median(self) -> float:
-        """The x with P(X < x) = ½."""
-        return float(self.quantile(0.5))
+    def expect(self, of: Callable) -> Float[np.ndarray, "..."]:
+        """E f(x) of a function that is smooth on the scale of the density.
+
+        **Arguments:** `of`: f, a JAX function of one θ of shape (1,), with a value of any shape.
+
+        **Raises:** `ValueError` where |f| p is not finite or does not fall off towards an end.
+        """
+        weights = self._masses
+        kept = weights > 0
+        found = _fields.evaluate("of", of, self._nodes[kept][:, None])
+        values = np.zeros((*kept.shape, *found.shape[1:]))
+        values[kept] = found
+        sizes = np.einsum("pk,pkv->pv", weights, np.abs(values).reshape(*kept.shape, -1))
+        pieces = sizes / np.diff(self._edges)[:, None]
+        used = np.flatnonzero(kept.all(axis=1))
+        grows = any(
+            (pieces[last] > np.maximum(pieces[before], 1e-12 * pieces.max(axis=0))).any()
+            for last, before in ((used[0], used[1]), (used[-1], used[-2]))
+        )
+        if grows or not np.isfinite(found).all():
+            raise ValueError(
+                "The expectation does not exist: |of(θ)| times the density is not finite, or "
+                "does not fall off towards an end. Take a bounded function."
+            )
+        return np.asarray(np.tensordot(weights, values, axes=2))
 
     def pdf(self, x: ArrayLike | RealLike) -> Float[np.ndarray, "..."]:
         """p(x), 0 outside (lower, upper); any shape."""
-        u, panel, place = self._locate(x)
-        coefficients = self._log_q[panel] @ _gauss.TO_COEFFICIENTS.T
-        vander = _vander(place, _gauss.NUM_NODES - 1)
+        u, panel, place = self._locate(_arguments.known("x", x))
+        coefficients = self._log_q @ _gauss.TO_COEFFICIENTS.T
         safe = np.where(np.isfinite(u), u, 0.0)
-        log_p = np.sum(vander * coefficients, -1) - self._coordinate.log_jacobian(safe)
+        log_p = _series(coefficients, panel, place) - self._coordinate.log_jacobian(safe)
         beyond = (u < self._edges[0]) | (u > self._edges[-1])
         return np.asarray(np.where(beyond, 0.0, np.exp(np.where(beyond, 0.0, log_p))))
 
-    def cdf(self, x: ArrayLike | RealLike) -> Float[np.ndarray, "..."]:
-        """P(X ≤ x), to relative precision in the lower tail; any shape."""
-        u, panel, place = self._locate(x)
-        below = np.concatenate([[0.0], np.cumsum(self._masses.sum(axis=1))])
-        inside = below[panel] + self._part(panel, place)
-        inside = np.where(u <= self._edges[0], 0.0, np.where(u >= self._edges[-1], 1.0, inside))
-        return np.asarray(np.clip(inside, 0.0, 1.0))
-
     def survival(self, x: ArrayLike | RealLike) -> Float[np.ndarray, "..."]:
         """P(X > x), to relative precision in the upper tail; any shape."""
-        u, panel, place = self._locate(x)
+        u, panel, place = self._locate(_arguments.known("x", x))
         whole = self._masses.sum(axis=1)
         above = np.concatenate([np.cumsum(whole[::-1])[::-1], [0.0]])
-        inside = above[panel + 1] + np.maximum(whole[panel] - self._part(panel, place), 0.0)
+        part = _series(self._integrals, panel, place)
+        inside = above[panel + 1] + np.maximum(whole[panel] - part, 0.0)
         inside = np.where(u <= self._edges[0], 1.0, np.where(u >= self._edges[-1], 0.0, inside))
         return np.asarray(np.clip(inside, 0.0, 1.0))
-
-    def quantile(self, probability: ArrayLike | RealLike) -> Float[np.ndarray, "..."]:
-        """x with P(X ≤ x) = probability, by bisection; any shape, values in (0, 1)."""
-        wanted = as_float64("probability", probability)
-        if not ((wanted > 0) & (wanted < 1)).all():
-            raise ValueError(f"probability must be between 0 and 1, got {in_brief(probability)}.")
-        below = np.concatenate([[0.0], np.cumsum(self._masses.sum(axis=1))])
-        panel = np.asarray(np.clip(np.searchsorted(below, wanted) - 1, 0, len(self._edges) - 2))
-        low, high = np.full(wanted.shape, -1.0), np.full(wanted.shape, 1.0)
-        for _ in range(55):
-            middle = np.asarray((low + high) / 2)
-            short = below[panel] + self._part(panel, middle) < wanted
-            low, high = np.where(short, middle, low), np.where(short, high, middle)
-        left, right = self._edges[panel], self._edges[panel + 1]
-        return np.asarray(self._coordinate.position((left + right + (right - left) * low) / 2))
 
     def moment(self, order: int) -> float:
         """E xⁿ, n ≥ 0.
@@ -128,26 +126,30 @@ class StationaryDensity:
             return np.inf
         return self._power(power, signed=False)
 
-    def expectation(self, function: Function) -> float:
-        """E f(x) of a function of arrays that is smooth on the scale of the density.
+    def _on_the_line(self):
+        """The cdf, to relative precision in the lower tail."""
+        below = np.concatenate([[0.0], np.cumsum(self._masses.sum(axis=1))])
+        integrals = self._integrals
 
-        **Raises:** `ValueError` where |f| p is not finite or does not fall off towards an end.
-        """
-        kept = self._masses > 0
-        values = np.zeros(self._nodes.shape)
-        values[kept] = _quietly(_fields.of_points("function", function), self._nodes[kept])
-        pieces = np.abs(self._masses * values).sum(axis=1) / np.diff(self._edges)
-        used = np.flatnonzero(kept.all(axis=1))
-        grows = any(
-            pieces[last] > max(pieces[before], 1e-12 * pieces.max())
-            for last, before in ((used[0], used[1]), (used[-1], used[-2]))
-        )
-        if grows or not np.isfinite(values[kept]).all():
-            raise ValueError(
-                "The expectation does not exist: |function| times the density is not finite, or "
-                "does not fall off towards an end. Take a bounded function."
-            )
-        return float(np.sum(self._masses * values))
+        def cdf(x):
+            u, panel, place = self._locate(x)
+            inside = below[panel] + np.maximum(_series(integrals, panel, place), 0.0)
+            inside = np.where(u <= self._edges[0], 0.0, np.where(u >= self._edges[-1], 1.0, inside))
+            return np.clip(inside, 0.0, 1.0)
+
+        ends = self._coordinate.position(np.array([-np.inf, np.inf]))
+        low, high = np.clip([self.lower, self.upper], *ends)
+        return cdf, float(low), float(high)
+
+    def _draw(self, rng: np.random.Generator, num: int) -> Float[np.ndarray, "num 1"]:
+        return self._inverted(rng, num)
+
+    def _in_words(self) -> str:
+        where = f"on ({self.lower:.6g}, {self.upper:.6g})"
+        if np.isinf(self.tail_index):
+            return f"{moments_in_words(self)}, {where}"
+        heavy = f"median {self.median:.6g}, tail index {self.tail_index:.6g}, {where}"
+        return f"{moments_in_words(self)}, {heavy}" if self.tail_index > 2.001 else heavy
 
     @property
     def _nodes(self) -> np.ndarray:
@@ -178,22 +180,20 @@ class StationaryDensity:
                 f"the expectation of a bounded function."
             )
 
-    def _locate(self, x: ArrayLike | RealLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _locate(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """u(x), the panel it lies in, and the place in it from −1 to 1."""
-        values = _arguments.known("x", x)
-        u = self._coordinate.inverse(np.clip(values, self.lower, self.upper))
+        u = self._coordinate.inverse(np.clip(x, self.lower, self.upper))
         inner = np.clip(u, self._edges[0], self._edges[-1])
         panel = np.clip(np.searchsorted(self._edges, inner) - 1, 0, len(self._edges) - 2)
         left, right = self._edges[panel], self._edges[panel + 1]
         place = np.clip((2 * inner - left - right) / (right - left), -1, 1)
         return np.asarray(u), np.asarray(panel), np.asarray(place)
 
-    def _part(self, panel: np.ndarray, place: np.ndarray) -> np.ndarray:
-        """The mass of a panel up to a place in it."""
-        half = np.diff(self._edges)[panel] / 2
-        integral = np.exp(self._log_q[panel]) @ _gauss.INTEGRAL_COEFFICIENTS.T
-        inside = half * np.sum(_vander(place, _gauss.NUM_NODES) * integral, -1)
-        return np.asarray(np.maximum(inside, 0.0))
+    @property
+    def _integrals(self) -> np.ndarray:
+        """Legendre coefficients of the mass of a panel up to a place in it, (P, K + 1)."""
+        half = np.diff(self._edges)[:, None] / 2
+        return half * (np.exp(self._log_q) @ _gauss.INTEGRAL_COEFFICIENTS.T)
 
 
 def stationary_density(
@@ -328,8 +328,10 @@ def _quietly(field: Function, x: np.ndarray) -> np.ndarray:
         return as_float64("A function of x", field(x))
 
 
-def _vander(place: np.ndarray, degree: int) -> np.ndarray:
-    return legendre.legvander(place.ravel(), degree).reshape(*place.shape, degree + 1)
+def _series(coefficients: np.ndarray, panel: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """The Legendre series of each panel at a place in it."""
+    each = np.moveaxis(coefficients[panel], -1, 0)
+    return np.asarray(legendre.legval(place, each, tensor=False))
 
 
 def _coordinate(lower, upper, centre, scale) -> adaptive.Coordinate:

@@ -8,9 +8,9 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy.special import ndtr
 
-from sde_sgd._checks import as_float64, in_brief
 from sde_sgd.theory import _arguments
 from sde_sgd.theory._fields import evaluate
+from sde_sgd.theory.laws.law import AbstractLaw, moments, moments_in_words
 from sde_sgd.types import RealLike
 
 
@@ -25,7 +25,7 @@ class GaussianMixture(eqx.Module):
     stds: Float[np.ndarray, " n"]
 
 
-class ScalarLaw(eqx.Module):
+class ScalarLaw(AbstractLaw):
     """Masses at points of the line, E f = Σ_j m_j f(x_j).
 
     **Fields:**
@@ -50,49 +50,32 @@ class ScalarLaw(eqx.Module):
         return float(self.masses.sum())
 
     @property
-    def mean(self) -> float:
+    def mean(self) -> Float[np.ndarray, "1"]:
         """E x over the mass that is left."""
-        return float(self.masses @ self.positions) / self.mass
+        return moments(self.positions[:, None], self.masses)[0]
 
     @property
-    def variance(self) -> float:
+    def covariance(self) -> Float[np.ndarray, "1 1"]:
         """Var x over the mass that is left."""
-        return float(self.masses @ (self.positions - self.mean) ** 2) / self.mass
+        return moments(self.positions[:, None], self.masses)[1]
 
-    def integrate(self, of: Callable) -> Float[np.ndarray, "..."]:
-        """Σ_j m_j f(x_j) = E f.
+    def expect(self, of: Callable) -> Float[np.ndarray, "..."]:
+        """E f = Σ_j m_j f(x_j) over the mass that is left.
 
         **Arguments:** `of`: f, a JAX function of one θ of shape (1,), with a value of any shape;
         smooth for nodes of a quadrature (for P(a < x ≤ b) take differences of `cdf`).
         """
-        return np.asarray(
-            np.tensordot(self.masses, evaluate("of", of, self.positions[:, None]), axes=1)
-        )
+        values = evaluate("of", of, self.positions[:, None])
+        return np.asarray(np.tensordot(self.masses, values, axes=1) / self.mass)
 
     def grid_error(self, of: Callable) -> Float[np.ndarray, "..."]:
-        """Estimated |error of `integrate(of)`| of second order in the spacing: |fine − coarse|/3.
+        """Estimated |error of `expect(of)`| of second order in the spacing: |fine − coarse|/3.
 
         **Raises:** `ValueError` for a law that was not also solved on half as many nodes.
         """
         if self.coarser is None:
             raise ValueError("this law has no coarser twin; stationary laws of batches have one.")
-        return np.asarray(np.abs(self.integrate(of) - self.coarser.integrate(of)) / 3)
-
-    def cdf(self, x: RealLike | ArrayLike) -> Float[np.ndarray, "..."]:
-        """P(θ ≤ x): exact for a mixture and for atoms, linear between shared nodes."""
-        points = _arguments.known("x", x)
-        if self.mixture is not None:
-            part = self.mixture
-            z = (points[..., None] - part.means) / part.stds
-            return np.asarray(ndtr(z) @ part.masses)
-        total = np.cumsum(self.masses)
-        if self.spacing:
-            # Each node stands for the cell around it.
-            edges = np.concatenate([self.positions, self.positions[-1:] + self.spacing])
-            values = np.concatenate([[0.0], total])
-            return np.asarray(np.interp(points, edges - self.spacing / 2, values))
-        padded = np.concatenate([[0.0], total])
-        return np.asarray(padded[np.searchsorted(self.positions, points, side="right")])
+        return np.asarray(np.abs(self.expect(of) - self.coarser.expect(of)) / 3)
 
     def pdf(self, x: RealLike | ArrayLike) -> Float[np.ndarray, "..."]:
         """The density, for Gaussian steps.
@@ -108,19 +91,34 @@ class ScalarLaw(eqx.Module):
         heights = part.masses / (part.stds * np.sqrt(2 * np.pi))
         return np.asarray(np.exp(-(z**2) / 2) @ heights)
 
-    def quantile(self, level: RealLike | ArrayLike) -> Float[np.ndarray, "..."]:
-        """The smallest x with P(θ ≤ x) ≥ level (to 60 bisections); the median at ½."""
-        levels = as_float64("level", level)
-        if not ((levels > 0) & (levels < self.mass)).all():
-            raise ValueError(
-                f"level must lie between 0 and the mass {self.mass:g}; got {in_brief(level)}."
+    def _on_the_line(self):
+        """The cdf is exact for a mixture and for atoms, linear between shared nodes."""
+        part, total = self.mixture, np.concatenate([[0.0], np.cumsum(self.masses)])
+        low, high = float(self.positions[0]), float(self.positions[-1])
+        if part is not None:
+            reach = 9 * float(part.stds.max())
+            return (
+                lambda x: ndtr((x[..., None] - part.means) / part.stds) @ part.masses,
+                low - reach,
+                high + reach,
             )
-        reach = 0.0 if self.mixture is None else 9 * float(self.mixture.stds.max())
-        reach += self.spacing
-        left = np.full(levels.shape, self.positions[0] - reach - 1e-9)
-        right = np.full(levels.shape, self.positions[-1] + reach)
-        for _ in range(60):
-            middle = (left + right) / 2
-            below = self.cdf(middle) < levels
-            left, right = np.where(below, middle, left), np.where(below, right, middle)
-        return np.asarray(right)
+        if self.spacing:
+            # Each node stands for the cell around it.
+            edges = np.append(self.positions, high + self.spacing) - self.spacing / 2
+            return lambda x: np.interp(x, edges, total), float(edges[0]), float(edges[-1])
+        return lambda x: total[np.searchsorted(self.positions, x, side="right")], low, high
+
+    def _draw(self, rng: np.random.Generator, num: int) -> Float[np.ndarray, "num 1"]:
+        part = self.mixture
+        masses = self.masses if part is None else part.masses
+        chosen = rng.choice(len(masses), num, p=masses / masses.sum())
+        if part is None:
+            found = self.positions[chosen] + self.spacing * (rng.random(num) - 0.5)
+        else:
+            found = part.means[chosen] + part.stds[chosen] * rng.standard_normal(num)
+        return found[:, None]
+
+    def _in_words(self) -> str:
+        kind = "atoms" if self.mixture is None and not self.spacing else "nodes"
+        where = f"from {self.positions[0]:.6g} to {self.positions[-1]:.6g}"
+        return f"{moments_in_words(self)}, {len(self.masses)} {kind} {where}"

@@ -3,16 +3,16 @@
 Spacings s are in units of their mean wherever a law is universal.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-import equinox as eqx
 import numpy as np
 from jaxtyping import ArrayLike, Float
-from scipy import optimize, special
+from scipy import linalg, special
 
 from sde_sgd._checks import check_choice, check_number, check_whole, in_brief
-from sde_sgd.theory import _arguments
+from sde_sgd.theory import _arguments, _fields
+from sde_sgd.theory.laws.law import AbstractLaw, moments_in_words
 from sde_sgd.types import RealLike
 
 Values: TypeAlias = ArrayLike | Sequence[Any]
@@ -21,6 +21,7 @@ Values: TypeAlias = ArrayLike | Sequence[Any]
 WIGNER_RATIO = 4 / np.pi
 # Binomial coefficients of larger orders are no float64.
 _MOST_ORDER = 500
+_NODES = 256
 
 
 def wigner_surmise(spacing: Values) -> Float[np.ndarray, "..."]:
@@ -70,75 +71,98 @@ def rice_mean(centre: Values, scale: Values) -> Float[np.ndarray, "..."]:
     return np.asarray(np.sqrt(np.pi / 2) * scale * laguerre)
 
 
-class MarchenkoPastur(eqx.Module):
+class MarchenkoPastur(AbstractLaw):
     """Eigenvalues of (1/n) A Aᵀ, A (m, n) with independent entries of variance v, m, n → ∞.
 
     With the ratio r = m/n and the edges λ± = v(1 ± √r)², the density is
 
         p(λ) = √((λ₊ − λ)(λ − λ₋)) / (2π v r λ)   on [λ₋, λ₊],
 
-    and for r > 1 the mass 1 − 1/r lies at λ = 0 (`atom`). Mean v, second moment v²(1 + r). At r = 1
+    and for r > 1 the mass 1 − 1/r lies at λ = 0 (`atom`). Mean v, variance v² r. At r = 1
     the density diverges at the lower edge, p ≈ 1/(π√(vλ)).
 
-    **Arguments:** `ratio` r = m/n > 0; `variance` v > 0.
+    **Arguments:** `ratio` r = m/n > 0; `entry_variance` v > 0.
 
     **Source:** Marchenko and Pastur 1967.
     """
 
     ratio: float
-    variance: float
+    entry_variance: float
 
-    def __init__(self, ratio: RealLike, variance: RealLike = 1.0):
+    def __init__(self, ratio: RealLike, entry_variance: RealLike = 1.0):
         self.ratio = check_number("ratio", ratio, above=0)
-        self.variance = check_number("variance", variance, above=0)
+        self.entry_variance = check_number("entry_variance", entry_variance, above=0)
+
+    @property
+    def mean(self) -> Float[np.ndarray, "1"]:
+        """v."""
+        return np.array([self.entry_variance])
+
+    @property
+    def covariance(self) -> Float[np.ndarray, "1 1"]:
+        """v² r."""
+        return np.array([[self.entry_variance**2 * self.ratio]])
 
     @property
     def edges(self) -> tuple[float, float]:
         """(λ₋, λ₊)."""
         root = np.sqrt(self.ratio)
-        return float(self.variance * (1 - root) ** 2), float(self.variance * (1 + root) ** 2)
+        return float(self.entry_variance * (1 - root) ** 2), float(
+            self.entry_variance * (1 + root) ** 2
+        )
 
     @property
     def atom(self) -> float:
         """Probability of λ = 0."""
         return max(0.0, 1 - 1 / self.ratio)
 
-    def density(self, level: Values) -> Float[np.ndarray, "..."]:
-        """p(λ) without the atom, of any shape; 0 outside the edges, ∞ at λ = 0 for r = 1."""
-        x = _arguments.known("level", level)
-        low, high = self.edges
-        inside = (x > low) & (x < high)
-        safe = np.where(inside, x, 1.0)
-        area = np.sqrt(np.where(inside, (high - x) * (x - low), 0.0))
-        density = area / (2 * np.pi * self.variance * self.ratio * safe)
-        return np.where((x == 0) & (low == 0), np.inf, density)
+    def expect(self, of: Callable) -> Float[np.ndarray, "..."]:
+        """E f(λ), the atom included, by Gauss quadrature: exact for polynomials to order 511.
 
-    def cdf(self, level: Values) -> Float[np.ndarray, "..."]:
-        """P(λ' ≤ λ), the atom included; with s = √(λ − λ₋), c = √(λ₊ − λ) it is
+        The nodes are the eigenvalues of the law's Jacobi matrix, with v, then v(1 + r) on the
+        diagonal and v√r beside it.
+
+        **Arguments:** `of`: f, a JAX function of one λ of shape (1,), with a value of any shape.
+        """
+        v, r = self.entry_variance, self.ratio
+        diagonal = np.append(v, np.full(_NODES - 1, v * (1 + r)))
+        nodes, vectors = linalg.eigh_tridiagonal(diagonal, np.full(_NODES - 1, v * np.sqrt(r)))
+        values = _fields.evaluate("of", of, np.maximum(nodes, 0.0)[:, None])
+        return np.asarray(np.tensordot(vectors[0] ** 2, values, axes=1))
+
+    def pdf(self, x: Values) -> Float[np.ndarray, "..."]:
+        """p(λ) without the atom, of any shape; 0 outside the edges, ∞ at λ = 0 for r = 1."""
+        level = _arguments.known("x", x)
+        low, high = self.edges
+        inside = (level > low) & (level < high)
+        safe = np.where(inside, level, 1.0)
+        area = np.sqrt(np.where(inside, (high - level) * (level - low), 0.0))
+        density = area / (2 * np.pi * self.entry_variance * self.ratio * safe)
+        return np.where((level == 0) & (low == 0), np.inf, density)
+
+    def _on_the_line(self):
+        """The cdf, the atom included; with s = √(λ − λ₋), c = √(λ₊ − λ) it is
 
         1 − 1/max(r, 1) + [sc + (λ₋ + λ₊) tan⁻¹(s/c) − 2√(λ₋λ₊) tan⁻¹(√(λ₊/λ₋) s/c)]/(2πvr).
         """
-        x = _arguments.known("level", level)
         low, high = self.edges
-        s, c = np.sqrt(np.clip(x - low, 0, high - low)), np.sqrt(np.clip(high - x, 0, high - low))
-        turned = np.arctan2(np.sqrt(high) * s, np.sqrt(low) * c)
-        total = s * c + (low + high) * np.arctan2(s, c) - 2 * np.sqrt(low * high) * turned
-        mass = total / (2 * np.pi * self.variance * self.ratio)
-        return np.where(x < 0, 0.0, self.atom + np.clip(mass, 0, 1 - self.atom))
 
-    def quantile(self, probability: float) -> float:
-        """λ with P(λ' ≤ λ) = probability, for atom < probability < 1."""
-        wanted = check_number("probability", probability)
-        if not self.atom < wanted < 1:
-            raise ValueError(
-                f"probability must lie between the atom {self.atom:.4g} at λ = 0 and 1; "
-                f"got {wanted:g}."
-            )
+        def cdf(x):
+            s, c = (np.sqrt(np.clip(d, 0, high - low)) for d in (x - low, high - x))
+            turned = np.arctan2(np.sqrt(high) * s, np.sqrt(low) * c)
+            total = s * c + (low + high) * np.arctan2(s, c) - 2 * np.sqrt(low * high) * turned
+            mass = total / (2 * np.pi * self.entry_variance * self.ratio)
+            return np.where(x < 0, 0.0, self.atom + np.clip(mass, 0, 1 - self.atom))
+
+        return cdf, -high, high
+
+    def _draw(self, rng: np.random.Generator, num: int) -> Float[np.ndarray, "num 1"]:
+        return self._inverted(rng, num)
+
+    def _in_words(self) -> str:
         low, high = self.edges
-        found = optimize.root_scalar(
-            lambda x: float(self.cdf(x)) - wanted, bracket=(low, high), xtol=1e-14 * high
-        )
-        return float(found.root)
+        atom = f" and {self.atom:.6g} of it at 0" if self.atom else ""
+        return f"{moments_in_words(self)}, on [{low:.6g}, {high:.6g}]{atom}"
 
     def moment(self, order: int) -> float:
         """E λ^k for any integer k, the atom included: with Narayana's numbers for k ≥ 1,
@@ -151,8 +175,8 @@ class MarchenkoPastur(eqx.Module):
         if order < 0:
             if self.ratio >= 1:
                 return np.inf
-            gap = self.variance * (1 - self.ratio)
+            gap = self.entry_variance * (1 - self.ratio)
             return self.moment(-order - 1) / gap ** (-2 * order - 1)
         j = np.arange(max(order, 1))
         counts = special.comb(order, j) * special.comb(max(order - 1, 0), j) / (j + 1)
-        return float(self.variance**order * np.sum(counts * self.ratio**j))
+        return float(self.entry_variance**order * np.sum(counts * self.ratio**j))

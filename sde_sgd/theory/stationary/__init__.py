@@ -37,7 +37,7 @@ from sde_sgd.theory.stationary.population_least_squares import (
     population_covariance as population_covariance,
 )
 from sde_sgd.theory.stationary.posterior import (
-    Gaussian as Gaussian,
+    MeanAndCovariance as MeanAndCovariance,
     posterior as posterior,
     posterior_by_quadrature as posterior_by_quadrature,
 )

@@ -22,7 +22,7 @@ from sde_sgd.processes.base import AbstractProcess
 from sde_sgd.processes.batches import sampling_of
 from sde_sgd.processes.linear import full, half, NotKnown
 from sde_sgd.theory import _arguments
-from sde_sgd.theory.stationary.posterior import Gaussian, minimum_of, refuse_flat
+from sde_sgd.theory.stationary.posterior import MeanAndCovariance, minimum_of, refuse_flat
 from sde_sgd.types import Vector
 
 _MOST_TRANSITIONS = 3_000_000
@@ -38,17 +38,17 @@ class EpochMoments(NamedTuple):
     covariances: Float[np.ndarray, "M d d"]
 
     @property
-    def average(self) -> Gaussian:
+    def average(self) -> MeanAndCovariance:
         """Mean and covariance over all phases together, those of samples of every step."""
         mean = self.means.mean(axis=0)
         apart = self.means - mean
         spread = np.einsum("ki,kj->ij", apart, apart) / len(apart)
-        return Gaussian(mean, self.covariances.mean(axis=0) + spread)
+        return MeanAndCovariance(mean, self.covariances.mean(axis=0) + spread)
 
     @property
-    def epoch_end(self) -> Gaussian:
+    def epoch_end(self) -> MeanAndCovariance:
         """Mean and covariance at the end of an epoch."""
-        return Gaussian(self.means[0], self.covariances[0])
+        return MeanAndCovariance(self.means[0], self.covariances[0])
 
 
 def epoch_moments(process: AbstractProcess, about: Any = None) -> EpochMoments:

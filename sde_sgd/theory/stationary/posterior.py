@@ -7,12 +7,13 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from sde_sgd._checks import check_number, in_brief, real_values
+from sde_sgd._checks import check_number, in_brief
 from sde_sgd.landscapes import compiled
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.landscapes.gradient_flow import Ending, follow_all
 from sde_sgd.processes.linear import NotKnown
 from sde_sgd.theory import _arguments
+from sde_sgd.theory.laws.gaussian import Gaussian
 from sde_sgd.types import RealLike
 
 _REACH = 8.0
@@ -21,24 +22,11 @@ _LARGEST_ROUNDING = 1e-3
 _MOST_NODES = 2_000_000
 
 
-class _Gaussian(NamedTuple):
+class MeanAndCovariance(NamedTuple):
+    """The first two moments of a law whose shape they do not determine: it need not be normal."""
+
     mean: Float[np.ndarray, " d"]
     covariance: Float[np.ndarray, "d d"]
-
-
-class Gaussian(_Gaussian):
-    """A normal law: `mean` (d,), `covariance` (d, d), copies of what is given."""
-
-    __slots__ = ()
-
-    def __new__(cls, mean: ArrayLike, covariance: ArrayLike):
-        centre = np.array(real_values("mean", mean))
-        spread = np.array(real_values("covariance", covariance))
-        if centre.ndim != 1 or spread.shape != (*centre.shape, *centre.shape):
-            raise ValueError(
-                f"mean must be (d,) and covariance (d, d); got {centre.shape} and {spread.shape}."
-            )
-        return super().__new__(cls, centre, spread)
 
 
 def posterior(landscape: AbstractLandscape, *, temperature: RealLike) -> Gaussian:
@@ -65,7 +53,7 @@ def posterior_by_quadrature(
     temperature: RealLike,
     start: ArrayLike | None = None,
     tolerance: RealLike = 1e-9,
-) -> Gaussian:
+) -> MeanAndCovariance:
     """Mean and covariance of the law e^{−L(θ)/T} in one to three dimensions.
 
     The trapezoidal rule in coordinates that make ∇²L/T the identity at the mode, over a box of ± 8,
@@ -120,7 +108,7 @@ def posterior_by_quadrature(
             continue
         if differ(now, before) <= accuracy:
             mean, spread = wider
-            return Gaussian(mode + root @ mean, root @ spread @ root.T)
+            return MeanAndCovariance(mode + root @ mean, root @ spread @ root.T)
         before = now
     raise ValueError(
         f"The moments of e^(−L/T) still move at {count} nodes an axis over ±{reach:g} standard "

@@ -12,8 +12,8 @@ import pytest
 import sde_sgd as ss
 from sde_sgd.processes import Diffusion
 from sde_sgd.theory.equations import FunctionScore, gaussian_flow_gap, GaussianScore, grid_flow_gap
-from sde_sgd.theory.laws.wasserstein import normal_levels
-from sde_sgd.theory.stationary import Gaussian
+from sde_sgd.theory.laws import Gaussian
+from sde_sgd.theory.quantiles import normal_levels
 
 ETA = 0.1
 
@@ -140,7 +140,7 @@ def test_on_a_grid():
         assert exact < found.bound[-1]
         assert (np.diff(found.gap) > 0).all() and found.gap[0] == 0
         density = equation.propagate(start, [2.0])[0]
-        strength = density.integrate(lambda x: (0.05 * (1 + 0.3 * x[0])) ** 2)
+        strength = density.expect(lambda x: (0.05 * (1 + 0.3 * x[0])) ** 2)
         assert found.residual[-1] == pytest.approx(tilt * np.sqrt(strength), rel=0.01)
     none = grid_flow_gap(equation, start, score, score, times[::5], nodes=51)
     assert none.gap.max() == 0 and none.bound.max() == 0

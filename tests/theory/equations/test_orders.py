@@ -137,7 +137,7 @@ def test_sgd_side_by_atoms():
     chain = theory.laws.MasterEquation(ss.SGD(logistic(), 0.125, SAMPLING), [-4.0, 4.0], 8)
     (end,) = chain.propagate(1.5, [8])
     found = logistic_errors(rates=[0.125]).sgd[0]
-    assert found == pytest.approx(float(end.integrate(square)), rel=1e-10)
+    assert found == pytest.approx(float(end.expect(square)), rel=1e-10)
 
 
 def test_sde_side_by_finite_volumes():

@@ -10,7 +10,7 @@ from scipy.special import ndtri
 import sde_sgd as ss
 from sde_sgd.processes import Diffusion
 from sde_sgd.theory.equations import GaussianScore, GridScore, KernelScore
-from sde_sgd.theory.stationary import Gaussian
+from sde_sgd.theory.laws import Gaussian
 
 
 def numeric(log_density, theta, step=1e-5):

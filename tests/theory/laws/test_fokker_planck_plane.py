@@ -147,7 +147,7 @@ def test_varying_tensor_with_current():
         assert p.values.min() >= 0 and equation.generator.diagonal().max() < 0
         exact = np.exp(-evaluate("of", energy, p.grid.centres)) / total
         far.append(np.abs(p.values.ravel() - exact).sum() * p.grid.volume)
-        moments.append(p.integrate(lambda x: jnp.array([x[0] ** 2, x[0] * x[1]])) - second)
+        moments.append(p.expect(lambda x: jnp.array([x[0] ** 2, x[0] * x[1]])) - second)
         spins.append(areal_velocity(equation, p) - spin)
     assert order(far) == pytest.approx([2, 2], abs=0.15)
     for values in (*np.transpose(moments), spins):

@@ -128,7 +128,7 @@ def test_all_batches_are_enumerated(sampling):
     ends = np.sort(ends)
     (law3,) = MasterEquation(process, (-3, 3), 50).propagate(0.3, [3])
     for m in range(5):
-        assert law3.integrate(lambda x, m=m: x[0] ** m) == pytest.approx(np.mean(ends**m))
+        assert law3.expect(lambda x, m=m: x[0] ** m) == pytest.approx(np.mean(ends**m))
     for level in (-0.2, 0.4, 0.9, 1.1):
         assert law3.cdf(level) == pytest.approx(np.mean(ends <= level), abs=1e-12)
     assert law3.quantile(0.31) == pytest.approx(ends[int(np.ceil(0.31 * len(ends))) - 1], abs=1e-9)
@@ -149,7 +149,7 @@ def test_stationary_law_of_batches():
     for nodes in (401, 801):
         box = (MINIMUM - 2, MINIMUM + 2)
         p = MasterEquation(law, box, nodes).stationary()
-        errors.append(float(p.integrate(square)) - exact)
+        errors.append(float(p.expect(square)) - exact)
         assert errors[-1] == pytest.approx(p.grid_error(square), rel=0.1)
         assert p.masses.min() >= 0 and abs(p.mass - 1) < 1e-12
         assert p.mean == pytest.approx(MINIMUM, abs=1e-10)
@@ -168,7 +168,7 @@ def test_shared_atoms_follow_the_exact_ones():
     (shared,) = master.propagate(0.3, [8], on_grid=True)
     assert len(exact.positions) <= 2**8
     f = powers(4)
-    np.testing.assert_allclose(shared.integrate(f), exact.integrate(f), atol=1e-5)
+    np.testing.assert_allclose(shared.expect(f), exact.expect(f), atol=1e-5)
     assert shared.mean == pytest.approx(exact.mean, abs=1e-5) and abs(shared.mass - 1) < 1e-12
     (step,) = master.propagate(exact, [1])
     assert step.mass == pytest.approx(1, abs=1e-13)
@@ -181,9 +181,7 @@ def test_a_quadrature_of_a_population_is_a_law():
     (p,) = MasterEquation(law, (-8, 8), 50).propagate(0.5, [4])
     exact = 0.04 * (1 - 0.8**8) / (1 - 0.64)
     assert p.variance == pytest.approx(exact, rel=1e-12)
-    assert p.integrate(lambda x: (x[0] - 0.5 * 0.8**4) ** 4) == pytest.approx(
-        3 * exact**2, rel=1e-10
-    )
+    assert p.expect(lambda x: (x[0] - 0.5 * 0.8**4) ** 4) == pytest.approx(3 * exact**2, rel=1e-10)
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "batches"])
@@ -217,7 +215,7 @@ def test_truncation_at_order_m_has_m_exact_moments(order):
     variance = 0.1 / 1.9
     gaussian = [1, 0, variance, 0, 3 * variance**2, 0, 15 * variance**3, 0, 105 * variance**4]
     p = truncated(order).stationary()
-    found = p.integrate(powers(8))
+    found = p.expect(powers(8))
     np.testing.assert_allclose(found[: order + 1], gaussian[: order + 1], atol=1e-13)
     beyond = order + 2 - order % 2
     assert abs(found[beyond] / gaussian[beyond] - 1) > 1e-3
@@ -227,7 +225,7 @@ def test_truncation_at_order_m_has_m_exact_moments(order):
 def test_truncated_transients():
     """E x_k^m from a point: exact for m ≤ M against the master equation; m = 4 needs M = 4."""
     master = MasterEquation(GAUSSIAN, (-4, 4), 200)
-    exact = np.array([p.integrate(powers(4)) for p in master.propagate(0.7, [2, 9])])
+    exact = np.array([p.expect(powers(4)) for p in master.propagate(0.7, [2, 9])])
     for order in ORDERS:
         found = truncated(order).moments(0.7, [2, 9], 4)
         top = min(order, 4)
@@ -239,11 +237,11 @@ def test_skewed_batches_need_the_third_order():
     """g = x + x³ + skewed noise: order 2 shifts no mean, 3 does to 2 %, high orders exactly."""
     law = Jumps(lambda x: x[0] + x[0] ** 3 + jnp.array([-0.5, 1.0]), [2 / 3, 1 / 3], 0.1)
     p = MasterEquation(law, (-1.4, 1.4), 1401).stationary()
-    exact, error = p.integrate(powers(4)), p.grid_error(powers(4))
+    exact, error = p.expect(powers(4)), p.grid_error(powers(4))
     miss = {}
     for order in (2, 3, 4, 8):
         truncation = KramersMoyal(law, (-1.4, 1.4), order, polynomials=12)
-        miss[order] = np.abs(truncation.stationary().integrate(powers(4)) - exact)
+        miss[order] = np.abs(truncation.stationary().expect(powers(4)) - exact)
     assert exact[1] > 1000 * error[1] and miss[2][1] == pytest.approx(exact[1], rel=1e-6)
     assert miss[3][1] < 0.02 * exact[1] and miss[4][1] < 0.01 * exact[1]
     assert miss[4][4] < 0.1 * min(miss[2][4], miss[3][4])

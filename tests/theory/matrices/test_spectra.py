@@ -64,7 +64,7 @@ def angle_integral(law, function, top):
 
     def integrand(u):
         x = low + (high - low) * np.sin(u) ** 2
-        return function(x) * float(law.density(x)) * (high - low) * np.sin(2 * u)
+        return function(x) * float(law.pdf(x)) * (high - low) * np.sin(2 * u)
 
     end = np.arcsin(np.sqrt((top - low) / (high - low)))
     return integrate.quad(integrand, 0, end, epsabs=1e-13, epsrel=1e-12, limit=400)[0]
@@ -109,11 +109,11 @@ def test_marchenko_pastur_at_zero():
     """r = 1: p → 1/(π√(vλ)), ∞ at 0; no density there for r ≠ 1."""
     law = theory.matrices.MarchenkoPastur(1.0, 1.7)
     near = np.array([1e-8, 1e-12])
-    np.testing.assert_allclose(law.density(near) * np.pi * np.sqrt(1.7 * near), 1, rtol=1e-8)
-    assert np.isposinf(law.density(0.0))
-    np.testing.assert_array_equal(law.density([-1.0, 0.0, 9.0]), [0, np.inf, 0])
+    np.testing.assert_allclose(law.pdf(near) * np.pi * np.sqrt(1.7 * near), 1, rtol=1e-8)
+    assert np.isposinf(law.pdf(0.0))
+    np.testing.assert_array_equal(law.pdf([-1.0, 0.0, 9.0]), [0, np.inf, 0])
     for ratio in (0.5, 2.0):
-        assert theory.matrices.MarchenkoPastur(ratio).density(0.0) == 0
+        assert theory.matrices.MarchenkoPastur(ratio).pdf(0.0) == 0
 
 
 def test_marchenko_pastur_of_large_matrices():
@@ -260,7 +260,7 @@ BAD = {
     "two equal levels": (lambda: theory.matrices.dyson_drift([1.0, 1.0], strength=1.0), "equal"),
     "one level": (lambda: theory.matrices.dyson_drift([1.0], strength=1.0), "two levels"),
     "ratio": (lambda: theory.matrices.MarchenkoPastur(0.0), "ratio"),
-    "probability": (lambda: theory.matrices.MarchenkoPastur(2.0).quantile(0.4), "atom"),
+    "level": (lambda: theory.matrices.MarchenkoPastur(2.0).quantile(1.0), "level must lie"),
     "kind": (lambda: theory.matrices.mean_gap_ratio("gue"), "gue"),
     "step": (
         lambda: theory.matrices.InjectedNoiseLevels(**(INJECTED | dict(learning_rate=2.5))),
