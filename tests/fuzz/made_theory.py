@@ -21,19 +21,7 @@ def wide(x):
 
 
 pts = r.normal(size=(200, 2))
-ols = dict(learning_rate=0.1, batch_size=2)
 ls = dict(learning_rate=0.1, noise_factor=0.3, time_step=0.1)
-sm = dict(
-    inputs=X1,
-    targets=Y1,
-    learning_rate=0.1,
-    batch_size=2,
-    replacement=True,
-    time_step=0.1,
-    order=1,
-    l2=0.1,
-    max_moment=3,
-)
 W = np.array([[0.0, 1.0], [2.0, 0.0]])
 
 
@@ -79,6 +67,11 @@ class Made:
     @cached_property
     def line_sgd(self):
         return ss.SGD(self.line, 0.3, ss.WithReplacement(2))
+
+    @cached_property
+    def online_sgd(self):
+        landscape = ss.landscapes.PopulationLeastSquares([[1.0]], 1.0)
+        return ss.SGD(landscape, 0.1, ss.WithReplacement(2))
 
     @cached_property
     def sde(self):

@@ -5,7 +5,7 @@ import numpy as np
 
 import sde_sgd as ss
 
-from .made_theory import C, H, made, sm, W, wide, X2, Y2
+from .made_theory import C, H, made, W, wide, X2, Y2
 from .recipes import add
 
 add(
@@ -157,13 +157,16 @@ add("theory.laws.ScalarLaw.pdf", lambda: (made.scalar_law.pdf, dict(x=0.1)))
 add("theory.laws.ScalarLaw.quantile", lambda: (made.scalar_law.quantile, dict(level=0.4)))
 add(
     "theory.stationary.stationary_scalar_moments",
-    lambda: (ss.theory.stationary.stationary_scalar_moments, dict(**sm)),
+    lambda: (
+        ss.theory.stationary.stationary_scalar_moments,
+        dict(process=made.line_sgd, max_moment=3),
+    ),
 )
 add(
     "theory.stationary.transient_scalar_moments",
     lambda: (
         ss.theory.stationary.transient_scalar_moments,
-        dict(times=[0.0, 0.2], theta0=1.0, **sm),
+        dict(process=made.line_sgd, times=[0.0, 0.6], theta0=1.0, max_moment=3),
     ),
 )
 add(
