@@ -41,6 +41,10 @@ class Made:
         return ss.SGD(self.plane, 0.1, ss.WithReplacement(2))
 
     @cached_property
+    def held(self):
+        return ss.GaussianSGD(ss.quadratic(H, C), 0.1, ss.ConstantNoise(C))
+
+    @cached_property
     def well(self):
         return ss.double_well(0.5)
 
@@ -163,7 +167,7 @@ class Made:
 
     @cached_property
     def current(self):
-        return ss.theory.stationary.stationary_current(H, C, learning_rate=0.1)
+        return ss.theory.stationary.stationary_current(self.held)
 
     @cached_property
     def logistic(self):

@@ -83,8 +83,12 @@ add(
     "theory.stationary.stationary_current",
     lambda: (
         ss.theory.stationary.stationary_current,
-        dict(hessian=H, gradient_noise=C, learning_rate=0.1, time_step=0.1),
+        dict(process=made.held, about=[0.1, 0.2]),
     ),
+)
+add(
+    "theory.stationary.areal_velocity",
+    lambda: (ss.theory.stationary.areal_velocity, dict(process=made.sgd, about=[0.1, 0.2])),
 )
 add(
     "theory.stationary.EntropyRate.__call__",

@@ -25,7 +25,7 @@ def mean(process: Any, about: Any = None) -> Float[np.ndarray, " d"]:
 
     **Arguments, errors:** as `covariance`.
     """
-    reading = _stable(process, about)
+    reading = stable_reading(process, about)
     if process.epoch is None or reading.noise.feedback is None:
         return reading.rest
     return epoch_moments(process, about).epoch_end.mean
@@ -58,7 +58,7 @@ def covariance(process: Any, about: Any = None) -> Float[np.ndarray, "d d"]:
     **Source:** second-moment closure; for constant noise Mandt, Hoffman, Blei 2017 (1704.04289)
     and, at a finite step, Liu, Ziyin, Ueda 2021 (2012.03636).
     """
-    reading = _stable(process, about)
+    reading = stable_reading(process, about)
     epoch = process.epoch
     if epoch is None:
         dim = len(reading.rest)
@@ -149,7 +149,8 @@ def _place(process: Any, about: Any) -> Float[np.ndarray, " d"] | None:
     return None if about is None else _arguments.vector("about", about, process.landscape.dimension)
 
 
-def _stable(process: Any, about: Any) -> LinearReading:
+def stable_reading(process: Any, about: Any) -> LinearReading:
+    """The linear reading of a process that has a stationary state about its point of rest."""
     reading = read_linear(process, about)
     flat = int(reading.flat.sum())
     if flat or not len(reading.curvature):
