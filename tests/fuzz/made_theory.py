@@ -154,12 +154,6 @@ class Made:
         return ss.theory.equations.conditional_moments(self.master, [0.0, 0.5], [1])
 
     @cached_property
-    def momentum_law(self):
-        return ss.theory.stationary.MomentumLaw.of(
-            "heavy_ball", H, C, learning_rate=0.1, momentum=0.5
-        )
-
-    @cached_property
     def entries(self):
         return ss.theory.matrices.fit_entries(
             pts, (-pts, np.ones_like(pts)), [[0], [1]], num_knots=4

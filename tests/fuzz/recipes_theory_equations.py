@@ -17,27 +17,6 @@ add(
     lambda: (made.batch_master.propagate, dict(start=0.1, steps=[0, 1], on_grid=True)),
 )
 add(
-    "theory.stationary.MomentumLaw.of",
-    lambda: (
-        ss.theory.stationary.MomentumLaw.of,
-        dict(
-            process="underdamped",
-            hessian=H,
-            gradient_noise=C,
-            learning_rate=0.1,
-            momentum=0.5,
-            substeps=2,
-        ),
-    ),
-)
-add(
-    "theory.stationary.MomentumLaw.transient",
-    lambda: (
-        made.momentum_law.transient,
-        dict(times=[0.0, 0.2], theta0=[1.0, 0.0], minimum=[0.0, 0.0]),
-    ),
-)
-add(
     "theory.equations.fit_order",
     lambda: (
         ss.theory.equations.fit_order,

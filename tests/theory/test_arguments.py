@@ -154,19 +154,13 @@ def test_nan_has_no_place_in_a_law():
     )
 
 
-def test_lags_and_substeps_are_counted():
-    """τ = s·h > 0, and True is no number of substeps."""
+def test_lags_are_counted():
+    """τ = s·h > 0."""
     equation = theory.laws.MasterEquation(LAW, (-5.0, 5.0), 120)
     refused(
         "time_step", lambda: theory.equations.conditional_moments(equation, [0.5], [1]).read(0.0)
     )
     refused("steps", lambda: theory.equations.conditional_moments(equation, [0.5], [-1]))
-    refused(
-        "substeps",
-        lambda: theory.stationary.MomentumLaw.of(
-            "underdamped", HESSIAN, NOISE, learning_rate=0.1, momentum=0.5, substeps=True
-        ),
-    )
 
 
 def by_if(theta):
