@@ -45,6 +45,10 @@ class Made:
         return ss.GaussianSGD(ss.quadratic(H, C), 0.1, ss.ConstantNoise(C))
 
     @cached_property
+    def held_equation(self):
+        return ss.ModifiedEquation(ss.quadratic(H, C), 0.1, ss.ConstantNoise(C))
+
+    @cached_property
     def well(self):
         return ss.double_well(0.5)
 
@@ -109,9 +113,8 @@ class Made:
 
     @cached_property
     def gaussian_score(self):
-        return ss.theory.equations.GaussianScore(
-            H, C, learning_rate=0.1, start=ss.theory.stationary.Gaussian(np.zeros(2), np.eye(2))
-        )
+        start = ss.theory.stationary.Gaussian(np.zeros(2), np.eye(2))
+        return ss.theory.equations.GaussianScore(self.held_equation.limit(), start)
 
     @cached_property
     def function_score(self):

@@ -165,12 +165,9 @@ add(
     lambda: (
         ss.theory.equations.GaussianScore,
         dict(
-            hessian=H,
-            gradient_noise=C,
-            learning_rate=0.1,
+            process=made.held_equation.limit(),
             start=ss.theory.stationary.Gaussian(np.zeros(2), np.eye(2)),
-            minimum=[0.0, 0.0],
-            order=1,
+            about=[0.1, 0.2],
         ),
     ),
 )

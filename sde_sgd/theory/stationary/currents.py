@@ -19,13 +19,13 @@ Source: Seifert 2012 (continuous); "Machine learning in and out of equilibrium" 
 from dataclasses import dataclass
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from sde_sgd._checks import real_values
 from sde_sgd.processes.linear import LinearReading, NotKnown
 from sde_sgd.processes.step_laws import Diffusion
+from sde_sgd.theory import _readings
 from sde_sgd.theory.stationary.moments import stable_reading
 
 
@@ -129,7 +129,7 @@ def stationary_current(process: Any, about: Any = None) -> StationaryCurrent:
             f"production is infinite. areal_velocity(process) is known; of entropy take "
             f"ss.GaussianSGD or an equation, with ConstantNoise.at(landscape, θ, sampling)."
         )
-    if not _constant_noise(reading):
+    if not _readings.has_constant_noise(reading):
         raise NotKnown(
             f"The noise of {type(process).__name__} depends on θ: its current is no linear "
             f"function of θ. areal_velocity(process) is known; for the rest hold the noise, with "
@@ -170,11 +170,3 @@ def _turned(reading: LinearReading, matrix: np.ndarray) -> np.ndarray:
     """From the eigenbasis of the Hessian to the coordinates of θ."""
     found = reading.basis @ matrix @ reading.basis.T
     return (found + found.T) / 2
-
-
-def _constant_noise(reading: LinearReading) -> bool:
-    """Whether the covariance does not grow with θ, to rounding; then it does not depend on it."""
-    feedback = reading.noise.feedback
-    rounding = 1e3 * float(jnp.finfo(reading.process.landscape.dtype).eps)
-    largest = float(np.abs(reading.curvature).max())
-    return feedback is None or bool(np.abs(feedback).max() <= rounding * largest**2)
