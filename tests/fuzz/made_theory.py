@@ -49,6 +49,16 @@ class Made:
         return ss.ModifiedEquation(ss.quadratic(H, C), 0.1, ss.ConstantNoise(C))
 
     @cached_property
+    def driven(self):
+        driving = ss.noise.ColouredNoise([1.0], [1.0])
+        return ss.DrivenEquation(ss.quadratic(H, C), 0.1, ss.ConstantNoise(C), driving, 2)
+
+    @cached_property
+    def stable(self):
+        noise, driving = ss.ConstantNoise([[1.0]]), ss.noise.StableNoise(1.5)
+        return ss.DrivenEquation(ss.quadratic([[1.0]], 1.0), 0.1, noise, driving, 2)
+
+    @cached_property
     def well(self):
         return ss.double_well(0.5)
 

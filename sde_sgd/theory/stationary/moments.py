@@ -123,7 +123,7 @@ def largest_stable_learning_rate(process: Any, about: Any = None) -> float:
     **Arguments, errors:** as `covariance`, for an unstable rate too.
     """
     check_part("process", process, AbstractProcess, "a process such as ss.SGD")
-    return process.largest_stable_rate(_place(process, about))
+    return process.largest_stable_rate(place(process, about))
 
 
 def growth(process: Any, about: Any = None) -> float:
@@ -142,10 +142,11 @@ def growth(process: Any, about: Any = None) -> float:
 def read_linear(process: Any, about: Any = None) -> LinearReading:
     """The linear reading of a process, after a check that it is one."""
     check_part("process", process, AbstractProcess, "a process such as ss.SGD")
-    return process.linear(_place(process, about))
+    return process.linear(place(process, about))
 
 
-def _place(process: Any, about: Any) -> Float[np.ndarray, " d"] | None:
+def place(process: Any, about: Any) -> Float[np.ndarray, " d"] | None:
+    """`about` as a point (d,) of the landscape of a process, checked."""
     return None if about is None else _arguments.vector("about", about, process.landscape.dimension)
 
 
