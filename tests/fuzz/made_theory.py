@@ -140,7 +140,14 @@ class Made:
 
     @cached_property
     def risk(self):
-        return ss.theory.equations.OnlineRisk([1.0, 0.5], [1.0, 1.0], 0.1, 2)
+        sgd = ss.SGD(self.population, 0.1, ss.WithReplacement(2))
+        return ss.theory.equations.OnlineRisk(sgd, [1.0, 1.0])
+
+    @cached_property
+    def homogenised_risk(self):
+        noise = ss.HessianNoise(0.5, times_loss=True)
+        equation = ss.ModifiedEquation(self.population, 0.1, noise)
+        return ss.theory.equations.OnlineRisk(equation.limit(), [1.0, 1.0])
 
     @cached_property
     def population(self):

@@ -290,38 +290,16 @@ add(
     "theory.equations.OnlineRisk",
     lambda: (
         ss.theory.equations.OnlineRisk,
-        dict(spectrum=[1.0, 0.5], start=[1.0, 1.0], label_noise=0.1, batch_size=2),
+        dict(process=made.risk.process, theta0=[1.0, 1.0]),
     ),
 )
 add(
-    "theory.equations.OnlineRisk.of",
-    lambda: (
-        ss.theory.equations.OnlineRisk.of,
-        dict(landscape=made.population, theta0=[1.0, 0.0], batch_size=2),
-    ),
-)
-add(
-    "theory.equations.OnlineRisk.recursion",
-    lambda: (
-        made.risk.recursion,
-        dict(learning_rate=0.1, iterations=[0, 2], substeps=1, homogenised=False),
-    ),
+    "theory.equations.OnlineRisk.after",
+    lambda: (made.risk.after, dict(iterations=[0, 2])),
 )
 add(
     "theory.equations.OnlineRisk.volterra",
-    lambda: (made.risk.volterra, dict(learning_rate=0.1, iterations=[0, 2], substeps=1)),
-)
-add(
-    "theory.equations.OnlineRisk.sde",
-    lambda: (made.risk.sde, dict(learning_rate=0.1, iterations=[0, 2], homogenised=True)),
-)
-add(
-    "theory.equations.OnlineRisk.critical_learning_rate",
-    lambda: (made.risk.critical_learning_rate, dict(substeps=1, homogenised=False)),
-)
-add(
-    "theory.equations.OnlineRisk.floor",
-    lambda: (made.risk.floor, dict(learning_rate=0.1, substeps=1, homogenised=False)),
+    lambda: (made.homogenised_risk.volterra, dict(iterations=[0, 2], substeps=1)),
 )
 add(
     "theory.laws.wasserstein2",

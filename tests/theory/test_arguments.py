@@ -116,8 +116,9 @@ def test_numbers_that_would_go_on_for_ever_are_refused(most):
         ),
     )
     refused("nodes", lambda: theory.laws.MasterEquation(LAW, (-4, 4), most))
-    risk = theory.equations.OnlineRisk([1.0], [1.0], 0.1)
-    refused("iterations", lambda: risk.recursion(0.1, [most]))
+    online = ss.landscapes.PopulationLeastSquares([[1.0]], 0.1)
+    risk = theory.equations.OnlineRisk(ss.SGD(online, 0.1, ss.WithReplacement(1)), [1.0])
+    refused("iterations", lambda: risk.after([most]))
 
 
 def test_a_flow_that_needs_too_many_steps_is_refused(monkeypatch):
