@@ -23,6 +23,15 @@ LANDSCAPES: dict[str, Callable[[], Any]] = {
     "quadratic, constant Σ": lambda: ss.quadratic(np.diag([1.0, 2.0]), np.eye(2)),
     "LogisticRegression": lambda: ss.LogisticRegression(X, np.array([0, 1, 1, 0]), l2=0.5),
 }
+# What is known in one dimension alone.
+LINES: dict[str, Callable[[], Any]] = {
+    "LeastSquares": lambda: ss.LeastSquares(X[:, :1], Y),
+    "PopulationLeastSquares": lambda: ss.landscapes.PopulationLeastSquares(np.eye(1), 0.3),
+    "quadratic, constant Σ": lambda: ss.quadratic(1.0, 1.0),
+    "LogisticRegression": lambda: ss.LogisticRegression(
+        X[:, :1], np.array([0, 1, 1, 0]), l2=0.5, bias=False
+    ),
+}
 PROCESSES: dict[str, Callable[[Any], Any]] = {
     "SGD": lambda L: ss.SGD(L, 0.1, BATCH),
     "SGD, momentum": lambda L: ss.SGD(L, 0.1, BATCH, 0.5),
@@ -41,12 +50,26 @@ PROCESSES: dict[str, Callable[[Any], Any]] = {
     "AdaptiveEquation, Adam": lambda L: ss.AdaptiveEquation(L, ss.Adam(0.1), NOISE),
 }
 STATIONARY = ss.theory.stationary
-QUANTITIES: dict[str, Callable[[Any, Any], Any]] = {
-    "covariance": STATIONARY.covariance,
-    "transient": lambda p, about: STATIONARY.transient(
-        p, [0.1], np.zeros(p.landscape.dimension), about
+QUANTITIES: dict[str, tuple[dict[str, Callable[[], Any]], Callable[[Any, Any], Any]]] = {
+    "`theory.stationary`: covariance": (LANDSCAPES, STATIONARY.covariance),
+    "`theory.stationary`: transient": (
+        LANDSCAPES,
+        lambda p, about: STATIONARY.transient(p, [0.1], np.zeros(p.landscape.dimension), about),
     ),
-    "largest stable rate": STATIONARY.largest_stable_learning_rate,
+    "`theory.stationary`: largest stable rate": (
+        LANDSCAPES,
+        STATIONARY.largest_stable_learning_rate,
+    ),
+    "`theory.stationary`: areal velocity": (LANDSCAPES, STATIONARY.areal_velocity),
+    "`theory.stationary`: current and entropy production": (
+        LANDSCAPES,
+        STATIONARY.stationary_current,
+    ),
+    "`theory.stationary`: moments 1 to 4, d = 1": (
+        LINES,
+        lambda p, about: STATIONARY.stationary_scalar_moments(p),
+    ),
+    "`theory.laws`: tail index, d = 1": (LINES, lambda p, about: ss.theory.laws.tail_index(p)),
 }
 
 
@@ -76,11 +99,11 @@ def table() -> str:
         "linearisation about a point that you give, each example's gradient and Hessian kept), or",
         "– (the error says what is known). Made by `python docs/what_is_exact.py`.",
     ]
-    for name, ask in QUANTITIES.items():
-        lines += ["", f"## `theory.stationary`: {name}", ""]
-        lines += [f"| process | {' | '.join(LANDSCAPES)} |", "|---" * (1 + len(LANDSCAPES)) + "|"]
+    for name, (landscapes, ask) in QUANTITIES.items():
+        lines += ["", f"## {name}", ""]
+        lines += [f"| process | {' | '.join(landscapes)} |", "|---" * (1 + len(landscapes)) + "|"]
         for label, make in PROCESSES.items():
-            cells = [entry(make, landscape(), ask) for landscape in LANDSCAPES.values()]
+            cells = [entry(make, landscape(), ask) for landscape in landscapes.values()]
             lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -51,7 +51,10 @@ def changed(
 def gaussian_score(eta: float) -> ss.theory.equations.GaussianScore:
     """Of the quadratic, from a Gaussian start."""
     start = ss.theory.laws.Gaussian(np.array([1.0, -1.0, 0.5]), np.diag([0.05, 0.02, 0.1]))
-    return ss.theory.equations.GaussianScore(HESSIAN, NOISE, learning_rate=eta, start=start)
+    landscape, noise = ss.quadratic(HESSIAN, NOISE), ss.ConstantNoise(NOISE)
+    return ss.theory.equations.GaussianScore(
+        ss.ModifiedEquation(landscape, eta, noise).limit(), start
+    )
 
 
 def quadratic_flow(eta: float, score: ss.theory.equations.AbstractScore) -> ss.ProbabilityFlow:

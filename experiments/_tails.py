@@ -21,6 +21,15 @@ NODES = 96
 SMALL, LOWEST = 4.0, -16.0
 
 
+def online(rate: float, batch: int, substeps: int = 1) -> tuple[ss.SGD, ss.ModifiedEquation]:
+    """SGD on fresh examples, and Euler's scheme in w of the SDE with its covariance."""
+    landscape = ss.landscapes.PopulationLeastSquares(np.eye(1), 1.0)
+    sampling = ss.WithReplacement(batch)
+    noise = ss.MinibatchNoise(sampling)
+    equation = ss.ModifiedEquation(landscape, rate, noise, substeps=substeps)
+    return ss.SGD(landscape, rate, sampling), equation
+
+
 def _chi_cdf(r: np.ndarray, batch: int) -> np.ndarray:
     """P(χ_B < r)."""
     half = np.maximum(r, 0.0) ** 2 / 2
@@ -61,21 +70,20 @@ def _below_euler(w: float, edges: np.ndarray, rate: float, batch: int, step: flo
 
 
 @functools.cache
-def _tail(rate: float, batch: int, step: float | None, cells: int):
+def _tail(rate: float, batch: int, substeps: int | None, cells: int):
     """(edges, P(|w| > edge)), from a chain on the centres of cells equal in asinh 4w."""
-    index = ss.theory.laws.tail_index_online_least_squares(
-        learning_rate=rate, batch_size=batch, time_step=step
-    )
+    sgd, euler = online(rate, batch, substeps or 1)
+    index = ss.theory.laws.tail_index(euler if substeps else sgd)
     # What would lie beyond, a share 1e-8, is held in the last cell.
     heights = np.linspace(0.0, np.arcsinh(4 * 1e8 ** (1 / index)), cells + 1)
     edges, centres = np.sinh(heights) / 4, np.sinh((heights[1:] + heights[:-1]) / 2) / 4
     both = np.concatenate([-edges[::-1], edges])
     moves = np.empty((cells, cells))
     for i, w in enumerate(centres):
-        if step is None:
+        if substeps is None:
             below = _below_sgd(w, both, rate, batch)
         else:
-            below = _below_euler(w, both, rate, batch, step)
+            below = _below_euler(w, both, rate, batch, rate / substeps)
         inside = below[cells + 1 :] - below[cells::-1]  # P(|w′| < edge)
         inside[-1] = 1.0
         moves[i] = np.diff(inside, prepend=0.0)[1:]
@@ -86,15 +94,19 @@ def _tail(rate: float, batch: int, step: float | None, cells: int):
 
 
 def ratios(
-    levels: tuple[float, ...], rate: float, batch: int, step: float | None = None, cells: int = 300
+    levels: tuple[float, ...],
+    rate: float,
+    batch: int,
+    substeps: int | None = None,
+    cells: int = 300,
 ) -> Float[np.ndarray, " levels"]:
-    """P(|w| > 2u)/P(|w| > u) at the levels u, for SGD or for Euler's scheme with `step`.
+    """P(|w| > 2u)/P(|w| > u) at the levels u, for SGD or Euler's scheme with `substeps`.
 
     The error of the cells is of second order: extrapolated from `cells` and twice as many.
     """
     u, found = np.array(levels), []
     for num in (cells, 2 * cells):
-        edges, beyond = _tail(rate, batch, step, num)
+        edges, beyond = _tail(rate, batch, substeps, num)
         logarithm = CubicSpline(np.arcsinh(4 * edges), np.log(beyond))
         near, far = (logarithm(np.arcsinh(4 * x)) for x in (u, 2 * u))
         found.append(np.exp(far - near))

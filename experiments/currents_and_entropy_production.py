@@ -78,6 +78,7 @@ PRESETS = {
 HESSIAN = np.diag([1.0, 3.0])
 NOISE = np.array([[1.0, 0.8], [0.8, 1.0]])
 NETWORK_RATE, NETWORK_BATCH = 1e-7, 10
+STATIONARY = ss.theory.stationary
 # Durations t at which ⟨e^{−σ}⟩ is taken; its variance is finite at the first one only.
 DURATIONS = (0.1, 0.2)
 
@@ -125,13 +126,9 @@ def linear_network() -> tuple[ss.theory.stationary.StationaryCurrent, np.ndarray
     q = Pθ has unit covariance, and its two axes are those of the largest pair of eigenvalues.
     """
     landscape, minimum = network()
-    covariance = np.asarray(landscape.gradient_covariance(jnp.asarray(minimum))) / NETWORK_BATCH
-    current = ss.theory.stationary.stationary_current(
-        np.asarray(landscape.hessian(jnp.asarray(minimum))),
-        covariance,
-        learning_rate=NETWORK_RATE,
-        time_step=NETWORK_RATE,
-    )
+    noise = ss.ConstantNoise.at(landscape, jnp.asarray(minimum), ss.WithReplacement(NETWORK_BATCH))
+    held = ss.GaussianSGD(landscape, NETWORK_RATE, noise)
+    current = STATIONARY.stationary_current(held, minimum)
     values, vectors = np.linalg.eigh(current.covariance)
     white = (vectors / np.sqrt(values)) @ vectors.T
     turning, planes = np.linalg.eigh(1j * white @ current.areal_velocity @ white)
@@ -139,21 +136,13 @@ def linear_network() -> tuple[ss.theory.stationary.StationaryCurrent, np.ndarray
     return current, np.stack([fastest.real, fastest.imag]) @ white
 
 
-def exact(eta: float, step: float) -> ss.theory.stationary.StationaryCurrent:
-    """The two-dimensional case at learning rate η and step h."""
-    return ss.theory.stationary.stationary_current(
-        HESSIAN, NOISE, learning_rate=eta, time_step=step
-    )
-
-
-def processes(config: Config, eta: float) -> dict[str, tuple[ss.AbstractProcess, float]]:
-    """SGD with batches of one out of three tilts, Gaussian SGD, the SDE; with their steps."""
-    well, sampling = ss.quadratic(HESSIAN, NOISE), ss.WithReplacement(1)
-    sde = ss.ModifiedEquation(well, eta, ss.ConstantNoise(NOISE), substeps=config.substeps)
+def processes(eta: float, substeps: int) -> dict[str, ss.AbstractProcess]:
+    """SGD with batches of one out of three tilts, Gaussian SGD, the SDE at h = η/substeps."""
+    well, noise = ss.quadratic(HESSIAN, NOISE), ss.ConstantNoise(NOISE)
     return {
-        "SGD": (ss.SGD(well, eta, sampling), eta),
-        "Gaussian SGD": (ss.GaussianSGD(well, eta, ss.ConstantNoise(NOISE)), eta),
-        "SDE": (sde, eta / config.substeps),
+        "SGD": ss.SGD(well, eta, ss.WithReplacement(1)),
+        "Gaussian SGD": ss.GaussianSGD(well, eta, noise),
+        "SDE": ss.ModifiedEquation(well, eta, noise, substeps=substeps),
     }
 
 
@@ -166,12 +155,12 @@ def measure(config: Config, key) -> xr.Dataset:
     """Areal velocities, entropy production, ⟨e^{−σ}⟩; and the network's."""
     variables: dict[str, Any] = {}
     for eta in config.learning_rates:
-        for name, (process, step) in processes(config, eta).items():
+        for name, process in processes(eta, config.substeps).items():
             key, own = jr.split(key)
-            theory, label = exact(eta, step), f"η={eta:g} {name}"
+            covariance, label = STATIONARY.covariance(process), f"η={eta:g} {name}"
             measures: dict[str, ss.AbstractMeasure] = {"area": ss.measure.ArealVelocity()}
             if name != "SGD":
-                inverse = jnp.asarray(np.linalg.inv(theory.covariance))
+                inverse = jnp.asarray(np.linalg.inv(covariance))
                 measures["entropy"] = ss.measure.EntropyProduction(
                     ss.measure.transition_log_ratio(process),
                     lambda x, inverse=inverse: -0.5 * x @ inverse @ x,
@@ -179,7 +168,7 @@ def measure(config: Config, key) -> xr.Dataset:
                 )
             run = ss.simulate(
                 process,
-                _normal(np.zeros(2), theory.covariance),
+                _normal(np.zeros(2), covariance),
                 num_steps=round(config.time / eta),
                 ensemble_size=config.ensemble_size,
                 key=own,
@@ -230,11 +219,13 @@ def predict(config: Config) -> dict[str, float]:
     """Areal velocity and entropy production by η and process, for η → 0, and the network's."""
     values = {}
     for eta in config.learning_rates:
-        steps = {"SGD": eta, "Gaussian SGD": eta, "SDE": eta / config.substeps, "limit": 0.0}
-        for name, step in steps.items():
-            theory = exact(eta, step)
-            values[f"η={eta:g} {name} area"] = theory.areal_velocity[0, 1]
-            values[f"η={eta:g} {name} entropy"] = theory.entropy_production
+        own = processes(eta, config.substeps)
+        for name, process in {**own, "limit": own["SDE"].limit()}.items():
+            label = f"η={eta:g} {name}"
+            values[f"{label} area"] = STATIONARY.areal_velocity(process)[0, 1]
+            if name != "SGD":
+                entropy = STATIONARY.stationary_current(process).entropy_production
+                values[f"{label} entropy"] = entropy
     current, plane = linear_network()
     turning = plane @ current.areal_velocity @ plane.T
     values["network area"] = NETWORK_RATE * turning[0, 1]
@@ -328,10 +319,12 @@ def plot(config: Config, data: xr.Dataset, predicted):
         "area": "areal velocity / η, per unit t (± 1 s.e.)",
         "entropy": "entropy, nats per unit t (± 1 s.e.)",
     }
-    steps = (1, config.substeps)
+    steps = {1: "Gaussian SGD", config.substeps: "SDE"}
     for axis, (quantity, text) in zip(axes[0], texts.items(), strict=False):
-        for parts in steps:
-            curve = [exact(eta, eta / parts) for eta in grid]
+        for parts, name in steps.items():
+            curve = [
+                STATIONARY.stationary_current(processes(float(eta), parts)[name]) for eta in grid
+            ]
             if quantity == "area":
                 values = [c.areal_velocity[0, 1] / e for c, e in zip(curve, grid, strict=True)]
             else:

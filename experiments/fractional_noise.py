@@ -82,14 +82,16 @@ def driving(hurst: float, num_states: int) -> ss.noise.ColouredNoise:
     return ss.noise.fractional_noise(hurst, num_states, slowest=1e-8, fastest=1e7)
 
 
-def variance(config: Config, hurst: float, eta: float, num_states: int, step: float) -> float:
-    """Exact for the states and the step (in iterations), h = C = 1."""
-    noise = driving(hurst, num_states)
-    return float(
-        ss.theory.stationary.driven_covariance(
-            [[1.0]], [[1.0]], noise, learning_rate=eta, time_step=step
-        )[0, 0]
+def equation(h: float, eta: float, noise, substeps: int = 1) -> ss.DrivenEquation:
+    """dθ = −ηhθ ds + η dZ_s, C = 1."""
+    return ss.DrivenEquation(
+        ss.quadratic([[h]], 1.0), eta, ss.ConstantNoise([[1.0]]), noise, substeps
     )
+
+
+def variance(process: ss.AbstractProcess) -> float:
+    """Exact for the states of the driving and the step."""
+    return ss.theory.stationary.driven_covariance(process).item()
 
 
 def formula(hurst: float, eta: float) -> float:
@@ -97,26 +99,24 @@ def formula(hurst: float, eta: float) -> float:
     return ss.theory.stationary.fractional_ornstein_uhlenbeck_variance(eta, eta, hurst)
 
 
-def epochs(config: Config, name: str, step: float = 0.0) -> float:
-    """Variance on ½hθ² under epoch noise, white noise, or of shuffled SGD; S = 1."""
-    eta, h = config.learning_rates[0], [[config.curvature]]
-    if name == "SGD":
-        return ss.theory.stationary.epoch_covariance(
-            h, [[1.0]], learning_rate=eta, batches_per_epoch=config.batches_per_epoch
-        ).average[0, 0]
-    noise = (
-        ss.noise.WhiteNoise() if name == "white" else ss.noise.epoch_noise(config.batches_per_epoch)
-    )
-    return ss.theory.stationary.driven_covariance(
-        h, [[1.0]], noise, learning_rate=eta, time_step=step
-    )[0, 0]
+def shuffled_variance(config: Config) -> float:
+    """On ½hθ², of SGD through epochs; C = 1."""
+    return ss.theory.stationary.epoch_covariance(
+        [[config.curvature]],
+        [[1.0]],
+        learning_rate=config.learning_rates[0],
+        batches_per_epoch=config.batches_per_epoch,
+    ).average[0, 0]
 
 
-def simulate(config: Config, h: float, eta: float, noise, key, longer: int = 1) -> ss.Estimate:
-    """Stationary variance of the driven equation, C = 1."""
-    process = ss.DrivenEquation(
-        ss.quadratic([[h]], 1.0), eta, ss.ConstantNoise([[1.0]]), noise, config.substeps
-    )
+def epochs(config: Config, noise: ss.noise.AbstractDriving | None = None) -> ss.DrivenEquation:
+    """On ½hθ² under epoch noise, or another."""
+    noise = ss.noise.epoch_noise(config.batches_per_epoch) if noise is None else noise
+    return equation(config.curvature, config.learning_rates[0], noise, config.substeps)
+
+
+def simulate(config: Config, process: ss.DrivenEquation, key, longer: int = 1) -> ss.Estimate:
+    """Stationary variance of the driven equation."""
     run = ss.simulate(
         process,
         jnp.zeros(1),
@@ -137,33 +137,35 @@ def measure(config: Config, key) -> xr.Dataset:
         noise = driving(hurst, config.num_states)
         for eta in config.learning_rates:
             key, own = jr.split(key)
-            put(variables, f"H={hurst:g} η={eta:g}", simulate(config, 1.0, eta, noise, own))
-    noise = ss.noise.epoch_noise(config.batches_per_epoch)
+            process = equation(1.0, eta, noise, config.substeps)
+            put(variables, f"H={hurst:g} η={eta:g}", simulate(config, process, own))
     longer = int(np.ceil(1 / config.curvature))  # θ relaxes at the rate ηh.
-    found = simulate(config, config.curvature, config.learning_rates[0], noise, key, longer)
-    put(variables, "epochs", found)
+    put(variables, "epochs", simulate(config, epochs(config), key, longer))
     return xr.Dataset(variables)
 
 
 def predict(config: Config) -> dict:
     """Exact variances at the step, by H and η; convergence in the states; epochs."""
-    step, eta = 1 / config.substeps, config.learning_rates[0]
+    eta = config.learning_rates[0]
     runs = {
-        (hurst, rate): variance(config, hurst, rate, config.num_states, step)
+        (hurst, rate): variance(
+            equation(1.0, rate, driving(hurst, config.num_states), config.substeps)
+        )
         for hurst in config.hurst
         for rate in config.learning_rates
     }
     states = {
-        (hurst, count): variance(config, hurst, eta, count, 0.0) / formula(hurst, eta)
+        (hurst, count): variance(equation(1.0, eta, driving(hurst, count)).limit())
+        / formula(hurst, eta)
         for hurst in config.hurst
         for count in STATES
     }
     return {
         "runs": runs,
         "states": states,
-        "epochs": epochs(config, "epochs", step),
-        "white": epochs(config, "white"),
-        "SGD": epochs(config, "SGD"),
+        "epochs": variance(epochs(config)),
+        "white": variance(epochs(config, ss.noise.WhiteNoise()).limit()),
+        "SGD": shuffled_variance(config),
     }
 
 
@@ -236,7 +238,7 @@ def conclude(config: Config, data: xr.Dataset, comparisons: list[ss.Comparison])
     return (
         f"Largest error of the variance over H: {listed} states. On epochs of "
         f"{config.batches_per_epoch} batches θ has the variance {found['SGD']:.5f}, "
-        f"Ornstein–Uhlenbeck noise {epochs(config, 'epochs'):.5f} (h → 0 of the solver), "
+        f"Ornstein–Uhlenbeck noise {variance(epochs(config).limit()):.5f} (h → 0 of the solver), "
         f"white noise {found['white']:.4f}."
     )
 
@@ -250,8 +252,8 @@ def plot(config: Config, data: xr.Dataset, predicted):
     shades = list(COLOURS.values())
     for hurst, shade in zip(config.hurst, shades, strict=False):
         left.plot(grid, [formula(hurst, eta) for eta in grid], "--", color=shade, linewidth=1)
-        step = 1 / config.substeps
-        exact = [variance(config, hurst, eta, config.num_states, step) for eta in grid]
+        noise = driving(hurst, config.num_states)
+        exact = [variance(equation(1.0, float(eta), noise, config.substeps)) for eta in grid]
         left.plot(grid, exact, color=shade, linewidth=1)
         found = [get(data, f"H={hurst:g} η={eta:g}") for eta in rates]
         row = ss.Estimate(

@@ -33,7 +33,7 @@ import sde_sgd as ss
 from sde_sgd.plots import COLOURS, new_figure, points
 
 from ._rows import row, scalar
-from ._tails import ratios
+from ._tails import online, ratios
 from .framework import get, put
 
 
@@ -85,31 +85,33 @@ CHECKED = {1: 64.0, 2: 16.0, 4: 4.0}
 SMALLEST = 0.002
 
 
-def indices(config: Config, batch: int) -> dict[str, float]:
+def indices(eta: float, batch: int, substeps: int) -> dict[str, float]:
     """β of SGD, the SDE, Euler's scheme in w at its step, and as published."""
-    options: dict[str, Any] = dict(learning_rate=config.learning_rate, batch_size=batch)
-    step = config.learning_rate / config.euler_substeps
+    sgd, euler = online(eta, batch, substeps)
     return {
-        "SGD": ss.theory.laws.tail_index_online_least_squares(**options),
-        "SDE": ss.theory.laws.tail_index_online_least_squares(**options, time_step=0.0),
-        "Euler": ss.theory.laws.tail_index_online_least_squares(**options, time_step=step),
-        "published": ss.theory.laws.tail_index_published(**options),
+        "SGD": ss.theory.laws.tail_index(sgd),
+        "SDE": ss.theory.laws.tail_index(euler.limit()),
+        "Euler": ss.theory.laws.tail_index(euler),
+        "published": ss.theory.laws.tail_index_published(sgd),
     }
+
+
+def own_indices(config: Config, batch: int) -> dict[str, float]:
+    """`indices` at the η of the runs."""
+    return indices(config.learning_rate, batch, config.euler_substeps)
 
 
 def processes(config: Config, batch: int) -> dict[str, tuple[ss.AbstractProcess, tuple, int]]:
     """SGD, Euler's scheme in w and the SDE in asinh(√2 w); with their levels and iterations."""
-    landscape, eta = ss.landscapes.PopulationLeastSquares(np.eye(1), 1.0), config.learning_rate
-    sampling = ss.WithReplacement(batch)
-    noise, size = ss.MinibatchNoise(sampling), np.sqrt(2.0)
-    euler = ss.ModifiedEquation(landscape, eta, noise, substeps=config.euler_substeps)
+    eta, size = config.learning_rate, np.sqrt(2.0)
+    sgd, euler = online(eta, batch, config.euler_substeps)
     sde = ss.processes.TransformedEquation(  # pyright: ignore[reportCallIssue]
-        equation=ss.ModifiedEquation(landscape, eta, noise, substeps=config.substeps),
+        equation=online(eta, batch, config.substeps)[1],
         forward=lambda w: jnp.arcsinh(size * w),
         inverse=lambda y: jnp.sinh(y) / size,
     )
     return {
-        "SGD": (ss.SGD(landscape, eta, sampling), LEVELS[batch], config.num_steps),
+        "SGD": (sgd, LEVELS[batch], config.num_steps),
         "Euler": (euler, EULER_LEVELS[batch], config.num_steps // 2),
         "SDE": (sde, SDE_LEVELS[batch], config.sde_steps),
     }
@@ -137,7 +139,7 @@ def measure(config: Config, key) -> xr.Dataset:
         rng = np.random.default_rng(np.asarray(jr.key_data(own)))
         batches = rng.chisquare(batch, config.num_batches) / batch
         size = np.abs(1 - config.learning_rate * batches)
-        for name, beta in indices(config, batch).items():
+        for name, beta in own_indices(config, batch).items():
             moment = ss.Estimate.from_samples(size**beta)
             put(variables, f"B={batch} moment at {name}", moment)
     return xr.Dataset(variables)
@@ -171,22 +173,18 @@ def moment(config: Config, batch: int, beta: float) -> float:
 
 def predict(config: Config) -> dict:
     """Indices by batch size, the SDE's exact ratios, and βη/B towards η → 0."""
-    values: dict[Any, Any] = {batch: indices(config, batch) for batch in BATCHES}
+    values: dict[Any, Any] = {batch: own_indices(config, batch) for batch in BATCHES}
     for batch in BATCHES:
-        eta, step = config.learning_rate, config.learning_rate / config.euler_substeps
+        eta = config.learning_rate
         values[batch]["SGD ratios"] = ratios(LEVELS[batch], eta, batch)
         values[batch]["SGD far"] = ratios((LIMIT[batch],), eta, batch)[0]
-        values[batch]["Euler ratios"] = ratios(EULER_LEVELS[batch], eta, batch, step)
+        values[batch]["Euler ratios"] = ratios(
+            EULER_LEVELS[batch], eta, batch, config.euler_substeps
+        )
         values[batch]["SDE ratios"] = sde_ratios(config, batch)
         values[batch]["moment"] = moment(config, batch, values[batch]["SGD"])
-    small: dict[str, Any] = dict(learning_rate=SMALLEST, batch_size=4)
-    values["small"] = {
-        "SGD": ss.theory.laws.tail_index_online_least_squares(**small) * SMALLEST / 4,
-        "SDE": ss.theory.laws.tail_index_online_least_squares(**small, time_step=0.0)
-        * SMALLEST
-        / 4,
-        "published": ss.theory.laws.tail_index_published(**small) * SMALLEST / 4,
-    }
+    small = indices(SMALLEST, 4, 1)
+    values["small"] = {name: beta * SMALLEST / 4 for name, beta in small.items()}
     return values
 
 
@@ -269,7 +267,7 @@ def conclude(config: Config, data: xr.Dataset, comparisons: list[ss.Comparison])
     """The indices beside what the last ratios say."""
     lines = []
     for batch in BATCHES:
-        place, beta = LEVELS[batch].index(CHECKED[batch]), indices(config, batch)
+        place, beta = LEVELS[batch].index(CHECKED[batch]), own_indices(config, batch)
         found = get(data, f"B={batch} SGD ratio")[place]
         seen = -np.log2(found.value)
         error = found.standard_error / (found.value * np.log(2))
@@ -316,15 +314,9 @@ def plot(config: Config, data: xr.Dataset, predicted):
         axis.legend(frameon=False, fontsize=8)
     last, grid = axes[0, -1], np.geomspace(0.002, 1.0, 25)
     for batch, style in ((1, "--"), (4, "-")):
-        options: list[dict[str, Any]] = [dict(learning_rate=e, batch_size=batch) for e in grid]
-        index = ss.theory.laws.tail_index_online_least_squares
-        curves = {
-            "SGD": [index(**o) for o in options],
-            "SDE": [index(**o, time_step=0.0) for o in options],
-            "published": [ss.theory.laws.tail_index_published(**o) for o in options],
-        }
+        curves = [indices(float(eta), batch, 1) for eta in grid]
         for name, colour in (("SGD", "SGD"), ("SDE", "SDE"), ("published", "other")):
-            scaled = np.array(curves[name]) * grid / batch
+            scaled = np.array([curve[name] for curve in curves]) * grid / batch
             last.plot(grid, scaled, style, color=COLOURS[colour], label=f"{name}, B = {batch}")
     last.axhline(ss.theory.laws.tail_index_limit(), color="black", lw=0.8, label="1.7956")
     last.set_xscale("log")

@@ -16,7 +16,7 @@ and 6), the more the larger η; the underdamped one follows the transient of hea
 of order one in η at fixed μ; Li–Tai–E's coefficients, which are for x ← x + ηv, fail on this clock.
 
 Source: Li, Tai, E 2019 (1811.01558), section 5; Liu, Ziyin, Ueda 2021 (2012.03636); exact laws of
-the linear chains (documented in sde_sgd.theory.stationary.momentum).
+the processes from sde_sgd.theory.stationary, Nesterov's from the chain of (θ, m).
 
 Command: python -m experiments momentum_modified_equation --preset paper
 Subject: equations
@@ -29,6 +29,7 @@ import jax.random as jr
 import numpy as np
 import optax
 import xarray as xr
+from scipy import linalg
 
 import sde_sgd as ss
 from sde_sgd import theory
@@ -100,21 +101,25 @@ def measure(config: Config, key) -> xr.Dataset:
     return xr.Dataset(variables)
 
 
-def law(name: str, eta: float, mu: float, c: float = 1.0, substeps: int | None = None):
-    """The exact law of a process on ½x²."""
-    return theory.stationary.MomentumLaw.of(
-        name, [[1.0]], [[c]], learning_rate=eta, momentum=mu, substeps=substeps
-    )
+def nesterov_variance(eta: float, mu: float, c: float) -> float:
+    """Of θ ← θ − η(ĝ + μm), m ← μm + ĝ on ½x², which optax calls Nesterov's."""
+    move = np.array([[1 - eta * (1 + mu), -eta * mu**2], [1.0, mu]])
+    into = np.array([[-eta * (1 + mu)], [1.0]])
+    return float(linalg.solve_discrete_lyapunov(move, c * into @ into.T)[0, 0])
 
 
 def transient_errors(mu: float, rates, wrong: bool = False) -> np.ndarray:
     """|E X_T − E θ_k| at T = 4(1 − μ) from x = 1; `wrong` with Li–Tai–E's coefficients."""
+    landscape, noise = ss.quadratic([[1.0]], [[1.0]]), ss.ConstantNoise(np.eye(1))
     found = []
     for eta in rates:
         time = 4 * (1 - mu)
-        chain = law("heavy_ball", eta, mu).transient([time], [1.0]).mean[0, 0]
         rate, until = (eta**2, time * eta) if wrong else (eta, time)
-        found.append(abs(law("underdamped", rate, mu).transient([until], [1.0]).mean[0, 0] - chain))
+        ball = ss.SGD(landscape, eta, ss.WithReplacement(1), mu)
+        sde = ss.UnderdampedEquation(landscape, rate, noise, mu).limit()
+        ends = ((ball, time), (sde, until))
+        one, other = (theory.stationary.transient(p, [t], [1.0]).mean[0, 0] for p, t in ends)
+        found.append(abs(other - one))
     return np.array(found)
 
 
@@ -122,13 +127,17 @@ def predict(config: Config) -> dict:
     """Variances of the chains and of the limits; errors of the transient against η."""
     values: dict = {}
     for case, (eta, mu, c) in enumerate(config.cases):
-        for name in processes(config, eta, mu, c):
-            steps = config.substeps if name.endswith("damped") else None
-            exact = law(name, eta, mu, c, steps).covariance()
-            values[f"{case} {name}"] = float(exact[0, 0])
-        values[f"{case} limit"] = float(law("underdamped", eta, mu, c).covariance()[0, 0])
+        made = processes(config, eta, mu, c)
+        for name, process in made.items():
+            values[f"{case} {name}"] = (
+                nesterov_variance(eta, mu, c)
+                if name == "nesterov"
+                else theory.stationary.covariance(process).item()
+            )
+        limit = theory.stationary.covariance(made["underdamped"].limit()).item()
+        values[f"{case} limit"] = limit
         # x ← x + ηv, v ← μv − ηĝ is heavy ball with η² for η.
-        values[f"{case} other form"] = eta * values[f"{case} limit"]
+        values[f"{case} other form"] = eta * limit
     for mu in (0.5, 0.9):
         rates = (1 - mu) ** 2 * 2.0 ** -np.arange(4, 9)
         values[f"transient {mu}"] = (rates, transient_errors(mu, rates))

@@ -244,16 +244,14 @@ def published_power(config: Config) -> float:
 
 def predict(config: Config) -> dict[str, np.ndarray]:
     """Iterations and shares of the runs' own chains, powers as found and as published."""
-    size, eta = config.batch_size, config.learning_rate
+    size, eta, own = config.batch_size, config.learning_rate, processes(config)
     values: dict[str, np.ndarray] = {}
     for label in LABELS:
         values[label] = np.array([iterations(config, label, radius) for radius in config.radii])
         values[f"{label} shares"] = stationary_shares(config, label)
         values[f"{label} power"] = np.array(power(config, label))
-    values["power, SGD"] = np.array(
-        ss.theory.laws.tail_index_online_least_squares(learning_rate=eta, batch_size=size)
-    )
-    values["power, SDE"] = np.array(1 + size / eta)
+    values["power, SGD"] = np.array(ss.theory.laws.tail_index(own["SGD"]))
+    values["power, SDE"] = np.array(ss.theory.laws.tail_index(own["SDE"].limit()))
     values["power, SDE, Mori's Σ"] = np.array(published_power(config))
     phi = ss.theory.escape.mori_stationary_exponent(
         minimum_curvature=CURVATURE, learning_rate=eta, batch_size=size

@@ -87,12 +87,32 @@ OTHER = {"SGD": "SDE", "SDE": "SGD"}
 
 
 @functools.cache
-def problem(config: Config, dimension: int) -> theory.equations.OnlineRisk:
-    """Spectrum and start in `dimension` dimensions."""
+def problem(config: Config, dimension: int) -> ss.landscapes.PopulationLeastSquares:
+    """λ_i = i/d in d = `dimension`."""
     spectrum = np.arange(1, dimension + 1) / dimension
-    return theory.equations.OnlineRisk(
-        spectrum, np.full(dimension, 1 / dimension), config.label_noise
-    )
+    return ss.landscapes.PopulationLeastSquares(np.diag(spectrum), config.label_noise)
+
+
+def start(dimension: int) -> np.ndarray:
+    """θ₀, at the distance 1 from θ* = 0."""
+    return np.full(dimension, dimension**-0.5)
+
+
+def homogenised(landscape, eta: float) -> ss.ModifiedEquation:
+    """The SDE with the covariance 2L(θ)A, at one solver step an iteration."""
+    return ss.ModifiedEquation(landscape, eta, ss.HessianNoise(1.0, times_loss=True), substeps=1)
+
+
+def risk(process: ss.AbstractProcess) -> theory.equations.OnlineRisk:
+    """Of a process from θ₀."""
+    return theory.equations.OnlineRisk(process, start(process.landscape.dimension))
+
+
+def critical(config: Config) -> dict[str, float]:
+    """η beyond which the risk grows: of SGD, and of homogenised SGD at solver step 0."""
+    own = problem(config, config.dimension_beyond)
+    sgd, sde = ss.SGD(own, 0.1, ss.WithReplacement(1)), homogenised(own, 0.1).limit()
+    return {"SGD": risk(sgd).critical_learning_rate(), "SDE": risk(sde).critical_learning_rate()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,24 +132,23 @@ class Case:
 
 def cases(config: Config) -> dict[str, Case]:
     """Both kinds of runs."""
-    critical = problem(config, config.dimension_beyond).critical_learning_rate()
     rate = config.gamma / config.dimension
     return {
         "below": Case(config.dimension, rate, config.times, config.ensemble_size),
         "beyond": Case(
             config.dimension_beyond,
-            config.beyond * critical,
+            config.beyond * critical(config)["SGD"],
             config.times_beyond,
             config.ensemble_beyond,
         ),
     }
 
 
-def process(kind: str, eta: float, landscape, spectrum) -> ss.AbstractProcess:
-    """SGD with fresh examples one by one, or homogenised SGD at one solver step an iteration."""
+def process(kind: str, eta: float, landscape) -> ss.AbstractProcess:
+    """SGD with fresh examples one by one, or homogenised SGD with the root of its diagonal A."""
     if kind == "SGD":
         return ss.SGD(landscape, eta, ss.WithReplacement(1))
-    roots = jnp.sqrt(jnp.asarray(spectrum))
+    roots = jnp.sqrt(jnp.diagonal(landscape.feature_covariance))
     noise = ss.FunctionNoise(lambda theta: jnp.sqrt(2 * landscape.loss(theta)) * roots)
     return ss.ModifiedEquation(landscape, eta, noise, substeps=1)
 
@@ -138,8 +157,7 @@ def measure(config: Config, key) -> xr.Dataset:
     """Excess risk of every member at the times, and the scatter of its mean over a group."""
     variables, times = {}, {}
     for name, case in cases(config).items():
-        own = problem(config, case.dimension)
-        landscape = ss.landscapes.PopulationLeastSquares(np.diag(own.spectrum), config.label_noise)
+        landscape = problem(config, case.dimension)
 
         def excess(theta, landscape=landscape):
             return landscape.loss(theta) - 0.5 * landscape.label_noise**2
@@ -149,8 +167,8 @@ def measure(config: Config, key) -> xr.Dataset:
         for kind in KINDS:
             key, its_key = jr.split(key)
             run = ss.simulate(
-                process(kind, case.learning_rate, landscape, own.spectrum),
-                jnp.sqrt(jnp.asarray(own.start)),
+                process(kind, case.learning_rate, landscape),
+                jnp.asarray(start(case.dimension)),
                 num_steps=int(case.at[-1]),
                 ensemble_size=case.ensemble_size,
                 key=its_key,
@@ -177,10 +195,11 @@ def scatter(values: np.ndarray, group: int) -> ss.Estimate:
 def _predict(config: Config) -> dict:
     large, at = problem(config, LARGE), LARGE * np.array(TABLE)
     eta = config.gamma / LARGE
+    limit = risk(homogenised(large, eta).limit())
     curves = {
-        "exact": large.recursion(eta, at),
-        "volterra": large.volterra(eta, at),
-        "eigenvectors": large.sde(eta, at),
+        "exact": risk(process("SGD", eta, large)).after(at),
+        "volterra": limit.volterra(at),
+        "eigenvectors": limit.after(at),
     }
     means, lines = {}, {}
     for name, case in cases(config).items():
@@ -188,22 +207,18 @@ def _predict(config: Config) -> dict:
         fine = np.unique(np.linspace(0, case.at[-1], 60).astype(int))
         for kind in KINDS:
             # One Euler step an iteration: the SDE's own mean is that of the scheme.
-            found = own.recursion(rate, np.concatenate([fine, case.at]), homogenised=kind == "SDE")
+            exact = process("SGD", rate, own) if kind == "SGD" else homogenised(own, rate)
+            found = risk(exact).after(np.concatenate([fine, case.at]))
             means[f"{kind} {name}"] = found[len(fine) :]
             lines[f"{kind} {name}"] = (fine / case.dimension, found[: len(fine)])
-        curve = own.volterra(rate, fine, substeps=4)
+        curve = risk(homogenised(own, rate).limit()).volterra(fine, substeps=4)
         lines[f"Volterra {name}"] = (fine / case.dimension, curve)
-    own = problem(config, config.dimension_beyond)
-    critical = {
-        "SGD": own.critical_learning_rate(),
-        "SDE": own.critical_learning_rate(substeps=None, homogenised=True),
-    }
     return {
         "curves": curves,
         "means": means,
         "lines": lines,
-        "critical": {k: config.dimension_beyond * v for k, v in critical.items()},
-        "start": float(own.recursion(0.0, [0])[0]),
+        "critical": {k: config.dimension_beyond * v for k, v in critical(config).items()},
+        "start": float(lines["SGD beyond"][1][0]),
     }
 
 

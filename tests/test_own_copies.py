@@ -60,7 +60,8 @@ CASES = {
     "label_by_nearest": (ss.landscapes.label_by_nearest, [POINTS]),
     "GaussianScore": (
         lambda h, c, mean, m: ss.theory.equations.GaussianScore(
-            h, c, learning_rate=0.1, start=ss.theory.laws.Gaussian(mean, c), minimum=m
+            ss.ModifiedEquation(ss.quadratic(h, c, m), 0.1, ss.ConstantNoise(c)).limit(),
+            ss.theory.laws.Gaussian(mean, c),
         ),
         [MATRIX, MATRIX, [1.0, 2.0], [3.0, 4.0]],
     ),

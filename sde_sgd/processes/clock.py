@@ -95,6 +95,13 @@ class LearningRate(eqx.Module):
             rates = _rates(self.schedule, jnp.asarray(first), size)
             yield np.asarray(rates, float)[:count]
 
+    def values(self, num_steps: int) -> Float[np.ndarray, " k"]:
+        """η_k for k < `num_steps`."""
+        if self.value is not None:
+            return np.full(num_steps, float(self.value))
+        self.check(num_steps)
+        return np.concatenate([np.zeros(0), *self._blocks(num_steps)])
+
     def time(self, iterations: np.ndarray, power: int = 1) -> np.ndarray:
         """Σ_{j<k} η_j^power for integer iterations k ≥ 0."""
         iterations = np.asarray(iterations)

@@ -13,7 +13,6 @@ from sde_sgd._checks import (
     as_float64,
     check_at_least,
     check_choice,
-    check_flag,
     check_landscape,
     check_list,
     check_number,
@@ -23,7 +22,7 @@ from sde_sgd._checks import (
 )
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.noise.models import check_noise
-from sde_sgd.noise.sampling import AbstractSampling, WithoutReplacement, WithReplacement
+from sde_sgd.noise.sampling import AbstractSampling
 
 # Every integer up to this is a float64.
 _MOST_STEPS = 2.0**53
@@ -110,19 +109,6 @@ def noise_factor(value: Any) -> float:
 def batch_size(value: Any, least: int = 1) -> int:
     """`value` as B, up to a billion examples."""
     return check_whole("batch_size", value, least, 10**9)
-
-
-def scheme(size: Any, replacement: Any, num: int) -> WithReplacement | WithoutReplacement:
-    """Batches of `size` from N = `num` examples, with `replacement` or as fresh subsets."""
-    size = batch_size(size)
-    if check_flag("replacement", replacement):
-        return WithReplacement(size)
-    if size > num:
-        raise ValueError(
-            f"batch_size must be between 1 and N={num}, and {size} exceeds it: larger batches are "
-            f"drawn with replacement only."
-        )
-    return WithoutReplacement(size)
 
 
 def label_noise(value: Any) -> float:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from sde_sgd._checks import check_at_least, check_part
 from sde_sgd.processes.base import AbstractProcess
-from sde_sgd.processes.linear import NotKnown
+from sde_sgd.processes.linear import LinearReading, NotKnown
 from sde_sgd.processes.step_laws import Batches, Diffusion, Jumps, StepLaw
 from sde_sgd.theory import _fields
 from sde_sgd.theory._fields import check_finite, Field
@@ -51,6 +51,14 @@ def check_dimension(found: Diffusion, asked: str, dimension: int | None) -> None
         raise ValueError(
             f"{asked} is asked for with d = {dimension}; the landscape has d={found.dimension}."
         )
+
+
+def has_constant_noise(reading: LinearReading) -> bool:
+    """Whether the noise does not grow with θ, to rounding; then it does not depend on θ."""
+    feedback = reading.noise.feedback
+    rounding = 1e3 * float(jnp.finfo(reading.process.landscape.dtype).eps)
+    largest = float(np.abs(reading.curvature).max())
+    return feedback is None or bool(np.abs(feedback).max() <= rounding * largest**2)
 
 
 class GaussianStep(NamedTuple):

@@ -107,10 +107,9 @@ def test_best_batch_of_the_quadratic(setting):
     eps, num, m = setting
     for size in (1.0, 7.0, 150.0):
         noise = [[(num - size) / (size * (num - 1))]]
-        law = ss.theory.stationary.MomentumLaw.of(
-            "heavy_ball", [[1.0]], noise, learning_rate=eps, momentum=m
-        )
-        exact = law.covariance().item()
+        exact = ss.theory.stationary.momentum_covariance(
+            [[1.0]], noise, learning_rate=eps, momentum=m
+        ).item()
         assert _best_batch.known_variance(setting, size) == pytest.approx(exact, rel=1e-9)
     found: Any = minimize_scalar(
         lambda x: -_best_batch.known_accuracy(setting, np.exp(x)),

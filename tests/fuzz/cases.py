@@ -49,7 +49,6 @@ NO_RECIPE = dict.fromkeys(RESULTS, "the library makes it") | {
     "landscapes.ExampleWeights": "takes no argument",
     "Stream": "an enumeration",
     "Draws": "made by Draws.create",
-    "theory.stationary.MomentumLaw": "made by MomentumLaw.of",
     "plots.side_by_side_figure": "takes a result alone",
     "processes.LearningRate": "every process makes one of its learning_rate",
 }

@@ -74,7 +74,8 @@ class Made:
     @cached_property
     def score(self):
         start = ss.theory.laws.Gaussian(np.zeros(2), np.eye(2))
-        return ss.theory.equations.GaussianScore(H, C, learning_rate=0.1, start=start)
+        equation = ss.ModifiedEquation(ss.quadratic(H, C), 0.1, ss.ConstantNoise(C))
+        return ss.theory.equations.GaussianScore(equation.limit(), start)
 
     @cached_property
     def estimate(self):

@@ -21,19 +21,7 @@ def wide(x):
 
 
 pts = r.normal(size=(200, 2))
-ols = dict(learning_rate=0.1, batch_size=2)
 ls = dict(learning_rate=0.1, noise_factor=0.3, time_step=0.1)
-sm = dict(
-    inputs=X1,
-    targets=Y1,
-    learning_rate=0.1,
-    batch_size=2,
-    replacement=True,
-    time_step=0.1,
-    order=1,
-    l2=0.1,
-    max_moment=3,
-)
 W = np.array([[0.0, 1.0], [2.0, 0.0]])
 
 
@@ -51,6 +39,24 @@ class Made:
     @cached_property
     def sgd(self):
         return ss.SGD(self.plane, 0.1, ss.WithReplacement(2))
+
+    @cached_property
+    def held(self):
+        return ss.GaussianSGD(ss.quadratic(H, C), 0.1, ss.ConstantNoise(C))
+
+    @cached_property
+    def held_equation(self):
+        return ss.ModifiedEquation(ss.quadratic(H, C), 0.1, ss.ConstantNoise(C))
+
+    @cached_property
+    def driven(self):
+        driving = ss.noise.ColouredNoise([1.0], [1.0])
+        return ss.DrivenEquation(ss.quadratic(H, C), 0.1, ss.ConstantNoise(C), driving, 2)
+
+    @cached_property
+    def stable(self):
+        noise, driving = ss.ConstantNoise([[1.0]]), ss.noise.StableNoise(1.5)
+        return ss.DrivenEquation(ss.quadratic([[1.0]], 1.0), 0.1, noise, driving, 2)
 
     @cached_property
     def well(self):
@@ -79,6 +85,11 @@ class Made:
     @cached_property
     def line_sgd(self):
         return ss.SGD(self.line, 0.3, ss.WithReplacement(2))
+
+    @cached_property
+    def online_sgd(self):
+        landscape = ss.landscapes.PopulationLeastSquares([[1.0]], 1.0)
+        return ss.SGD(landscape, 0.1, ss.WithReplacement(2))
 
     @cached_property
     def sde(self):
@@ -116,7 +127,8 @@ class Made:
 
     @cached_property
     def gaussian_score(self):
-        return ss.theory.equations.GaussianScore(H, C, learning_rate=0.1, start=self.gaussian)
+        start = ss.theory.laws.Gaussian(np.zeros(2), np.eye(2))
+        return ss.theory.equations.GaussianScore(self.held_equation.limit(), start)
 
     @cached_property
     def function_score(self):
@@ -132,7 +144,14 @@ class Made:
 
     @cached_property
     def risk(self):
-        return ss.theory.equations.OnlineRisk([1.0, 0.5], [1.0, 1.0], 0.1, 2)
+        sgd = ss.SGD(self.population, 0.1, ss.WithReplacement(2))
+        return ss.theory.equations.OnlineRisk(sgd, [1.0, 1.0])
+
+    @cached_property
+    def homogenised_risk(self):
+        noise = ss.HessianNoise(0.5, times_loss=True)
+        equation = ss.ModifiedEquation(self.population, 0.1, noise)
+        return ss.theory.equations.OnlineRisk(equation.limit(), [1.0, 1.0])
 
     @cached_property
     def population(self):
@@ -159,12 +178,6 @@ class Made:
         return ss.theory.equations.conditional_moments(self.master, [0.0, 0.5], [1])
 
     @cached_property
-    def momentum_law(self):
-        return ss.theory.stationary.MomentumLaw.of(
-            "heavy_ball", H, C, learning_rate=0.1, momentum=0.5
-        )
-
-    @cached_property
     def entries(self):
         return ss.theory.matrices.fit_entries(
             pts, (-pts, np.ones_like(pts)), [[0], [1]], num_knots=4
@@ -172,7 +185,7 @@ class Made:
 
     @cached_property
     def current(self):
-        return ss.theory.stationary.stationary_current(H, C, learning_rate=0.1)
+        return ss.theory.stationary.stationary_current(self.held)
 
     @cached_property
     def logistic(self):

@@ -45,20 +45,14 @@ add(
     "theory.stationary.driven_covariance",
     lambda: (
         ss.theory.stationary.driven_covariance,
-        dict(
-            hessian=H,
-            gradient_noise=C,
-            driving=ss.noise.ColouredNoise([1.0], [1.0]),
-            learning_rate=0.1,
-            time_step=0.5,
-        ),
+        dict(process=made.driven, about=[0.1, 0.2]),
     ),
 )
 add(
     "theory.stationary.stationary_scale_stable",
     lambda: (
         ss.theory.stationary.stationary_scale_stable,
-        dict(rate=1.0, amplitude=1.0, driving=ss.noise.StableNoise(1.5), time_step=0.1),
+        dict(process=made.stable, about=[0.1]),
     ),
 )
 add(

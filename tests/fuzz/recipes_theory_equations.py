@@ -5,7 +5,7 @@ import numpy as np
 
 import sde_sgd as ss
 
-from .made_theory import C, H, made, sm, W, wide, X2, Y2
+from .made_theory import C, H, made, W, wide, X2, Y2
 from .recipes import add
 
 add(
@@ -15,27 +15,6 @@ add(
 add(
     "theory.laws.MasterEquation.propagate (batches)",
     lambda: (made.batch_master.propagate, dict(start=0.1, steps=[0, 1], on_grid=True)),
-)
-add(
-    "theory.stationary.MomentumLaw.of",
-    lambda: (
-        ss.theory.stationary.MomentumLaw.of,
-        dict(
-            process="underdamped",
-            hessian=H,
-            gradient_noise=C,
-            learning_rate=0.1,
-            momentum=0.5,
-            substeps=2,
-        ),
-    ),
-)
-add(
-    "theory.stationary.MomentumLaw.transient",
-    lambda: (
-        made.momentum_law.transient,
-        dict(times=[0.0, 0.2], theta0=[1.0, 0.0], minimum=[0.0, 0.0]),
-    ),
 )
 add(
     "theory.equations.fit_order",
@@ -83,8 +62,12 @@ add(
     "theory.stationary.stationary_current",
     lambda: (
         ss.theory.stationary.stationary_current,
-        dict(hessian=H, gradient_noise=C, learning_rate=0.1, time_step=0.1),
+        dict(process=made.held, about=[0.1, 0.2]),
     ),
+)
+add(
+    "theory.stationary.areal_velocity",
+    lambda: (ss.theory.stationary.areal_velocity, dict(process=made.sgd, about=[0.1, 0.2])),
 )
 add(
     "theory.stationary.EntropyRate.__call__",
@@ -157,13 +140,16 @@ add("theory.laws.ScalarLaw.pdf", lambda: (made.scalar_law.pdf, dict(x=0.1)))
 add("theory.laws.ScalarLaw.quantile", lambda: (made.scalar_law.quantile, dict(level=0.4)))
 add(
     "theory.stationary.stationary_scalar_moments",
-    lambda: (ss.theory.stationary.stationary_scalar_moments, dict(**sm)),
+    lambda: (
+        ss.theory.stationary.stationary_scalar_moments,
+        dict(process=made.line_sgd, max_moment=3),
+    ),
 )
 add(
     "theory.stationary.transient_scalar_moments",
     lambda: (
         ss.theory.stationary.transient_scalar_moments,
-        dict(times=[0.0, 0.2], theta0=1.0, **sm),
+        dict(process=made.line_sgd, times=[0.0, 0.6], theta0=1.0, max_moment=3),
     ),
 )
 add(
@@ -179,12 +165,9 @@ add(
     lambda: (
         ss.theory.equations.GaussianScore,
         dict(
-            hessian=H,
-            gradient_noise=C,
-            learning_rate=0.1,
+            process=made.held_equation.limit(),
             start=ss.theory.laws.Gaussian(np.zeros(2), np.eye(2)),
-            minimum=[0.0, 0.0],
-            order=1,
+            about=[0.1, 0.2],
         ),
     ),
 )
@@ -307,38 +290,16 @@ add(
     "theory.equations.OnlineRisk",
     lambda: (
         ss.theory.equations.OnlineRisk,
-        dict(spectrum=[1.0, 0.5], start=[1.0, 1.0], label_noise=0.1, batch_size=2),
+        dict(process=made.risk.process, theta0=[1.0, 1.0]),
     ),
 )
 add(
-    "theory.equations.OnlineRisk.of",
-    lambda: (
-        ss.theory.equations.OnlineRisk.of,
-        dict(landscape=made.population, theta0=[1.0, 0.0], batch_size=2),
-    ),
-)
-add(
-    "theory.equations.OnlineRisk.recursion",
-    lambda: (
-        made.risk.recursion,
-        dict(learning_rate=0.1, iterations=[0, 2], substeps=1, homogenised=False),
-    ),
+    "theory.equations.OnlineRisk.after",
+    lambda: (made.risk.after, dict(iterations=[0, 2])),
 )
 add(
     "theory.equations.OnlineRisk.volterra",
-    lambda: (made.risk.volterra, dict(learning_rate=0.1, iterations=[0, 2], substeps=1)),
-)
-add(
-    "theory.equations.OnlineRisk.sde",
-    lambda: (made.risk.sde, dict(learning_rate=0.1, iterations=[0, 2], homogenised=True)),
-)
-add(
-    "theory.equations.OnlineRisk.critical_learning_rate",
-    lambda: (made.risk.critical_learning_rate, dict(substeps=1, homogenised=False)),
-)
-add(
-    "theory.equations.OnlineRisk.floor",
-    lambda: (made.risk.floor, dict(learning_rate=0.1, substeps=1, homogenised=False)),
+    lambda: (made.homogenised_risk.volterra, dict(iterations=[0, 2], substeps=1)),
 )
 add(
     "theory.laws.wasserstein2",

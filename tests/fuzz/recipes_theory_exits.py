@@ -6,7 +6,7 @@ import numpy as np
 
 import sde_sgd as ss
 
-from .made_theory import C, H, made, ols, r, X1, X2, Y1, Y2
+from .made_theory import C, H, made, r, X1, X2, Y1, Y2
 from .recipes import add
 
 add(
@@ -101,29 +101,12 @@ add(
     lambda: (made.kernel_score.inside, dict(theta=jnp.zeros((3, 1)))),
 )
 add(
-    "theory.laws.moment_online_least_squares",
-    lambda: (
-        ss.theory.laws.moment_online_least_squares,
-        dict(order=2, feature_variance=1.0, label_noise=1.0, time_step=None, **ols),
-    ),
-)
-add(
-    "theory.laws.tail_index_finite_sum",
-    lambda: (
-        ss.theory.laws.tail_index_finite_sum,
-        dict(inputs=2 * X1, replacement=True, l2=0.1, learning_rate=0.4, batch_size=2),
-    ),
-)
-add(
-    "theory.laws.tail_index_online_least_squares",
-    lambda: (
-        ss.theory.laws.tail_index_online_least_squares,
-        dict(feature_variance=1.0, time_step=0.1, **ols),
-    ),
+    "theory.laws.tail_index",
+    lambda: (ss.theory.laws.tail_index, dict(process=made.online_sgd)),
 )
 add(
     "theory.laws.tail_index_published",
-    lambda: (ss.theory.laws.tail_index_published, dict(feature_variance=1.0, **ols)),
+    lambda: (ss.theory.laws.tail_index_published, dict(process=made.online_sgd)),
 )
 add(
     "theory.laws.KramersMoyal",

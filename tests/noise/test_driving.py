@@ -18,6 +18,12 @@ from sde_sgd.theory.stationary import (
 SIGMAS = 4.4  # Two-sided normal at 1e-5.
 
 
+def equation(hess, noise, driving, eta, substeps=1):
+    """dθ = −ηHθ ds + η S^{1/2} dZ_s, by Euler's steps."""
+    landscape, model = ss.quadratic(hess, np.eye(len(hess))), ss.ConstantNoise(np.array(noise))
+    return ss.DrivenEquation(landscape, eta, model, driving, substeps)
+
+
 def spread(driving, times):
     """Var Z(s) of coloured noise, from the definition: Y stationary, one W."""
     rates, weights = np.array(driving.rates), np.array(driving.weights)
@@ -52,9 +58,8 @@ def test_fractional_ornstein_uhlenbeck(hurst):
     assert exact == pytest.approx(eta**2 * noise * gamma(2 * hurst + 1) / (2 * 0.05 ** (2 * hurst)))
 
     def error(states, index=hurst):
-        found = driven_covariance(
-            [[h]], [[noise]], ss.noise.fractional_noise(index, states), learning_rate=eta
-        )
+        driving = ss.noise.fractional_noise(index, states)
+        found = driven_covariance(equation([[h]], [[noise]], driving, eta).limit())
         return abs(found[0, 0] / exact - 1)
 
     assert error(48) < 0.002
@@ -104,7 +109,8 @@ def test_lyapunov_of_the_augmented_system(step):
             read[states, :2] = np.eye(2)
             noise += read @ joint @ read.T
         exact = solve_discrete_lyapunov(move, noise)[:2, :2]
-    found = driven_covariance(hess, root @ root.T, COLOURED, learning_rate=eta, time_step=step)
+    process = equation(hess, root @ root.T, COLOURED, eta, substeps=2)
+    found = driven_covariance(process if step else process.limit())
     np.testing.assert_allclose(found, exact, rtol=1e-10)
 
 
@@ -112,9 +118,7 @@ def test_white_noise_in_theory():
     """With Brownian motion the covariance is that of `linear_covariance`."""
     hess, noise = np.diag([1.0, 2.0]), np.array([[1.0, 0.3], [0.3, 0.5]])
     for substeps in (1, 4):
-        found = driven_covariance(
-            hess, noise, ss.noise.WhiteNoise(), learning_rate=0.3, time_step=1 / substeps
-        )
+        found = driven_covariance(equation(hess, noise, ss.noise.WhiteNoise(), 0.3, substeps))
         exact = ss.theory.stationary.linear_covariance(
             hess, noise, learning_rate=0.3, time_step=0.3 / substeps
         )
@@ -127,9 +131,8 @@ def test_epochs_are_matched_where_the_curvature_is_small():
         exact = ss.theory.stationary.epoch_covariance(
             [[1e-3]], [[1.0]], learning_rate=0.1, batches_per_epoch=batches
         ).average[0, 0]
-        found = driven_covariance(
-            [[1e-3]], [[1.0]], ss.noise.epoch_noise(batches), learning_rate=0.1
-        )[0, 0]
+        driving = ss.noise.epoch_noise(batches)
+        found = driven_covariance(equation([[1e-3]], [[1.0]], driving, 0.1).limit())[0, 0]
         assert found == pytest.approx(exact, rel=0.01)
         assert 100 * exact < 0.1 / (2 * 1e-3)
 
@@ -228,9 +231,10 @@ def test_simulated_stationary_variance(name):
     noise, eta = ss.ConstantNoise([[2.0]]), 0.5
     process = ss.DrivenEquation(ss.quadratic([[1.0]], 1.0), eta, noise, driving, substeps=2)
     found = run(process, {"m": ss.Moments(burn_in=30, covariance="diagonal")})["m"].variance
-    given = {"learning_rate": eta, "time_step": 0.5}
-    exact = driven_covariance([[1.0]], [[2.0]], driving, **given)[0]
-    white = driven_covariance([[1.0]], [[2.0]], ss.noise.WhiteNoise(), **given)[0]
+    exact, white = (
+        driven_covariance(equation([[1.0]], [[2.0]], d, eta, substeps=2))[0]
+        for d in (driving, ss.noise.WhiteNoise())
+    )
     # H = .7 forgets its start as s^{2H−2}; 30 iterations at rate ½ leave e^{−15} of it in θ.
     assert ss.compare(found, exact).verdict == "agrees"
     assert ss.compare(found, white).verdict == "disagrees"
@@ -242,8 +246,7 @@ def test_stable_stationary_law():
     noise = ss.ConstantNoise([[2.0]])
     process = ss.DrivenEquation(ss.quadratic([[1.0]], 1.0), eta, noise, driving, substeps=2)
     theta = run(process, {"end": ss.Snapshots([40])}, 40, 32768)["end"].values[0, :, 0]
-    exact = stationary_scale_stable(eta, eta * np.sqrt(2), driving, time_step=0.5)
-    limit = stationary_scale_stable(eta, eta * np.sqrt(2), driving)
+    exact, limit = stationary_scale_stable(process), stationary_scale_stable(process.limit())
     for u in (0.5, 1.0, 2.0):
         measured = ss.Estimate.from_samples(np.cos(u * theta))
         assert (
@@ -251,7 +254,7 @@ def test_stable_stationary_law():
         )
     measured = ss.Estimate.from_samples(np.cos(theta))
     assert abs(measured.value - np.exp(-(limit**1.5))) > SIGMAS * measured.standard_error
-    near = stationary_scale_stable(eta, eta * np.sqrt(2), driving, time_step=1e-7)
+    near = stationary_scale_stable(equation([[1.0]], [[2.0]], driving, eta, substeps=10**7))
     assert near == pytest.approx(limit, rel=1e-6)
 
 
@@ -273,13 +276,30 @@ BAD = {
         QUADRATIC, 0.1, ss.MinibatchNoise(ss.WithReplacement(1)), ss.noise.fractional_noise(0.3)
     ),
     "no covariance to predict": lambda: driven_covariance(
-        [[1.0]], [[1.0]], ss.noise.StableNoise(1.5), learning_rate=0.1
+        equation([[1.0]], [[1.0]], ss.noise.StableNoise(1.5), 0.1)
     ),
     "must be < 2": lambda: stationary_scale_stable(
-        3.0, 1.0, ss.noise.StableNoise(1.5), time_step=1.0
+        equation([[3.0]], [[1.0]], ss.noise.StableNoise(1.5), 1.0)
     ),
     "more substeps": lambda: driven_covariance(
-        [[30.0]], [[1.0]], ss.noise.WhiteNoise(), learning_rate=0.1, time_step=1.0
+        equation([[30.0]], [[1.0]], ss.noise.WhiteNoise(), 0.1)
+    ),
+    "positive definite": lambda: driven_covariance(
+        equation([[-1.0]], [[1.0]], ss.noise.WhiteNoise(), 0.1)
+    ),
+    "known for StableNoise in one dimension; got WhiteNoise": lambda: stationary_scale_stable(
+        equation([[1.0]], [[1.0]], ss.noise.WhiteNoise(), 0.1)
+    ),
+    "not driven by a process of its own choice": lambda: driven_covariance(
+        ss.SGD(QUADRATIC, 0.1, ss.WithReplacement(1))
+    ),
+    "depends on θ: hold it": lambda: driven_covariance(
+        ss.DrivenEquation(
+            ss.landscapes.PopulationLeastSquares([[1.0]], 1.0),
+            0.1,
+            ss.MinibatchNoise(ss.WithReplacement(1)),
+            ss.noise.fractional_noise(0.7),
+        )
     ),
 }
 

@@ -163,13 +163,11 @@ def test_parts_in_the_wrong_place(name):
 
 def test_flows_refuse_solvers_of_stochastic_equations():
     """Milstein's method and SRK need the diffusion by itself; Runge–Kutta methods do not."""
-    score = ss.theory.equations.GaussianScore(
-        jnp.eye(3),
-        jnp.eye(3),
-        learning_rate=0.1,
-        start=ss.theory.laws.Gaussian(jnp.zeros(3), jnp.eye(3)),
-    )
     flat = ss.ConstantNoise(jnp.eye(3))
+    score = ss.theory.equations.GaussianScore(
+        ss.ModifiedEquation(ss.quadratic(jnp.eye(3), jnp.eye(3)), 0.1, flat).limit(),
+        ss.theory.laws.Gaussian(jnp.zeros(3), jnp.eye(3)),
+    )
     for make in (
         lambda solver: ss.GradientFlow(LANDSCAPE, 0.1, solver=solver),
         lambda solver: ss.ProbabilityFlow(LANDSCAPE, 0.1, flat, score, solver=solver),

@@ -7,12 +7,12 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
+from momentum_law import MomentumLaw
 from scipy.integrate import solve_ivp
 
 import sde_sgd as ss
 from sde_sgd.simulate.stability import judge_stability
 from sde_sgd.theory.equations import fit_order
-from sde_sgd.theory.stationary import MomentumLaw
 
 HESS = np.array([[1.0, 0.3], [0.3, 0.5]])
 NOISE = np.array([[1.0, 0.4], [0.4, 0.6]])
@@ -198,11 +198,6 @@ def test_optax_nesterov_is_the_chain():
 @pytest.mark.parametrize(
     "call, words",
     [
-        (lambda: law("adam"), "process must be one of"),
-        (lambda: law("heavy_ball", substeps=2), "schemes of the two SDEs"),
-        (lambda: law("heavy_ball", eta=5.0).covariance(), "spectral radius"),
-        (lambda: law("heavy_ball", mu=1.0), "momentum < 1"),
-        (lambda: law("underdamped").transient([1.0], [1.0]), "shape"),
         (
             lambda: ss.UnderdampedEquation(quadratic(HESS), 0.1, ss.ConstantNoise(NOISE), 1.0),
             r"in \[0, 1\)",

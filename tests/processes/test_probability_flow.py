@@ -64,15 +64,13 @@ def pushed(flow, num_steps, law):
     return run.positions[0], matrix @ law.covariance @ matrix.T
 
 
+def equation(order=1):
+    landscape = ss.quadratic(HESSIAN, NOISE, minimum=MINIMUM)
+    return ss.ModifiedEquation(landscape, ETA, ss.ConstantNoise(NOISE), order=order).limit()
+
+
 def gaussian_flow(factor=1.0, order=1, **options):
-    score = GaussianScore(
-        HESSIAN,
-        NOISE,
-        learning_rate=ETA,
-        start=options.pop("start", START),
-        minimum=MINIMUM,
-        order=order,
-    )
+    score = GaussianScore(equation(order), options.pop("start", START))
     landscape = ss.quadratic(HESSIAN, NOISE, minimum=MINIMUM)
     noise = ss.ConstantNoise(NOISE)
     return ss.ProbabilityFlow(landscape, ETA, noise, scaled(score, factor), order=order, **options)
@@ -95,9 +93,7 @@ def test_order_two():
     exact = HESSIAN + ETA / 2 * HESSIAN @ HESSIAN
     earlier, now, later = (exact_moments(exact, t)[1] for t in (1 - 1e-4, 1.0, 1 + 1e-4))
     for order in (1, 2):
-        score = GaussianScore(
-            HESSIAN, NOISE, learning_rate=ETA, start=START, minimum=MINIMUM, order=2
-        )
+        score = GaussianScore(equation(order=2), START)
         landscape = ss.quadratic(HESSIAN, NOISE, minimum=MINIMUM)
         flow = ss.ProbabilityFlow(landscape, ETA, ss.ConstantNoise(NOISE), score, order=order)
         slope = jax.jit(jax.jacfwd(lambda x, f=flow: f.velocity(jnp.asarray(1.0), x)))(
@@ -111,7 +107,7 @@ def test_order_two():
 def test_from_a_point_begins_later():
     """N(m_t, M_t) of a point start has a score for t > 0, and none at t = 0."""
     point = Gaussian(START.mean, np.zeros((3, 3)))
-    score = GaussianScore(HESSIAN, NOISE, learning_rate=ETA, start=point, minimum=MINIMUM)
+    score = GaussianScore(equation(), point)
     landscape = ss.quadratic(HESSIAN, NOISE, minimum=MINIMUM)
     with pytest.raises(ValueError, match=r"at t = 0 the law is a point.*start_time"):
         ss.ProbabilityFlow(landscape, ETA, ss.ConstantNoise(NOISE), score)
@@ -316,8 +312,17 @@ BAD = {
     "no spread": lambda: KernelScore(sample_of(0.0), [0.0, 1.0]),
     "increasing times": lambda: KernelScore(sample_of(1.0), [1.0, 0.0]),
     "10 members at least": lambda: KernelScore(np.zeros((2, 5, 1)), [0.0, 1.0]),
-    "must be a Gaussian": lambda: GaussianScore(
-        HESSIAN, NOISE, learning_rate=ETA, start=np.zeros(3)
+    "must be a Gaussian": lambda: GaussianScore(equation(), np.zeros(3)),
+    "first order at solver step 0": lambda: GaussianScore(
+        ss.GaussianSGD(ss.quadratic(HESSIAN, NOISE), ETA, ss.ConstantNoise(NOISE)), START
+    ),
+    "its noise depends on θ": lambda: GaussianScore(
+        ss.ModifiedEquation(
+            ss.landscapes.PopulationLeastSquares(HESSIAN, 0.1),
+            ETA,
+            ss.MinibatchNoise(ss.WithReplacement(2)),
+        ).limit(),
+        START,
     ),
 }
 

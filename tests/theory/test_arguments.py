@@ -17,8 +17,9 @@ NAN = float("nan")
 HESSIAN, NOISE = np.diag([1.0, 0.5]), np.eye(2)
 BOX = dict(box=(-5.0, 5.0), cells=20)
 LAW = Diffusion(lambda x: -x, 0.15, 0.3)
+EQUATION = ss.ModifiedEquation(ss.quadratic(HESSIAN, NOISE), 0.1, ss.ConstantNoise(NOISE))
 SCORE = theory.equations.GaussianScore(
-    HESSIAN, NOISE, learning_rate=0.1, start=theory.laws.Gaussian(np.zeros(2), np.eye(2))
+    EQUATION.limit(), theory.laws.Gaussian(np.zeros(2), np.eye(2))
 )
 X, Y = np.array([0.5, -1.0, 2.0]), np.array([1.0, 0.0, 1.5])
 SQUARES = dict(inputs=X, targets=Y, learning_rate=0.1)
@@ -115,8 +116,9 @@ def test_numbers_that_would_go_on_for_ever_are_refused(most):
         ),
     )
     refused("nodes", lambda: theory.laws.MasterEquation(LAW, (-4, 4), most))
-    risk = theory.equations.OnlineRisk([1.0], [1.0], 0.1)
-    refused("iterations", lambda: risk.recursion(0.1, [most]))
+    online = ss.landscapes.PopulationLeastSquares([[1.0]], 0.1)
+    risk = theory.equations.OnlineRisk(ss.SGD(online, 0.1, ss.WithReplacement(1)), [1.0])
+    refused("iterations", lambda: risk.after([most]))
 
 
 def test_a_flow_that_needs_too_many_steps_is_refused(monkeypatch):
@@ -154,19 +156,13 @@ def test_nan_has_no_place_in_a_law():
     )
 
 
-def test_lags_and_substeps_are_counted():
-    """τ = s·h > 0, and True is no number of substeps."""
+def test_lags_are_counted():
+    """τ = s·h > 0."""
     equation = theory.laws.MasterEquation(LAW, (-5.0, 5.0), 120)
     refused(
         "time_step", lambda: theory.equations.conditional_moments(equation, [0.5], [1]).read(0.0)
     )
     refused("steps", lambda: theory.equations.conditional_moments(equation, [0.5], [-1]))
-    refused(
-        "substeps",
-        lambda: theory.stationary.MomentumLaw.of(
-            "underdamped", HESSIAN, NOISE, learning_rate=0.1, momentum=0.5, substeps=True
-        ),
-    )
 
 
 def by_if(theta):

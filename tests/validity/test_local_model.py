@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from momentum_law import MomentumLaw
 from tools import call
 
 import sde_sgd as ss
@@ -76,9 +77,7 @@ def test_laws_with_momentum():
         ("heavy_ball", "underdamped"),
         strict=True,
     ):
-        theory = ss.theory.stationary.MomentumLaw.of(
-            kind, hessian, 0.25 * spread, learning_rate=eta, momentum=mu
-        )
+        theory = MomentumLaw.of(kind, hessian, 0.25 * spread, learning_rate=eta, momentum=mu)
         minimum = -np.linalg.solve(hessian, model.slope)
         moved = theory.transient([eta * steps], np.zeros(3), minimum)
         np.testing.assert_allclose(law.mean, moved.mean[0], rtol=1e-9, atol=1e-14)

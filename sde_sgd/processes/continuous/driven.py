@@ -12,11 +12,12 @@ from sde_sgd._checks import check_part, check_whole
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.noise.driving import AbstractDriving, WhiteNoise
 from sde_sgd.noise.models import AbstractGradientNoise, check_noise
-from sde_sgd.processes.base import Observe
+from sde_sgd.processes.base import AbstractProcess, Observe
 from sde_sgd.processes.clock import LearningRate
 from sde_sgd.processes.continuous._equation import AbstractEquation
 from sde_sgd.processes.continuous._steps import step_members
-from sde_sgd.processes.linear import first_order_step, LinearStep, NotKnown
+from sde_sgd.processes.continuous.limit import ContinuousLimit
+from sde_sgd.processes.linear import first_order_step, LinearReading, LinearStep, NotKnown
 from sde_sgd.random.draws import Draws
 from sde_sgd.types import Positions
 
@@ -34,7 +35,7 @@ class DrivenEquation(AbstractEquation):
     C = Cov(ĝ) of one iteration, Z the driving process: with `WhiteNoise` this is
     `ModifiedEquation` of order 1, number for number. Noise of unit strength *per iteration* is
     meant, so that fractional noise gives θ on ½hθ² the variance
-    η^{2−2H} C Γ(2H+1)/(2h^{2H}) (`theory.stationary.driven_covariance`).
+    η^{2−2H} C Γ(2H+1)/(2h^{2H}) (`theory.stationary.driven_covariance` has it at a step).
 
     **Arguments:**
 
@@ -88,8 +89,8 @@ class DrivenEquation(AbstractEquation):
         if not isinstance(self.driving, WhiteNoise):
             raise NotKnown(
                 f"The increments of {type(self.driving).__name__} depend on each other, or have no "
-                f"variance: second moments do not close. theory.stationary.driven_covariance has "
-                f"them for constant noise on a quadratic."
+                f"variance: second moments do not close. For constant noise they are those of "
+                f"theory.stationary.driven_covariance(process)."
             )
 
     def overshoot(self, curvature: float) -> tuple[float, str] | None:
@@ -122,3 +123,24 @@ class DrivenEquation(AbstractEquation):
             self.substeps, advance, loop, draws, observe, carry, position=lambda pair: pair[0]
         )
         return DrivenState(theta, memory), carry
+
+
+def read_driven(process: AbstractProcess, about: Any) -> tuple[LinearReading, AbstractDriving]:
+    """The driving of a `DrivenEquation` or of its limit, and what is linear beside it.
+
+    That is the reading of the same equation under Brownian motion. **Raises:** `NotKnown` for
+    another process, and as `process.linear`.
+    """
+    at_step_zero = isinstance(process, ContinuousLimit)
+    equation = process.equation if at_step_zero else process
+    if not isinstance(equation, DrivenEquation):
+        raise NotKnown(
+            f"{type(equation).__name__} is not driven by a process of its own choice: "
+            f"theory.stationary.covariance(process) has its moments; a driven one is "
+            f"ss.DrivenEquation."
+        )
+    rate, steps = equation.learning_rate.given, equation.num_substeps
+    white: AbstractProcess = DrivenEquation(
+        equation.landscape, rate, equation.noise, WhiteNoise(), steps
+    )
+    return (white.limit() if at_step_zero else white).linear(about), equation.driving

@@ -44,8 +44,8 @@ class UnderdampedEquation(AbstractEquation):
 
     The integrator composes half a drift of θ, the exact Ornstein–Uhlenbeck move of m at the θ
     held there, and the other half: weak order two in the step 1/substeps for any C(θ), with one
-    noisy gradient a step. `theory.stationary.MomentumLaw.of("underdamped", ..., substeps=m)` is its
-    exact law on a quadratic loss at its step, `substeps=None` that of the SDE.
+    noisy gradient a step. `theory.stationary.covariance` and `transient` are exact on a quadratic
+    loss, at its step and for `limit()`, the SDE.
 
     **Arguments:**
 

@@ -19,19 +19,19 @@ The papers count t = k/d at the rate η = γ/d; at γ = 1 that is this clock.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy.typing import ArrayLike
-from scipy.optimize import brentq
 
-from sde_sgd._checks import check_at_least, check_flag, check_whole, in_brief
-from sde_sgd.landscapes.base import AbstractLandscape
+from sde_sgd._checks import check_part, check_whole
 from sde_sgd.landscapes.population import PopulationLeastSquares
+from sde_sgd.noise.models import HessianNoise, MinibatchNoise
+from sde_sgd.processes.base import AbstractProcess
+from sde_sgd.processes.linear import NotKnown
 from sde_sgd.theory import _arguments
-from sde_sgd.types import RealLike
 
 # Eigendecompositions of the generator that one schedule may ask for.
 _MAX_RATES = 32
@@ -40,119 +40,119 @@ _MOST_STEPS = 10**7
 # Below this exponent the product weights lose digits, and their series has them all.
 _SMALL = 1e-3
 
-Rate = RealLike | Callable[[int], Any]
+
+class _Step(NamedTuple):
+    """m ← own·m + (σ² + λ·m) push, `count` times an iteration; of a limit (0) dm/ds, in s."""
+
+    own: Float[np.ndarray, " d"]
+    push: Float[np.ndarray, " d"]
+    count: int
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class OnlineRisk:
-    """The mean excess risk R = E L(θ) − ½σ² of a process on online least squares.
+    """The mean excess risk R = E L(θ) − ½σ² of a process on online least squares, in any dimension.
+
+        risk = ss.theory.equations.OnlineRisk(ss.SGD(landscape, 0.1, ss.WithReplacement(1)), theta0)
+        risk.after([0, 100, 1000])
 
     **Arguments:**
 
-    - `spectrum`: eigenvalues λ of A, (d,), ≥ 0.
-    - `start`: E δ_i² at k = 0 along the eigenvectors, (d,), ≥ 0; |δ₀|²/d each for a uniform start.
-    - `label_noise`: σ ≥ 0; `batch_size`: B ≥ 1.
+    - `process`: on `PopulationLeastSquares`, without a buffer: `SGD` and `SVAG`; `GaussianSGD`,
+      `ModifiedEquation` and `OverdampedEquation` by Euler with `MinibatchNoise`, or with the noise
+      2L(θ)A/B of homogenised SGD, `HessianNoise(1/B, times_loss=True)`; and their limits. With a
+      constant learning rate or a schedule.
+    - `theta0`: the start, (d,).
 
-    Every method takes `learning_rate`: η ≥ 0, or a function of the iteration k; iteration k lasts
-    from t = Σ_{j<k} η_j to η_k later, on SGD's clock. Beyond stability the risk grows to ∞, which
-    is returned where it leaves the numbers.
+    **Fields:** `process`; `spectrum` λ of A, `start` δ_i² along its eigenvectors, (d,) each;
+    `label_noise` σ.
 
-    **Raises:** `ValueError` for shapes that differ, negative or non-finite entries.
+    Beyond stability the risk grows to ∞, which is returned where it leaves the numbers.
+
+    **Raises:** `ValueError` for shapes and a flat loss; `NotKnown` for other processes, landscapes
+    and noise.
     """
 
+    process: Any
     spectrum: Float[np.ndarray, " d"]
     start: Float[np.ndarray, " d"]
     label_noise: float
-    batch_size: float
+    _noise: tuple[float, bool] = dataclasses.field(repr=False)
 
-    def __init__(
-        self,
-        spectrum: ArrayLike,
-        start: ArrayLike,
-        label_noise: RealLike,
-        batch_size: RealLike = 1,
-    ):
-        values = _arguments.array("spectrum", spectrum, 1)
-        second = _arguments.array("start", start, 1)
-        if second.shape != values.shape:
-            raise ValueError(
-                f"start must hold one E δ_i² for each of the {len(values)} eigenvalues; got shape "
-                f"{second.shape}."
-            )
-        for name, array in (("spectrum", values), ("start", second)):
-            if (array < 0).any():
-                raise ValueError(f"{name} must be >= 0, the smallest entry is {array.min():g}.")
-        if not values.any():
-            raise ValueError("spectrum is zero: the loss is flat. Give the eigenvalues of A.")
-        noise = _arguments.label_noise(label_noise)
-        batch = check_at_least("batch_size", batch_size, 1)
-        object.__setattr__(self, "spectrum", values)
-        object.__setattr__(self, "start", second)
-        object.__setattr__(self, "label_noise", noise)
-        object.__setattr__(self, "batch_size", batch)
-
-    @classmethod
-    def of(
-        cls, landscape: AbstractLandscape, theta0: ArrayLike, batch_size: RealLike = 1
-    ) -> "OnlineRisk":
-        """That of a landscape and a start θ0 (d,)."""
+    def __init__(self, process: Any, theta0: ArrayLike):
+        check_part("process", process, AbstractProcess, "a process such as ss.SGD")
+        landscape, name = process.landscape, type(process).__name__
         if not isinstance(landscape, PopulationLeastSquares):
-            raise ValueError(
-                f"landscape must be PopulationLeastSquares; got {in_brief(landscape)}. On a "
-                f"finite sum of least squares there is theory.stationary.transient."
+            raise NotKnown(
+                f"The risk of {name} is known on PopulationLeastSquares, not on "
+                f"{type(landscape).__name__}: of a finite sum of least squares there is "
+                f"theory.stationary.transient."
             )
+        if process.clock.rate is None:
+            raise NotKnown(f"{name} has no learning rate, whose steps are known.")
         begin = _arguments.vector("theta0", theta0, landscape.dimension)
         values, basis = np.linalg.eigh(np.asarray(landscape.feature_covariance, dtype=float))
-        offset = begin - np.asarray(landscape.minimum(), dtype=float)
-        return cls(
-            np.clip(values, 0, None),
-            (basis.T @ offset) ** 2,
-            float(landscape.label_noise),
-            batch_size,
-        )
+        values = np.clip(values, 0, None)
+        if not values.any():
+            raise ValueError("feature_covariance is zero: the loss is flat, and nothing moves.")
+        fields = {
+            "process": process,
+            "spectrum": values,
+            "start": (basis.T @ (begin - landscape.rest())) ** 2,
+            "label_noise": float(landscape.label_noise),
+            "_noise": _noise_of(process),
+        }
+        for field, value in fields.items():
+            object.__setattr__(self, field, value)
+        self._step(float(process.clock.rate.values(1)[0]))
 
-    def recursion(
-        self,
-        learning_rate: Rate,
-        iterations: ArrayLike,
-        *,
-        substeps: int = 1,
-        homogenised: bool = False,
-    ) -> Float[np.ndarray, " T"]:
-        """R after `iterations` (T,) of SGD, exactly; or of Euler's scheme of an SDE.
+    def after(self, iterations: ArrayLike) -> Float[np.ndarray, " T"]:
+        """R after `iterations` (T,), exactly, at the step of the process.
 
-        Σ(θ) of the examples belongs to SGD, to `ModifiedEquation` with `MinibatchNoise` at h =
-        η/`substeps` and to SVAG(`substeps`); `homogenised` noise 2L(θ)A/B to the SDE above. Costs
-        O(d) a step.
+        O(d) for every solver step. A limit takes the eigenvectors of its generator instead,
+        S = diag(2F + κλ²) + κλλᵀ per iteration, O(d³) for every rate of a schedule.
+
+        **Raises:** `ValueError` for a limit under a schedule of more than 32 rates: `volterra`
+        takes any.
         """
-        wanted, steps = self._whole(iterations), check_whole("substeps", substeps, 1, _MOST_STEPS)
-        check_flag("homogenised", homogenised)
-        second, batch = self.start.copy(), self.batch_size
+        wanted = _arguments.iterations("iterations", iterations, _MOST_STEPS)
+        rates = self._rates(int(wanted.max(initial=0)))
+        if self._step(float(self._rates(1)[0])).count == 0:
+            return self._of_limit(rates, wanted)
+        second, steps = self.start.copy(), {}
 
         def advance(eta: float) -> None:
             nonlocal second
-            h = eta / steps
-            own = (1 - h * self.spectrum) ** 2
-            if not homogenised:
-                own = own + h * eta / batch * self.spectrum**2
-            for _ in range(steps):
-                risk = self.label_noise**2 + self.spectrum @ second
-                second = own * second + (h * eta / batch * risk) * self.spectrum
+            if eta not in steps:
+                steps.clear()
+                steps[eta] = self._step(eta)
+            own, push, count = steps[eta]
+            for _ in range(count):
+                second = own * second + (self.label_noise**2 + self.spectrum @ second) * push
 
-        return self._collect(
-            wanted, learning_rate, advance, lambda: 0.5 * float(self.spectrum @ second)
-        )
+        return _collect(wanted, rates, advance, lambda: 0.5 * float(self.spectrum @ second))
 
-    def volterra(
-        self, learning_rate: Rate, iterations: ArrayLike, *, substeps: int = 1
-    ) -> Float[np.ndarray, " T"]:
-        """R of homogenised SGD after `iterations` (T,), from its Volterra equation.
+    def volterra(self, iterations: ArrayLike, *, substeps: int = 1) -> Float[np.ndarray, " T"]:
+        """R of the limit of homogenised SGD after `iterations` (T,), from its Volterra equation.
 
         Product trapezoid rule: Ψ is linear on every step h = η/`substeps`, and K, a sum of
         exponentials, is integrated against it exactly. Error O(h²), O(d) operations a step.
+
+        **Raises:** `NotKnown` for another process.
         """
-        wanted, steps = self._whole(iterations), check_whole("substeps", substeps, 1, _MOST_STEPS)
-        rates, kernel = 2 * self.spectrum, self.spectrum**2 / self.batch_size
+        wanted = _arguments.iterations("iterations", iterations, _MOST_STEPS)
+        steps = check_whole("substeps", substeps, 1, _MOST_STEPS)
+        factor, squares = self._noise
+        first = float(self._rates(1)[0])
+        rates, kernel = 2 * self.spectrum, factor * self.spectrum**2
+        plain = _Step(-first * rates, first**2 * factor * self.spectrum, 0)
+        own = self._step(first)
+        if squares or own.count != 0 or not all(map(np.allclose, own, plain)):
+            raise NotKnown(
+                f"This Volterra equation is that of homogenised SGD: pass the limit of "
+                f"ModifiedEquation(..., HessianNoise(1/B, times_loss=True)), and not "
+                f"{type(self.process).__name__} with another noise or a step. `after` has its risk."
+            )
         floor = 0.5 * self.label_noise**2
         decayed = 0.5 * self.spectrum * self.start  # the terms of F(t)
         memory = np.zeros_like(rates)  # ∫ e^{−2λ(t−s)} η(s) Ψ(s) ds
@@ -178,126 +178,128 @@ class OnlineRisk:
                 risk = explicit / implicit
                 memory = memory + right * (eta * risk)
 
-        return self._collect(wanted, learning_rate, advance, lambda: risk - floor)
+        return _collect(
+            wanted, self._rates(int(wanted.max(initial=0))), advance, lambda: risk - floor
+        )
 
-    def sde(
-        self, learning_rate: Rate, iterations: ArrayLike, *, homogenised: bool = True
-    ) -> Float[np.ndarray, " T"]:
-        """R of an SDE after `iterations` (T,), exactly, from its linear moment equations.
+    def critical_learning_rate(self) -> float:
+        """The constant η beyond which the mean risk grows without bound, all else the same.
 
-        dm/dt = S m + (η/B)σ²λ with S = diag(−2λ) + (η/B) λλᵀ, symmetric, by its eigenvectors:
-        O(d³) for every rate of a schedule. Not `homogenised`, S has (η/B) diag(λ²) too: the
-        modified equation with the noise Σ(θ) of the examples.
-
-        **Raises:** `ValueError` for a schedule of more than 32 rates: `volterra` takes any.
+        Where (η/B) Σ λ_i/G_i = 1, G_i = 2 − (h + η/B)λ_i for SGD (h = η) and at solver step h;
+        2 − hλ_i for homogenised SGD, of whose limit it is 2B/tr A, the papers' γ = 2/λ̄ at B = 1.
         """
-        wanted = self._whole(iterations)
-        check_flag("homogenised", homogenised)
+        low = high = 1 / float(self.spectrum.max())
+        while self._feedback(high) < 1:
+            high *= 2
+            if high > 1e12 * low:
+                raise ValueError("The risk grows at no learning rate below 1e12/λ_max.")
+        while not self._feedback(low) < 1:
+            low /= 2
+        while high / low - 1 > 1e-14:
+            middle = np.sqrt(low * high)
+            if not low < middle < high:
+                break
+            low, high = (middle, high) if self._feedback(middle) < 1 else (low, middle)
+        return float(low)
+
+    def floor(self) -> float:
+        """Stationary R at the learning rate of the process, ½σ² q/(1 − q), q = (η/B) Σ λ_i/G_i.
+
+        The limit of homogenised SGD, with γλ̄ = η tr A and B = 1: γλ̄σ²/(2(2 − γλ̄)). G as for
+        `critical_learning_rate`.
+
+        **Raises:** `ValueError` at and beyond it, and for a schedule.
+        """
+        eta = self.process.clock.constant
+        if eta is None:
+            raise ValueError(
+                "A schedule has no stationary risk: pass the process with the learning rate at "
+                "which it ends."
+            )
+        q = self._feedback(eta)
+        if not q < 1:
+            raise ValueError(
+                f"learning_rate={eta:g} is not below the critical "
+                f"{self.critical_learning_rate():g}: the risk has no stationary value. Take a "
+                f"smaller learning rate or a larger batch."
+            )
+        return 0.5 * self.label_noise**2 * q / (1 - q)
+
+    def _step(self, eta: float) -> _Step:
+        """The map of m at η, or its generator."""
+        step = self.process.linear_step(eta, self.spectrum)
+        if step.injection.shape[1] != 1:
+            raise NotKnown(
+                f"The risk of {type(self.process).__name__} is known without a buffer: use "
+                f"momentum=0, or theory.stationary.transient for d ≤ 64."
+            )
+        factor, squares = self._noise
+        keep, kick = step.transition[:, 0, 0], factor * step.injection[:, 0] ** 2
+        own = (2 * keep if step.step == 0 else keep**2) + squares * kick * self.spectrum**2
+        return _Step(own, kick * self.spectrum, round(1 / step.step) if step.step else 0)
+
+    def _feedback(self, eta: float) -> float:
+        """q = Σ λ_i push_i/(1 − own_i), ∞ where an m_i grows by itself."""
+        own, push, count = self._step(eta)
+        moving = self.spectrum > 0
+        loss = (1 - own if count else -own)[moving]
+        return float(np.sum((self.spectrum * push)[moving] / loss)) if (loss > 0).all() else np.inf
+
+    def _rates(self, number: int) -> Float[np.ndarray, " k"]:
+        """η_k for k < number."""
+        return self.process.clock.rate.values(number)
+
+    def _of_limit(self, rates: np.ndarray, wanted: np.ndarray) -> Float[np.ndarray, " T"]:
         second, systems = self.start.copy(), {}
-        rates = self._rates(learning_rate, int(wanted.max(initial=0)))
-        different = len(set(rates))
+        different = len(set(rates.tolist()))
         if different > _MAX_RATES:
             raise ValueError(
-                f"sde takes an eigendecomposition a learning rate, and the schedule has "
-                f"{different}, more than {_MAX_RATES}: use volterra, whose error is O(h²)."
+                f"A limit takes an eigendecomposition a learning rate, and the schedule has "
+                f"{different}, more than {_MAX_RATES}: use volterra, whose error is O(h²), or the "
+                f"process at a small step."
             )
         found, at = {}, 0
-        for stop, eta in _runs(rates, wanted):
+        for stop, eta in _runs(rates.tolist(), wanted):
             if eta not in systems:
-                systems[eta] = np.linalg.eigh(self._generator(eta, homogenised))
-            growth, basis = systems[eta]
+                own, push, _ = self._step(eta)
+                # push is a multiple of λ, so that the generator is symmetric.
+                growth, basis = np.linalg.eigh(np.diag(own) + np.outer(push, self.spectrum))
+                systems[eta] = growth, basis, self.label_noise**2 * basis.T @ push
+            growth, basis, push = systems[eta]
             found[at] = 0.5 * float(self.spectrum @ second)
-            time = (stop - at) * eta
-            push = basis.T @ (eta / self.batch_size * self.label_noise**2 * self.spectrum)
             with np.errstate(over="ignore", invalid="ignore"):
-                spread = np.expm1(growth * time)
-                # (e^{wt} − 1)/w, t for w = 0.
-                forced = np.where(growth == 0, time, spread / np.where(growth == 0, 1, growth))
+                spread = np.expm1(growth * (stop - at))
+                # (e^{ws} − 1)/w, s for w = 0.
+                forced = np.where(growth == 0, stop - at, spread / np.where(growth == 0, 1, growth))
                 second = basis @ ((1 + spread) * (basis.T @ second) + forced * push)
             at = stop
         found[at] = 0.5 * float(self.spectrum @ second)
         return np.array([_finite(found[int(k)]) for k in wanted])
 
-    def critical_learning_rate(
-        self, *, substeps: int | None = 1, homogenised: bool = False
-    ) -> float:
-        """The constant η beyond which the mean risk grows without bound.
 
-        Where (η/B) Σ λ_i/G_i = 1, G_i = 2 − (h + η/B)λ_i (2 − hλ_i if `homogenised`): h = η/m for
-        `substeps` m, 1 for SGD, and h = 0 for None, the SDE. Homogenised SGD: 2B/tr A, the papers'
-        γ = 2/λ̄ at B = 1.
-        """
-        resisted = self._resistance(substeps, homogenised)
-        top = float(self.spectrum.max())
-        if resisted == 0:
-            return 2 * self.batch_size / float(self.spectrum.sum())
-        # At the upper end one G is 0, and the sum beyond all bounds.
-        upper = 2 / (resisted * top)
+def _noise_of(process: Any) -> tuple[float, bool]:
+    """c of Cov(ĝ) = c[(σ² + 2R) A + Aδδᵀ A], and whether the second part is there."""
+    noise = process.gradient_noise
+    if process.epoch is None and isinstance(noise, MinibatchNoise):
+        return noise.factor(process.landscape), True
+    if isinstance(noise, HessianNoise) and noise.times_loss:
+        return float(noise.scale), False
+    raise NotKnown(
+        f"The risk of {type(process).__name__} is known with fresh batches, with MinibatchNoise "
+        f"and with HessianNoise(1/B, times_loss=True), which is homogenised SGD's; got "
+        f"{type(noise).__name__}."
+    )
 
-        def excess(share: float) -> float:
-            eta = share * upper
-            return 1 - self._feedback(eta, resisted)
 
-        end = 1 - 1e-13
-        # With huge batches nothing but η < 2/λ_max is left.
-        if excess(end) > 0:
-            return upper
-        return upper * float(brentq(excess, 0.0, end, xtol=1e-15))  # pyright: ignore[reportArgumentType]
-
-    def floor(
-        self, learning_rate: RealLike, *, substeps: int | None = 1, homogenised: bool = False
-    ) -> float:
-        """Stationary R at a constant η, ½σ² q/(1 − q), q = (η/B) Σ λ_i/G_i.
-
-        Homogenised SGD, with γλ̄ = η tr A and B = 1: γλ̄σ²/(2(2 − γλ̄)). Options and G as for
-        `critical_learning_rate`.
-
-        **Raises:** `ValueError` at and beyond it.
-        """
-        eta = check_at_least("learning_rate", learning_rate)
-        most = self.critical_learning_rate(substeps=substeps, homogenised=homogenised)
-        if eta >= most:
-            raise ValueError(
-                f"learning_rate={eta:g} is not below the critical {most:g}: the risk has no "
-                f"stationary value. Take a smaller learning_rate or a larger batch_size."
-            )
-        q = self._feedback(eta, self._resistance(substeps, homogenised))
-        return 0.5 * self.label_noise**2 * q / (1 - q)
-
-    def _generator(self, eta: float, homogenised: bool) -> Float[np.ndarray, "d d"]:
-        own = -2 * self.spectrum
-        if not homogenised:
-            own = own + eta / self.batch_size * self.spectrum**2
-        return np.diag(own) + eta / self.batch_size * np.outer(self.spectrum, self.spectrum)
-
-    def _resistance(self, substeps: int | None, homogenised: bool) -> float:
-        """r in G = 2 − rηλ."""
-        step = 0.0 if substeps is None else 1 / check_whole("substeps", substeps, 1, _MOST_STEPS)
-        return step + (0.0 if check_flag("homogenised", homogenised) else 1 / self.batch_size)
-
-    def _feedback(self, eta: float, resisted: float) -> float:
-        stiff = 2 - resisted * eta * self.spectrum
-        return float(np.sum(eta * self.spectrum / stiff)) / self.batch_size
-
-    def _whole(self, iterations: ArrayLike) -> Int[np.ndarray, " T"]:
-        return _arguments.iterations("iterations", iterations, _MOST_STEPS)
-
-    def _rates(self, learning_rate: Rate, number: int) -> list[float]:
-        """η_k for k < number."""
-        if not callable(learning_rate):
-            return [check_at_least("learning_rate", learning_rate)] * number
-        return [check_at_least(f"learning_rate({k})", learning_rate(k)) for k in range(number)]
-
-    def _collect(self, wanted, learning_rate: Rate, advance, value) -> Float[np.ndarray, " T"]:
-        """`value()` at the iterations wanted, `advance(η_k)` in between."""
-        last = int(wanted.max(initial=0))
-        found, asked = {0: value()}, set(wanted.tolist())
-        with np.errstate(over="ignore", invalid="ignore"):
-            for k, eta in enumerate(self._rates(learning_rate, last), start=1):
-                advance(eta)
-                if k in asked:
-                    found[k] = value()
-        return np.array([_finite(found[int(k)]) for k in wanted])
+def _collect(wanted, rates, advance, value) -> Float[np.ndarray, " T"]:
+    """`value()` at the iterations wanted, `advance(η_k)` in between."""
+    found, asked = {0: value()}, set(wanted.tolist())
+    with np.errstate(over="ignore", invalid="ignore"):
+        for k, eta in enumerate(rates.tolist(), start=1):
+            advance(eta)
+            if k in asked:
+                found[k] = value()
+    return np.array([_finite(found[int(k)]) for k in wanted])
 
 
 def _runs(rates: list[float], wanted: np.ndarray) -> Iterator[tuple[int, float]]:

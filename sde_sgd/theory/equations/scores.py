@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
-from numpy.typing import ArrayLike
 
 from sde_sgd._checks import (
     as_real,
@@ -19,9 +18,11 @@ from sde_sgd._checks import (
     check_whole,
 )
 from sde_sgd.processes.continuous.score import AbstractScore
-from sde_sgd.theory import _arguments
+from sde_sgd.processes.linear import NotKnown
+from sde_sgd.theory import _arguments, _readings
 from sde_sgd.theory._fields import traced
 from sde_sgd.theory.laws.gaussian import Gaussian
+from sde_sgd.theory.stationary.moments import read_linear
 from sde_sgd.types import Matrix, Positions, RealLike, Scalar, Vector
 
 _MOST_DIMENSIONS = 10**8
@@ -125,19 +126,20 @@ class GaussianScore(AbstractScore):
         m_t = θ* + e^{−Ht}(m₀ − θ*),
         (M_t)_ij = e^{−(λ_i+λ_j)t} (M₀)_ij + 2 D_ij (1 − e^{−(λ_i+λ_j)t})/(λ_i + λ_j) .
 
-    With `order=2` the drift is −∇(L + (η/4)|∇L|²), H → H + ηH²/2.
+    An equation of order 2 has H + ηH²/2 in place of H, an overdamped one H/(1 − μ) and C/(1 − μ)².
 
     **Arguments:**
 
-    - `hessian`: H, (d, d), symmetric; flat and unstable directions are allowed.
-    - `gradient_noise`: C = Cov(ĝ) of one iteration, (d, d), the same everywhere.
-    - `learning_rate`: η.
+    - `process`: the limit of `ModifiedEquation` or `OverdampedEquation` with a constant noise
+      (`ConstantNoise`), on a quadratic; flat and unstable directions are allowed.
     - `start`: `Gaussian(mean, covariance)` at t = 0. Where the covariance is singular the law
       has no density at t = 0, and no score: begin the flow later (`start_time` of
       `ProbabilityFlow`), from members of `law(start_time)`.
-    - `minimum`: θ*, (d,); the origin if None.
+    - `about`: θ (d,), where a landscape that is not quadratic is linearised: the score of the
+      equation there.
 
-    **Raises:** `ValueError` for shapes, matrices that are no covariance.
+    **Raises:** `ValueError` for shapes and matrices that are no covariance; `NotKnown` for a
+    process with steps of its own, noise that depends on θ, and where `covariance` knows none.
     """
 
     basis: Matrix
@@ -147,33 +149,31 @@ class GaussianScore(AbstractScore):
     mean: Vector
     covariance: Matrix
 
-    def __init__(
-        self,
-        hessian: ArrayLike,
-        gradient_noise: ArrayLike,
-        *,
-        learning_rate: RealLike,
-        start: Any,
-        minimum: ArrayLike | None = None,
-        order: int = 1,
-    ):
-        hess = _arguments.symmetric("hessian", hessian)
-        size = len(hess)
-        eta = check_number("learning_rate", learning_rate, above=0)
-        diffusion = eta / 2 * _arguments.covariance("gradient_noise", gradient_noise, size)
-        order = _arguments.order(order)
+    def __init__(self, process: Any, start: Any, about: Any = None):
+        reading = read_linear(process, about)
+        name, size = type(process).__name__, len(reading.rest)
+        if reading.own.step != 0 or reading.own.injection.shape[1] != 1:
+            raise NotKnown(
+                f"A score in θ alone that is known at every t is that of an equation of first "
+                f"order at solver step 0: pass ss.ModifiedEquation(...).limit(), say, not {name}."
+            )
+        if not _readings.has_constant_noise(reading):
+            raise NotKnown(
+                f"The law of {name} is no Gaussian: its noise depends on θ. Hold it with "
+                f"ConstantNoise.at(landscape, θ, sampling), or take GridScore (d ≤ 2) or "
+                f"KernelScore."
+            )
         check_part("start", start, Gaussian, "a theory.laws.Gaussian(mean, covariance)")
         mean = _arguments.vector("mean of start", start.mean, size)
         spread = start.covariance
-        centre = np.zeros(size) if minimum is None else _arguments.vector("minimum", minimum, size)
-        rates, basis = np.linalg.eigh(hess)
-        if order == 2:
-            rates = rates + eta / 2 * rates**2
+        eta, basis, centre = reading.learning_rate, reading.basis, reading.rest
+        # Of an iteration the reading has the drift −ηH and the noise η²C.
+        rates, kick = -reading.own.transition[:, 0, 0] / eta, reading.own.injection[:, 0]
         self.basis, self.rates, self.minimum = map(jnp.asarray, (basis, rates, centre))
         # All in the eigenbasis of H, the mean from θ*.
         self.mean = jnp.asarray(basis.T @ (mean - centre))
         self.covariance = jnp.asarray(basis.T @ spread @ basis)
-        self.noise = jnp.asarray(basis.T @ diffusion @ basis)
+        self.noise = jnp.asarray(np.outer(kick, kick) * reading.noise.star / (2 * eta))
 
     @property
     def dimension(self) -> int:
@@ -185,7 +185,7 @@ class GaussianScore(AbstractScore):
 
     @property
     def hessian(self) -> Float[np.ndarray, "d d"]:
-        """H of the drift −H(θ − θ*), with `order=2` H + ηH²/2."""
+        """H of the drift −H(θ − θ*), of order 2 H + ηH²/2."""
         basis = np.asarray(self.basis)
         return basis * np.asarray(self.rates) @ basis.T
 

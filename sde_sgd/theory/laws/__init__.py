@@ -8,10 +8,8 @@ from sde_sgd.theory.laws.ito import (
     StationaryDensity as StationaryDensity,
 )
 from sde_sgd.theory.laws.kesten import (
-    moment_online_least_squares as moment_online_least_squares,
-    tail_index_finite_sum as tail_index_finite_sum,
+    tail_index as tail_index,
     tail_index_limit as tail_index_limit,
-    tail_index_online_least_squares as tail_index_online_least_squares,
     tail_index_published as tail_index_published,
 )
 from sde_sgd.theory.laws.kramers_moyal import KramersMoyal as KramersMoyal

@@ -19,20 +19,16 @@ Source: Kesten 1973; Gürbüzbalaban, Şimşekli, Zhu 2021, "The heavy-tail phen
 """
 
 from collections.abc import Callable
-from math import comb, lgamma, log
+from math import lgamma, log
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 
-from sde_sgd._checks import check_at_least, check_number, check_whole, in_brief
-from sde_sgd.theory import _arguments
-from sde_sgd.types import RealLike
+from sde_sgd.processes.linear import NotKnown
+from sde_sgd.theory._line import BatchLine, GaussianLine, PopulationLine, read_line
 
 MAX_BATCHES = 1_000_000
-# Beyond, binomial coefficients leave the range of float64.
-_MOST_ORDER = 500
 # Tanh–sinh quadrature on (−1, 1).
 _STEPS = np.linspace(-3.5, 3.5, 281)
 _NODES = np.tanh(np.pi / 2 * np.sinh(_STEPS))
@@ -45,47 +41,59 @@ _WEIGHTS = (
 )
 
 
-def tail_index_online_least_squares(
-    *,
-    learning_rate: RealLike,
-    batch_size: int,
-    feature_variance: RealLike = 1.0,
-    time_step: RealLike | None = None,
-) -> float:
-    """β of online least squares, d = 1, fresh features x ~ N(0, a) in every batch.
+def tail_index(process: Any) -> float:
+    """β of the stationary law of least squares in one dimension, P(|w| > r) ~ r^{−β}.
+
+        beta = ss.theory.laws.tail_index(ss.SGD(landscape, 0.5, ss.WithReplacement(4)))
+
+    SGD and Gaussian steps: E|M|^β = 1 of the multiplier M of w in a step; the limit of an equation
+    with drift −bw and diffusion D ~ cw² in t: β = 1 + b/c.
 
     **Arguments:**
 
-    - `learning_rate`: η; `batch_size`: B ≥ 1; `feature_variance`: a.
-    - `time_step`: None for SGD; 0 for the matched SDE, 1 + B/(ηa); h > 0 for its Euler scheme.
+    - `process`: `SGD` without momentum, under independent batches; `GaussianSGD`,
+      `ModifiedEquation` and `OverdampedEquation` by Euler, of both orders, at their step; and
+      limits. On `LeastSquares` or another quadratic finite sum, up to 10⁶ different batches, or on
+      `PopulationLeastSquares`; d = 1.
 
-    **Raises:** `ValueError` for bad numbers, and where E log|1 − ηX̂| ≥ 0: no stationary law.
+    **Returns:** β; inf where the law has no power tail: where no batch expands, |1 − η(X̂ + λ)| ≤ 1,
+    where the noise does not depend on w, and where all of it vanishes at one w, at which the
+    process then ends.
+
+    **Raises:** `ValueError` where E log|M| ≥ 0, without a stationary law, and for too many batches;
+    `NotKnown` for other processes and landscapes, with what is known. Of an equation with any
+    drift and diffusion, `stationary_density(...).tail_index`.
     """
-    eta = check_number("learning_rate", learning_rate, above=0)
-    batch = _arguments.batch_size(batch_size)
-    a = check_number("feature_variance", feature_variance, 0, _arguments.LARGE)
-    if time_step is None:
-        log_moment = _chi_square_log_moment(eta * a / batch, batch)
+    line = read_line(process, "Kesten's tail index")
+    text = f"learning_rate={process.clock.constant:g}"
+    if isinstance(line, GaussianLine):
+        beta = _gaussian_index(line, text)
+    elif isinstance(line, PopulationLine):
+        scale = line.rate * line.feature_variance / line.batch_size
+        text = f"{text}, batch_size={line.batch_size}"
+        beta = _root(_chi_square_log_moment(scale, line.batch_size), text)
     else:
-        h = check_at_least("time_step", time_step)
-        if h == 0:
-            return 1 + batch / (eta * a)
-        log_moment = _normal_log_moment(1 - h * a, float(np.sqrt(2 * h * eta * a**2 / batch)))
-    return _root(log_moment, f"learning_rate={eta:g}, batch_size={batch}")
+        beta = _batch_index(line, f"{text}, batch_size={line.sampling.batch_size}")
+    return np.inf if line.still else beta
 
 
-def tail_index_published(
-    *, learning_rate: RealLike, batch_size: int, feature_variance: RealLike = 1.0
-) -> float:
-    """2B/(ηa) − B: a published tail index of SGD, inexact; for comparison."""
-    eta = check_number("learning_rate", learning_rate, above=0)
-    a = check_number("feature_variance", feature_variance, 0, _arguments.LARGE)
-    batch = _arguments.batch_size(batch_size)
-    return 2 * batch / (eta * a) - batch
+def tail_index_published(process: Any) -> float:
+    """2B/(ηa) − B of `SGD` on `PopulationLeastSquares`, d = 1: published, inexact, to compare.
+
+    **Raises:** `NotKnown` for another process or landscape, which the formula does not know.
+    """
+    line = read_line(process, "The published tail index")
+    if not isinstance(line, PopulationLine):
+        raise NotKnown(
+            f"The published tail index is that of SGD on PopulationLeastSquares, not of "
+            f"{type(process).__name__} on {type(process.landscape).__name__}: "
+            f"theory.laws.tail_index(process) has the exact one."
+        )
+    return 2 * line.batch_size / (line.rate * line.feature_variance) - line.batch_size
 
 
 def tail_index_limit() -> float:
-    """lim βηa/B as η → 0 for SGD: κ = 1.7956…, the root of κ log 2κ = κ + ½.
+    """lim βηa/B as η → 0 for SGD on `PopulationLeastSquares`: κ = 1.7956…, κ log 2κ = κ + ½.
 
     The moment E|1 − sχ²_B|^{κ/s} at s = ηa/B → 0 is e^{(κ log 2κ − κ − ½)/s} from the batches in
     which χ² ≈ (1 + 2κ)/s, and far below 1 from all others.
@@ -93,33 +101,25 @@ def tail_index_limit() -> float:
     return _zero(lambda k: k * log(2 * k) - k - 0.5, 0.6, 5.0)
 
 
-def tail_index_finite_sum(
-    inputs: ArrayLike,
-    *,
-    learning_rate: RealLike,
-    batch_size: int,
-    replacement: bool = True,
-    l2: RealLike = 0.0,
-) -> float:
-    """β of least squares on a finite data set in one dimension, over all batches.
+def _gaussian_index(line: GaussianLine, text: str) -> float:
+    """β for the multiplier N(F, v), v = lim V(w)/w²; of a limit 1 − 2F/v."""
+    mean, spread = line.transition, float(line.variance[2])
+    rounding = 4 * np.finfo(float).eps
+    if spread == 0:
+        if not (mean < 0 if line.step == 0 else abs(mean) < 1 - rounding):
+            raise ValueError(f"No stationary law at {text}: the steps do not contract.")
+        return np.inf
+    if line.step == 0:
+        return 1 - 2 * mean / spread
+    return _root(_normal_log_moment(mean, float(np.sqrt(spread))), text)
 
-    **Arguments:** `inputs`: x_i, (N,); `learning_rate`: η; `batch_size`: B; `replacement`: whether
-    the batch is drawn with replacement or as a fresh subset; `l2`: λ ≥ 0.
 
-    **Returns:** β, or inf where no batch has |1 − η(X̂ + λ)| > 1: the law then has no power tail
-    (it is bounded unless |1 − η(X̂ + λ)| = 1 can happen).
-
-    **Raises:** `ValueError` for more than 10⁶ different batches, and without a stationary law.
-    """
-    x = _arguments.array("inputs", inputs, 1)
-    eta = check_number("learning_rate", learning_rate, above=0)
-    decay = check_at_least("l2", l2)
-    sampling = _arguments.scheme(batch_size, replacement, len(x))
-    batches, chances = sampling.batches(len(x), MAX_BATCHES)
-    means = (x**2)[batches].mean(axis=1)
+def _batch_index(line: BatchLine, text: str) -> float:
+    """β for the multipliers of all batches of a finite sum."""
+    slopes = line.curvature + line.deviations[1]
+    batches, chances = line.sampling.batches(len(slopes), MAX_BATCHES)
     with np.errstate(divide="ignore"):
-        logs = np.log(np.abs(1 - eta * (means + decay)))
-    text = f"learning_rate={eta:g}, batch_size={batch_size}"
+        logs = np.log(np.abs(1 - line.rate * slopes[batches].mean(axis=1)))
     if logs.max() <= 1e-15:
         if logs.min() > -1e-15:
             raise ValueError(f"No stationary law at {text}: no step contracts.")
@@ -131,66 +131,6 @@ def tail_index_finite_sum(
         return float(top + np.log(np.sum(chances * np.exp(exponents - top))))
 
     return _root(log_moment, text, float(np.sum(chances * logs)))
-
-
-def moment_online_least_squares(
-    order: int,
-    *,
-    learning_rate: RealLike,
-    batch_size: int,
-    feature_variance: RealLike = 1.0,
-    label_noise: RealLike = 1.0,
-    time_step: RealLike | None = None,
-) -> float:
-    """E wⁿ of online least squares for even n, by exact closure; labels have noise N(0, σ²).
-
-    SGD: E w'^{2n} = Σ_k (2n over 2k) (2k−1)!! (η²σ²/B)^k E[X̂^k (1 − ηX̂)^{2n−2k}] E w^{2n−2k}.
-    SDE (h = 0): (2n − 1)(ησ²/2B) E w^{2n−2} / (1 − (2n − 1)ηa/B) = E w^{2n}.
-
-    **Arguments:** as `tail_index_online_least_squares`; `order`: n ≥ 0 even; `label_noise`: σ;
-    `time_step`: None for SGD or 0 for the SDE.
-
-    **Raises:** `ValueError` for n at or above the tail index: that moment is infinite.
-    """
-    if check_whole("order", order, 0, _MOST_ORDER) % 2:
-        raise ValueError(f"order must be even (odd moments are 0), got {order}.")
-    if time_step is not None and check_at_least("time_step", time_step) != 0:
-        raise ValueError(f"time_step must be None (SGD) or 0 (SDE), got {in_brief(time_step)}.")
-    eta, batch = (
-        check_number("learning_rate", learning_rate, above=0),
-        _arguments.batch_size(batch_size),
-    )
-    a = check_number("feature_variance", feature_variance, 0, _arguments.LARGE)
-    sigma = _arguments.label_noise(label_noise)
-    beta = tail_index_online_least_squares(
-        learning_rate=eta, batch_size=batch, feature_variance=a, time_step=time_step
-    )
-    if order >= beta * (1 - 1e-9):
-        raise ValueError(
-            f"E w^{order} is infinite: P(|w| > r) falls as r^-{beta:.6g}. Take an order below "
-            f"that, a quantile, or a bounded function."
-        )
-    moments = [1.0]
-    for n in range(1, order // 2 + 1):
-        if time_step is not None:
-            gain = (2 * n - 1) * eta / batch
-            moments.append(gain * sigma**2 / 2 * moments[-1] / (1 - gain * a))
-            continue
-        terms = [_closure(n, k, eta, batch, a, sigma) for k in range(n + 1)]
-        inflow = sum(terms[k] * moments[n - k] for k in range(1, n + 1))
-        moments.append(inflow / (1 - terms[0]))
-    return moments[-1]
-
-
-def _closure(n: int, k: int, eta: float, batch: int, a: float, sigma: float) -> float:
-    """(2n over 2k) (2k−1)!! (η²σ²/B)^k E[X̂^k (1 − ηX̂)^{2n−2k}], X̂ = (a/B)χ²_B."""
-    double_factorial = float(np.prod(np.arange(2 * k - 1, 0, -2, dtype=float)))
-    rest, total = 2 * n - 2 * k, 0.0
-    for j in range(rest + 1):
-        # E (χ²_B)^m = B(B + 2)…(B + 2m − 2)
-        rising = float(np.prod(batch + 2 * np.arange(k + j, dtype=float)))
-        total += comb(rest, j) * (-eta) ** j * (a / batch) ** (k + j) * rising
-    return comb(2 * n, 2 * k) * double_factorial * (eta**2 * sigma**2 / batch) ** k * total
 
 
 def _chi_square_log_moment(s: float, batch: int) -> Callable[[float], float]:

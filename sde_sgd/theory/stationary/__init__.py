@@ -1,6 +1,7 @@
 """Moments of the stationary state and on the way to it, currents, and which steps are stable."""
 
 from sde_sgd.theory.stationary.currents import (
+    areal_velocity as areal_velocity,
     EntropyRate as EntropyRate,
     stationary_current as stationary_current,
     StationaryCurrent as StationaryCurrent,
@@ -32,7 +33,6 @@ from sde_sgd.theory.stationary.moments import (
     mean as mean,
     transient as transient,
 )
-from sde_sgd.theory.stationary.momentum import MomentumLaw as MomentumLaw
 from sde_sgd.theory.stationary.population_least_squares import (
     population_covariance as population_covariance,
 )

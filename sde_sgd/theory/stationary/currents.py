@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import ArrayLike
 
 from sde_sgd._checks import real_values
-from sde_sgd.theory import _arguments
-from sde_sgd.theory.stationary.lyapunov import linear_covariance
-from sde_sgd.types import RealLike
+from sde_sgd.processes.linear import LinearReading, NotKnown
+from sde_sgd.processes.step_laws import Diffusion
+from sde_sgd.theory import _readings
+from sde_sgd.theory.stationary.moments import stable_reading
 
 
 @dataclass(frozen=True)
@@ -83,38 +83,73 @@ class StationaryCurrent:
     step_entropy: EntropyRate
 
 
-def stationary_current(
-    hessian: ArrayLike,
-    gradient_noise: ArrayLike,
-    *,
-    learning_rate: RealLike,
-    time_step: RealLike = 0.0,
-) -> StationaryCurrent:
-    """Areal velocity and entropy production of linear dynamics with constant Gaussian noise.
+def areal_velocity(process: Any, about: Any = None) -> Float[np.ndarray, "d d"]:
+    """½⟨θ_i dθ_j − θ_j dθ_i⟩/dt in the stationary state of a process, at its own step.
+
+    Antisymmetric, (d, d), per unit t: what `measure.ArealVelocity` measures. It needs the mean step
+    and second moments alone, so that it is exact for real batches, noise that depends on θ and
+    momentum too, where `stationary.covariance` is; shuffled epochs aside.
+
+    **Arguments, errors:** as `covariance`.
+    """
+    reading = stable_reading(process, about)
+    if process.epoch is not None:
+        raise NotKnown(
+            "Batches of shuffled epochs depend on each other, and so do a step and where it "
+            "begins: the areal velocity is known for independent batches."
+        )
+    dim = len(reading.rest)
+    move = np.einsum("ki,iab,li->akbl", reading.basis, reading.own.transition, reading.basis)
+    onward = move.reshape(-1, move.shape[0] * dim)[:dim] @ reading.joint()[:, :dim]  # E θ′ θᵀ
+    return (onward.T - onward) / (2 * reading.learning_rate * (reading.own.step or 1.0))
+
+
+def stationary_current(process: Any, about: Any = None) -> StationaryCurrent:
+    """The current of the stationary state and its entropy production, of Gaussian linear dynamics.
+
+        current = ss.theory.stationary.stationary_current(ss.GaussianSGD(landscape, 0.1, noise))
 
     **Arguments:**
 
-    - `hessian`: H, (d, d), symmetric positive definite.
-    - `gradient_noise`: C = c Σ, (d, d), symmetric and positive *definite*: without noise in some
-      direction, steps are irreversible and σ is infinite.
-    - `learning_rate`: η; `time_step`: h in units of t: η for Gaussian SGD, η/substeps for Euler, 0
-      for the SDE.
+    - `process`: with Gaussian steps and a constant noise, that of `ConstantNoise` say:
+      `GaussianSGD` without momentum, `ModifiedEquation` of both orders and `OverdampedEquation` by
+      Euler, each with the law of a step at its own h; or a limit, with h → 0. The noise must have
+      no direction without it: steps are irreversible there, and σ is infinite.
+    - `about`: θ (d,), as in `covariance`: where it is linearised. θ is then measured from where
+      the mean comes to rest (`mean`).
 
-    **Raises:** `ValueError` as `linear_covariance`, and for a singular C.
+    **Raises:** `ValueError` as `covariance`, and for a singular C. `NotKnown` for SGD itself, whose
+    jumps have no reverse, so that σ is infinite, and for noise that depends on θ: both have an
+    `areal_velocity`.
     """
-    covariance = linear_covariance(
-        hessian, gradient_noise, learning_rate=learning_rate, time_step=time_step
-    )
-    dim, eta, h = len(covariance), float(learning_rate), float(time_step)
-    hess = _arguments.symmetric("hessian", hessian)
-    noise = _arguments.covariance("gradient_noise", gradient_noise, dim)
+    reading = stable_reading(process, about)
+    if not isinstance(process.law(), Diffusion):
+        raise NotKnown(
+            f"Jumps of {type(process).__name__} cannot be undone by another batch: its entropy "
+            f"production is infinite. areal_velocity(process) is known; of entropy take "
+            f"ss.GaussianSGD or an equation, with ConstantNoise.at(landscape, θ, sampling)."
+        )
+    if not _readings.has_constant_noise(reading):
+        raise NotKnown(
+            f"The noise of {type(process).__name__} depends on θ: its current is no linear "
+            f"function of θ. areal_velocity(process) is known; for the rest hold the noise, with "
+            f"ConstantNoise.at(landscape, θ, sampling)."
+        )
+    eta, step = reading.learning_rate, reading.own.step
+    h, noise, dim = eta * step, _turned(reading, reading.noise.star), len(reading.rest)
     smallest, *_, largest = [*np.linalg.eigvalsh(noise), np.linalg.norm(noise, 2)]
     if smallest <= dim * np.finfo(float).eps * largest:
         raise ValueError(
-            f"gradient_noise must be positive definite, its smallest eigenvalue is {smallest:g}: "
-            f"in a direction without noise no step has a reverse, and the entropy production is "
-            f"infinite. Project that direction out."
+            f"The gradient noise must be positive definite, its smallest eigenvalue is "
+            f"{smallest:g}: in a direction without noise no step has a reverse, and the entropy "
+            f"production is infinite. Project that direction out."
         )
+    # F = 1 − hH with h → 0 for a limit, of which F is −ηH; noise G C Gᵀ = hηC, or η²C.
+    slope, kick = reading.own.transition[:, 0, 0], reading.own.injection[:, 0]
+    slope = -slope / eta if step == 0 else (1 - slope) / h
+    hess = _turned(reading, np.diag(slope))
+    noise = noise * (kick[0] ** 2 / (eta * (h or eta)))
+    covariance = reading.joint()
     areal = (hess @ covariance - covariance @ hess) / 2
     precision, inverse = np.linalg.inv(covariance), np.linalg.inv(noise)
     inverse = (inverse + inverse.T) / 2
@@ -129,3 +164,9 @@ def stationary_current(
         float(-np.trace(functional.circulation @ covariance @ hess)),
         functional,
     )
+
+
+def _turned(reading: LinearReading, matrix: np.ndarray) -> np.ndarray:
+    """From the eigenbasis of the Hessian to the coordinates of θ."""
+    found = reading.basis @ matrix @ reading.basis.T
+    return (found + found.T) / 2

@@ -6,56 +6,49 @@ one linear Gaussian system. Its Lyapunov equation is triangular, and solved by s
 E Y_kY_l = 1/(γ_k + γ_l) first, then E θY_k, then E θθᵀ.
 """
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import ArrayLike
 from scipy.special import gamma
 
-from sde_sgd._checks import check_at_least, check_number, check_part, in_brief
+from sde_sgd._checks import check_number, check_part
 from sde_sgd.noise.driving import AbstractDriving, ColouredNoise, StableNoise, WhiteNoise
-from sde_sgd.theory import _arguments
+from sde_sgd.processes.base import AbstractProcess
+from sde_sgd.processes.continuous.driven import read_driven
+from sde_sgd.processes.linear import LinearReading, NotKnown
+from sde_sgd.theory import _readings
+from sde_sgd.theory.stationary.moments import place
 from sde_sgd.types import RealLike
 
 
-def driven_covariance(
-    hessian: ArrayLike,
-    gradient_noise: ArrayLike,
-    driving: AbstractDriving,
-    *,
-    learning_rate: RealLike,
-    time_step: RealLike = 0.0,
-) -> Float[np.ndarray, "d d"]:
-    """Stationary covariance of dθ = −ηHθ ds + η S^{1/2} dZ_s for Gaussian Z with memory.
+def driven_covariance(process: Any, about: Any = None) -> Float[np.ndarray, "d d"]:
+    """Stationary covariance of dθ = −ηHθ ds + η S^{1/2} dZ_s for Gaussian Z with memory, (d, d).
 
-    Exact for the states that `driving` has, at Euler's step too, θ ← θ − ηHθ h + η S^{1/2} ΔZ with
-    increments of exact law.
+        ss.theory.stationary.driven_covariance(ss.DrivenEquation(landscape, 0.1, noise, driving))
 
-    **Arguments:** `hessian` H (d, d), positive definite; `gradient_noise` S (d, d), Cov(ĝ) of one
-    iteration; `driving`, `WhiteNoise` or `ColouredNoise`; `learning_rate` η; `time_step` h *in
-    iterations*: 1/substeps, or 0 for the equation itself.
+    Exact for the states that the driving has, at Euler's step too, θ ← θ − ηHθ h + η S^{1/2} ΔZ
+    with increments of exact law.
 
-    **Raises:** `ValueError` for noise without a variance, bad shapes, ηhλ_max ≥ 2.
+    **Arguments:**
+
+    - `process`: `DrivenEquation` with `WhiteNoise` or `ColouredNoise` and a gradient noise that
+      does not depend on θ (`ConstantNoise`), at its step, or its limit.
+    - `about`: θ (d,), as in `covariance`.
+
+    **Raises:** `ValueError` for flat and unstable directions, and ηhλ_max ≥ 2; `NotKnown` for other
+    processes, driving without a variance, and noise that depends on θ.
     """
-    hess = _arguments.symmetric("hessian", hessian)
-    _arguments.positive_eigenvalues("hessian", hess)
-    noise = _arguments.covariance("gradient_noise", gradient_noise, len(hess))
-    eta = check_number("learning_rate", learning_rate, above=0)
-    step = check_at_least("time_step", time_step)
+    reading, driving = _read(process, about)
     if isinstance(driving, WhiteNoise):
         driving = ColouredNoise([1.0], [0.0], 1.0)
     if not isinstance(driving, ColouredNoise):
-        raise ValueError(
-            f"driving={in_brief(driving)} has no covariance to predict, which WhiteNoise and "
-            f"ColouredNoise have; for α-stable noise see "
-            f"stationary_scale_stable."
+        raise NotKnown(
+            f"{type(driving).__name__} has no covariance to predict, which WhiteNoise and "
+            f"ColouredNoise have; of α-stable noise there is stationary_scale_stable(process)."
         )
-    curvature, basis = np.linalg.eigh(hess)
-    pull = eta * curvature  # per iteration
-    if step * pull[-1] >= 2:
-        raise ValueError(
-            f"Euler's step of {step:g} iterations is unstable: learning_rate * time_step * largest "
-            f"curvature = {step * pull[-1]:g} must be < 2. Take more substeps."
-        )
+    eta, basis, step = reading.learning_rate, reading.basis, reading.own.step
+    pull = eta * reading.curvature  # per iteration
     rates, weights = np.array(driving.rates), np.array(driving.weights)
     white = driving.white
     total = rates[:, None] + rates[None, :]
@@ -75,8 +68,7 @@ def driven_covariance(
     held = drag if step == 0 else (1 - shrink) * drag
     both = 0.0 if step == 0 else np.outer(shrink, shrink)
     response = (square + held[:, None] + held[None, :]) / (shrink[:, None] + shrink - both)
-    rotated = basis.T @ noise @ basis
-    return eta**2 * basis @ (rotated * response) @ basis.T
+    return eta**2 * basis @ (reading.noise.star * response) @ basis.T
 
 
 def fractional_ornstein_uhlenbeck_variance(
@@ -96,27 +88,55 @@ def fractional_ornstein_uhlenbeck_variance(
         return float(np.square(sigma) * gamma(2 * index + 1) / (2 * slope ** (2 * index)))
 
 
-def stationary_scale_stable(
-    rate: RealLike, amplitude: RealLike, driving: StableNoise, *, time_step: RealLike = 0.0
-) -> float:
-    """s of the stationary law E e^{iux} = e^{−|su|^α} of dx = −λx ds + A dZ, Z α-stable.
+def stationary_scale_stable(process: Any, about: Any = None) -> float:
+    """s of the stationary law E e^{iu(θ−θ*)} = e^{−|su|^α} of an equation with α-stable Z, d = 1.
 
-    s^α = (σA)^α/(αλ), or (σA)^α h/(1 − |1 − λh|^α) for Euler's step h: sums of independent stable
-    numbers, whose s^α add.
+    With dθ = −λθ ds + A dZ, λ = ηh and A = η√C, s^α = (σA)^α/(αλ), or (σA)^α h/(1 − |1 − λh|^α)
+    for Euler's step h in iterations: sums of independent stable numbers, whose s^α add.
 
-    **Arguments:** `rate` λ > 0, `amplitude` A > 0, `driving` (its σ and α), `time_step` h ≥ 0, all
-    in one unit of time.
+    **Arguments:** `process`: `DrivenEquation` with `StableNoise` (its σ and α) and a gradient noise
+    that does not depend on θ, at its step, or its limit; `about` as in `covariance`.
 
-    **Raises:** `ValueError` for λh ≥ 2.
+    **Raises:** `ValueError` for λh ≥ 2 and λ ≤ 0; `NotKnown` for other processes and driving, d > 1
+    and noise that depends on θ.
     """
-    check_part("driving", driving, StableNoise, "a StableNoise(index, scale)")
-    slope = check_number("rate", rate, above=0)
-    size = check_number("amplitude", amplitude, above=0) * driving.scale
-    step = check_at_least("time_step", time_step)
-    if slope * step >= 2:
-        raise ValueError(f"rate * time_step = {slope * step:g} must be < 2: the step is unstable.")
+    reading, driving = _read(process, about)
+    if not isinstance(driving, StableNoise) or len(reading.curvature) != 1:
+        raise NotKnown(
+            f"The scale of a stable law is known for StableNoise in one dimension; got "
+            f"{type(driving).__name__} with d={len(reading.curvature)}. driven_covariance(process) "
+            f"has the covariance of Gaussian driving."
+        )
+    slope = reading.learning_rate * float(reading.curvature[0])
+    noise = float(reading.noise.star.item())
+    size, step = reading.learning_rate * np.sqrt(noise) * driving.scale, reading.own.step
     alpha = driving.index
     if step == 0:
         return float(size / (alpha * slope) ** (1 / alpha))
     kept = 1 - abs(1 - slope * step) ** alpha
     return float(size * (step / kept) ** (1 / alpha))
+
+
+def _read(process: Any, about: Any) -> tuple[LinearReading, AbstractDriving]:
+    """The reading and the driving, of a stable step under constant noise."""
+    check_part("process", process, AbstractProcess, "a process such as ss.DrivenEquation")
+    reading, driving = read_driven(process, place(process, about))
+    if not _readings.has_constant_noise(reading):
+        raise NotKnown(
+            f"The gradient noise of {type(process).__name__} depends on θ: hold it with "
+            f"ConstantNoise.at(landscape, θ, sampling)."
+        )
+    if reading.flat.any() or reading.curvature[0] <= 0:
+        raise ValueError(
+            f"The Hessian must be positive definite, its smallest eigenvalue is "
+            f"{reading.curvature[0]:g}: there is no stationary law along a flat or unstable "
+            f"direction. Add l2, or project that direction out."
+        )
+    step = reading.own.step
+    most = step * reading.learning_rate * float(reading.curvature[-1])
+    if most >= 2:
+        raise ValueError(
+            f"Euler's step of {step:g} iterations is unstable: learning_rate * step * largest "
+            f"curvature = {most:g} must be < 2. Take more substeps."
+        )
+    return reading, driving

@@ -25,7 +25,7 @@ def mean(process: Any, about: Any = None) -> Float[np.ndarray, " d"]:
 
     **Arguments, errors:** as `covariance`.
     """
-    reading = _stable(process, about)
+    reading = stable_reading(process, about)
     if process.epoch is None or reading.noise.feedback is None:
         return reading.rest
     return epoch_moments(process, about).epoch_end.mean
@@ -58,7 +58,7 @@ def covariance(process: Any, about: Any = None) -> Float[np.ndarray, "d d"]:
     **Source:** second-moment closure; for constant noise Mandt, Hoffman, Blei 2017 (1704.04289)
     and, at a finite step, Liu, Ziyin, Ueda 2021 (2012.03636).
     """
-    reading = _stable(process, about)
+    reading = stable_reading(process, about)
     epoch = process.epoch
     if epoch is None:
         dim = len(reading.rest)
@@ -123,7 +123,7 @@ def largest_stable_learning_rate(process: Any, about: Any = None) -> float:
     **Arguments, errors:** as `covariance`, for an unstable rate too.
     """
     check_part("process", process, AbstractProcess, "a process such as ss.SGD")
-    return process.largest_stable_rate(_place(process, about))
+    return process.largest_stable_rate(place(process, about))
 
 
 def growth(process: Any, about: Any = None) -> float:
@@ -142,14 +142,16 @@ def growth(process: Any, about: Any = None) -> float:
 def read_linear(process: Any, about: Any = None) -> LinearReading:
     """The linear reading of a process, after a check that it is one."""
     check_part("process", process, AbstractProcess, "a process such as ss.SGD")
-    return process.linear(_place(process, about))
+    return process.linear(place(process, about))
 
 
-def _place(process: Any, about: Any) -> Float[np.ndarray, " d"] | None:
+def place(process: Any, about: Any) -> Float[np.ndarray, " d"] | None:
+    """`about` as a point (d,) of the landscape of a process, checked."""
     return None if about is None else _arguments.vector("about", about, process.landscape.dimension)
 
 
-def _stable(process: Any, about: Any) -> LinearReading:
+def stable_reading(process: Any, about: Any) -> LinearReading:
+    """The linear reading of a process that has a stationary state about its point of rest."""
     reading = read_linear(process, about)
     flat = int(reading.flat.sum())
     if flat or not len(reading.curvature):

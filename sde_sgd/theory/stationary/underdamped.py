@@ -11,11 +11,10 @@ chain is that of `momentum_covariance`; the two differ at relative order η.
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
-from scipy.linalg import block_diag
+from scipy.linalg import block_diag, solve_continuous_lyapunov
 
 from sde_sgd._checks import check_flag, check_number
 from sde_sgd.theory import _arguments
-from sde_sgd.theory.stationary.momentum import MomentumLaw
 from sde_sgd.types import RealLike
 
 
@@ -58,12 +57,9 @@ def underdamped_covariance(
     if preconditioner is not None:
         scale = _arguments.symmetric("preconditioner", preconditioner, dim)
     _arguments.positive_eigenvalues("preconditioner", scale)
-    values, vectors = np.linalg.eigh(scale)
-    root = (vectors * np.sqrt(values)) @ vectors.T
-    # P^{-1/2}θ has no preconditioner left, and its velocity is −m.
-    law = MomentumLaw.of(
-        "underdamped", root @ hess @ root, root @ noise @ root, learning_rate=eta, momentum=mu
-    )
-    back = block_diag(root, -root)
-    both = back @ law.stationary_joint() @ back.T
+    eye, zero, force = np.eye(dim), np.zeros((dim, dim)), scale @ hess
+    drift = np.block([[zero, eye], [-force / eta, -(1 - mu) / eta * eye]])
+    push = block_diag(zero, scale @ noise @ scale / eta)
+    found = solve_continuous_lyapunov(drift, -push)
+    both = (found + found.T) / 2
     return both if joint else both[:dim, :dim]

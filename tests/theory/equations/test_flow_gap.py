@@ -18,13 +18,17 @@ from sde_sgd.theory.quantiles import normal_levels
 ETA = 0.1
 
 
+def score_of(hessian, noise, eta, start):
+    """The score of dθ = −Hθ dt + √η C^{1/2} dW."""
+    landscape, model = ss.quadratic(hessian, noise), ss.ConstantNoise(np.array(noise))
+    return GaussianScore(ss.ModifiedEquation(landscape, eta, model).limit(), start)
+
+
 @pytest.mark.parametrize("delta", [0.2, -0.2])
 def test_on_the_line_the_bound_is_the_gap(delta):
     """Q_t = M_t (M_t/M_0)^δ e^{2δht}, W₂ = |√Q − √M|, and W' = L̂W + ε with equality."""
     curvature, begin = 1.3, 0.3
-    score = GaussianScore(
-        [[curvature]], [[0.8]], learning_rate=0.2, start=Gaussian(np.ones(1), [[begin]])
-    )
+    score = score_of([[curvature]], [[0.8]], 0.2, Gaussian(np.ones(1), [[begin]]))
     times = np.array([3.0, 0.0, 0.5, 1.0])
     found = gaussian_flow_gap(score, delta, times)
     variance = np.array([score.law(t).covariance[0, 0] for t in times])
@@ -49,9 +53,7 @@ class Changed(eqx.Module):
 
 HESSIAN = np.array([[1.5, 0.4], [0.4, 0.5]])
 NOISE = np.array([[1.0, -0.5], [-0.5, 0.6]])
-SCORE = GaussianScore(
-    HESSIAN, NOISE, learning_rate=ETA, start=Gaussian(np.array([1.0, 0.0]), np.diag([0.05, 0.02]))
-)
+SCORE = score_of(HESSIAN, NOISE, ETA, Gaussian(np.array([1.0, 0.0]), np.diag([0.05, 0.02])))
 ERRORS = (0.4, 0.1, 0.01, -0.01)
 
 
@@ -222,7 +224,7 @@ BAD = {
     "in one dimension": lambda: grid_flow_gap(*line(), SCORE, [0.0, 1.0]),
     "times must be >= start_time": lambda: gaussian_flow_gap(SCORE, 0.1, [0.5], start_time=1.0),
     "the law is a point": lambda: gaussian_flow_gap(
-        GaussianScore([[1.0]], [[1.0]], learning_rate=0.1, start=Gaussian(np.zeros(1), [[0.0]])),
+        score_of([[1.0]], [[1.0]], 0.1, Gaussian(np.zeros(1), [[0.0]])),
         0.1,
         [1.0],
     ),

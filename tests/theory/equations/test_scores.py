@@ -13,6 +13,12 @@ from sde_sgd.theory.equations import GaussianScore, GridScore, KernelScore
 from sde_sgd.theory.laws import Gaussian
 
 
+def score_of(hessian, noise, eta, start):
+    """The score of dθ = −Hθ dt + √η C^{1/2} dW."""
+    landscape, model = ss.quadratic(hessian, noise), ss.ConstantNoise(np.array(noise))
+    return GaussianScore(ss.ModifiedEquation(landscape, eta, model).limit(), start)
+
+
 def numeric(log_density, theta, step=1e-5):
     """Central differences, (d,)."""
     steps = step * np.eye(len(theta))
@@ -23,7 +29,7 @@ def test_gaussian_score_is_the_slope_of_its_law():
     """∇log N(m_t, M_t), with a flat and an unstable direction."""
     hessian, noise = np.diag([1.0, 0.0, -0.4]), np.eye(3) + 0.3
     start = Gaussian(np.array([1.0, 0.5, 0.0]), 0.1 * np.eye(3) + 0.02)
-    score = GaussianScore(hessian, noise, learning_rate=0.2, start=start)
+    score = score_of(hessian, noise, 0.2, start)
     theta, evaluate = np.array([0.3, -0.4, 0.8]), jax.jit(lambda t, x: score(t, x))
     for t in (0.0, 1.7):
         law = stats.multivariate_normal(*score.law(t))
@@ -35,7 +41,7 @@ def test_gaussian_score_is_the_slope_of_its_law():
 
 def test_grid_score_of_a_gaussian_law():
     """Ornstein–Uhlenbeck, D = .2: −(x − m_t)/M_t to O(h²), a quarter at half the cell."""
-    exact = GaussianScore([[1.0]], [[1.0]], learning_rate=0.4, start=Gaussian([0.5], [[0.1]]))
+    exact = score_of([[1.0]], [[1.0]], 0.4, Gaussian([0.5], [[0.1]]))
     points, errors = np.linspace(-1, 1.5, 26), []
     for cells in (60, 120):
         equation = ss.theory.laws.FokkerPlanck(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from momentum_law import MomentumLaw
 from scipy.linalg import solve_discrete_lyapunov
 from tools import normal
 
@@ -211,7 +212,7 @@ def test_momentum_under_constant_noise(kind, substeps):
     """Lyapunov's equation of the whole (θ, m), to 1e-11."""
     make = {"underdamped": ss.UnderdampedEquation, "overdamped": ss.OverdampedEquation}[kind]
     process = make(ss.quadratic(H, C), ETA, ss.ConstantNoise(C), MU, substeps=substeps or 1)
-    law = stationary.MomentumLaw.of(kind, H, C, learning_rate=ETA, momentum=MU, substeps=substeps)
+    law = MomentumLaw.of(kind, H, C, learning_rate=ETA, momentum=MU, substeps=substeps)
     found = stationary.covariance(process if substeps else process.limit())
     np.testing.assert_allclose(found, law.covariance(), rtol=1e-11)
 

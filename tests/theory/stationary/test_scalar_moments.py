@@ -7,17 +7,39 @@ import closed_forms
 import numpy as np
 import pytest
 
+import sde_sgd as ss
 from sde_sgd.processes import Diffusion
-from sde_sgd.theory.laws import stationary_density, tail_index_finite_sum
+from sde_sgd.theory.laws import stationary_density, tail_index
 from sde_sgd.theory.stationary import (
     stationary_scalar_moments,
     transient_scalar_moments,
 )
 
-PAIR: dict[str, Any] = {"inputs": [1.0, 1.0], "targets": [1.0, -1.0], "batch_size": 1}
 INPUTS = np.array([0.9, -0.4, 1.3, 0.2, -1.1])
 TARGETS = np.array([0.5, 0.7, 0.1, -1.2, -0.4])
 POWERS = np.arange(1, 5)
+
+
+def squares(inputs: Any = INPUTS, targets: Any = TARGETS, l2: float = 0.0):
+    """½(x_iθ − y_i)² + (λ/2)θ²."""
+    return ss.LeastSquares(np.array(inputs)[:, None], np.array(targets), l2=l2)
+
+
+PAIR = squares([1.0, 1.0], [1.0, -1.0])
+
+
+def batches(size, replacement=True):
+    return ss.WithReplacement(size) if replacement else ss.WithoutReplacement(size)
+
+
+def process_of(landscape, eta, sampling, step=None, order: Any = 1):
+    """SGD for a step None, Euler for h = η/m, the equation itself for h = 0."""
+    if step is None:
+        return ss.SGD(landscape, eta, sampling)
+    noise = ss.MinibatchNoise(sampling)
+    substeps = round(eta / step) if step else 1
+    equation = ss.ModifiedEquation(landscape, eta, noise, order=order, substeps=substeps)
+    return equation if step else equation.limit()
 
 
 def every_batch(num, size, replacement):
@@ -34,39 +56,24 @@ SCHEMES = [(3, 2, True), (3, 2, False), (2, 1, False), (5, 3, False), (4, 4, Fal
 def test_sgd_with_every_batch(num, size, replacement):
     """All trajectories of three steps, one by one: raw and central moments to rounding."""
     x, y, eta, decay = INPUTS[:num], TARGETS[:num], 0.3, 0.2
-    batches = [list(batch) for batch in every_batch(num, size, replacement)]
+    every = [list(batch) for batch in every_batch(num, size, replacement)]
     theta = np.array([0.7])
     for _ in range(3):
-        slopes = [np.mean(x[b] ** 2) + decay for b in batches]
-        pulls = [np.mean(x[b] * y[b]) for b in batches]
+        slopes = [np.mean(x[b] ** 2) + decay for b in every]
+        pulls = [np.mean(x[b] * y[b]) for b in every]
         theta = np.concatenate(
             [theta - eta * (s * theta - p) for s, p in zip(slopes, pulls, strict=True)]
         )
-    found = transient_scalar_moments(
-        x,
-        y,
-        learning_rate=eta,
-        batch_size=size,
-        replacement=replacement,
-        times=[3 * eta, 0.0],
-        theta0=0.7,
-        l2=decay,
-    )
+    landscape = squares(x, y, decay)
+    sgd = ss.SGD(landscape, eta, batches(size, replacement))
+    found = transient_scalar_moments(sgd, [3 * eta, 0.0], 0.7)
     np.testing.assert_allclose(found.raw[0], [np.mean(theta**n) for n in POWERS], atol=1e-14)
     spread = theta - theta.mean()
     np.testing.assert_allclose(found.central[0], [np.mean(spread**n) for n in POWERS], atol=1e-14)
     np.testing.assert_allclose(found.raw[1], 0.7**POWERS, rtol=1e-13)
     if size == 2 and num == 3:  # control: the other scheme
-        other = transient_scalar_moments(
-            x,
-            y,
-            learning_rate=eta,
-            batch_size=size,
-            replacement=not replacement,
-            times=[3 * eta],
-            theta0=0.7,
-            l2=decay,
-        )
+        control = ss.SGD(landscape, eta, batches(size, not replacement))
+        other = transient_scalar_moments(control, [3 * eta], 0.7)
         assert np.abs(other.central[0, 1:] / found.central[0, 1:] - 1).min() > 0.05
 
 
@@ -85,17 +92,8 @@ def test_euler_step(order):
         noise = np.sqrt(h * eta / size * slopes.var(axis=1))
         theta = (theta + h * drift)[:, None] + noise[:, None] * nodes
         theta, chance = theta.ravel(), np.outer(chance, weights).ravel()
-    found = transient_scalar_moments(
-        INPUTS,
-        TARGETS,
-        learning_rate=eta,
-        batch_size=size,
-        time_step=h,
-        order=order,
-        times=[2 * h],
-        theta0=0.7,
-        l2=decay,
-    )
+    euler = process_of(squares(l2=decay), eta, batches(size), h, order)
+    found = transient_scalar_moments(euler, [2 * h], 0.7)
     exact = [np.sum(chance * theta**n) for n in POWERS]
     np.testing.assert_allclose(found.raw[0], exact, rtol=1e-12)
 
@@ -103,18 +101,11 @@ def test_euler_step(order):
 @pytest.mark.parametrize("order", [1, 2])
 def test_equation_is_the_limit_of_euler(order):
     """h = 0 by the exponential of the generator; Richardson in h of Euler's exact moments."""
-    common: dict[str, Any] = dict(
-        inputs=INPUTS,
-        targets=TARGETS,
-        learning_rate=0.3,
-        batch_size=2,
-        order=order,
-        times=[0.6],
-        theta0=1.0,
-    )
-    limit = transient_scalar_moments(time_step=0.0, **common).raw[0]
-    coarse, fine = (
-        transient_scalar_moments(time_step=h, **common).raw[0] for h in (0.6 / 2**13, 0.6 / 2**14)
+    limit, coarse, fine = (
+        transient_scalar_moments(process_of(squares(), 0.3, batches(2), h, order), [0.6], 1.0).raw[
+            0
+        ]
+        for h in (0.0, 0.3 / 2**12, 0.3 / 2**13)
     )
     np.testing.assert_allclose(2 * fine - coarse, limit, rtol=1e-8)
     assert np.abs(coarse - limit).max() > 1e-6
@@ -122,11 +113,10 @@ def test_equation_is_the_limit_of_euler(order):
 
 def weak_errors(eta, order):
     """|E θⁿ of SGD − of the modified equation| at T = 1 for ½(x − γ)², γ = ±1, x0 = 1."""
-    both = (
-        transient_scalar_moments(**PAIR, learning_rate=eta, times=[1.0], theta0=1.0, **options)
-        for options in ({}, {"time_step": 0.0, "order": order})
+    sgd, equation = (
+        transient_scalar_moments(process_of(PAIR, eta, batches(1), *options), [1.0], 1.0).raw[0]
+        for options in ((), (0.0, order))
     )
-    sgd, equation = (moments.raw[0] for moments in both)
     return np.abs(sgd - equation)
 
 
@@ -159,22 +149,13 @@ def test_weak_orders():
 def test_weak_orders_with_state_dependent_noise(replacement):
     """Slopes 1 and 2 of all four moments where Σ depends on θ, for both schemes."""
     rates = 2.0 ** -np.arange(9, 13)
-    common: dict[str, Any] = dict(
-        inputs=INPUTS,
-        targets=TARGETS,
-        batch_size=2,
-        replacement=replacement,
-        times=[1.0],
-        theta0=1.0,
-    )
+
+    def after(eta, *options):
+        process = process_of(squares(), eta, batches(2, replacement), *options)
+        return transient_scalar_moments(process, [1.0], 1.0).raw[0]
+
     for order in (1, 2):
-        errors = [
-            transient_scalar_moments(learning_rate=eta, **common).raw[0]
-            - transient_scalar_moments(learning_rate=eta, time_step=0.0, order=order, **common).raw[
-                0
-            ]
-            for eta in rates
-        ]
+        errors = [after(eta) - after(eta, 0.0, order) for eta in rates]
         slopes = np.polyfit(np.log(rates), np.log(np.abs(errors)), 1)[0]
         np.testing.assert_allclose(slopes, order, atol=0.15)
 
@@ -182,14 +163,14 @@ def test_weak_orders_with_state_dependent_noise(replacement):
 def test_stationary_variances():
     """η/(2−η) SGD, η/2 order 1, η/(2+η) order 2, which is the worse one."""
     eta = 0.1
-    options = [{}, {"time_step": 0.0}, {"time_step": 0.0, "order": 2}, {"time_step": eta}]
+    options = [(), (0.0,), (0.0, 2), (eta,)]
     expected = [eta / (2 - eta), eta / 2, eta / (2 + eta), eta / (2 - eta)]
     for option, variance in zip(options, expected, strict=True):
-        found = stationary_scalar_moments(**PAIR, learning_rate=eta, **option)
+        found = stationary_scalar_moments(process_of(PAIR, eta, batches(1), *option))
         assert found.variance == pytest.approx(variance, rel=1e-13)
         assert found.mean == pytest.approx(0, abs=1e-15)
     # Two-point noise is lighter than Gaussian: x = Σ η(1−η)^k γ_k has E x⁴ from its cumulant.
-    sgd = stationary_scalar_moments(**PAIR, learning_rate=eta)
+    sgd = stationary_scalar_moments(ss.SGD(PAIR, eta, batches(1)))
     cumulant = -2 * eta**4 / (1 - (1 - eta) ** 4)
     assert sgd.raw[3] == pytest.approx(3 * sgd.variance**2 + cumulant, rel=1e-12)
 
@@ -207,15 +188,8 @@ def test_stationary_variance_of_the_second_moment_closure(replacement, factor, s
         time_step=eta if step is None else step,
         l2=decay,
     )
-    found = stationary_scalar_moments(
-        INPUTS,
-        TARGETS,
-        learning_rate=eta,
-        batch_size=2,
-        replacement=replacement,
-        time_step=step,
-        l2=decay,
-    )
+    process = process_of(squares(l2=decay), eta, batches(2, replacement), step)
+    found = stationary_scalar_moments(process)
     assert found.variance == pytest.approx(exact[0, 0], rel=1e-12)
 
 
@@ -233,9 +207,7 @@ def test_stationary_moments_of_the_equation_are_those_of_its_density():
         )
         for kind in ("ito", "stratonovich")
     }
-    found = stationary_scalar_moments(
-        INPUTS, TARGETS, learning_rate=eta, batch_size=size, time_step=0.0
-    )
+    found = stationary_scalar_moments(process_of(squares(), eta, batches(size), 0.0))
     exact = [laws["ito"].moment(int(n)) for n in POWERS]
     np.testing.assert_allclose(found.raw, exact, rtol=1e-8)
     assert abs(laws["stratonovich"].moment(2) / found.raw[1] - 1) > 0.01  # control
@@ -243,50 +215,57 @@ def test_stationary_moments_of_the_equation_are_those_of_its_density():
 
 def test_late_is_stationary():
     """t → ∞ of each process is its stationary law."""
-    for option in ({}, {"time_step": 0.1}, {"time_step": 0.0, "order": 2}):
-        common: dict[str, Any] = dict(
-            inputs=INPUTS, targets=TARGETS, learning_rate=0.3, batch_size=2, **option
-        )
-        late = transient_scalar_moments(times=[150.0], theta0=2.0, **common)
-        np.testing.assert_allclose(late.raw[0], stationary_scalar_moments(**common).raw, rtol=1e-10)
+    for option in ((), (0.1,), (0.0, 2)):
+        process = process_of(squares(), 0.3, batches(2), *option)
+        late = transient_scalar_moments(process, [150.0], 2.0)
+        np.testing.assert_allclose(late.raw[0], stationary_scalar_moments(process).raw, rtol=1e-10)
 
 
 def test_missing_moments_are_told_apart():
     """E(1−ηx²)⁴ > 1 > E(1−ηx²)²: E θ² exists and E θ⁴ does not, as the tail index says."""
-    common: dict[str, Any] = dict(
-        inputs=[2.0, 1.0, 1.0, 1.0], targets=[1.0, 0.5, -0.2, 0.4], batch_size=1
-    )
-    beta = tail_index_finite_sum(common["inputs"], learning_rate=0.62, batch_size=1)
-    assert 2 < beta < 4
-    assert stationary_scalar_moments(**common, learning_rate=0.62, max_moment=2).variance > 0
+    landscape, one = squares([2.0, 1.0, 1.0, 1.0], [1.0, 0.5, -0.2, 0.4]), batches(1)
+    sgd = ss.SGD(landscape, 0.62, one)
+    assert 2 < tail_index(sgd) < 4
+    assert stationary_scalar_moments(sgd, max_moment=2).variance > 0
     for most in (3, 4):
         with pytest.raises(ValueError, match="no moment of order 4.*max_moment <= 2"):
-            stationary_scalar_moments(**common, learning_rate=0.62, max_moment=most)
+            stationary_scalar_moments(sgd, max_moment=most)
     with pytest.raises(ValueError, match="no moment of order 2.*smaller learning rate"):
-        stationary_scalar_moments(**common, learning_rate=0.9, max_moment=2)
+        stationary_scalar_moments(ss.SGD(landscape, 0.9, one), max_moment=2)
     # The SDE's tail: 1 + 2 E x²/(η Var x²) = 1 + 2(7/4)/(27η/16), which is 3.59 at η = .8.
-    assert stationary_scalar_moments(**common, learning_rate=0.3, time_step=0.0).raw[3] > 0
-    with pytest.raises(ValueError, match="no moment of order 4.*per unit t"):
-        stationary_scalar_moments(**common, learning_rate=0.8, time_step=0.0)
+    assert stationary_scalar_moments(process_of(landscape, 0.3, one, 0.0)).raw[3] > 0
+    with pytest.raises(ValueError, match="no moment of order 4.*per iteration"):
+        stationary_scalar_moments(process_of(landscape, 0.8, one, 0.0))
+
+
+def test_moments_far_from_a_stationary_state_grow():
+    """E u² = (E(1 − ηx²)²)ᵏ u₀² where all examples have one minimum, at an unstable η too."""
+    landscape = squares([2.0, 1.0], [2.0, 1.0])
+    sgd = ss.SGD(landscape, 1.0, batches(1))
+    found = transient_scalar_moments(sgd, [5.0], 2.0, max_moment=2)
+    assert found.raw[0, 1] == pytest.approx(4.5**5 + 2 * (-1.5) ** 5 + 1, rel=1e-13)
+    with pytest.raises(ValueError, match="overflow before t = 5000"):
+        transient_scalar_moments(sgd, [5000.0], 2.0)
 
 
 BAD = [
-    ({"targets": [1.0]}, "equally many"),
-    ({"batch_size": 3, "replacement": False}, "between 1 and N=2"),
-    ({"batch_size": 0}, "batch_size must be an integer"),
-    ({"order": 2}, "pass time_step"),
-    ({"order": 3, "time_step": 0.0}, "order must be one of 1, 2"),
-    ({"max_moment": 5}, "max_moment"),
-    ({"inputs": [0.0, 0.0]}, "flat"),
-    ({"times": [0.15]}, "multiples of"),
+    ({"max_moment": 101}, "max_moment"),
+    ({"times": [0.15]}, "multiples of one step"),
     ({"theta0": np.inf}, "theta0"),
-    ({"learning_rate": -0.1}, "learning_rate"),
+    ({"process": "sgd"}, "process must be"),
+    ({"process": ss.SGD(PAIR, 0.1, batches(1), 0.5)}, "momentum"),
 ]
 
 
 @pytest.mark.parametrize("change, match", BAD)
 def test_refuses(change, match):
-    """Bad shapes, numbers and combinations raise `ValueError`."""
-    good = PAIR | {"learning_rate": 0.1, "times": [0.1], "theta0": 1.0}
+    """Bad numbers and processes raise `ValueError`."""
+    good = {"process": ss.SGD(PAIR, 0.1, batches(1)), "times": [0.1], "theta0": 1.0}
     with pytest.raises(ValueError, match=match):
         transient_scalar_moments(**(good | change))
+
+
+def test_a_flat_loss_has_no_stationary_law():
+    """x = 0 and λ = 0: θ never moves."""
+    with pytest.raises(ValueError, match="no moment of order 2"):
+        stationary_scalar_moments(ss.SGD(squares([0.0, 0.0], [1.0, -1.0]), 0.1, batches(1)))
