@@ -222,10 +222,14 @@ class Engine:
         return run
 
     def _diverged(self) -> str:
-        """Says "diverged" when that ends the run: at the first member, with "mask" at the last."""
+        """Says "diverged" when that ends the run: at the first member, with "mask" at the last.
+
+        With "mask" a part goes on: the others of the ensemble may be alive.
+        """
         every = [np.asarray(m.diverged_at) for m in (*self.chunks, *self.resting)]
         dead = self._ordered(every) >= 0
-        ends = dead.any() if self.on_divergence == "raise" else dead.all()
+        masked = self.on_divergence == "mask"
+        ends = dead.all() and self.ensemble.is_whole if masked else dead.any()
         return "diverged" if ends else ""
 
     def _reason(
@@ -267,7 +271,8 @@ class Engine:
         self.done = int(steps[-1])
         for chunk in self.chunks:
             self.process.check_state(chunk.state)
-        self.member_steps += length * blocks * sum(len(c.identity) for c in self.chunks)
+        rested = sum(int((np.asarray(m.identity) < self.ensemble.size).sum()) for m in self.resting)
+        self.member_steps += length * blocks * (self.plan.num_members - rested)
         if every is not None and steps[0] % every == 0:
             self._steps.append(steps)
             self._rows.append(rows)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sde_sgd._checks import (
     check_flag,
@@ -58,7 +59,7 @@ def simulate(
     measures: Mapping[str, AbstractMeasure] | None = None,
     record_every: int | None = None,
     refill: bool = False,
-    members: Sequence[int] | None = None,
+    members: Sequence[int] | np.ndarray | None = None,
     progress: bool | None = None,
     checkpoint: str | Path | ckpt.Checkpoint | None = None,
     budget: float | None = None,
@@ -172,7 +173,7 @@ def prepare(
     measures: Mapping[str, AbstractMeasure] | None = None,
     record_every: int | None = None,
     refill: bool = False,
-    members: Sequence[int] | None = None,
+    members: Sequence[int] | np.ndarray | None = None,
     memory: int | None = None,
     chunk_size: int | None = None,
     devices: int | Sequence[Any] | None = None,

@@ -103,13 +103,13 @@ def check_cover(name: str, names: Sequence[str], parts: Sequence[np.ndarray], si
     """
     owner = np.full(size, -1)
     for i, identities in enumerate(parts):
-        twice = identities[owner[identities] >= 0]
+        twice = np.asarray(identities[owner[identities] >= 0])
         if len(twice):
-            other = names[owner[twice[0]]]
-            both = twice[owner[twice] == owner[twice[0]]]
+            other = int(owner[twice[0]])
+            both = twice[owner[twice] == other]
             raise ValueError(
-                f"{name} {in_ranges(both, 5)} are both in {other} and in {names[i]}: give each to "
-                f"one part only."
+                f"{name} {in_ranges(both, 5)} are both in {names[other]} and in {names[i]}: "
+                f"give each to one part only."
             )
         owner[identities] = i
     missing = np.flatnonzero(owner < 0)
