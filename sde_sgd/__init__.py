@@ -27,7 +27,6 @@ from sde_sgd.estimate import Estimate as Estimate
 from sde_sgd.landscapes import (
     AbstractFiniteSum as AbstractFiniteSum,
     AbstractLandscape as AbstractLandscape,
-    Basins as Basins,
     cross_entropy as cross_entropy,
     data as data,
     double_well as double_well,
@@ -107,6 +106,7 @@ from sde_sgd.simulate import (
     Forecast as Forecast,
     forecast as forecast,
     load as load,
+    merge as merge,
     Price as Price,
     Run as Run,
     simulate as simulate,

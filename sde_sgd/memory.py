@@ -23,13 +23,13 @@ def working_bytes() -> int:
 
     256 MB on a CPU, for its caches; half of the free memory of an accelerator.
     """
-    free = _free_on(jax.devices()[0])
+    free = _free_on(jax.local_devices()[0])
     return _CPU_WORK if free is None else max(free // 2, 2**20)
 
 
 def compiler_bytes() -> int:
     """Bytes of the default device that a compiled program and its compiler keep."""
-    return _CPU_COMPILER if jax.devices()[0].platform == "cpu" else 0
+    return _CPU_COMPILER if jax.local_devices()[0].platform == "cpu" else 0
 
 
 def available_memory() -> int:
@@ -39,7 +39,7 @@ def available_memory() -> int:
     has left, the limits of the control groups (versions 1 and 2) around this process, and its
     own limit on addresses (`ulimit -v`).
     """
-    free = _free_on(jax.devices()[0])
+    free = _free_on(jax.local_devices()[0])
     if free is not None:
         return free
     return max(min([_free_on_host(), *control_group_limits(), *_address_limit()]), 0)

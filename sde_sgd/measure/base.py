@@ -45,7 +45,8 @@ class MeasureResult(eqx.Module):
     (A member that left before it diverged has a first passage, and is counted in both.)
 
     - `num_diverged`: how many those are: with any, every mean is one of survivors.
-    - `members`: which ones an axis called "member" runs over; None without such an axis.
+    - `members`: identities of those that an axis called "member" runs over; None without such an
+      axis. (`AbstractMeasure.result` gives their rows, and the run puts identities in their place.)
     - `axes`: names of the first axes of its arrays, by field; `coordinates`: the fields that say
       where along an axis, by the coordinate's name.
     """

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from sde_sgd.rare_events.passage import Passage
-from sde_sgd.rare_events.wave import Finished, Settings, Wave
+from sde_sgd.rare_events.wave import Finished, in_turn, ReactivePath, Settings, Wave
 from sde_sgd.simulate import checkpoint as ckpt
 from sde_sgd.simulate.fingerprint import describe
+from sde_sgd.simulate.members import in_ranges
 from sde_sgd.simulate.warn import warn
 from sde_sgd.terminal import Interrupt
 
@@ -26,22 +27,34 @@ class Campaign:
         self,
         passage: Passage,
         streams: jax.Array,
-        starts: Callable[[int, int], jax.Array],
+        starts: Callable[[np.ndarray], jax.Array],
         settings: Settings,
+        num_repetitions: int,
+        part: np.ndarray | None = None,
     ):
+        """`part`: identities of the repetitions to run, among `num_repetitions`; None for all.
+
+        `starts` gives where replicas begin, (replicas, d); the first of repetition r is number
+        r·num_replicas.
+        """
         self.passage, self.streams, self.starts, self.settings = passage, streams, starts, settings
+        self.num_repetitions, self.part = num_repetitions, part
+        own = {}
+        if part is not None:
+            own = {"num_repetitions": num_repetitions, "repetitions": in_ranges(part)}
         self.fingerprint = describe(
             {
                 "passage": passage,
                 "key": np.asarray(streams),
-                "theta0": starts(0, settings.num_replicas),
+                "theta0": starts(np.arange(settings.num_replicas)),
                 "settings": [settings.num_replicas, settings.killed, settings.stride],
                 # Of repetitions that are over no path can be had.
                 "num_paths": settings.num_paths,
+                **own,
             }
         )
         self.done: list[Finished] = []
-        self.paths: list[np.ndarray] = []
+        self.paths: list[ReactivePath] = []
         self.wave: Wave | None = None
         self.requested = 0
         self.seconds = 0.0
@@ -52,6 +65,11 @@ class Campaign:
     def num_done(self) -> int:
         """Repetitions in finished waves."""
         return sum(len(part.probability) for part in self.done)
+
+    def identities(self, first: int, count: int) -> np.ndarray:
+        """Which repetitions the `first`-th and those after it are, (count,), increasing."""
+        places = np.arange(first, first + count)
+        return places if self.part is None else self.part[places]
 
     def go(self, total: int, budget: float | None, checkpoint: ckpt.Checkpoint | None) -> bool:
         """Runs until `total` repetitions are finished, the budget is used or Ctrl-C is pressed.
@@ -107,9 +125,10 @@ class Campaign:
         assert self.wave is not None
         count = len(self.wave.finished)
         self.done.append(self.wave.results(count))
-        missing = self.settings.num_paths - len(self.paths)
-        if missing > 0:
-            self.paths += self.wave.paths(count, missing)
+        wanted = self.settings.num_paths
+        if wanted:
+            last = self.paths[-1] if len(self.paths) == wanted else None
+            self.paths = in_turn([*self.paths, *self.wave.paths(count, wanted, last)], wanted)
         self.wave = None
 
     def finished(self) -> Finished | None:
@@ -127,8 +146,9 @@ class Campaign:
 
     def save(self, path: Path) -> None:
         """Writes everything atomically."""
-        arrays = [x for part in self.done for x in jax.tree.leaves(part)] + self.paths
-        header = self._header()
+        arrays = [x for part in self.done for x in jax.tree.leaves(part)]
+        arrays += [path.positions for path in self.paths]
+        header = self.header()
         if self.wave is not None:
             header["wave"] = [self.wave.first, len(self.wave.finished)]
             header["lineages"] = self.wave.lineages
@@ -136,12 +156,15 @@ class Campaign:
             arrays += jax.device_get(jax.tree.leaves((self.wave.replicas, self.wave.rungs)))
         ckpt.save(path, header, arrays)
 
-    def _header(self) -> dict[str, Any]:
+    def header(self) -> dict[str, Any]:
+        """What a checkpoint says of it, beside its arrays."""
         return {
             "fingerprint": self.fingerprint,
             "versions": ckpt.versions(),
+            "repetitions": None if self.part is None else self.part.tolist(),
+            "lanes": self.settings.lanes,
             "parts": len(self.done),
-            "paths": len(self.paths),
+            "paths": [[path.turn, path.repetition] for path in self.paths],
             "requested": self.requested,
             "seconds": self.seconds,
             "iterations": self.iterations,
@@ -152,12 +175,8 @@ class Campaign:
         """Continues from what `save` wrote."""
         ckpt.sign(self.fingerprint, checkpoint)
         path = checkpoint.path
-        header, arrays = ckpt.load(path, self._header())
-        width = len(Finished.__dataclass_fields__)
-        for _ in range(header["parts"]):
-            self.done.append(Finished(*arrays[:width]))
-            arrays = arrays[width:]
-        self.paths, arrays = arrays[: header["paths"]], arrays[header["paths"] :]
+        header, arrays = ckpt.load(path, self.header())
+        self.done, self.paths, arrays = in_file(header, arrays)
         self.requested, self.seconds = header["requested"], header["seconds"]
         self.iterations = header["iterations"]
         if header["wave"] is None:
@@ -174,3 +193,26 @@ class Campaign:
             )
         filled = [jnp.asarray(x) for x in arrays]
         wave.replicas, wave.rungs = jax.tree.unflatten(structure, filled)
+
+
+def in_file(
+    header: dict[str, Any], arrays: list[np.ndarray]
+) -> tuple[list[Finished], list[ReactivePath], list[np.ndarray]]:
+    """Finished repetitions and paths of a checkpoint, and the arrays of a wave under way."""
+    width, done = len(Finished.__dataclass_fields__), []
+    for _ in range(header["parts"]):
+        done.append(Finished(*arrays[:width]))
+        arrays = arrays[width:]
+    labels = header["paths"]
+    pairs = zip(labels, arrays, strict=False)
+    paths = [ReactivePath(turn, repetition, x) for (turn, repetition), x in pairs]
+    return done, paths, arrays[len(labels) :]
+
+
+def check_streams(num_repetitions: int, num_replicas: int, stride: int) -> None:
+    """Raises `ValueError` where the identities of all repetitions are no 32-bit integers."""
+    if num_repetitions * stride > 2**32:
+        raise ValueError(
+            f"num_repetitions={num_repetitions} of {num_replicas} replicas need more than 2**32 "
+            f"random streams: at most {2**32 // stride} repetitions of that size."
+        )

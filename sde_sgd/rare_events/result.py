@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from sde_sgd._brief import for_stdout
 from sde_sgd._checks import check_whole
 from sde_sgd.estimate import Estimate
-from sde_sgd.rare_events.campaign import Campaign
+from sde_sgd.rare_events.campaign import Campaign, check_streams
 from sde_sgd.rare_events.wave import SplittingError
 from sde_sgd.simulate.checkpoint import as_checkpoint, Checkpoint
 from sde_sgd.simulate.run import can_be_pickled
@@ -28,7 +28,9 @@ class Splitting:
     - `cycle_time`: Estimate of the iterations from one crossing of the surface to the next
       that follows a return to A; None without a surface.
     - `reactive_time`: Estimate of the iterations that a path takes from its beginning to B.
-    - `probabilities`: (repetitions,) the independent estimates that `probability` averages.
+    - `probabilities`: (repetitions,) the independent estimates that `probability` averages;
+      `repetitions`: which ones they are, all from 0 on unless the result is a part
+      (`splitting(..., repetitions=...)`), of which `merge` makes one result.
     - `paths`: `num_paths` reactive paths, (length, d) each: θ by iteration, until B.
     - `num_repetitions` finished, `requested_repetitions`, `complete`; `extinct`, how many of
       them never reached B and count as 0; `num_iterations` simulated, by all replicas together;
@@ -45,14 +47,17 @@ class Splitting:
         process = campaign.passage.process
         self.process: Any = process
         self._name = type(process).__name__
+        self._whole = None if campaign.part is None else campaign.num_repetitions
         self.requested_repetitions: int = campaign.requested
         self.seconds: float = campaign.seconds
         self.num_iterations: int = campaign.iterations
-        self.paths: list[Float[np.ndarray, "length d"]] = campaign.paths
+        paths = [path.positions for path in campaign.paths]
+        self.paths: list[Float[np.ndarray, "length d"]] = paths
         empty = np.zeros(0)
         p = empty if found is None else found.probability
         self.probabilities: Float[np.ndarray, " repetitions"] = p
         self.num_repetitions: int = len(p)
+        self.repetitions: Int[np.ndarray, " repetitions"] = campaign.identities(0, len(p))
         self.extinct: int = int((p == 0).sum())
         self.probability: Estimate = Estimate.from_samples(p)
         reactive = empty if found is None else np.nan_to_num(found.reactive) / process.substeps
@@ -79,6 +84,16 @@ class Splitting:
     def extend(self, num_repetitions: int, budget: float | None = None, checkpoint: Saved = None):
         """This result with `num_repetitions` more, as if they had been asked for at once."""
         more = check_whole("num_repetitions", num_repetitions)
+        campaign = self._campaign
+        if campaign is not None:
+            if campaign.part is not None:
+                raise ValueError(
+                    f"This result is a part, of {len(campaign.part)} of {campaign.num_repetitions} "
+                    f"repetitions: merge all parts and extend the whole, or run other repetitions."
+                )
+            settings = campaign.settings
+            total = self.requested_repetitions + more
+            check_streams(total, settings.num_replicas, settings.stride)
         return self._continue(self.requested_repetitions + more, budget, checkpoint)
 
     def resume(self, budget: float | None = None, checkpoint: Saved = None) -> "Splitting":
@@ -104,6 +119,8 @@ class Splitting:
 
     def __repr__(self) -> str:
         state = "complete" if self.complete else f"of {self.requested_repetitions} requested"
+        if self._whole is not None:
+            state += f", a part of {self._whole}"
         rate = "" if self.rate is None else f", rate={self.rate} per iteration"
         return for_stdout(
             f"Splitting({self._name}, probability={self.probability}{rate}, "
@@ -122,6 +139,16 @@ def run(
         error.result = Splitting(campaign)
         raise
     result = Splitting(campaign)
+    # A part may be unlucky where the whole is not.
+    if campaign.part is None:
+        refuse_extinction(campaign, result)
+    if late:
+        raise ended("splitting", result)
+    return result
+
+
+def refuse_extinction(campaign: Campaign, result: Splitting) -> None:
+    """Raises `SplittingError` where no repetition has reached B."""
     if result.num_repetitions and result.extinct == result.num_repetitions:
         found = campaign.finished()
         assert found is not None
@@ -136,9 +163,6 @@ def run(
         )
         error.result = result
         raise error
-    if late:
-        raise ended("splitting", result)
-    return result
 
 
 def ratio(top: np.ndarray, bottom: np.ndarray) -> Estimate:

@@ -1,6 +1,6 @@
 """Adaptive multilevel splitting: how often a process does what it almost never does."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,14 @@ from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.memory import available_memory, working_bytes
 from sde_sgd.processes.base import AbstractProcess
 from sde_sgd.random.draws import STREAM_KEYS, stream_keys
-from sde_sgd.rare_events.campaign import Campaign
+from sde_sgd.rare_events.campaign import Campaign, check_streams
 from sde_sgd.rare_events.compiled import create
 from sde_sgd.rare_events.passage import Passage
 from sde_sgd.rare_events.result import run, Splitting
 from sde_sgd.rare_events.wave import Settings
 from sde_sgd.simulate.advance import step_cost
 from sde_sgd.simulate.checkpoint import as_checkpoint, Checkpoint
+from sde_sgd.simulate.members import as_array, check_identities, refuse_joined
 from sde_sgd.simulate.stability import judge_stability
 from sde_sgd.simulate.validate import check_memory, check_outcome, check_state, starts
 from sde_sgd.types import Key, RealLike
@@ -46,6 +47,7 @@ def splitting(
     surface: RealLike | None = None,
     num_replicas: int = 128,
     num_repetitions: int = 32,
+    repetitions: Sequence[int] | np.ndarray | None = None,
     key: Key,
     num_levels: int = 100,
     kill_fraction: float = 0.25,
@@ -56,6 +58,7 @@ def splitting(
     budget: float | None = None,
     checkpoint: str | Path | Checkpoint | None = None,
     memory: int | None = None,
+    chunk_size: int | None = None,
 ) -> Splitting:
     """Chance, rate and mean time of reaching B = {level(θ) ≥ target}, however small.
 
@@ -88,12 +91,16 @@ def splitting(
     - `level`: a real function of θ. `origin`: A = {level(θ) ≤ origin}, or a function of θ
       that gives a boolean (such as "the loss is below 0.1"). `target`: B.
     - `num_replicas` n; `num_repetitions`: independent, run as one batch, for the errors.
+    - `repetitions`: those to run, a range or a list of integers in [0, num_repetitions); None for
+      all. `merge` makes one result of such parts.
     - `key`: repetition r is a function of it and r alone.
     - `num_levels`: rungs at which states are kept. More cost memory, fewer efficiency.
     - `longest`: iterations after which a path that is in neither set is an error.
-    - `num_paths`: reactive paths to return.
+    - `num_paths`: reactive paths to return: the first of each repetition, then the second, …
     - `budget`: seconds after which it stops with what it has; `checkpoint`: a file,
       resumed from if it exists; `memory`: bytes that it may hold (default: half of what is free).
+    - `chunk_size`: replicas advanced together (default: from the memory of a step and the size of
+      the whole, so that a part has its bits; a quarter of a part's own replicas is quicker).
 
     **Raises:** `ValueError` for impossible requests and `MemoryError`, before time is spent;
     `SplittingError` when no replica of any repetition gets to B, a path leaves the finite
@@ -103,11 +110,14 @@ def splitting(
     bias for Markov chains, Ann. Appl. Probab. 26, 3559); Hill's relation: Cérou, Guyader,
     Lelièvre and Pommier 2011.
     """
+    if repetitions is None:
+        refuse_joined("repetitions", num_repetitions)
     refuse_tracing("splitting", process, theta0, key)
     _check_process(process)
     check_outcome("raise", budget)
     num_replicas = check_whole("num_replicas", num_replicas, 2, 2**24)
     num_repetitions = check_whole("num_repetitions", num_repetitions)
+    part = check_identities("repetitions", repetitions, num_repetitions, "num_repetitions")
     num_levels = check_whole("num_levels", num_levels, most=2**16)
     num_loops = check_whole("num_loops", num_loops)
     burn_in_loops = check_whole("burn_in_loops", burn_in_loops)
@@ -120,6 +130,8 @@ def splitting(
     surface = None if surface is None else check_number("surface", surface)
     if memory is not None:
         memory = int(check_number("memory", memory, above=0))
+    if chunk_size is not None:
+        chunk_size = check_whole("chunk_size", chunk_size)
     killed = min(max(1, round(kill_fraction * num_replicas)), num_replicas - 1)
     saved = as_checkpoint(checkpoint)
 
@@ -129,8 +141,8 @@ def splitting(
         _check_function("origin", origin, landscape, bool, "one boolean")
     streams = stream_keys(key)
 
-    def start(first: int, stop: int) -> jax.Array:
-        return starts(process, theta0, stop, key)[first:]
+    def start(replicas: np.ndarray) -> jax.Array:
+        return starts(process, theta0, int(replicas.max()) + 1, key, replicas)
 
     one_point = not callable(theta0) and real_values("theta0", theta0).ndim == 1
     if surface is not None and not one_point:
@@ -139,7 +151,7 @@ def splitting(
         )
     if not callable(theta0) and not one_point:
         raise ValueError("theta0 must be one point (d,) or a sampler key -> (d,).")
-    theta = start(0, num_replicas)
+    theta = start(np.arange(num_replicas))
     judge_stability(process, theta, "sample")
     levels = np.asarray(jax.vmap(level)(theta), dtype=float)
     ends = float(target), None if callable(origin) else float(origin)
@@ -157,11 +169,14 @@ def splitting(
         jnp.int32(0 if surface is None else burn_in_loops + num_loops),
         num_levels,
     )
-    settings = _plan(passage, num_replicas, num_repetitions, killed, longest, num_paths, memory)
-    campaign = Campaign(passage, streams, start, settings)
+    settings = _plan(
+        passage, num_replicas, num_repetitions, killed, longest, num_paths, memory, chunk_size
+    )
+    own = None if len(part) == num_repetitions else as_array(part)
+    campaign = Campaign(passage, streams, start, settings, num_repetitions, own)
     if saved is not None and saved.path.exists():
         campaign.restore(saved)
-    return run(campaign, num_repetitions, budget, saved)
+    return run(campaign, len(part), budget, saved)
 
 
 def _check_process(process: Any) -> None:
@@ -236,6 +251,7 @@ def _plan(
     longest: int,
     num_paths: int,
     memory: int | None,
+    chunk_size: int | None,
 ) -> Settings:
     """Lanes from the memory of a step, repetitions at once from that of the ladders."""
     landscape = passage.process.landscape
@@ -255,12 +271,9 @@ def _plan(
     check_memory(repetition + step * min(64, num_replicas), allowed, what)
     # Identities are 32 bits: a block of them for each repetition.
     stride = 1 << max(10, (256 * num_replicas - 1).bit_length())
-    if num_repetitions * stride > 2**32:
-        raise ValueError(
-            f"num_repetitions={num_repetitions} of {num_replicas} replicas need more than 2**32 "
-            f"random streams: at most {2**32 // stride} repetitions of that size."
-        )
+    check_streams(num_repetitions, num_replicas, stride)
     at_once = max(1, min(num_repetitions, (allowed - step * 64) // max(repetition, 1)))
     total = at_once * num_replicas
-    lanes = max(1, min(max(total // 4, 64), total, working_bytes() // max(step, 1)))
+    fitting = max(1, min(max(total // 4, 64), total, working_bytes() // max(step, 1)))
+    lanes = fitting if chunk_size is None else chunk_size
     return Settings(num_replicas, killed, longest, stride, lanes, num_paths, at_once)

@@ -1,6 +1,6 @@
 """Some repetitions in one batch: who is run, killed and cloned next, on the host's side."""
 
-from typing import Any, TYPE_CHECKING
+from typing import Any, NamedTuple, TYPE_CHECKING
 
 import equinox as eqx
 import jax
@@ -57,6 +57,19 @@ class Finished(eqx.Module):
         return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
 
+class ReactivePath(NamedTuple):
+    """A path to B: the `turn`-th that arrived of a repetition, positions (length, d)."""
+
+    turn: int
+    repetition: int
+    positions: np.ndarray
+
+
+def in_turn(paths: list[ReactivePath], wanted: int) -> list[ReactivePath]:
+    """The first `wanted`: the first path of each repetition, then the second of each, …"""
+    return sorted(paths, key=lambda path: (path.turn, path.repetition))[:wanted]
+
+
 def below_threshold(
     rung: Int[np.ndarray, "reps n"], killed: int
 ) -> tuple[Int[np.ndarray, " reps"], Bool[np.ndarray, "reps n"]]:
@@ -72,9 +85,10 @@ class Wave:
         self.campaign, self.first = campaign, first
         size = campaign.settings.num_replicas
         stride = campaign.settings.stride
-        repetition = np.arange(first, first + count, dtype=np.uint32)
-        identity = repetition[:, None] * np.uint32(stride) + np.arange(size, dtype=np.uint32)
-        theta = campaign.starts(first * size, (first + count) * size)
+        self.repetition = campaign.identities(first, count)
+        blocks = self.repetition.astype(np.uint32)[:, None]
+        identity = blocks * np.uint32(stride) + np.arange(size, dtype=np.uint32)
+        theta = campaign.starts((self.repetition[:, None] * size + np.arange(size)).ravel())
         streams = campaign.streams
         self.replicas, self.rungs = _create(
             campaign.passage, theta, jnp.asarray(identity.ravel()), streams
@@ -186,7 +200,7 @@ class Wave:
                     f"A repetition cloned {settings.stride} replicas without reaching B: the "
                     f"probability is beyond what this ladder can reach; check level and target."
                 )
-            repetition = (self.first + ready[rows]).astype(np.uint64)
+            repetition = self.repetition[ready[rows]].astype(np.uint64)
             identity = (repetition * settings.stride + number.astype(np.uint64)).astype(np.uint32)
             survivors = np.argsort(dies, axis=1, kind="stable")
             place = self._choose(identity, (size - dead)[rows])
@@ -242,28 +256,35 @@ class Wave:
         top = self.rung[:count].max(axis=1)
         return Finished(probability, cycle, reactive, top, self.rounds[:count])
 
-    def paths(self, count: int, wanted: int) -> list[np.ndarray]:
-        """Reactive paths, one of each repetition in turn, (length, d) positions by iteration."""
+    def paths(self, count: int, wanted: int, last: ReactivePath | None) -> list[ReactivePath]:
+        """The first `wanted` reactive paths of `count` repetitions, and none that is after `last`.
+
+        (length, d) positions by iteration each.
+        """
         assert self.lineages is not None
         campaign, size = self.campaign, self.outcome.shape[1]
         reached = self.outcome[:count] == REACHED
         order = np.argsort(~reached, axis=1, kind="stable")
+        numbers = self.repetition[:count].tolist()
         places = [
-            (r, order[r, i]) for i in range(size) for r in range(count) if i < reached[r].sum()
+            (turn, r)
+            for turn in range(int(reached.sum(axis=1).max(initial=0)))
+            for r in range(count)
+            if turn < reached[r].sum()
+            and (last is None or (turn, numbers[r]) < (last.turn, last.repetition))
         ][:wanted]
         if not places:
             return []
-        flat = [r * size + c for r, c in places]
+        flat = [r * size + int(order[r, turn]) for turn, r in places]
         most = max(len(self.lineages[i]) for i in flat)
         identities = np.zeros((len(flat), most), np.uint32)
         ages = np.full((len(flat), most), _NEVER, np.int32)
         for row, i in enumerate(flat):
-            numbers, starts = zip(*self.lineages[i], strict=True)
-            identities[row, : len(numbers)], ages[row, : len(starts)] = numbers, starts
+            followed, starts = zip(*self.lineages[i], strict=True)
+            identities[row, : len(followed)], ages[row, : len(starts)] = followed, starts
         theirs = np.asarray(self.replicas.age)[flat].astype(int)
-        begin = (identities[:, 0] - np.uint32(self.first * campaign.settings.stride)).astype(int)
-        rows = begin // campaign.settings.stride * size + begin % campaign.settings.stride
-        theta = campaign.starts(self.first * size, self.first * size + self.outcome.size)[rows]
+        repetition, number = np.divmod(identities[:, 0].astype(int), campaign.settings.stride)
+        theta = campaign.starts(repetition * size + number)
         positions, begun = replay(
             campaign.passage,
             campaign.streams,
@@ -273,6 +294,7 @@ class Wave:
             int(theirs.max()),
         )
         found = []
-        for path, own, last in zip(np.asarray(positions), np.asarray(begun), theirs, strict=True):
-            found.append(path[int(np.argmax(own)) : last + 1])
+        rows = zip(places, np.asarray(positions), np.asarray(begun), theirs, strict=True)
+        for (turn, r), path, own, end in rows:
+            found.append(ReactivePath(turn, numbers[r], path[int(np.argmax(own)) : end + 1]))
         return found

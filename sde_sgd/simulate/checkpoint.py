@@ -119,6 +119,25 @@ def load(path: Path, own: dict[str, Any]) -> tuple[dict[str, Any], list[np.ndarr
 
     `own`: the header that the run which asks would write.
     """
+    header, arrays = read(path, own)
+    found = differences(header["fingerprint"], own["fingerprint"])
+    if found:
+        raise ValueError(
+            f"checkpoint={str(path)!r} belongs to another configuration: {'; '.join(found[:4])}. "
+            f"Choose another file, remove this one, or restore the configuration."
+        )
+    warn_of_versions(header)
+    remove_leftovers(path)
+    return header, arrays
+
+
+def read(path: Path, own: dict[str, Any]) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """Header and arrays of a checkpoint, of whatever configuration.
+
+    `own`: a header with the entries that it needs.
+
+    **Raises:** `ValueError` for a file that cannot be read, is none, or has no such entries.
+    """
     try:
         with np.load(path) as file:
             header = json.loads(bytes(file["header"]).decode())
@@ -138,24 +157,25 @@ def load(path: Path, own: dict[str, Any]) -> tuple[dict[str, Any], list[np.ndarr
             f"another kind of run: its header has no {', '.join(missing)}. Choose another file or "
             f"remove it."
         )
-    wanted = json.loads(json.dumps(own["fingerprint"]))
-    if header["fingerprint"] != wanted:
-        where = "; ".join(_differences(header["fingerprint"], wanted)[:4])
-        raise ValueError(
-            f"checkpoint={str(path)!r} belongs to another configuration: {where}. Choose another "
-            f"file, remove this one, or restore the configuration."
-        )
-    if header["versions"] != own["versions"]:
-        warn(
-            f"The checkpoint was written with {header['versions']}, now {own['versions']}: the "
-            f"resumed run is valid, but may differ in the last bits."
-        )
-    remove_leftovers(path)
     return header, arrays
 
 
+def warn_of_versions(header: dict[str, Any]) -> None:
+    """Says that other versions computed what a checkpoint holds."""
+    if header["versions"] != versions():
+        warn(
+            f"The checkpoint was written with {header['versions']}, now {versions()}: the "
+            f"resumed run is valid, but may differ in the last bits."
+        )
+
+
+def differences(old: Any, new: Any) -> list[str]:
+    """Where two descriptions differ, as «path was old and is new»; empty where they are equal."""
+    old, new = (json.loads(json.dumps(description)) for description in (old, new))
+    return [] if old == new else _differences(old, new)
+
+
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """Where two descriptions differ, as «path was old and is new»."""
     if path == "key":
         return ["it was started with another key"]
     if isinstance(old, dict) and isinstance(new, dict):

@@ -14,10 +14,11 @@ from sde_sgd._checks import check_progress, check_whole
 from sde_sgd.measure.base import AbstractMeasure
 from sde_sgd.processes.base import AbstractProcess
 from sde_sgd.random.draws import stream_keys
-from sde_sgd.simulate import checkpoint as ckpt
+from sde_sgd.simulate import checkpoint as ckpt, stored
 from sde_sgd.simulate.advance import advance, at_rest, create, Members
 from sde_sgd.simulate.fingerprint import describe
-from sde_sgd.simulate.forecast import Forecast, foreseen
+from sde_sgd.simulate.forecast import duration, Forecast, foreseen
+from sde_sgd.simulate.members import Ensemble
 from sde_sgd.simulate.plan import Plan
 from sde_sgd.simulate.progress import Progress
 from sde_sgd.simulate.rest import cut, halved, in_halves, next_look
@@ -30,20 +31,23 @@ from sde_sgd.types import Key
 # Iterations are 32-bit, and measures store them signed.
 MOST_STEPS = 2**31 - 2
 _SEGMENT_SECONDS = 0.5
+# Seconds from which on a part is told that most of its rows are idle.
+_LONG = 60
 _create = eqx.filter_jit(create)
 
 
 class Engine:
     """Owns the integer clock, the members and what was recorded. `Run` is its public face.
 
-    `chunks` are moved; `resting` were taken out of them. Identities put all in order again.
+    `chunks` are moved; `resting` were taken out of them. Identities put all in order again. `look`:
+    the iteration at which members at rest are looked for again.
     """
 
     def __init__(
         self,
         process: AbstractProcess,
         measures: dict[str, AbstractMeasure],
-        theta: jax.Array,
+        ensemble: Ensemble,
         key: Key,
         plan: Plan,
         record_every: int | None,
@@ -52,16 +56,14 @@ class Engine:
     ):
         self.process, self.measures = process, measures
         self.plan, self.record_every, self.refill = plan, record_every, refill
-        self.memory = memory
-        self.key = np.asarray(key if key.dtype == jnp.uint32 else jax.random.key_data(key))
+        self.ensemble, self.memory, self.key = ensemble, memory, key
         self.streams = stream_keys(key)
         self.fingerprint = describe(
             {
                 "process": process,
                 "measures": measures,
                 "key": np.asarray(self.streams),
-                "theta0": theta,
-                "ensemble_size": plan.ensemble_size,
+                **ensemble.described(),
                 "record_every": record_every,
                 "refill": refill,
             }
@@ -72,11 +74,11 @@ class Engine:
         self.stopped = ""
         self.on_divergence = "raise"
         self.forecast: Forecast | None = None
-        self.chunks = self._scatter(theta)
+        self.chunks = self._scatter(ensemble.starts)
         self.resting: list[Members] = []
         self.member_steps = 0
-        self._look = self._next_look()
-        start = [np.asarray(theta)[None]] if record_every is not None else []
+        self.look = self._next_look()
+        start = [np.asarray(ensemble.starts)[None]] if record_every is not None else []
         self._steps: list[np.ndarray] = [np.zeros(1, np.int64)] if start else []
         self._rows: list[np.ndarray] = start
         self._per_iteration: float | None = None
@@ -87,12 +89,13 @@ class Engine:
     def _scatter(self, theta: jax.Array) -> list[Members]:
         # On the host, and put on the device: slices there, and jnp.asarray, compile for each shape.
         plan, points = self.plan, np.asarray(theta)
+        everyone = self.ensemble.rows(plan.padded)
         chunks = []
         for i in range(plan.num_chunks):
-            identity = np.arange(i * plan.chunk_size, (i + 1) * plan.chunk_size, dtype=np.uint32)
+            own = np.arange(i * plan.chunk_size, (i + 1) * plan.chunk_size)
             # The idle members of the last chunk begin where the last of all begins.
-            rows = points[np.minimum(identity, plan.ensemble_size - 1)]
-            rows, identity = jax.device_put((rows, identity))
+            rows = points[np.minimum(own, plan.num_members - 1)]
+            rows, identity = jax.device_put((rows, everyone[own]))
             members = _create(self.process, self.measures, rows, identity, self.streams)
             chunks.append(plan.place(members))
         return chunks
@@ -113,7 +116,7 @@ class Engine:
         if self.resting:
             every = [np.asarray(m.identity) for m in (*self.chunks, *self.resting)]
             joined = np.take(joined, np.argsort(np.concatenate(every)), axis)
-        return np.moveaxis(np.moveaxis(joined, axis, 0)[: self.plan.ensemble_size], 0, axis)
+        return np.moveaxis(np.moveaxis(joined, axis, 0)[: self.plan.num_members], 0, axis)
 
     def _next_look(self) -> int:
         """When to look for members at rest; beyond every run where there can be none."""
@@ -129,7 +132,7 @@ class Engine:
         for chunk in self.chunks:
             resting = at_rest(self.measures, chunk.carries)
             identity = np.asarray(chunk.identity)
-            needed = ~np.asarray(resting) & (identity < self.plan.ensemble_size)
+            needed = ~np.asarray(resting) & (identity < self.ensemble.size)
             rows = halved(len(identity), int(needed.sum()), self.plan.multiple)
             if rows < len(identity):
                 chunk, left = cut(chunk, needed, rows)
@@ -137,7 +140,7 @@ class Engine:
             if rows:
                 chunks.append(self.plan.place(chunk))
         self.chunks = chunks
-        self._look = self._next_look() if chunks else MOST_STEPS + 1
+        self.look = self._next_look() if chunks else MOST_STEPS + 1
 
     def records(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Recorded iterations (n,) and positions (n, members, d)."""
@@ -160,8 +163,8 @@ class Engine:
             measure.check(self.process, max(total, self.requested))
         if self.record_every is not None:
             new = total // self.record_every - self.done // self.record_every
-            what = f"{new} more records of {self.plan.ensemble_size} members"
-            check_memory(2 * new * self.plan.row_bytes * self.plan.ensemble_size, self.memory, what)
+            what = f"{new} more records of {self.plan.num_members} members"
+            check_memory(2 * new * self.plan.row_bytes * self.plan.num_members, self.memory, what)
         check_progress(progress)
         saved = ckpt.as_checkpoint(checkpoint)
         outcome = self.on_divergence if on_divergence is None else on_divergence
@@ -181,10 +184,10 @@ class Engine:
         if checkpoint is not None:
             ckpt.sign(self.fingerprint, checkpoint)
             if resume and checkpoint.path.exists():
-                self._restore(checkpoint.path, total)
+                stored.restore(self, checkpoint.path, total)
         self.requested = total
         name = type(self.process).__name__
-        report = self._report = Progress(name, self.plan.ensemble_size, self.done, total, progress)
+        report = self._report = Progress(name, self.plan.num_members, self.done, total, progress)
         started = saved = time.monotonic()
         before = self.seconds
         stop = self._diverged()
@@ -219,10 +222,14 @@ class Engine:
         return run
 
     def _diverged(self) -> str:
-        """Says "diverged" when that ends the run: at the first member, with "mask" at the last."""
+        """Says "diverged" when that ends the run: at the first member, with "mask" at the last.
+
+        With "mask" a part goes on: the others of the ensemble may be alive.
+        """
         every = [np.asarray(m.diverged_at) for m in (*self.chunks, *self.resting)]
         dead = self._ordered(every) >= 0
-        ends = dead.any() if self.on_divergence == "raise" else dead.all()
+        masked = self.on_divergence == "mask"
+        ends = dead.all() and self.ensemble.is_whole if masked else dead.any()
         return "diverged" if ends else ""
 
     def _reason(
@@ -248,7 +255,7 @@ class Engine:
         trusted = max(1, min(8 * self._longest, int(_SEGMENT_SECONDS / known))) if known else 1
         wanted = min(left, trusted)
         # A run in which nobody moves any more ends at once.
-        wanted = min(wanted, self._look - self.done) if self.chunks else left
+        wanted = min(wanted, self.look - self.done) if self.chunks else left
         every = self.record_every
         length, blocks = wanted, 1
         if every is not None:
@@ -264,7 +271,8 @@ class Engine:
         self.done = int(steps[-1])
         for chunk in self.chunks:
             self.process.check_state(chunk.state)
-        self.member_steps += length * blocks * sum(len(c.identity) for c in self.chunks)
+        rested = sum(int((np.asarray(m.identity) < self.ensemble.size).sum()) for m in self.resting)
+        self.member_steps += length * blocks * (self.plan.num_members - rested)
         if every is not None and steps[0] % every == 0:
             self._steps.append(steps)
             self._rows.append(rows)
@@ -281,8 +289,20 @@ class Engine:
                 self.forecast = foreseen(self, seconds, self._per_iteration, total)
                 if self._report is not None:
                     self._report.announce(self.forecast)
-        if self.done >= self._look:
+                self._tell_of_idle_rows()
+        if self.done >= self.look:
             self._take_out()
+
+    def _tell_of_idle_rows(self) -> None:
+        """Says that a long run of a part computes more rows that are idle than members."""
+        plan, ahead = self.plan, self.forecast
+        if plan.padded >= 2 * plan.num_members and ahead is not None and ahead.seconds > _LONG:
+            warn(
+                f"This part will take about {duration(ahead.seconds)}, as its {plan.num_members} "
+                f"members move with {plan.padded - plan.num_members} idle rows, in chunks of the "
+                f"whole, so that they have its bits. With chunk_size={plan.num_members} in every "
+                f"part no row is idle; merged they have the bits of the whole in such chunks."
+            )
 
     def _advance_in_memory(self, length: int, blocks: int) -> np.ndarray:
         """As `advance`; where the device runs out of memory, with halved chunks from then on."""
@@ -331,70 +351,41 @@ class Engine:
     def _try_to_save(self, path: Path) -> None:
         """A full disk costs a checkpoint, not the run."""
         try:
-            self.save(path)
+            stored.save(self, path)
         except OSError as error:
             warn(f"checkpoint={str(path)!r} could not be written ({error}); the run goes on.")
 
-    def save(self, path: Path) -> None:
-        """Writes the whole state atomically."""
-        leaves = jax.tree.leaves(self.gather())
-        ckpt.save(path, self._header(), [*leaves, *(self.records() or ()), self._layout()])
+    @property
+    def form(self) -> Members:
+        """Some members, for the shapes and dtypes of what the engine knows of one."""
+        return (*self.chunks, *self.resting)[0]
 
-    def _header(self) -> dict:
-        return {
-            "fingerprint": self.fingerprint,
-            "versions": ckpt.versions(),
-            "done": self.done,
-            "seconds": self.seconds,
-            "member_steps": self.member_steps,
-            "look": self._look,
-            "cut": self._cut(),
-        }
+    def layout(self) -> np.ndarray:
+        """The chunk of every row, by identity, −1 at rest."""
+        everyone = self.ensemble.rows(self.plan.padded)
+        found = np.full(self.plan.padded, -1, np.int32)
+        for place, chunk in enumerate(self.chunks):
+            found[np.searchsorted(everyone, np.asarray(chunk.identity))] = place
+        return found
 
-    def _restore(self, path: Path, total: int) -> None:
-        header, arrays = ckpt.load(path, self._header())
-        if header["done"] > total:
-            raise ValueError(
-                f"checkpoint={str(path)!r} is at iteration {header['done']}, beyond "
-                f"num_steps={total}: ask for at least as many, or choose another file."
-            )
-        leaves, structure = jax.tree.flatten(self.chunks[0])
-        size, count = self.plan.ensemble_size, len(leaves)
-        wanted = [(size, *leaf.shape[1:], leaf.dtype) for leaf in leaves]
-        if wanted != [(*array.shape, array.dtype) for array in arrays[:count]]:
-            raise ValueError(
-                f"checkpoint={str(path)!r} was written by another version of this library: its "
-                f"arrays do not fit. Choose another file or remove it."
-            )
-        # Idle members repeat the first; padded rows are never looked at.
-        extra = self.plan.padded - size
-        rows = [np.concatenate([x, np.repeat(x[:1], extra, axis=0)]) for x in arrays[:count]]
-        everyone = jax.tree.unflatten(structure, rows)
-        everyone = eqx.tree_at(
-            lambda m: m.identity, everyone, np.arange(self.plan.padded, dtype=np.uint32)
-        )
-        # Other chunks or devices: everybody moves again, until the next look.
-        same = header["cut"] == self._cut()
-        layout = arrays[-1] if same else self._layout()
+    def put(self, members: Members, layout: np.ndarray) -> None:
+        """Puts members on the host, in the order of identities, where a layout has their rows."""
+        # Idle rows repeat the first member; they are never looked at.
+        extra = self.plan.padded - self.plan.num_members
+        rows = [
+            np.concatenate([x, np.repeat(x[:1], extra, axis=0)]) for x in jax.tree.leaves(members)
+        ]
+        everyone = jax.tree.unflatten(jax.tree.structure(members), rows)
+        identity = self.ensemble.rows(self.plan.padded)
+        everyone = eqx.tree_at(lambda m: m.identity, everyone, identity)
 
         def own(place):
             return jax.device_put(jax.tree.map(lambda x: x[layout == place], everyone))
 
-        places = np.unique(layout[layout >= 0])
-        self.chunks = [self.plan.place(own(i)) for i in places]
+        self.chunks = [self.plan.place(own(i)) for i in np.unique(layout[layout >= 0])]
         self.resting = [own(-1)] if (layout < 0).any() else []
-        self.done, self.seconds = int(header["done"]), float(header["seconds"])
-        self.member_steps = int(header["member_steps"])
-        self._look = int(header["look"]) if same else self._next_look()
-        if self.record_every is not None:
-            self._steps, self._rows = [arrays[count]], [arrays[count + 1]]
+        self.look = self._next_look() if self.chunks else MOST_STEPS + 1
 
-    def _layout(self) -> np.ndarray:
-        """The chunk of every identity, −1 at rest."""
-        found = np.full(self.plan.padded, -1, np.int32)
-        for place, chunk in enumerate(self.chunks):
-            found[np.asarray(chunk.identity)] = place
-        return found
-
-    def _cut(self) -> list[int]:
-        return [self.plan.chunk_size, self.plan.num_chunks, self.plan.multiple]
+    def replace_records(self, steps: np.ndarray, positions: np.ndarray) -> None:
+        """Recorded iterations (n,) and positions (n, members, d) in place of its own."""
+        self._steps, self._rows = [steps], [positions]

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sde_sgd._checks import (
     check_flag,
@@ -27,6 +28,7 @@ from sde_sgd.simulate import checkpoint as ckpt
 from sde_sgd.simulate.advance import create, step_cost
 from sde_sgd.simulate.driver import Engine, MOST_STEPS
 from sde_sgd.simulate.forecast import Forecast, rehearse
+from sde_sgd.simulate.members import as_array, check_identities, Ensemble, refuse_joined
 from sde_sgd.simulate.plan import make_mesh, make_plan
 from sde_sgd.simulate.run import Run
 from sde_sgd.simulate.stability import judge_stability
@@ -43,6 +45,9 @@ from sde_sgd.simulate.validate import (
 from sde_sgd.terminal import StatusLine
 from sde_sgd.types import Key
 
+# Identities are 32-bit integers, and those beyond the ensemble belong to idle rows.
+MOST_MEMBERS = 2**31 - 1
+
 
 def simulate(
     process: AbstractProcess,
@@ -54,6 +59,7 @@ def simulate(
     measures: Mapping[str, AbstractMeasure] | None = None,
     record_every: int | None = None,
     refill: bool = False,
+    members: Sequence[int] | np.ndarray | None = None,
     progress: bool | None = None,
     checkpoint: str | Path | ckpt.Checkpoint | None = None,
     budget: float | None = None,
@@ -77,6 +83,10 @@ def simulate(
     - `measures`: streaming measures by name; results are `run[name]`.
     - `record_every`: keep all positions every so many iterations (and the start).
     - `refill`: members that a measure has finished with start again from their start.
+    - `members`: identities of those to run, a range or a list of integers in [0, ensemble_size);
+      None for all. `ensemble_size`, `theta0` and `key` stay those of the whole: member i takes row
+      i of (ensemble_size, d) starts, and has in every part the random numbers that it has in the
+      whole. `merge` makes one run of the parts, and `members=[17]` repeats one member alone.
     - `progress`: a line on stderr; None shows it on a terminal.
     - `checkpoint`: a file. If it exists the run resumes from it, bit for bit.
     - `budget`: seconds after which the run stops with what it has; extend it later. Ctrl-C does
@@ -84,16 +94,24 @@ def simulate(
       `.result`. With a checkpoint SIGTERM saves the run before it ends the process.
     - `memory`: bytes the run may hold (default: 80 % of what is free).
     - `chunk_size`: members advanced together (default: from the memory of a step; one on a CPU
-      where a network convolves).
-    - `devices`: a number or list of devices over which members are split.
+      where a network convolves). Compiled code rounds by the shape of its arrays, so that a part
+      has the chunks of the whole, rows that it has no members for idle, and its bits. Where a
+      part is less than a chunk, `chunk_size=len(members)` in all parts leaves no row idle; merged
+      they have the bits of the whole in chunks of that size.
+    - `devices`: a number or list of devices of this process, over which members are split.
     - `on_divergence`: "raise" an error that carries the partial run, or "mask".
     - `check_stability`: whether steps at the first start overshoot is judged by the Hessian of
       128 examples ("sample"), of all ("full"), or not at all (False). Least squares is judged
       exactly.
 
+    Processes that `jax.distributed` has joined compute nothing together: each takes its own
+    `members`, devices and files, and without `members` it is refused.
+
     **Raises:** `ValueError` for every impossible request and `MemoryError`, both before any
     time is spent; `DivergenceError` with the partial results.
     """
+    if members is None:
+        refuse_joined("members", ensemble_size)
     check_outcome(on_divergence, budget)
     saved = ckpt.as_checkpoint(checkpoint)
     StatusLine(progress).write(f"{type(process).__name__}: looking at its steps …")
@@ -106,6 +124,7 @@ def simulate(
         measures=measures,
         record_every=record_every,
         refill=refill,
+        members=members,
         memory=memory,
         chunk_size=chunk_size,
         devices=devices,
@@ -154,6 +173,7 @@ def prepare(
     measures: Mapping[str, AbstractMeasure] | None = None,
     record_every: int | None = None,
     refill: bool = False,
+    members: Sequence[int] | np.ndarray | None = None,
     memory: int | None = None,
     chunk_size: int | None = None,
     devices: int | Sequence[Any] | None = None,
@@ -164,7 +184,8 @@ def prepare(
     check_part("process", process, AbstractProcess, "a process such as ss.SGD")
     check_landscape(process.landscape, AbstractLandscape)
     num_steps = check_whole("num_steps", num_steps, most=MOST_STEPS)
-    ensemble_size = check_whole("ensemble_size", ensemble_size, most=2**32 - 1)
+    ensemble_size = check_whole("ensemble_size", ensemble_size, most=MOST_MEMBERS)
+    identities = check_identities("members", members, ensemble_size, "ensemble_size")
     key = check_key(key)
     process.check()
     check_length(process, num_steps)
@@ -190,12 +211,15 @@ def prepare(
     mesh = make_mesh(devices)
     with naming(f"{type(process).__name__}.step"):
         cost = step_cost(process, named, landscape.dtype)
-    plan = make_plan(ensemble_size, held, cost, row, records, chunk_size, mesh)
-    what = f"{ensemble_size} members × {held} bytes of state and measures, {records or 0} records"
+    number = len(identities)
+    plan = make_plan(ensemble_size, number, held, cost, row, records, chunk_size, mesh)
+    what = f"{number} members × {held} bytes of state and measures, {records or 0} records"
     check_memory(plan.bytes, memory, what)
-    theta = starts(process, theta0, ensemble_size, key)
+    identities = as_array(identities)
+    theta = starts(process, theta0, ensemble_size, key, identities)
     process.check_start(theta)
     for measure in named.values():
         measure.check_start(theta)
     judge_stability(process, theta, check_stability)
-    return Engine(process, named, theta, key, plan, record_every, refill, memory)
+    ensemble = Ensemble(ensemble_size, identities, theta, theta0)
+    return Engine(process, named, ensemble, key, plan, record_every, refill, memory)

@@ -32,7 +32,7 @@ class Forecast(eqx.Module):
 
 def foreseen(engine: "Engine", seconds: float, per_iteration: float, num_steps: int) -> Forecast:
     """The forecast of a run whose times are known."""
-    process, members = engine.process, engine.plan.ensemble_size
+    process, members = engine.process, engine.plan.num_members
     each, sampling = process.gradients_per_iteration, sampling_of(process)
     ratio = math.nan if sampling is None else each / sampling.batch_size
     total = each * members * num_steps

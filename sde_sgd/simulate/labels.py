@@ -33,6 +33,11 @@ def versions() -> dict[str, str]:
     return {f"version.{name}": version for name, version in found.items()}
 
 
+def key_data(key: jax.Array) -> np.ndarray:
+    """The numbers of a key."""
+    return np.asarray(key if key.dtype == jnp.uint32 else jax.random.key_data(key))
+
+
 def settings(process: AbstractProcess) -> dict[str, Any]:
     """The process's numbers, by the names of its fields: "sampling.batch_size" = 4."""
     found: dict[str, Any] = {"process": type(process).__name__, "substeps": process.substeps}
@@ -110,13 +115,14 @@ def plain_name(name: str) -> str:
 class Labels:
     """Variables, coordinates and attributes of a data set, gathered one by one.
 
-    Members have one dimension, `member`: those that a measure left out are NaN (−1 among integers).
+    Members have one dimension, `member`, whose coordinate is their identities, increasing: those
+    that a measure left out are NaN (−1 among integers).
     """
 
-    def __init__(self, num_members: int):
-        self.num_members = num_members
+    def __init__(self, identities: np.ndarray):
+        self.identities = identities
         self.variables: dict[str, Any] = {}
-        self.coordinates: dict[str, Any] = {"member": np.arange(num_members)}
+        self.coordinates: dict[str, Any] = {"member": identities}
         self.attributes: dict[str, Any] = {}
         self.left_out: list[str] = []
 
@@ -125,6 +131,8 @@ class Labels:
         plain = plain_name(name)
         known = getattr(type(result), "coordinates", {})
         members = getattr(result, "members", None)
+        if isinstance(result, MeasureResult) and members is not None:
+            members = np.searchsorted(self.identities, members)
         for path, value, axes in _flatten("", result, ()):
             self._put(plain, path, value, axes, members, name)
         for coordinate, field in known.items():
@@ -154,7 +162,7 @@ class Labels:
     def _spread(self, value: np.ndarray, members: np.ndarray, axis: int) -> np.ndarray:
         """Values of some members among all of them."""
         shape = list(value.shape)
-        shape[axis] = self.num_members
+        shape[axis] = len(self.identities)
         empty = np.nan if value.dtype.kind == "f" else -1 if value.dtype.kind == "i" else 0
         full = np.full(shape, empty, value.dtype)
         full[(slice(None),) * axis + (members,)] = value

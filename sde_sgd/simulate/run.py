@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from sde_sgd._checks import check_path, in_brief
 from sde_sgd.measure.base import MeasureResult
 from sde_sgd.netcdf import write_dataset
-from sde_sgd.simulate.labels import Labels, plain_name, schedules, settings, versions
+from sde_sgd.simulate.labels import key_data, Labels, plain_name, schedules, settings, versions
 from sde_sgd.simulate.warn import warn
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ class Run:
 
     - `run["name"]`: result of a measure, over the members alive; `results` of all, by name. A
       measure whose result could not be made is in `failures`, and `run["name"]` raises that error.
+    - `members` (members,): identities of the rows, increasing; all `ensemble_size` of them unless
+      the run is a part (`simulate(..., members=...)`), of which `merge` makes one run.
     - `starts`, `positions` (members, d): θ at the first and the last iteration (of a member at
       rest, where it left); `alive` (members,).
     - `num_steps`: iterations done; `requested_steps`; `complete`: whether they are equal;
@@ -49,7 +51,8 @@ class Run:
         self.num_steps: int = engine.done
         self.requested_steps: int = engine.requested
         self.stopped: str = engine.stopped
-        self.ensemble_size: int = engine.plan.ensemble_size
+        self.ensemble_size: int = engine.ensemble.size
+        self.members: Int[np.ndarray, " members"] = engine.ensemble.identities
         self.positions: Float[np.ndarray, "members d"] = engine.positions()
         self.starts: Float[np.ndarray, "members d"] = np.asarray(members.start)
         self.diverged_at: Int[np.ndarray, " members"] = np.asarray(members.diverged_at)
@@ -59,7 +62,7 @@ class Run:
         self.member_steps: int = engine.member_steps
         self.settings: dict[str, Any] = {
             **settings(engine.process),
-            "key": engine.key,
+            "key": key_data(engine.key),
             "on_divergence": engine.on_divergence,
             "refill": int(engine.refill),
             **versions(),
@@ -73,7 +76,7 @@ class Run:
             carry = members.carries[name]
             found, error = _attempt(measure.result, carry, self.alive, engine.process)
             if error is None:
-                self.results[name] = _told_of_the_dead(found, dead)
+                self.results[name] = _completed(found, dead, self.members)
             else:
                 self.failures[name] = error
 
@@ -104,7 +107,7 @@ class Run:
         dead = int((~self.alive).sum())
         if dead:
             found.append(
-                f"{dead} of {self.ensemble_size} members of {self.settings['process']} diverged. "
+                f"{dead} of {len(self.members)} members of {self.settings['process']} diverged. "
                 f"Every mean, at earlier iterations too, is one of the survivors, which is not "
                 f"that of all: a smaller learning rate loses none."
             )
@@ -142,8 +145,9 @@ class Run:
     @property
     def diverged(self) -> dict[int, int]:
         """Diverged members and the iteration of each."""
-        members = np.flatnonzero(~self.alive)
-        return {int(i): int(self.diverged_at[i]) for i in members}
+        dead = ~self.alive
+        pairs = zip(self.members[dead], self.diverged_at[dead], strict=True)
+        return {int(member): int(iteration) for member, iteration in pairs}
 
     def extend(
         self,
@@ -177,8 +181,10 @@ class Run:
     def __repr__(self) -> str:
         state = "complete" if self.complete else f"stopped short of {self.requested_steps}"
         dead = int((~self.alive).sum())
+        part = len(self.members) < self.ensemble_size
+        members = f"{len(self.members)}{f' of {self.ensemble_size}' if part else ''} members"
         return (
-            f"Run({self.settings['process']}, {self.ensemble_size} members, "
+            f"Run({self.settings['process']}, {members}, "
             f"{self.num_steps} iterations, t={self.time:.6g}, {state}, {dead} diverged, "
             f"measures={sorted(self.results)})"
         )
@@ -188,7 +194,8 @@ class Run:
 
         - `position`, `start`, `trajectory` (over k and t), `alive`, `diverged_at` of the run.
         - Of a measure "late": its fields, as `late_values`, along axes of its own, as `late_k`
-          with the times `late_t`. `member` is one axis: members that a measure left out are NaN
+          with the times `late_t`. `member` is one axis, whose coordinate is identities: those of a
+          part in the whole ensemble. Members that a measure left out are NaN
           (−1 among integers). Names are letters, digits and underscores: "loss/train" is
           `loss_train`; the attribute `measure` of a variable is the name as it was given.
         - A learning-rate schedule is the variable `learning_rate` over `learning_rate_k`.
@@ -197,7 +204,7 @@ class Run:
 
         A warning names what no array can hold, such as an object that a user's measure returned.
         """
-        labels = Labels(self.ensemble_size)
+        labels = Labels(self.members)
         clock = self._clock
         labels.variables |= {
             "position": (("member", "parameter"), self.positions),
@@ -275,16 +282,19 @@ def _attempt(find: Callable, *arguments: Any) -> tuple[Any, Exception | None]:
         return None, error.with_traceback(None)
 
 
-def _told_of_the_dead(result: Any, number: int) -> Any:
-    if not number or not isinstance(result, MeasureResult):
+def _completed(result: Any, dead: int, identities: np.ndarray) -> Any:
+    """A measure's result with what only the run knows: the dead, and the identities of rows."""
+    if not isinstance(result, MeasureResult):
         return result
     fields = {f.name: getattr(result, f.name) for f in dataclasses.fields(result)}
-    inner = {
-        name: _told_of_the_dead(value, number)
+    changed: dict[str, Any] = {
+        name: _completed(value, dead, identities)
         for name, value in fields.items()
         if isinstance(value, MeasureResult)
     }
-    return dataclasses.replace(result, num_diverged=number, **inner)
+    if result.members is not None:
+        changed["members"] = identities[np.asarray(result.members)]
+    return dataclasses.replace(result, num_diverged=dead, **changed)
 
 
 class DivergenceError(RuntimeError):
@@ -304,7 +314,7 @@ class DivergenceError(RuntimeError):
             else "no member is left to go on with: lower the learning rate."
         )
         super().__init__(
-            f"{len(named)} of {run.ensemble_size} members of {run.settings['process']} "
+            f"{len(named)} of {len(run.members)} members of {run.settings['process']} "
             f"diverged: {first}{more}. The error's .run holds the partial results (members "
             f"alive only); {advice}"
         )

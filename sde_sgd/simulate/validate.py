@@ -18,6 +18,7 @@ from sde_sgd.processes.clock import LearningRate
 from sde_sgd.random.draws import Stream, stream_keys, threefry
 from sde_sgd.simulate.labels import plain_name
 from sde_sgd.simulate.warn import warn
+from sde_sgd.types import Key
 
 # No compiled loop turns faster.
 _LEAST_STEP_SECONDS = 2e-7
@@ -121,8 +122,19 @@ def warn_of_long_iterations(process: Any, budget: float | None) -> None:
         )
 
 
-def starts(process: AbstractProcess, theta0: Any, ensemble_size: int, key) -> jax.Array:
-    """(members, d) starting points from one point, one a member, or a sampler key -> (d,)."""
+def starts(
+    process: AbstractProcess,
+    theta0: Any,
+    ensemble_size: int,
+    key: Key,
+    members: np.ndarray | None = None,
+) -> jax.Array:
+    """(members, d) starting points from one point, one a member, or a sampler key -> (d,).
+
+    `members`: identities of those wanted among the `ensemble_size` (None: all of them); member i
+    takes row i of (ensemble_size, d) starts, and a sampler's key is a function of `key` and i.
+    """
+    number = ensemble_size if members is None else len(members)
     landscape = process.landscape
     dim, dtype = landscape.dimension, landscape.dtype
     if isinstance(theta0, eqx.Module):
@@ -130,15 +142,14 @@ def starts(process: AbstractProcess, theta0: Any, ensemble_size: int, key) -> ja
             f"theta0 is a model ({type(theta0).__name__}), and must be flat parameters: with "
             f"EmpiricalRisk the model's own are landscape.initial."
         )
-    bytes_ = 2 * ensemble_size * dim * dtype.itemsize
-    check_memory(bytes_, None, f"the starts of {ensemble_size} members")
+    check_memory(2 * number * dim * dtype.itemsize, None, f"the starts of {number} members")
+    members = np.arange(ensemble_size) if members is None else members
     if callable(theta0):
-        identity = jax.device_put(np.arange(ensemble_size, dtype=np.uint32))
-        keys = _keys(stream_keys(key), identity)
+        keys = _keys(stream_keys(key), jax.device_put(members.astype(np.uint32)))
         ignores_key = _look_at(theta0, keys)
         # Not compiled as a whole: a sampler may look at what has changed since its last call.
         sampled = jax.vmap(lambda own: real_output("theta0(key)", theta0(own)))(keys)
-        if sampled.shape != (ensemble_size, dim):
+        if sampled.shape != (number, dim):
             raise ValueError(
                 f"The sampler theta0(key) must give shape ({dim},); it gave {sampled.shape[1:]}."
             )
@@ -166,8 +177,11 @@ def starts(process: AbstractProcess, theta0: Any, ensemble_size: int, key) -> ja
             f"point: draw with jax.random from the key (np.random is called once for all), or pass "
             f"an array ({ensemble_size}, {dim}) of starts, or the one point."
         )
-    same = theta.shape == (ensemble_size, dim)
-    return theta if same else jax.device_put(np.broadcast_to(points, (ensemble_size, dim)))
+    if theta.shape == (dim,):
+        return jax.device_put(np.broadcast_to(points, (number, dim)))
+    if callable(theta0) or number == ensemble_size:
+        return theta
+    return jax.device_put(points[members])
 
 
 @jax.jit

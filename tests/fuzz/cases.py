@@ -18,8 +18,8 @@ SECONDS = 5.0
 
 # What the library makes and the user reads.
 RESULTS = """
-    Basins Comparison DivergenceError landscapes.Ending identify.FittedSDE landscapes.FlowEnd
-    Forecast identify.LocalCoefficients measure.MeasureResult landscapes.Minimum
+    landscapes.Basins Comparison DivergenceError landscapes.Ending identify.FittedSDE
+    landscapes.FlowEnd Forecast identify.LocalCoefficients measure.MeasureResult landscapes.Minimum
     measure.NoiseStatistics Price Run landscapes.Saddle processes.ScaledSGD SideBySide Splitting
     SplittingError SvagLimit Validity ValidityScan WeakError identify.WeakForm WeakOrder
     sweeps.Sweep
