@@ -217,8 +217,8 @@ class Estimate(eqx.Module):
                 f"no common one."
             ) from None
         with np.errstate(divide="ignore", invalid="ignore"):
-            value, slopes = np.asarray(function(x, y)), slopes(x, y)
-        error = np.hypot(_error(slopes[0], self.standard_error), _error(slopes[1], known[1]))
+            value, steep = np.asarray(function(x, y)), slopes(x, y)
+        error = np.hypot(_error(steep[0], self.standard_error), _error(steep[1], known[1]))
         return Estimate(value, np.broadcast_to(error, value.shape), num)
 
     def interval(self, sigmas: float = 1.96) -> tuple[np.ndarray, np.ndarray]:

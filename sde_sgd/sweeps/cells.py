@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import xarray as xr
@@ -38,13 +39,13 @@ class CellJob:
     ):
         self.function, self.values = function, values
         self.file, self.signature, self.resumes = file, signature, resumes
-        self.typed = jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
+        self.typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
         self.data = np.asarray(jr.key_data(key) if self.typed else key)
         self.impl = str(jr.key_impl(key)) if self.typed else None
 
     def __call__(self) -> xr.Dataset:
         own = self.file.with_suffix(".checkpoint") if self.file and self.resumes else None
-        key = jr.wrap_key_data(self.data, impl=self.impl) if self.typed else self.data
+        key = jr.wrap_key_data(jnp.asarray(self.data), impl=self.impl) if self.typed else self.data
         extra = {"checkpoint": str(own)} if own else {}
         started = time.monotonic()
         found = as_dataset(self.function(dict(self.values), key, **extra), self.values)

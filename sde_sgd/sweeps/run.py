@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import xarray as xr
@@ -175,9 +176,9 @@ def _signature(function: Callable, key: jax.Array) -> str:
             f"{'; '.join(hidden[:3])} cannot be looked into. Make it inside the function, or keep "
             f"nothing with path=None."
         )
-    typed = jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     words = np.asarray(jr.key_data(key) if typed else key).tolist()
-    whole = json.dumps([described, words, bool(jax.config.jax_enable_x64)], sort_keys=True)
+    whole = json.dumps([described, words, str(jnp.result_type(float))], sort_keys=True)
     return hashlib.sha256(whole.encode()).hexdigest()
 
 
