@@ -93,19 +93,14 @@ def exact(
     eta: float, substeps: int, long_lag: int, process: str, reading: str
 ) -> ss.theory.equations.ReadEquation:
     """What a reading of a process tends to; "limit" is −∇L and ηcΣ."""
-    step = eta if process == "SGD" else eta / substeps
+    sampling = ss.WithReplacement(BATCH)
+    equation = ss.ModifiedEquation(landscape(), eta, ss.MinibatchNoise(sampling), substeps=substeps)
+    own = ss.SGD(landscape(), eta, sampling) if process == "SGD" else equation
     far = long_lag if "long lag" in reading else 1
     kind: Any = reading.removesuffix(", long lag").replace(" ", "_").replace("snapshots", "log_map")
     if reading == "limit":
-        step, kind = 0.0, "log_map"
-    return ss.theory.equations.read_least_squares(
-        *arrays(),
-        learning_rate=eta,
-        noise_factor=1 / BATCH,
-        time_step=step,
-        lag=far * eta,
-        reading=kind,
-    )
+        own, kind = equation.limit(), "log_map"
+    return ss.theory.equations.read_least_squares(own, far * eta, reading=kind)
 
 
 def well_law(

@@ -141,12 +141,11 @@ def predict(config: Config) -> dict:
         )
         values[curvature] = {"shuffled": epochs}
         if curvature > 0:
-            at = {"independent": eta, "SDE": eta / config.substeps, "limit": 0.0}
+            own = processes(config, curvature)
+            own["limit"] = own["SDE"].limit()
             values[curvature] |= {
-                name: ss.theory.stationary.linear_covariance(
-                    [[curvature]], [[1.0]], learning_rate=eta, time_step=step
-                )[0, 0]
-                for name, step in at.items()
+                name: ss.theory.stationary.covariance(own[name]).item()
+                for name in ("independent", "SDE", "limit")
             }
     return values
 

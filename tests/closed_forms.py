@@ -109,3 +109,22 @@ def langevin_epochs(
     landscape, sampling = ss.LeastSquares(inputs, targets, l2=l2), ss.RandomReshuffling(batch_size)
     process = ss.SGLD(landscape, learning_rate, sampling, temperature, control_variate=anchor)
     return stationary.epoch_moments(process)
+
+
+def population(
+    feature_covariance, *, label_noise, learning_rate, batch_size, momentum=0.0, time_step=None
+):
+    """Covariance on online least squares: (σ²/B)(1 + κ/B) η G⁻¹, κ = τ/(1 − τ/B), τ = Tr[η A G⁻¹].
+
+    G = 2(1−μ) − ((1−μ)/(1+μ) + 1/B) η A for SGD with heavy ball, and 2 − (h + η/B) A at solver step
+    h. Ziyin, Liu, Mori, Ueda 2021, "Strength of minibatch noise in SGD".
+    """
+    eta, mu = learning_rate, momentum
+    h = eta if time_step is None else time_step
+    values, basis = np.linalg.eigh(feature_covariance)
+    g = 2 * (1 - mu) - ((1 - mu) / (1 + mu) * h + eta / batch_size) * values
+    trace = np.sum(eta * values / g)
+    assert g.min() > 0 and trace < batch_size and (mu == 0 or h == eta)
+    kappa = trace / (1 - trace / batch_size)
+    variances = label_noise**2 / batch_size * (1 + kappa / batch_size) * eta / g
+    return (basis * variances) @ basis.T

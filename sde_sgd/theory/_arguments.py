@@ -95,17 +95,6 @@ def momentum(value: Any) -> float:
     return scalar
 
 
-def noise_factor(value: Any) -> float:
-    """`value` as the factor c of Cov(ĝ) = c Σ, which no sampling scheme lets exceed 1."""
-    scalar = check_at_least("noise_factor", value)
-    if scalar > 1:
-        raise ValueError(
-            f"noise_factor is c in Cov(minibatch gradient) = c * Sigma, between 0 and 1, got "
-            f"{in_brief(scalar)}; pass 1/B (with replacement) or (N-B)/(B(N-1)) (without), not B."
-        )
-    return scalar
-
-
 def batch_size(value: Any, least: int = 1) -> int:
     """`value` as B, up to a billion examples."""
     return check_whole("batch_size", value, least, 10**9)

@@ -21,7 +21,6 @@ def wide(x):
 
 
 pts = r.normal(size=(200, 2))
-ls = dict(learning_rate=0.1, noise_factor=0.3, time_step=0.1)
 W = np.array([[0.0, 1.0], [2.0, 0.0]])
 
 

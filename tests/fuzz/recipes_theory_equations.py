@@ -82,21 +82,6 @@ add(
     lambda: (made.current.step_entropy.area, dict(before=np.zeros(2), after=np.ones(2))),
 )
 add(
-    "theory.stationary.population_covariance",
-    lambda: (
-        ss.theory.stationary.population_covariance,
-        dict(
-            feature_covariance=H,
-            label_noise=0.1,
-            learning_rate=0.1,
-            batch_size=2,
-            momentum=0.0,
-            time_step=0.1,
-            frozen_noise=False,
-        ),
-    ),
-)
-add(
     "theory.stationary.posterior_by_quadrature",
     lambda: (
         ss.theory.stationary.posterior_by_quadrature,

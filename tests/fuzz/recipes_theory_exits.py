@@ -24,7 +24,7 @@ add(
     "theory.equations.effective_linear",
     lambda: (
         ss.theory.equations.effective_linear,
-        dict(hessian=H, gradient_noise=C, learning_rate=0.1, time_step=0.1),
+        dict(process=made.held, about=[0.1, 0.2]),
     ),
 )
 add(
@@ -38,16 +38,7 @@ add(
     "theory.equations.read_least_squares",
     lambda: (
         ss.theory.equations.read_least_squares,
-        dict(
-            inputs=X1,
-            targets=Y1,
-            learning_rate=0.1,
-            noise_factor=0.5,
-            time_step=0.1,
-            lag=0.2,
-            reading="extrapolated",
-            num_lags=2,
-        ),
+        dict(process=made.line_sgd, lag=0.6, reading="extrapolated", num_lags=2),
     ),
 )
 add(

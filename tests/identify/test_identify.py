@@ -46,15 +46,8 @@ def descend(gradient, theta, eta, steps):
 
 
 def exact(reading, lag=1):
-    return ss.theory.equations.read_least_squares(
-        X,
-        Y,
-        learning_rate=ETA,
-        noise_factor=0.5,
-        time_step=ETA,
-        lag=lag * ETA,
-        reading=reading,
-    )
+    sgd = ss.SGD(landscape(), ETA, ss.WithReplacement(2))
+    return ss.theory.equations.read_least_squares(sgd, lag * ETA, reading=reading)
 
 
 def agree(fit, equation):
@@ -127,7 +120,8 @@ def test_linear_in_the_plane():
     start = 0.5 * rng.normal(size=(4000, 2))
     run = descend(lambda t: t @ hess + rng.normal(size=t.shape) @ root.T, start, 0.15, 12)
     fit = ss.identify.linear(run, time_step=0.15)
-    exact = ss.theory.equations.effective_linear(hess, noise, learning_rate=0.15, time_step=0.15)
+    sgd = ss.GaussianSGD(ss.quadratic(hess, noise), 0.15, ss.ConstantNoise(noise))
+    exact = ss.theory.equations.effective_linear(sgd)
     drift = np.concatenate([np.zeros((2, 1)), -exact.drift_matrix], axis=1)
     assert ss.compare(fit.drift, drift).verdict == "agrees"
     assert ss.compare(fit.drift[:, 1:], -hess).verdict == "disagrees"
@@ -150,7 +144,8 @@ def test_snapshots_in_the_plane():
     found = ss.identify.from_snapshots(
         run, 0.1 * np.arange(8), ss.identify.PolynomialBasis(2, 1), linked=True
     )
-    exact = ss.theory.equations.effective_linear(hess, noise, learning_rate=0.1, time_step=0.1)
+    sgd = ss.GaussianSGD(ss.quadratic(hess, noise), 0.1, ss.ConstantNoise(noise))
+    exact = ss.theory.equations.effective_linear(sgd)
     rate, truth = found.equation.variance_rate[..., 0], exact.variance_rate
     assert ss.compare(rate, truth).verdict == "agrees" and found.p_value > 1e-4
     diagonal = np.diag(np.diag(truth))

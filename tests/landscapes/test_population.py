@@ -3,6 +3,7 @@
 import itertools
 from statistics import NormalDist
 
+import closed_forms
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -12,7 +13,6 @@ from tools import call
 
 from sde_sgd.landscapes import PopulationLeastSquares
 from sde_sgd.random.draws import Draws
-from sde_sgd.theory.stationary import population_covariance
 
 A = np.array([[1.0, 0.3], [0.3, 0.5]])
 MINIMUM = np.array([0.4, -0.7])
@@ -105,7 +105,7 @@ def test_theory_is_the_fixed_point_of_this_landscape():
     """M = (I − ηA)M(I − ηA) + (η²/B) E_M Σ(θ* + δ), with E_M by a rule of degree three."""
     eta, batch = 0.5, 4
     landscape = PopulationLeastSquares(np.diag([1.0, 0.5]), 1.0)
-    m = population_covariance(
+    m = closed_forms.population(
         landscape.feature_covariance, label_noise=1.0, learning_rate=eta, batch_size=batch
     )
     np.testing.assert_allclose(np.diag(m), [0.104247, 0.084942], rtol=0, atol=1e-6)

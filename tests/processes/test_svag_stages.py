@@ -55,7 +55,7 @@ def test_svag_variances_of_theory():
     """(η, a, B) = (.5, 1, 4): .1, .083333, .076923 at l = 1, 2, 4; SDE .0714286; gap ∝ 1/l."""
 
     def variance(step):
-        return ss.theory.stationary.population_covariance(
+        return closed_forms.population(
             [[1.0]], label_noise=1.0, learning_rate=0.5, batch_size=4, time_step=step
         )[0, 0]
 

@@ -22,7 +22,7 @@ SCORE = theory.equations.GaussianScore(
     EQUATION.limit(), theory.laws.Gaussian(np.zeros(2), np.eye(2))
 )
 X, Y = np.array([0.5, -1.0, 2.0]), np.array([1.0, 0.0, 1.5])
-SQUARES = dict(inputs=X, targets=Y, learning_rate=0.1)
+SGD = ss.SGD(ss.LeastSquares(X[:, None], Y), 0.1, ss.WithReplacement(2))
 
 
 def density() -> theory.laws.GridDensity:
@@ -107,12 +107,7 @@ def test_numbers_that_would_go_on_for_ever_are_refused(most):
     refused(
         "num_lags",
         lambda: theory.equations.read_least_squares(
-            **SQUARES,
-            noise_factor=0.5,
-            time_step=0.1,
-            lag=0.1,
-            reading="extrapolated",
-            num_lags=most,
+            SGD, 0.1, reading="extrapolated", num_lags=most
         ),
     )
     refused("nodes", lambda: theory.laws.MasterEquation(LAW, (-4, 4), most))
@@ -134,7 +129,7 @@ def test_a_time_shorter_than_a_step_is_no_step():
     refused(
         "lag",
         lambda: theory.equations.read_least_squares(
-            **SQUARES, noise_factor=0.5, time_step=1e9, lag=0.2
+            ss.SGD(SGD.landscape, 1e9, ss.WithReplacement(2)), 0.2
         ),
     )
 

@@ -27,9 +27,11 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy.linalg import expm, logm
 
-from sde_sgd._checks import check_at_least, check_choice, check_number, check_part, check_whole
-from sde_sgd.theory import _arguments, _fields
+from sde_sgd._checks import check_choice, check_number, check_part, check_whole
+from sde_sgd.processes.linear import LinearReading, NotKnown
+from sde_sgd.theory import _arguments, _fields, _readings
 from sde_sgd.theory.laws.master_equation import MasterEquation, MOST_STEPS
+from sde_sgd.theory.stationary.moments import read_linear
 from sde_sgd.theory.step_errors import extrapolation_weights, MOST_LAGS
 from sde_sgd.types import RealLike
 
@@ -55,62 +57,59 @@ class LinearEquation(NamedTuple):
 
 
 def read_least_squares(
-    inputs: ArrayLike,
-    targets: ArrayLike,
-    *,
-    learning_rate: RealLike,
-    noise_factor: RealLike,
-    time_step: RealLike,
-    lag: RealLike,
-    reading: Reading = "naive",
-    num_lags: int = 2,
+    process: Any, lag: RealLike, *, reading: Reading = "naive", num_lags: int = 2
 ) -> ReadEquation:
-    """The equation read off least squares in one dimension, exactly, noise of the data included.
+    """The equation read off a process on a quadratic in one dimension, exactly, its noise included.
 
-    ℓ_i = ½(x_iθ − y_i)² has gradients p_iθ − q_i, p = x², q = xy, so that a step h maps the span of
-    1, θ, θ² to itself: E θ' = θ − h(p̄θ − q̄), E θ'² = (E θ')² + hηc Var_i(p_iθ − q_i).
+    Gradients of the examples are linear in θ, so that a step h maps the span of 1, θ, θ² to itself:
+    E θ' = θ − h∇L and E θ'² = (E θ')² + hηC(θ), C of second degree.
+
+        ss.theory.equations.read_least_squares(sgd, 0.3, reading="centred")
 
     **Arguments:**
 
-    - `inputs`, `targets`: (N,) each.
-    - `learning_rate` η, `noise_factor` c in Cov(ĝ) = cΣ, `time_step` h: η for SGD, η/substeps for
-      Euler, 0 for the SDE.
-    - `lag`: τ in units of t, a multiple of h.
+    - `process`: as `stationary.covariance`, with d = 1 and without a buffer, under independent
+      batches: `SGD`, `SVAG`, `ModifiedEquation` at its step, or its limit.
+    - `lag`: τ in units of t, a multiple of the step.
     - `reading`: see the top of the module; `num_lags` K, of "extrapolated".
 
     **Returns:** `ReadEquation`. Under "log_map" it is the same at every lag.
 
     **Raises:** `ValueError` for bad numbers, lags between two steps, and under "log_map" for steps
-    that no SDE makes (hp̄ ≥ 1: the mean alternates).
+    that no SDE makes (h·curvature ≥ 1: the mean alternates); `NotKnown` for other processes.
     """
-    p = _arguments.array("inputs", inputs, 1)
-    y = _arguments.array("targets", targets, 1)
-    if len(p) != len(y):
-        raise ValueError(f"inputs and targets must have one length; got {len(p)} and {len(y)}.")
-    eta, c = (
-        check_number("learning_rate", learning_rate, above=0),
-        _arguments.noise_factor(noise_factor),
-    )
     _check_reading(reading)
-    h = check_at_least("time_step", time_step)
     tau = check_number("lag", lag, above=0)
-    slopes, offsets = p**2, p * y
-    drift = np.array([offsets.mean(), -slopes.mean()])
-    spread = np.cov(np.stack([offsets, slopes]), ddof=0)
-    variance = eta * c * np.array([spread[0, 0], -2 * spread[0, 1], spread[1, 1]])
-    generator = np.zeros((3, 3))
-    generator[1, :2], generator[2] = drift, _square_row(drift, variance)
+    found = read_linear(process)
+    if len(found.rest) != 1:
+        raise NotKnown(
+            f"A reading of first and second moments is known in one dimension; got "
+            f"d={len(found.rest)}. effective_linear(process) has the log map under constant noise."
+        )
+    _check_steps(found)
+    h, slope, kick = _of_time(found)
+    noise, rest = found.noise, float(found.rest[0])
+    parts = noise.star, noise.cross, noise.feedback
+    star, cross, curve = (0.0 if part is None else float(part.item()) for part in parts)
+    drift = float(slope[0]) * np.array([rest, -1.0])
+    # C is known in powers of θ − rest.
+    powers = np.array([star - cross * rest + curve * rest**2, cross - 2 * curve * rest, curve])
+    variance = float(kick[0]) * powers
     if reading == "log_map":
         if h == 0:
             return ReadEquation(drift, variance)
         return _from_generator(_logarithm(_step(drift, variance, h), h))
+    count = _lags(reading, num_lags)
     if h == 0:
-        after = [expm(m * tau * generator) for m in range(1, _lags(reading, num_lags) + 1)]
+        generator = np.zeros((3, 3))
+        generator[1, :2], generator[2] = drift, _square_row(drift, variance)
+        after = [expm(m * tau * generator) for m in range(1, count + 1)]
     else:
-        steps = int(_arguments.whole_steps(np.array([tau]), h, "lag")[0])
+        way = "pass whole numbers of them, or take the limit of an equation, `process.limit()`"
+        clock = np.array([tau])
+        steps = int(_arguments.whole_steps(clock, h, "lag", called="one step", way=way)[0])
         once = _step(drift, variance, h)
-        counts = range(1, _lags(reading, num_lags) + 1)
-        after = [np.linalg.matrix_power(once, m * steps) for m in counts]
+        after = [np.linalg.matrix_power(once, m * steps) for m in range(1, count + 1)]
     first, second = _weighted(after, tau)
     if reading == "centred":
         square = np.convolve(first, first)
@@ -118,43 +117,62 @@ def read_least_squares(
     return ReadEquation(first, second)
 
 
-def effective_linear(
-    hessian: ArrayLike,
-    gradient_noise: ArrayLike,
-    *,
-    learning_rate: RealLike,
-    time_step: RealLike,
-) -> LinearEquation:
+def effective_linear(process: Any, about: Any = None) -> LinearEquation:
     """The linear SDE with the law of θ ← (1 − hH)θ + √(hη) C^{1/2}ξ at every step h, its log map.
 
     −log(1 − hH)/h in place of H; in the eigenbasis of H the variance rate is
     hηC_ij (λ_i + λ_j)/(1 − A_iA_j), A = 1 − hH's eigenvalue and λ = −log(A)/h. Its stationary and
     transient moments are those of the steps (SGD: h = η), which the modified equations of orders
-    one and two only approach.
+    one and two only approach. Of a limit it is the equation itself.
 
-    **Arguments:** `hessian` H symmetric and `gradient_noise` C = cΣ, (d, d); `learning_rate` η;
-    `time_step` h > 0.
+    **Arguments:** `process` and `about` as in `stationary.covariance`: without a buffer, under
+    independent batches and with a noise that does not depend on θ. θ is measured from where the
+    mean comes to rest.
 
     **Raises:** `ValueError` for h·(an eigenvalue of H) ≥ 1: the mean alternates, and no SDE does
-    that.
+    that; `NotKnown` for other processes, and for noise that depends on θ.
     """
-    hess = _arguments.symmetric("hessian", hessian)
-    noise = _arguments.covariance("gradient_noise", gradient_noise, len(hess))
-    eta, h = (
-        check_number("learning_rate", learning_rate, above=0),
-        check_number("time_step", time_step, above=0),
-    )
-    values, basis = np.linalg.eigh(hess)
-    factor = 1 - h * values
-    if (factor <= 0).any():
-        raise ValueError(_alternates(h * float(values.max())))
-    rates = -np.log(factor) / h
-    total = rates[:, None] + rates
-    # (λ_i + λ_j)/(1 − e^{−h(λ_i + λ_j)}), 1/h where nothing relaxes.
-    decay = -np.expm1(-h * total)
-    ratio = np.divide(total, decay, out=np.full_like(total, 1 / h), where=decay != 0)
-    inner = h * eta * (basis.T @ noise @ basis) * ratio
+    found = read_linear(process, about)
+    _check_steps(found)
+    if not _readings.has_constant_noise(found):
+        raise NotKnown(
+            f"The noise of {type(process).__name__} depends on θ, and its variance rate is no "
+            f"matrix: hold it with ConstantNoise.at(landscape, θ, sampling), or take "
+            f"read_least_squares (d = 1)."
+        )
+    basis, (h, rates, kick) = found.basis, _of_time(found)
+    inner = np.sqrt(np.outer(kick, kick)) * found.noise.star
+    if h > 0:
+        factor = 1 - h * rates
+        if (factor <= 0).any():
+            raise ValueError(_alternates(h * float(rates.max())))
+        rates = -np.log(factor) / h
+        total = rates[:, None] + rates
+        # (λ_i + λ_j)/(1 − e^{−h(λ_i + λ_j)}), 1/h where nothing relaxes.
+        decay = -np.expm1(-h * total)
+        ratio = np.divide(total, decay, out=np.full_like(total, 1 / h), where=decay != 0)
+        inner = h * inner * ratio
     return LinearEquation((basis * rates) @ basis.T, basis @ inner @ basis.T)
+
+
+def _check_steps(found: LinearReading) -> None:
+    """Refuses a buffer and batches that exclude each other: θ alone is no Markov chain then."""
+    if found.own.injection.shape[1] != 1 or found.process.epoch is not None:
+        raise NotKnown(
+            f"With a buffer or through shuffled epochs the θ of {type(found.process).__name__} is "
+            f"no Markov chain, and no equation in θ reads it: take momentum=0 and independent "
+            f"batches."
+        )
+
+
+def _of_time(found: LinearReading) -> tuple[float, np.ndarray, np.ndarray]:
+    """h, the slope of the drift and the factor of C in the variance rate, per unit t."""
+    eta, own = found.learning_rate, found.own
+    keep, kick = own.transition[:, 0, 0], own.injection[:, 0] ** 2
+    if own.step == 0:
+        return 0.0, -keep / eta, kick / eta
+    h = eta * own.step
+    return h, (1 - keep) / h, kick / h
 
 
 class ConditionalMoments(NamedTuple):

@@ -33,9 +33,6 @@ from sde_sgd.theory.stationary.moments import (
     mean as mean,
     transient as transient,
 )
-from sde_sgd.theory.stationary.population_least_squares import (
-    population_covariance as population_covariance,
-)
 from sde_sgd.theory.stationary.posterior import (
     MeanAndCovariance as MeanAndCovariance,
     posterior as posterior,

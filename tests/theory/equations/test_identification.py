@@ -15,17 +15,14 @@ X, Y = np.array([0.6, 1.1, 1.4, -0.7]), np.array([1.0, 0.2, 1.5, 0.4])
 ETA, BATCH = 0.3, 2
 
 
-def read(reading, lag=1, step=ETA, **options):
-    return theory.equations.read_least_squares(
-        X,
-        Y,
-        learning_rate=ETA,
-        noise_factor=1 / BATCH,
-        time_step=step,
-        lag=lag * ETA,
-        reading=reading,
-        **options,
-    )
+LANDSCAPE, SAMPLING = ss.LeastSquares(X[:, None], Y), ss.WithReplacement(BATCH)
+SGD = ss.SGD(LANDSCAPE, ETA, SAMPLING)
+EQUATION = ss.ModifiedEquation(LANDSCAPE, ETA, ss.MinibatchNoise(SAMPLING), substeps=3)
+LIMIT = EQUATION.limit()
+
+
+def read(reading, lag=1, process=SGD, **options):
+    return theory.equations.read_least_squares(process, lag * ETA, reading=reading, **options)
 
 
 def enumerated(theta, steps):
@@ -69,7 +66,7 @@ def test_one_iteration_reads_the_first_order_equation():
 def test_two_lags_read_the_second_order_drift():
     """2M₁(η)/η − M₁(2η)/(2η) = −∇(L + (η/4)|∇L|²), exactly on a quadratic."""
     slope = np.mean(X**2)
-    limit = read("log_map", step=0.0)
+    limit = read("log_map", process=LIMIT)
     found = read("extrapolated")
     np.testing.assert_allclose(found.drift, (1 + ETA * slope / 2) * limit.drift, rtol=1e-12)
     assert abs(found.drift[1] - limit.drift[1]) > 0.1
@@ -108,12 +105,12 @@ def test_only_the_centred_reading_loses_the_stationary_variance():
 
 def test_order_of_the_remaining_bias():
     """Of the SDE (h = 0): O(τ) naive and centred, O(τ²) and O(τ³) extrapolated, none log map."""
-    limit = read("log_map", step=0.0)
+    limit = read("log_map", process=LIMIT)
     cases = (("naive", 1, 1), ("centred", 1, 1), ("extrapolated", 2, 2), ("extrapolated", 3, 3))
     for reading, lags, order in cases:
         errors = []
         for lag in (0.02, 0.01):
-            found = read(reading, lag, step=0.0, num_lags=lags)
+            found = read(reading, lag, process=LIMIT, num_lags=lags)
             difference = [found.drift - limit.drift, found.variance_rate - limit.variance_rate]
             errors.append([np.abs(part).max() for part in difference])
         slopes = np.log2(np.array(errors[0]) / errors[1])
@@ -122,7 +119,7 @@ def test_order_of_the_remaining_bias():
 
 def test_leading_bias():
     """(τ/2)𝓛b and τ(b² + ab′ + ½ba′ + ¼aa″), and without b² if centred, as τ → 0."""
-    limit = read("log_map", step=0.0)
+    limit = read("log_map", process=LIMIT)
     points = np.array([-0.4, 0.9])
     for reading in ("naive", "centred"):
         drift, rate = theory.equations.finite_lag_bias(
@@ -132,17 +129,41 @@ def test_leading_bias():
             lag=1e-4 * ETA,
             reading=reading,
         )
-        found = read(reading, 1e-4, step=0.0)
+        found = read(reading, 1e-4, process=LIMIT)
         change = np.polyval((found.drift - limit.drift)[::-1], points)
         np.testing.assert_allclose(drift, change, rtol=1e-3)
         change = np.polyval((found.variance_rate - limit.variance_rate)[::-1], points)
         np.testing.assert_allclose(rate, change, rtol=1e-3)
 
 
+def held(hess, noise, eta, substeps=1):
+    """Euler's scheme under constant noise; Gaussian SGD for one substep."""
+    landscape, model = ss.quadratic(hess, noise), ss.ConstantNoise(np.array(noise))
+    return ss.ModifiedEquation(landscape, eta, model, substeps=substeps)
+
+
+@pytest.mark.parametrize("reading", ["naive", "centred"])
+def test_euler_reads_the_moments_of_its_steps(reading):
+    """E θ' and E θ'² of three steps θ + hb + √(hηcΣ) ξ, ξ by Gauss–Hermite."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(4)
+    weights, h, found = weights / weights.sum(), ETA / 3, read(reading, 1, EQUATION)
+    for start in (-0.4, 1.7):
+        theta, chance = np.array([start]), np.array([1.0])
+        for _ in range(3):
+            slopes = np.outer(theta, X**2) - X * Y
+            noise = np.sqrt(h * ETA / BATCH * slopes.var(axis=1))
+            theta = ((theta - h * slopes.mean(1))[:, None] + noise[:, None] * nodes).ravel()
+            chance = np.outer(chance, weights).ravel()
+        first, second = (chance @ (theta - start) ** n / ETA for n in (1, 2))
+        np.testing.assert_allclose(np.polyval(found.drift[::-1], start), first, rtol=1e-11)
+        exact = second - (ETA * first**2 if reading == "centred" else 0)
+        np.testing.assert_allclose(np.polyval(found.variance_rate[::-1], start), exact, rtol=1e-10)
+
+
 def test_linear_equation_of_gaussian_sgd():
     """e^{−hΛ} = 1 − hH and ∫₀^h e^{−Λs} a e^{−Λs} ds = hηC, H and C not commuting."""
     hess, noise = np.array([[1.0, 0.3], [0.3, 2.0]]), np.array([[1.0, -0.4], [-0.4, 0.5]])
-    found = theory.equations.effective_linear(hess, noise, learning_rate=0.2, time_step=0.1)
+    found = theory.equations.effective_linear(held(hess, noise, 0.2, 2))
     np.testing.assert_allclose(expm(-0.1 * found.drift_matrix), np.eye(2) - 0.1 * hess, rtol=1e-12)
     nodes, weights = np.polynomial.legendre.leggauss(20)
     total = np.zeros((2, 2))
@@ -150,6 +171,9 @@ def test_linear_equation_of_gaussian_sgd():
         decay = expm(-found.drift_matrix * s)
         total += w * decay @ found.variance_rate @ decay
     np.testing.assert_allclose(total, 0.1 * 0.2 * noise, rtol=1e-12)
+    limit = theory.equations.effective_linear(held(hess, noise, 0.2).limit())
+    np.testing.assert_allclose(limit.drift_matrix, hess, rtol=1e-13)
+    np.testing.assert_allclose(limit.variance_rate, 0.2 * noise, rtol=1e-13)
     # With its stationary covariance, of the continuous equation.
     m = theory.stationary.linear_covariance(hess, noise, learning_rate=0.2, time_step=0.1)
     balance = found.drift_matrix @ m + m @ found.drift_matrix
@@ -174,19 +198,20 @@ def test_conditional_moments_of_the_master_equation():
 def test_bad_input():
     """Steps that no SDE makes, lags between two steps, unknown readings: with the way out."""
     with pytest.raises(ValueError, match="alternates"):
-        theory.equations.read_least_squares(
-            2 * X, Y, learning_rate=1.0, noise_factor=0.5, time_step=1.0, lag=1.0, reading="log_map"
-        )
+        steep = ss.SGD(ss.LeastSquares(2 * X[:, None], Y), 1.0, SAMPLING)
+        theory.equations.read_least_squares(steep, 1.0, reading="log_map")
     with pytest.raises(ValueError, match="alternates"):
-        theory.equations.effective_linear([[2.0]], [[1.0]], learning_rate=0.6, time_step=0.6)
-    with pytest.raises(ValueError, match="multiples of time_step"):
+        theory.equations.effective_linear(held([[2.0]], [[1.0]], 0.6))
+    with pytest.raises(ValueError, match="multiples of one step"):
         read("naive", 1.5)
     with pytest.raises(ValueError, match="num_lags"):
         read("extrapolated", num_lags=0)
-    with pytest.raises(ValueError, match="one length"):
-        theory.equations.read_least_squares(
-            X, Y[:2], learning_rate=0.1, noise_factor=0.5, time_step=0.1, lag=0.1
-        )
+    with pytest.raises(ValueError, match="no Markov chain"):
+        read("naive", process=ss.SGD(LANDSCAPE, ETA, SAMPLING, 0.5))
+    with pytest.raises(ValueError, match="known in one dimension; got d=2"):
+        read("naive", process=held(np.eye(2), np.eye(2), ETA))
+    with pytest.raises(ValueError, match="depends on θ.*ConstantNoise.at"):
+        theory.equations.effective_linear(EQUATION)
     landscape = ss.LeastSquares(jnp.asarray(X)[:, None], jnp.asarray(Y))
     sgd = ss.SGD(landscape, ETA, ss.WithReplacement(BATCH))
     chain = theory.laws.MasterEquation(sgd, (-6, 8), 16)

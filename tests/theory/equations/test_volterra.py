@@ -2,6 +2,7 @@
 
 import functools
 
+import closed_forms
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,6 @@ from scipy.integrate import solve_ivp
 
 import sde_sgd as ss
 from sde_sgd.theory.equations import fit_order, OnlineRisk
-from sde_sgd.theory.stationary import population_covariance
 
 DIM = 512
 TIMES = DIM * np.array([1, 2, 5, 10, 20])
@@ -198,7 +198,7 @@ def test_floor():
     expected = gamma * mean * 0.01 / (2 * (2 - gamma * mean))
     assert problem.floor() == pytest.approx(expected)
     for substeps, step in ((1, 0.3), (2, 0.15), (None, 0.0)):
-        covariance = population_covariance(
+        covariance = closed_forms.population(
             A, label_noise=0.3, learning_rate=0.3, batch_size=3, time_step=step
         )
         assert small(0.3, 3, substeps).floor() == pytest.approx(risk(covariance), rel=1e-10)

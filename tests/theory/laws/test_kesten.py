@@ -3,6 +3,7 @@
 import itertools
 from math import comb
 
+import closed_forms
 import numpy as np
 import pytest
 from scipy.integrate import quad
@@ -17,7 +18,7 @@ from sde_sgd.theory.laws import (
     tail_index_limit,
     tail_index_published,
 )
-from sde_sgd.theory.stationary import population_covariance, stationary_scalar_moments
+from sde_sgd.theory.stationary import stationary_scalar_moments
 
 
 def online(rate, batch, a=1.0, sigma=1.0, step=None):
@@ -201,7 +202,7 @@ def test_second_moments():
     """E w² = .1 (SGD) and .0714286 (SDE) at (η, a, B) = (.5, 1, 4)."""
     for step, value in ((None, 0.1), (0.0, 0.0714286)):
         found = moment(2, 0.5, 4, step=step)
-        exact = population_covariance(
+        exact = closed_forms.population(
             [[1.0]], label_noise=1.0, learning_rate=0.5, batch_size=4, time_step=step
         )
         assert found == pytest.approx(exact[0, 0], rel=1e-12)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import closed_forms
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -365,7 +366,7 @@ def test_teacher_student_sgd_by_enumeration():
     np.testing.assert_allclose(
         [found.variance, found.mean_square, found.kurtosis], exact, rtol=1e-7, atol=1e-8
     )
-    covariance = theory.stationary.population_covariance(
+    covariance = closed_forms.population(
         np.eye(2), label_noise=1.0, learning_rate=eta, batch_size=2
     )
     np.testing.assert_allclose(found.variance, covariance[0, 0], rtol=1e-10)

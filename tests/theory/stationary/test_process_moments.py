@@ -196,7 +196,7 @@ def test_fresh_examples():
     """(σ² + δᵀAδ)A + Aδδᵀ A: the population's covariance."""
     A = np.diag([1.0, 0.5])
     process = ss.SGD(ss.landscapes.PopulationLeastSquares(A, 0.3, START), ETA, TWO)
-    exact = stationary.population_covariance(A, learning_rate=ETA, batch_size=2, label_noise=0.3)
+    exact = closed_forms.population(A, learning_rate=ETA, batch_size=2, label_noise=0.3)
     np.testing.assert_allclose(stationary.covariance(process), exact, rtol=1e-12)
     np.testing.assert_array_equal(stationary.mean(process), START)
     # From elsewhere the quadratic C is moved back to the minimum.
