@@ -316,7 +316,7 @@ BAD = {
     "no spread": lambda: KernelScore(sample_of(0.0), [0.0, 1.0]),
     "increasing times": lambda: KernelScore(sample_of(1.0), [1.0, 0.0]),
     "10 members at least": lambda: KernelScore(np.zeros((2, 5, 1)), [0.0, 1.0]),
-    "must be a Gaussian": lambda: GaussianScore(
+    "must be a theory.laws.Gaussian": lambda: GaussianScore(
         HESSIAN, NOISE, learning_rate=ETA, start=np.zeros(3)
     ),
 }
