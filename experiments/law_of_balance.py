@@ -200,7 +200,7 @@ def predict(config: Config) -> dict[float, dict]:
         own, half = (sde_law(temperature, config.step / k) for k in (1, 2))
         values[temperature] = {
             "density": exact,
-            "mean": density.mean[0],
+            "mean": float(density.mean[0]),
             "SDE": own,
             "limit": 2 * half - own,  # the error is of order h
             "gone": sgd_diverged(temperature, config.escape_steps),

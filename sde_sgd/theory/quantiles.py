@@ -76,7 +76,7 @@ def cdf_function(law: Any, called: str = "law") -> Function:
 
     def cdf(points) -> np.ndarray:
         points = np.asarray(points, dtype=float)
-        heights = as_float64("cdf(x)", function(points))
+        heights = as_float64(f"cdf(x) of {called}", function(points))
         if heights.shape != points.shape:
             raise ValueError(
                 f"The cdf of {called} must work on arrays: of {points.shape} it gives "

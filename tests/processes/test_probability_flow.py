@@ -312,7 +312,7 @@ BAD = {
     "no spread": lambda: KernelScore(sample_of(0.0), [0.0, 1.0]),
     "increasing times": lambda: KernelScore(sample_of(1.0), [1.0, 0.0]),
     "10 members at least": lambda: KernelScore(np.zeros((2, 5, 1)), [0.0, 1.0]),
-    "must be a Gaussian": lambda: GaussianScore(equation(), np.zeros(3)),
+    "must be a theory.laws.Gaussian": lambda: GaussianScore(equation(), np.zeros(3)),
     "first order at solver step 0": lambda: GaussianScore(
         ss.GaussianSGD(ss.quadratic(HESSIAN, NOISE), ETA, ss.ConstantNoise(NOISE)), START
     ),

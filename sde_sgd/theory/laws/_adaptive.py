@@ -3,6 +3,9 @@
 A position x is written x(u) with u on the whole line: x = c + s sinh u between two infinite ends,
 x = a + s eᵘ above a finite one, a logistic function between two. Power laws in x, at infinity or
 at a singular end, become exponentials in u; the panels are equal near u = 0 and grow outwards.
+
+`theory/_panels.py` halves panels for another need: of φ = −∫ b/D in x itself, between ends that
+are given, for double integrals of e^{±φ}, which are neither normalised nor cut off.
 """
 
 from collections.abc import Callable

@@ -31,7 +31,12 @@ class Gaussian(AbstractLaw):
 
     def __init__(self, mean: ArrayLike, covariance: ArrayLike):
         self._mean = np.array(_arguments.array("mean", mean, 1))
-        self._covariance = _arguments.covariance("covariance", covariance, len(self._mean))
+        spread, size = _arguments.array("covariance", covariance, 2), len(self._mean)
+        if spread.shape != (size, size):
+            raise ValueError(
+                f"mean must be (d,) and covariance (d, d); got ({size},) and {spread.shape}."
+            )
+        self._covariance = _arguments.covariance("covariance", spread)
 
     @property
     def mean(self) -> Float[np.ndarray, " d"]:

@@ -14,7 +14,7 @@ from sde_sgd.theory import _arguments
 from sde_sgd.theory.quantiles import first_double
 from sde_sgd.types import Key, RealLike
 
-_MOST_SAMPLES = 10**9
+_MOST_SAMPLES = 10**7
 
 
 class AbstractLaw(eqx.Module):

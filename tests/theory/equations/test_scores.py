@@ -32,7 +32,7 @@ def test_gaussian_score_is_the_slope_of_its_law():
     score = score_of(hessian, noise, 0.2, start)
     theta, evaluate = np.array([0.3, -0.4, 0.8]), jax.jit(lambda t, x: score(t, x))
     for t in (0.0, 1.7):
-        law = stats.multivariate_normal(*score.law(t))
+        law = stats.multivariate_normal(score.law(t).mean, score.law(t).covariance)
         found = evaluate(jnp.asarray(t), jnp.asarray(theta))
         np.testing.assert_allclose(found, numeric(law.logpdf, theta), rtol=1e-6)
     flat = score.law(1.7).covariance[1, 1]
