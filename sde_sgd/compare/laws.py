@@ -32,13 +32,12 @@ from sde_sgd.compare._law_tools import (
 )
 from sde_sgd.compare._resample import as_ensemble, generators, Key, MOST_RESAMPLES
 from sde_sgd.compare._text import number, text_table, with_error
-from sde_sgd.compare.verdict import compare, Comparison, Verdict
+from sde_sgd.compare.verdict import compare, Comparison, Verdict, VERDICTS
 from sde_sgd.estimate import Estimate
 from sde_sgd.measure.histogram import HistogramResult, JointHistogramResult
 from sde_sgd.theory.quantiles import cdf_function, inverse
 
 _DEFAULT_BINS, _LEAST_IN_BIN = 50, 10
-_VERDICTS: tuple[Verdict, ...] = ("agrees", "inconclusive", "disagrees")
 
 
 class LawComparison(eqx.Module):
@@ -64,7 +63,7 @@ class LawComparison(eqx.Module):
     @property
     def verdict(self) -> Verdict:
         """ "agrees", "inconclusive" or "disagrees"."""
-        return _VERDICTS[max(_VERDICTS.index(row.verdict) for row in self.rows)]
+        return VERDICTS[max(VERDICTS.index(row.verdict) for row in self.rows)]
 
     @property
     def as_expected(self) -> bool:
@@ -384,7 +383,7 @@ def _row(
         severity=np.asarray(severity),
         threshold=float(-scipy.special.ndtri(failure_rate)),
         bias=np.zeros(()),
-        verdict=_VERDICTS[severity],
+        verdict=VERDICTS[severity],
         reason=reason,
         **options,
     )

@@ -24,7 +24,7 @@ from sde_sgd.estimate import Estimate
 
 Verdict: TypeAlias = Literal["agrees", "disagrees", "inconclusive"]
 Values: TypeAlias = ArrayLike | Sequence[Any]
-_VERDICTS: tuple[Verdict, ...] = ("agrees", "inconclusive", "disagrees")  # by severity
+VERDICTS: tuple[Verdict, ...] = ("agrees", "inconclusive", "disagrees")  # by severity
 _AS_EXPECTED = {"agree": "agrees", "deviate": "disagrees"}
 
 
@@ -224,7 +224,7 @@ def compare(
         within = np.abs(difference) + half + offset <= width
         severity[judged] = np.where(within, 0, np.where(beyond, 2, 1))[judged]
 
-    verdict = _VERDICTS[int(severity.max())]
+    verdict = VERDICTS[int(severity.max())]
     reason = _reason(verdict, severity, judged, difference, half, offset, width)
     return Comparison(
         name=name,
@@ -361,7 +361,7 @@ def _reason(
     bias: Float[np.ndarray, "..."],
     width: Float[np.ndarray, "..."] | None,
 ) -> str:
-    deciding = severity == _VERDICTS.index(verdict)
+    deciding = severity == VERDICTS.index(verdict)
     entries = f"{int(deciding.sum())} of {severity.size} entries"
     if verdict == "agrees":
         return ""

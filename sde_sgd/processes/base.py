@@ -29,8 +29,8 @@ Observe: TypeAlias = Callable[[Any, Positions, Positions, Any], Any]
 class AbstractProcess(eqx.Module):
     """Moves all members of an ensemble by one SGD iteration at a time.
 
-    A process of your own has a field `landscape` and the method `step`; those below it are
-    defaults, for a process without memory beside θ and without a schedule that depends on k:
+    A process of your own has a field `landscape` and the method `step`. Give it the other methods
+    and properties where their defaults, for a process that remembers nothing beside θ, are wrong:
 
     - `step(state, draws, observe, carry)`: the state after one iteration, and what
       `observe(carry, before, after, jnp.uint32(j))` gave after each solver step j, θ before and
@@ -41,6 +41,11 @@ class AbstractProcess(eqx.Module):
       of those members.
     - `clock`, if t is not counted in iterations; `substeps`, if there are solver steps;
       `autonomous`, for refill and splitting, if a member may begin at any iteration.
+    - `linear_step` and `gradient_noise`: stationary moments and the check of stability; `law`: exit
+      times and densities; `update_rule`: whether it belongs beside an equation in `side_by_side`;
+      `gradients_per_iteration`: forecasts of cost; `refined` and `weak_order`: step errors.
+
+    One that draws a batch of a sampling scheme may derive from `processes.AbstractBatchProcess`.
 
     ```python
     class NoisyDescent(ss.AbstractProcess):

@@ -312,6 +312,11 @@ def read(process: Any, about: Any) -> LinearReading:
     curvature, basis = np.linalg.eigh((hessian + hessian.T) / 2)
     own = process.linear_step(eta, curvature)
     model = process.gradient_noise
+    if model is None and not process.deterministic:
+        raise NotKnown(
+            f"{name} has a linear step and does not say what its noise is: give it gradient_noise, "
+            f"or deterministic = True if it draws nothing."
+        )
     dim = landscape.dimension
     moments = (
         NoiseMoments(np.zeros((dim, dim)), None, None, True)

@@ -16,6 +16,7 @@ from sde_sgd.noise.models import AbstractGradientNoise
 from sde_sgd.noise.sampling import (
     AbstractSampling,
 )
+from sde_sgd.processes.drift import force
 from sde_sgd.processes.linear import NotKnown
 from sde_sgd.types import Matrix, RealLike, Vector
 
@@ -164,14 +165,6 @@ def matched_diffusion(
     )
 
 
-def drift_correction(landscape: AbstractLandscape, theta: Vector, eta, order: int) -> Vector | None:
-    """(η/2) H∇L = ∇(η/4)|∇L|², the second-order term of Li, Tai, E (1511.06251); else None."""
-    if order == 1:
-        return None
-    gradient, curvature = jax.linearize(landscape.gradient, theta)
-    return 0.5 * eta * curvature(gradient)
-
-
 class _Drift(eqx.Module):
     landscape: AbstractLandscape
     learning_rate: Array
@@ -180,9 +173,7 @@ class _Drift(eqx.Module):
 
     def __call__(self, theta: Vector) -> Vector:
         theta = theta.astype(self.landscape.dtype)
-        correction = drift_correction(self.landscape, theta, self.learning_rate, self.order)
-        gradient = self.landscape.gradient(theta)
-        return -(gradient if correction is None else gradient + correction) / self.slower
+        return -force(self.landscape, theta, self.learning_rate, self.order) / self.slower
 
 
 class _Tensor(eqx.Module):

@@ -5,7 +5,7 @@ numbers: as easy as 1, 2, 3"), the one behind `jax.random`. JAX numbers the entr
 array; here the *counter is the member's identity and the entry's index*, so that a number
 never depends on how the ensemble was cut into chunks, devices or lives. The rounds are
 written out because XLA then fuses them with whatever consumes the numbers, which the rolled
-loop of `jax.random` on the CPU prevents. `tests/test_draws.py` holds it to JAX's
+loop of `jax.random` on the CPU prevents. `tests/random/test_draws.py` holds it to JAX's
 own primitive, word for word.
 """
 

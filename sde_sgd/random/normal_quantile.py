@@ -64,7 +64,7 @@ def _evaluate(series: np.ndarray, argument: Array, low: float, high: float) -> A
 def normal_quantile(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """√2·erf⁻¹(x), the standard normal number whose symmetric uniform number is x, |x| < 1.
 
-    To 2e-15 relative in float64 (`tests/test_draws.py`).
+    To 2e-15 relative in float64 (`tests/random/test_draws.py`).
     """
     w = jnp.abs(jnp.log((1 - x) * (1 + x)))
     in_middle, in_tail = _both()

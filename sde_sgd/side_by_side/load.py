@@ -10,7 +10,7 @@ from sde_sgd._checks import check_path
 from sde_sgd.estimate import Estimate
 from sde_sgd.side_by_side.laws import Distances, LABELS, observable
 from sde_sgd.side_by_side.result import SideBySide
-from sde_sgd.side_by_side.verdicts import verdicts
+from sde_sgd.side_by_side.rows import verdicts
 
 _DEATHS = "deaths of "
 

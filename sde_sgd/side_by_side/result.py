@@ -14,7 +14,7 @@ from sde_sgd.estimate import Estimate
 from sde_sgd.netcdf import write_dataset
 from sde_sgd.side_by_side.arrays import to_dataset
 from sde_sgd.side_by_side.laws import Distances, Observable
-from sde_sgd.side_by_side.verdicts import AGAINST_SDE
+from sde_sgd.side_by_side.rows import AGAINST_SDE
 from sde_sgd.simulate.run import Run
 from sde_sgd.types import Figure
 

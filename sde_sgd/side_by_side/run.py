@@ -26,7 +26,7 @@ from sde_sgd.side_by_side.step import (
     Visible,
     visible_differences,
 )
-from sde_sgd.side_by_side.verdicts import unresolved, verdicts
+from sde_sgd.side_by_side.rows import unresolved, verdicts
 from sde_sgd.simulate.checkpoint import Checkpoint
 from sde_sgd.simulate.engine import prepare
 from sde_sgd.simulate.run import Run

@@ -26,7 +26,7 @@ from sde_sgd.processes.discrete.sgd import SGD
 from sde_sgd.processes.discrete.svag import SVAG
 from sde_sgd.side_by_side.case import make_case, settings_of
 from sde_sgd.side_by_side.ensembles import as_folder, Ensembles, Stopped
-from sde_sgd.side_by_side.verdicts import of_survivors
+from sde_sgd.side_by_side.rows import of_survivors
 from sde_sgd.simulate.checkpoint import Checkpoint
 from sde_sgd.simulate.run import Run
 from sde_sgd.simulate.warn import warn

@@ -50,8 +50,11 @@ class Config:
     expected: float = 0.0
 
 
-PRESETS = {{"smoke": Config(), "paper": Config(pause=2.0)}}
-PRESETS["wrong"] = Config(pause=0.0, expected=9.0)
+PRESETS = {{
+    "smoke": Config(),
+    "paper": Config(pause=2.0),
+    "wrong": Config(pause=0.0, expected=9.0),
+}}
 
 
 def measure(config, key):

@@ -7,7 +7,7 @@ import pytest
 import sde_sgd as ss
 from sde_sgd.estimate import Estimate
 from sde_sgd.side_by_side.laws import LABELS, observable
-from sde_sgd.side_by_side.verdicts import verdicts
+from sde_sgd.side_by_side.rows import verdicts
 
 MEMBERS = 16
 

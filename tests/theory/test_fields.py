@@ -6,7 +6,7 @@ import pytest
 
 from sde_sgd import theory
 from sde_sgd.processes import Diffusion
-from sde_sgd.theory import _fields, _readings
+from sde_sgd.theory import _fields, _step_laws
 
 POINTS = np.random.default_rng(0).normal(size=(1030, 2))
 DIAGONAL = np.array([2.0, 3.0])
@@ -32,7 +32,7 @@ def test_forms_of_a_law_of_the_gradient():
         (lambda theta: theta, lambda theta: jnp.full((1, 1), 1.0)),
         (lambda theta: jnp.sum(theta), 1.0),
     ):
-        law = _readings.line_step(Diffusion(gradient, covariance, 1.0), "test")
+        law = _step_laws.line_step(Diffusion(gradient, covariance, 1.0), "test")
         np.testing.assert_allclose(law.moments(x, 3), expected, rtol=1e-14)
 
 

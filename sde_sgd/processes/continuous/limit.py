@@ -38,6 +38,10 @@ class AbstractOfEquation(AbstractProcess):
         return self.equation.two_point
 
     @property
+    def deterministic(self) -> bool:
+        return self.equation.deterministic
+
+    @property
     def clock(self) -> Clock:
         return self.equation.clock
 

@@ -21,6 +21,7 @@ from sde_sgd.processes.continuous._equation import AbstractEquation
 from sde_sgd.processes.continuous._steps import step_members
 from sde_sgd.processes.continuous.limit import ContinuousLimit
 from sde_sgd.processes.continuous.terms import FusedTerm, separate_terms
+from sde_sgd.processes.drift import rates
 from sde_sgd.processes.linear import first_order_step, LinearStep, NotKnown
 from sde_sgd.processes.rules import heavy_ball, Rule
 from sde_sgd.processes.step_laws import Diffusion, matched_diffusion
@@ -270,8 +271,7 @@ class ModifiedEquation(AbstractEquation):
         return self._linear(learning_rate, curvature, None)
 
     def _linear(self, eta: float, curvature: np.ndarray, substeps: int | None) -> LinearStep:
-        rate = curvature if self.order == 1 else curvature + eta / 2 * curvature**2
-        return first_order_step(eta * rate, eta, substeps)
+        return first_order_step(eta * rates(curvature, eta, self.order), eta, substeps)
 
     def terms(self, key: Key, member: int = 0, iteration: int = 0) -> Any:
         """Diffrax terms of one member from an integer base iteration on.

@@ -24,7 +24,7 @@ from sde_sgd.processes.continuous._steps import step_members
 from sde_sgd.processes.continuous.modified import check_ordinary, FlowState, solver_step
 from sde_sgd.processes.continuous.score import AbstractScore
 from sde_sgd.processes.rules import heavy_ball, Rule
-from sde_sgd.processes.step_laws import drift_correction
+from sde_sgd.processes.drift import force
 from sde_sgd.random.draws import Draws
 from sde_sgd.types import Positions, RealLike, Scalar, Vector
 
@@ -162,15 +162,12 @@ class ProbabilityFlow(AbstractProcess):
         t = as_real("t", t)
         eta = self.learning_rate.at(0, theta.dtype)
         covariance = self.noise.covariance(theta, self.landscape)
-        force = self.landscape.gradient(theta)
-        correction = drift_correction(self.landscape, theta, eta, self.order)
-        force = force if correction is None else force + correction
         score = self.score(t, theta).astype(theta.dtype)
         pushed = covariance @ score
         if not self.noise.additive:
             slopes = jax.jacfwd(lambda x: self.noise.covariance(x, self.landscape))(theta)
             pushed = pushed + jnp.einsum("ijj->i", slopes)
-        return -force - 0.5 * eta * pushed
+        return -force(self.landscape, theta, eta, self.order) - 0.5 * eta * pushed
 
     def init(self, theta: Positions, draws: Draws) -> FlowState:
         return FlowState(theta)

@@ -15,7 +15,7 @@ from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.noise.models import AbstractGradientNoise
 from sde_sgd.noise.paths import IterationNoise
 from sde_sgd.processes.clock import LearningRate
-from sde_sgd.processes.step_laws import drift_correction
+from sde_sgd.processes.drift import correction, force
 from sde_sgd.types import Vector
 
 _EULER_ONLY = (
@@ -61,9 +61,8 @@ class FusedTerm(dfx.AbstractTerm):
         eta = _rate(self.learning_rate, self.path, t, y.dtype)
         amplitude = float(self.path.substeps)
         noisy = self.noise.noisy_gradient(y, increment, amplitude, self.landscape)
-        correction = drift_correction(self.landscape, y, eta, self.order)
-        if correction is not None:
-            noisy = noisy + correction
+        if self.order == 2:
+            noisy = noisy + correction(self.landscape, y, eta)
         return -(eta * dt) * noisy
 
 
@@ -78,9 +77,7 @@ def separate_terms(
 
     def drift(t, theta, args):
         eta = _rate(learning_rate, path, t, theta.dtype)
-        correction = drift_correction(landscape, theta, eta, order)
-        gradient = landscape.gradient(theta)
-        return -eta * (gradient if correction is None else gradient + correction)
+        return -eta * force(landscape, theta, eta, order)
 
     def diffusion(t, theta, args):
         eta = _rate(learning_rate, path, t, theta.dtype)

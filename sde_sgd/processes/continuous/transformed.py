@@ -15,7 +15,8 @@ from sde_sgd.processes.base import Observe
 from sde_sgd.processes.continuous._steps import brownian_increment, step_members
 from sde_sgd.processes.continuous.limit import AbstractOfEquation
 from sde_sgd.processes.continuous.modified import ModifiedEquation
-from sde_sgd.processes.step_laws import Diffusion, drift_correction
+from sde_sgd.processes.drift import force
+from sde_sgd.processes.step_laws import Diffusion
 from sde_sgd.random.draws import Draws
 from sde_sgd.types import Positions, Vector
 
@@ -186,9 +187,7 @@ class TransformedEquation(AbstractOfEquation):
         size = equation.noise.dimension(landscape)
         increment = brownian_increment(equation, size, draws, j, equation.increments)
         dt = jnp.asarray(1 / self.substeps, theta.dtype)
-        drift = landscape.gradient(theta)
-        correction = drift_correction(landscape, theta, eta, equation.order)
-        drift = drift if correction is None else drift + correction
+        drift = force(landscape, theta, eta, equation.order)
         root = eta * equation.noise.diffusion(theta, landscape).as_matrix()
 
         def along(column):

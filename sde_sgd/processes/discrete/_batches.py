@@ -10,7 +10,6 @@ from sde_sgd.noise.sampling import AbstractSampling
 from sde_sgd.processes._cost import of_batches
 from sde_sgd.processes.base import AbstractProcess
 from sde_sgd.processes.clock import by_its_clock, Clock, LearningRate
-from sde_sgd.processes.rules import heavy_ball, Rule
 from sde_sgd.types import Positions
 
 
@@ -34,11 +33,6 @@ class AbstractBatchProcess(AbstractProcess):
     @property
     def epoch(self) -> int | None:
         return self.sampling.epoch(self.landscape.num_examples)
-
-    @property
-    def update_rule(self) -> Rule | None:
-        rate = self.learning_rate
-        return None if rate is None else heavy_ball(self.landscape, rate)
 
     @property
     def gradients_per_iteration(self) -> float:

@@ -19,6 +19,7 @@ from sde_sgd.processes.base import Observe
 from sde_sgd.processes.clock import LearningRate
 from sde_sgd.processes.discrete._batches import AbstractBatchProcess
 from sde_sgd.processes.linear import first_order_step, LinearStep
+from sde_sgd.processes.rules import heavy_ball, Rule
 from sde_sgd.random.draws import Draws, Stream
 from sde_sgd.types import Positions, RealLike
 
@@ -104,6 +105,10 @@ class SGLD(AbstractBatchProcess):
         own, eta = MinibatchNoise(self.sampling), self.learning_rate.constant()
         # Under a schedule the bath is no fixed covariance of a gradient.
         return own if eta is None else ThermalNoise(own, self.temperature, eta)
+
+    @property
+    def update_rule(self) -> Rule:
+        return heavy_ball(self.landscape, self.learning_rate)
 
     @property
     def bath_temperature(self) -> float:

@@ -1,4 +1,4 @@
-"""Sharpness-aware minimisation: the discrete step and its modified equation."""
+"""Sharpness-aware minimisation: the discrete step (its equation is in `continuous/sam.py`)."""
 
 from typing import Any
 

@@ -16,6 +16,7 @@ from sde_sgd.processes.continuous._steps import over_substeps
 from sde_sgd.processes.continuous.modified import FlowState
 from sde_sgd.processes.discrete._batches import AbstractBatchProcess
 from sde_sgd.processes.linear import first_order_step, LinearStep
+from sde_sgd.processes.rules import heavy_ball, Rule
 from sde_sgd.random.draws import Draws
 from sde_sgd.types import Positions
 
@@ -64,6 +65,10 @@ class SVAG(AbstractBatchProcess):
     @property
     def substeps(self) -> int:
         return self.steps
+
+    @property
+    def update_rule(self) -> Rule:
+        return heavy_ball(self.landscape, self.learning_rate)
 
     @property
     def gradients_per_iteration(self) -> float:

@@ -29,7 +29,7 @@ from scipy.linalg import expm, logm
 
 from sde_sgd._checks import check_choice, check_number, check_part, check_whole
 from sde_sgd.processes.linear import LinearReading, NotKnown
-from sde_sgd.theory import _arguments, _fields, _readings
+from sde_sgd.theory import _arguments, _fields, _step_laws
 from sde_sgd.theory.laws.master_equation import MasterEquation, MOST_STEPS
 from sde_sgd.theory.stationary.moments import read_linear
 from sde_sgd.theory.step_errors import extrapolation_weights, MOST_LAGS
@@ -134,7 +134,7 @@ def effective_linear(process: Any, about: Any = None) -> LinearEquation:
     """
     found = read_linear(process, about)
     _check_steps(found)
-    if not _readings.has_constant_noise(found):
+    if not _step_laws.has_constant_noise(found):
         raise NotKnown(
             f"The noise of {type(process).__name__} depends on θ, and its variance rate is no "
             f"matrix: hold it with ConstantNoise.at(landscape, θ, sampling), or take "

@@ -22,7 +22,7 @@ from sde_sgd.noise.models import MinibatchNoise
 from sde_sgd.noise.sampling import AbstractSampling
 from sde_sgd.processes.base import AbstractProcess
 from sde_sgd.processes.step_laws import Batches
-from sde_sgd.theory import _arguments, _fields, _readings
+from sde_sgd.theory import _arguments, _fields, _step_laws
 from sde_sgd.theory.stationary.moments import read_linear, transient_of
 from sde_sgd.types import RealLike
 
@@ -143,7 +143,7 @@ def weak_errors_scalar(
         )
     noise = MinibatchNoise(sampling)
     noise.check(landscape)
-    law = _readings.jump_step(Batches(landscape, sampling, 1.0))
+    law = _step_laws.jump_step(Batches(landscape, sampling, 1.0))
     grids = [_chebyshev(num, ends) for num in (2 * degree // 3, degree)]
     points = np.concatenate([nodes for nodes, _, _ in grids])
     table = np.asarray(_evaluate(landscape, noise, of, points[:, None]), dtype=float)

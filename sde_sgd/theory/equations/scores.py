@@ -19,7 +19,7 @@ from sde_sgd._checks import (
 )
 from sde_sgd.processes.continuous.score import AbstractScore
 from sde_sgd.processes.linear import NotKnown
-from sde_sgd.theory import _arguments, _readings
+from sde_sgd.theory import _arguments, _step_laws
 from sde_sgd.theory._fields import traced
 from sde_sgd.theory.laws.gaussian import Gaussian
 from sde_sgd.theory.stationary.moments import read_linear
@@ -157,7 +157,7 @@ class GaussianScore(AbstractScore):
                 f"A score in θ alone that is known at every t is that of an equation of first "
                 f"order at solver step 0: pass ss.ModifiedEquation(...).limit(), say, not {name}."
             )
-        if not _readings.has_constant_noise(reading):
+        if not _step_laws.has_constant_noise(reading):
             raise NotKnown(
                 f"The law of {name} is no Gaussian: its noise depends on θ. Hold it with "
                 f"ConstantNoise.at(landscape, θ, sampling), or take GridScore (d ≤ 2) or "

@@ -13,7 +13,7 @@ import scipy.sparse as sparse
 from jaxtyping import Float
 from scipy.sparse.linalg import splu
 
-from sde_sgd.theory._readings import JumpStep
+from sde_sgd.theory._step_laws import JumpStep
 
 MOST_CELLS = 1_000_000
 _LARGEST_ERROR = 0.01

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from sde_sgd._checks import as_float64, check_number, check_whole, in_brief
 from sde_sgd.processes.step_laws import Diffusion
-from sde_sgd.theory import _arguments, _panels, _readings
+from sde_sgd.theory import _arguments, _panels, _step_laws
 from sde_sgd.theory._panels import Panels
 from sde_sgd.theory.escape import batch_chain as batches, kernel_equation as kernel
 from sde_sgd.types import RealLike
@@ -97,12 +97,12 @@ def exit_time(
     points, lower, upper = interval(start, exits)
     shape = np.shape(start)
     cells = check_whole("cells", cells, 3, batches.MOST_CELLS)
-    law = _readings.law(process)
+    law = _step_laws.law(process)
     h = float(law.step)
     limit = None if wall is None else check_number("wall", wall)
     _check_wall(limit, points, lower, upper, h)
     if not isinstance(law, Diffusion):
-        step = _readings.jump_step(law)
+        step = _step_laws.jump_step(law)
         mean, second, error = batches.exit_moments(step, points, lower, upper, cells)
     else:
         b, d = _line(law, "An exit time by quadrature")
@@ -142,10 +142,10 @@ def committor(
     """
     points, low, high = between(start, lower, upper)
     cells = check_whole("cells", cells, 3, batches.MOST_CELLS)
-    law = _readings.law(process)
+    law = _step_laws.law(process)
     h = float(law.step)
     if not isinstance(law, Diffusion):
-        found = batches.reaches_upper(_readings.jump_step(law), points, low, high, cells)
+        found = batches.reaches_upper(_step_laws.jump_step(law), points, low, high, cells)
         return found.reshape(np.shape(start))
     b, d = _line(law, "A committor by quadrature")
     if h > 0:
@@ -160,8 +160,8 @@ def committor(
 
 def _line(law: Diffusion, asked: str) -> tuple[_panels.Function, _panels.Function]:
     """b and D of points (n,), finite."""
-    b, d = _readings.line_functions(law, asked)
-    return _readings.finite("drift", b), _readings.finite("diffusion", d)
+    b, d = _step_laws.line_functions(law, asked)
+    return _step_laws.finite("drift", b), _step_laws.finite("diffusion", d)
 
 
 def _moments(b, d, points, lower, upper, wall) -> tuple[np.ndarray, np.ndarray]:

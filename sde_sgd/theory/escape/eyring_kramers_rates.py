@@ -14,7 +14,7 @@ from sde_sgd.landscapes.gradient_flow import Ending, follow_all
 from sde_sgd.processes.base import AbstractProcess
 from sde_sgd.processes.linear import NotKnown
 from sde_sgd.processes.step_laws import Diffusion
-from sde_sgd.theory import _arguments, _fields, _readings
+from sde_sgd.theory import _arguments, _fields, _step_laws
 
 # Relative spread of the eigenvalues of D, and of D between points, that passes as isotropic.
 _SAME = 1e-6
@@ -63,7 +63,7 @@ def eyring_kramers(process: Any, minimum: ArrayLike, saddle: ArrayLike) -> Eyrin
     check_part(
         "process", process, AbstractProcess, "a process such as ModifiedEquation(...).limit()"
     )
-    law, landscape = _readings.equation(process, "Eyring–Kramers"), process.landscape
+    law, landscape = _step_laws.equation(process, "Eyring–Kramers"), process.landscape
     first = _arguments.vector("minimum", minimum, landscape.dimension)
     second = _arguments.vector("saddle", saddle, landscape.dimension)
     half = float(np.linalg.norm(first - second)) / 2

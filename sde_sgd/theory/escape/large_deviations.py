@@ -26,7 +26,7 @@ from sde_sgd.noise.sampling import AbstractSampling
 from sde_sgd.processes.base import AbstractProcess
 from sde_sgd.processes.linear import NotKnown
 from sde_sgd.processes.step_laws import Batches, Diffusion
-from sde_sgd.theory import _readings
+from sde_sgd.theory import _step_laws
 from sde_sgd.types import RealLike
 
 _SCAN = 2001
@@ -99,8 +99,8 @@ def _of_diffusion(law: Any, eta: float) -> tuple[Callable, Callable]:
     """−b, and p of points and a direction: infinite where no noise pushes."""
     if not isinstance(law, Diffusion):
         raise NotKnown("The exponent is known of equations, of Gaussian SGD and of SGD itself.")
-    drift, diffusion = _readings.line_functions(law, "A quasi-potential")
-    drift = _readings.finite("The gradient", drift)
+    drift, diffusion = _step_laws.line_functions(law, "A quasi-potential")
+    drift = _step_laws.finite("The gradient", drift)
 
     def slopes(positions: np.ndarray, sign: float) -> np.ndarray:
         strength = diffusion(positions)
@@ -129,7 +129,7 @@ def _of_batches(law: Batches) -> tuple[Callable, Callable]:
             ]
         )
 
-    return _readings.finite("The gradient", gradient), slopes
+    return _step_laws.finite("The gradient", gradient), slopes
 
 
 def _uphill(gradient, first: float, last: float, sign: float) -> np.ndarray:

@@ -11,7 +11,7 @@ from scipy import sparse
 
 from sde_sgd._checks import check_part, check_whole
 from sde_sgd.processes.step_laws import Diffusion
-from sde_sgd.theory import _arguments, _fields, _readings
+from sde_sgd.theory import _arguments, _fields, _step_laws
 from sde_sgd.theory._fields import Field
 from sde_sgd.theory.laws._finite_volume import generator, Grid, make_grid
 from sde_sgd.theory.laws._markov_chain import propagate, stationary_masses
@@ -85,7 +85,7 @@ class FokkerPlanck(eqx.Module):
         mass_tolerance: float = 1e-6,
     ):
         self.grid = make_grid(box, cells, sides)
-        law = _readings.equation(process, "A density on a grid", self.grid.dimension)
+        law = _step_laws.equation(process, "A density on a grid", self.grid.dimension)
         self.drift = _fields.vector("drift", law.drift, self.grid.dimension)
         self.diffusion = _fields.tensor("diffusion", law.diffusion, self.grid.dimension)
         self.mass_tolerance = _arguments.tolerance("mass_tolerance", mass_tolerance)

@@ -23,7 +23,7 @@ from sde_sgd._checks import (
     check_number,
     check_whole,
 )
-from sde_sgd.theory import _arguments, _fields, _gauss, _readings
+from sde_sgd.theory import _arguments, _fields, _gauss, _step_laws
 from sde_sgd.theory.laws import _adaptive as adaptive
 from sde_sgd.theory.laws.law import AbstractLaw, moments_in_words
 from sde_sgd.types import RealLike
@@ -225,10 +225,10 @@ def stationary_density(
     """
     check_choice("convention", convention, sorted(_POWERS))
     coordinate = _coordinate(lower, upper, centre, scale)
-    law = _readings.equation(process, "A stationary density by quadrature", 1)
+    law = _step_laws.equation(process, "A stationary density by quadrature", 1)
     if not callable(law.diffusion):
         check_number("diffusion", law.diffusion, above=0)
-    fields = _readings.line_functions(law, "A stationary density by quadrature")
+    fields = _step_laws.line_functions(law, "A stationary density by quadrature")
     known: dict[tuple[float, float], np.ndarray] = {}
 
     def values(x: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from sde_sgd._checks import check_number, check_whole
-from sde_sgd.theory import _arguments, _readings
+from sde_sgd.theory import _arguments, _step_laws
 from sde_sgd.theory.laws.master_equation import gauss_legendre, MOST_NODES, MOST_STEPS
 from sde_sgd.theory.laws.scalar_law import ScalarLaw
 from sde_sgd.types import RealLike
@@ -62,7 +62,7 @@ class KramersMoyal(eqx.Module):
         nodes: int = 400,
         mass_tolerance: float = 1e-6,
     ):
-        law = _readings.line_step(process, "A Kramers–Moyal expansion")
+        law = _step_laws.line_step(process, "A Kramers–Moyal expansion")
         nodes = check_whole("nodes", nodes, 8, MOST_NODES)
         order = check_whole("order", order, 2)
         # More polynomials than nodes are not independent of each other.

@@ -13,8 +13,8 @@ from scipy.special import ndtr
 
 from sde_sgd._checks import check_flag, check_number, check_whole
 from sde_sgd.processes.step_laws import Jumps
-from sde_sgd.theory import _arguments, _readings
-from sde_sgd.theory._readings import GaussianStep, JumpStep
+from sde_sgd.theory import _arguments, _step_laws
+from sde_sgd.theory._step_laws import GaussianStep, JumpStep
 from sde_sgd.theory.laws._markov_chain import stationary_masses
 from sde_sgd.theory.laws.scalar_law import GaussianMixture, ScalarLaw
 from sde_sgd.types import RealLike
@@ -78,7 +78,7 @@ class MasterEquation(eqx.Module):
         mass_tolerance: float = 1e-9,
     ):
         nodes = check_whole("nodes", nodes, 8, _MOST_CELLS)
-        self.law = _readings.line_step(process, "A master equation")
+        self.law = _step_laws.line_step(process, "A master equation")
         self.box = _arguments.interval("box", box)
         self.mass_tolerance = _arguments.tolerance("mass_tolerance", mass_tolerance)
         if isinstance(self.law, GaussianStep):

@@ -25,7 +25,7 @@ from jaxtyping import Float
 from sde_sgd._checks import real_values
 from sde_sgd.processes.linear import LinearReading, NotKnown
 from sde_sgd.processes.step_laws import Diffusion
-from sde_sgd.theory import _readings
+from sde_sgd.theory import _step_laws
 from sde_sgd.theory.stationary.moments import stable_reading
 
 
@@ -129,7 +129,7 @@ def stationary_current(process: Any, about: Any = None) -> StationaryCurrent:
             f"production is infinite. areal_velocity(process) is known; of entropy take "
             f"ss.GaussianSGD or an equation, with ConstantNoise.at(landscape, θ, sampling)."
         )
-    if not _readings.has_constant_noise(reading):
+    if not _step_laws.has_constant_noise(reading):
         raise NotKnown(
             f"The noise of {type(process).__name__} depends on θ: its current is no linear "
             f"function of θ. areal_velocity(process) is known; for the rest hold the noise, with "

@@ -17,7 +17,7 @@ from sde_sgd.noise.driving import AbstractDriving, ColouredNoise, StableNoise, W
 from sde_sgd.processes.base import AbstractProcess
 from sde_sgd.processes.continuous.driven import read_driven
 from sde_sgd.processes.linear import LinearReading, NotKnown
-from sde_sgd.theory import _readings
+from sde_sgd.theory import _step_laws
 from sde_sgd.theory.stationary.moments import place
 from sde_sgd.types import RealLike
 
@@ -121,7 +121,7 @@ def _read(process: Any, about: Any) -> tuple[LinearReading, AbstractDriving]:
     """The reading and the driving, of a stable step under constant noise."""
     check_part("process", process, AbstractProcess, "a process such as ss.DrivenEquation")
     reading, driving = read_driven(process, place(process, about))
-    if not _readings.has_constant_noise(reading):
+    if not _step_laws.has_constant_noise(reading):
         raise NotKnown(
             f"The gradient noise of {type(process).__name__} depends on θ: hold it with "
             f"ConstantNoise.at(landscape, θ, sampling)."

@@ -11,7 +11,7 @@ from scipy.special import erf
 
 import sde_sgd as ss
 from sde_sgd.processes import Diffusion, Jumps
-from sde_sgd.theory._readings import line_step
+from sde_sgd.theory._step_laws import line_step
 from sde_sgd.theory.laws import KramersMoyal, MasterEquation
 
 X, Y = np.array([1.0, -0.5, 2.0, 1.5]), np.array([0.7, 0.4, 1.1, 2.4])
