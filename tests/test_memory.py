@@ -114,7 +114,7 @@ def test_an_accelerator_is_asked_for_its_own(monkeypatch, stats, free, working):
         def memory_stats(self):
             return stats
 
-    monkeypatch.setattr(jax, "devices", lambda: [Device()])
+    monkeypatch.setattr(jax, "local_devices", lambda: [Device()])
     assert memory.working_bytes() == working
     if free is not None:
         assert available_memory() == free

@@ -10,7 +10,7 @@ import numpy as np
 import scipy
 from jaxtyping import Array
 
-from sde_sgd._checks import check_callable, check_flag, check_number, check_part
+from sde_sgd._checks import check_callable, check_flag, check_number, check_part, in_brief
 from sde_sgd.estimate import Estimate
 from sde_sgd.measure.base import AbstractMeasure, MeasureResult, shape_at_theta, Tick
 from sde_sgd.measure.brownian_bridge import BrownianBridge
@@ -231,8 +231,8 @@ class FirstPassage(AbstractMeasure):
         if outside.any():
             raise ValueError(
                 f"{int(outside.sum())} of {outside.size} members start where exited(θ) already "
-                f"holds, the first of them member {int(np.argmax(outside))}: their exit time is "
-                f"zero. Start inside, or turn the condition round."
+                f"holds, the first of them at θ = {in_brief(np.asarray(theta)[outside][0])}: their "
+                f"exit time is zero. Start inside, or turn the condition round."
             )
 
     def init(self, theta: Positions) -> FirstPassageCarry:

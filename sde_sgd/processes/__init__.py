@@ -15,6 +15,7 @@ from sde_sgd.processes.continuous.momentum import (
 from sde_sgd.processes.continuous.probability_flow import ProbabilityFlow as ProbabilityFlow
 from sde_sgd.processes.continuous.sam import SAMEquation as SAMEquation
 from sde_sgd.processes.continuous.transformed import TransformedEquation as TransformedEquation
+from sde_sgd.processes.discrete._batches import AbstractBatchProcess as AbstractBatchProcess
 from sde_sgd.processes.discrete.adaptive import (
     AbstractAdaptive as AbstractAdaptive,
     Adam as Adam,

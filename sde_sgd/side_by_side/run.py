@@ -18,6 +18,7 @@ from sde_sgd.side_by_side.ensembles import as_folder, Ensembles, Stopped
 from sde_sgd.side_by_side.laws import laws, observed, paired as paired_differences
 from sde_sgd.side_by_side.price import announce
 from sde_sgd.side_by_side.result import SideBySide
+from sde_sgd.side_by_side.rows import unresolved, verdicts
 from sde_sgd.side_by_side.step import (
     largest,
     next_check,
@@ -26,7 +27,6 @@ from sde_sgd.side_by_side.step import (
     Visible,
     visible_differences,
 )
-from sde_sgd.side_by_side.rows import unresolved, verdicts
 from sde_sgd.simulate.checkpoint import Checkpoint
 from sde_sgd.simulate.engine import prepare
 from sde_sgd.simulate.run import Run

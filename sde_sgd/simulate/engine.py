@@ -221,5 +221,7 @@ def prepare(
     for measure in named.values():
         measure.check_start(theta)
     judge_stability(process, theta, check_stability)
-    ensemble = Ensemble(ensemble_size, identities, theta, theta0)
+    # Where it is an array, a copy that the user cannot change; of all members `theta` is one.
+    given = theta0 if callable(theta0) else theta if number == ensemble_size else np.array(theta0)
+    ensemble = Ensemble(ensemble_size, identities, theta, given)
     return Engine(process, named, ensemble, key, plan, record_every, refill, memory)

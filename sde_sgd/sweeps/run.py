@@ -19,8 +19,8 @@ from sde_sgd.netcdf import remove_leftovers, write_dataset
 from sde_sgd.simulate.fingerprint import describe, unseen
 from sde_sgd.simulate.forecast import duration
 from sde_sgd.sweeps.cells import CellJob, read_cell
-from sde_sgd.sweeps.grid import Cell, cells_of, check_grid, key_of, name_of, text_of
 from sde_sgd.sweeps.executors import check_executor, outcomes
+from sde_sgd.sweeps.grid import Cell, cells_of, check_grid, key_of, name_of, text_of
 from sde_sgd.sweeps.result import check_alike, combine, Sweep
 from sde_sgd.terminal import StatusLine
 from sde_sgd.types import Key

@@ -31,8 +31,8 @@ def centred(theta):
 
 # Runs.
 _options = dict(
-    measures={"moments": ss.Moments()}, record_every=None, refill=False, memory=None,
-    chunk_size=None, devices=None, check_stability=False,
+    measures={"moments": ss.Moments()}, record_every=None, refill=False, members=[0],
+    memory=None, chunk_size=None, devices=None, check_stability=False,
 )  # fmt: skip
 _ending = dict(progress=False, checkpoint=None, budget=None, on_divergence="raise")
 add(
@@ -43,6 +43,7 @@ add("forecast", lambda: (ss.forecast, dict(process=made.sgd, theta0=THETA, **_ru
 add("Run.extend", lambda: (made.run.extend, dict(num_steps=2, **_ending)))
 add("Run.save", lambda: (made.run.save, dict(path="/nowhere/run.nc")))
 add("Run.__getitem__", lambda: (made.run.__getitem__, dict(name="histogram")))
+add("merge", lambda: (ss.merge, dict(parts=[made.run])))
 add("load", lambda: (ss.load, dict(path="/nowhere/run.nc")))
 add("Checkpoint", lambda: (ss.Checkpoint, dict(path="/nowhere", every_seconds=30.0, version="1")))
 _observed = dict(
@@ -75,7 +76,7 @@ add("splitting", lambda: (
     dict(process=made.sgd, theta0=THETA, level=first, origin=-2.0, target=3.0, surface=None,
          num_replicas=8, num_repetitions=4, key=KEY, num_levels=10, kill_fraction=0.25,
          num_loops=2, burn_in_loops=1, longest=50, num_paths=0, budget=None, checkpoint=None,
-         memory=None),
+         memory=None, repetitions=[0, 1], chunk_size=None),
 ))  # fmt: skip
 _validity = dict(
     num_steps=10, tolerance=0.1, directions=None, count=1, num_paths=2, explore_steps=3,
@@ -307,7 +308,7 @@ add(
     ),
 )
 add("landscapes.find_saddles", lambda: (ss.landscapes.find_saddles, dict(basins=made.basins)))
-add("Basins.assign", lambda: (made.basins.assign, dict(points=[[-1.0], [0.5]])))
+add("landscapes.Basins.assign", lambda: (made.basins.assign, dict(points=[[-1.0], [0.5]])))
 add(
     "landscapes.label_by_nearest",
     lambda: (ss.landscapes.label_by_nearest, dict(centres=[[-1.0], [1.0]], radius=0.5)),

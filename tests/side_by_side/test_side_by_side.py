@@ -13,9 +13,9 @@ import sde_sgd as ss
 from sde_sgd.estimate import Estimate
 from sde_sgd.side_by_side import run as run_module
 from sde_sgd.side_by_side.laws import Distances
+from sde_sgd.side_by_side.rows import verdicts
 from sde_sgd.side_by_side.sides import check_members, check_sides
 from sde_sgd.side_by_side.step import next_check, StepErrors, substeps_needed, Visible
-from sde_sgd.side_by_side.rows import verdicts
 
 ETA = 0.2
 

@@ -238,15 +238,19 @@ def test_four_processes_that_were_killed(tmp_path):
                     env=os.environ | {"PYTHONPATH": str(Path(ss.__file__).parent.parent)},
                 )
             )
-        deadline = time.monotonic() + 240
-        while not all(path.exists() and done(path) > 8 for path in files):
-            assert all(child.poll() is None for child in children)
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        deadline, running = time.monotonic() + 240, dict(zip(children, files, strict=True))
+        while running:
+            for child, path in list(running.items()):
+                assert child.poll() is None and time.monotonic() < deadline
+                if path.exists() and done(path) > 8:
+                    child.kill()
+                    assert child.wait() == -signal.SIGKILL
+                    del running[child]
+            time.sleep(0.01)
     finally:
         for child in children:
-            os.kill(child.pid, signal.SIGKILL)
-            assert child.wait() == -signal.SIGKILL
+            child.kill()
+            child.wait()
     total = max(map(done, files)) + 100
     name = "reshuffled with momentum"
     for members, path in zip(QUARTERS, files, strict=True):
@@ -358,6 +362,17 @@ def test_a_file_of_another_configuration(tmp_path):
         last = simulate("SDE", members, checkpoint=saved)
     with pytest.raises(ValueError, match="version was two and is one"):
         ss.merge([*files[:3], last])
+
+
+def test_starts_that_the_user_changes_afterwards():
+    """The array of starts belongs to the user again once the parts have been run."""
+    process, _, options = arguments("SDE")
+    given = dict(num_steps=STEPS, ensemble_size=SIZE, key=jr.key(3)) | options
+    starts = normal(5, SIZE, 3)
+    once = ss.simulate(process, starts.copy(), **given)
+    parts = [ss.simulate(process, starts, members=members, **given) for members in QUARTERS]
+    starts += 1
+    assert_same_bits(ss.merge(parts), once)
 
 
 def test_chunks_of_other_sizes_are_told():

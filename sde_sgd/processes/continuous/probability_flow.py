@@ -23,8 +23,8 @@ from sde_sgd.processes.clock import Clock, LearningRate
 from sde_sgd.processes.continuous._steps import step_members
 from sde_sgd.processes.continuous.modified import check_ordinary, FlowState, solver_step
 from sde_sgd.processes.continuous.score import AbstractScore
-from sde_sgd.processes.rules import heavy_ball, Rule
 from sde_sgd.processes.drift import force
+from sde_sgd.processes.rules import heavy_ball, Rule
 from sde_sgd.random.draws import Draws
 from sde_sgd.types import Positions, RealLike, Scalar, Vector
 
