@@ -1,7 +1,7 @@
 """The drift of an equation of SGD: ∇L, and its correction of second order in η."""
 
 import jax
-from jaxtyping import Array, Float
+import numpy as np
 
 from sde_sgd.landscapes.base import AbstractLandscape
 from sde_sgd.types import Vector
@@ -19,6 +19,6 @@ def correction(landscape: AbstractLandscape, theta: Vector, eta) -> Vector:
     return 0.5 * eta * curvature(gradient)
 
 
-def rates(curvature: Float[Array, " d"], eta: float, order: int) -> Float[Array, " d"]:
+def rates(curvature: np.ndarray, eta: float, order: int) -> np.ndarray:
     """`force` along the directions of a quadratic: λ, and λ + (η/2)λ² of order 2."""
     return curvature if order == 1 else curvature + eta / 2 * curvature**2

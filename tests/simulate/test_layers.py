@@ -32,6 +32,7 @@ ORDER = (
     "sweeps",
     "side_by_side",
     "validity",
+    "_experiments",
 )
 # Predictions never simulate, and never draw.
 ONLY = {
