@@ -251,8 +251,9 @@ class AbstractProcess(eqx.Module):
         return read(self, about)
 
     def largest_stable_rate(self, about: Any = None, at_step_zero: bool = False) -> float:
-        """The η below which second moments stay bounded, all else the same; ∞ if they always do.
+        """The η below which second moments stay bounded, all else the same.
 
+        ∞ if they always do, and 0 if they do at no η, as at a saddle.
         Of the equation at solver step 0 where `at_step_zero`. Arguments and errors: `linear`.
         """
         return self._independent(

@@ -155,9 +155,10 @@ class LinearReading(NamedTuple):
         return self.growth() < 1
 
     def largest_stable_rate(self) -> float:
-        """The η below which second moments are bounded, all else the same; ∞ if they always are.
+        """The η below which second moments are bounded, all else the same.
 
-        Found between a stable and an unstable rate by bisection of the logarithm.
+        ∞ if they always are, and 0 if they are at no η, as at a saddle. Found by bisection of the
+        logarithm between a stable and an unstable rate.
         """
         low = high = self.learning_rate
         if self.at(low).stable:
@@ -168,6 +169,8 @@ class LinearReading(NamedTuple):
         else:
             while not self.at(low).stable:
                 low /= 4
+                if low < 1e-12 * high:
+                    return 0.0
         while high / low - 1 > 1e-12:
             middle = np.sqrt(low * high)
             low, high = (middle, high) if self.at(middle).stable else (low, middle)
