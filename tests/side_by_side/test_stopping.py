@@ -87,11 +87,11 @@ def test_ctrl_c_stops_the_whole_and_the_folder_resumes_it(disturbed, tmp_path):
 def test_the_budget_is_of_the_whole(disturbed):
     """Seconds that the first run used up end it there, and no other begins."""
     compared()  # compiled
-    disturbed(ss.SGD, lambda: time.sleep(1.1))
-    with pytest.warns(UserWarning, match="budget of 1 s is used up.*checkpoint= .a folder"):
-        part = compared(budget=1)
+    disturbed(ss.SGD, lambda: time.sleep(4.1))
+    with pytest.warns(UserWarning, match="budget of 4 s is used up.*checkpoint= .a folder"):
+        part = compared(budget=4)
     assert list(part.runs) == ["SGD"] and part.runs["SGD"].num_steps < 6
-    assert part.stopped == "the budget of 1 s is used up"
+    assert part.stopped == "the budget of 4 s is used up"
     with pytest.warns(UserWarning, match="No run was begun"):
         none = compared(budget=1e-9)
     assert none.runs == {} and not none.complete
