@@ -43,8 +43,8 @@ class BrownianBridge(eqx.Module):
     def __init__(self, process: Any, level: Callable):
         if not isinstance(process, ModifiedEquation):
             raise ValueError(
-                f"{type(process).__name__} has no Brownian path between two of its steps, so that "
-                f"nothing is crossed there, or none that is known: take an ss.ModifiedEquation."
+                f"process must be an ss.ModifiedEquation; {type(process).__name__} has no Brownian "
+                f"path between two of its steps, or none that is known."
             )
         if not process.autonomous:
             raise ValueError("The bridge needs one step length: take a constant learning rate.")

@@ -52,8 +52,8 @@ def raise_lines(file):
 def outcome(call, argument, value, seconds):
     """What `call()` did, where `argument` of it was replaced by `value`."""
     _running.append(True)
-    before = signal.signal(signal.SIGALRM, _stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    before = signal.signal(signal.SIGPROF, _stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
@@ -66,12 +66,12 @@ def outcome(call, argument, value, seconds):
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         return _judged(error, argument, value)
     finally:
         _running.clear()
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def _stop(*_):

@@ -170,7 +170,7 @@ def test_the_variance_of_a_level_is_that_of_its_gradient():
 def test_bridges_that_make_no_sense_are_refused():
     """A bridge needs the SDE of the run, with its step; SGD has none."""
     sgd = ss.SGD(ss.double_well(1.0), 0.1, ss.WithReplacement(1))
-    with pytest.raises(ValueError, match="SGD has no Brownian path between two of its steps"):
+    with pytest.raises(ValueError, match="SGD has no Brownian path"):
         ss.FirstPassage.bridged(sgd, outside)
     flat, noise = ss.double_well(1.0), ss.ConstantNoise([[1.0]])
     with pytest.raises(ValueError, match="take a constant learning rate"):
