@@ -61,6 +61,10 @@ class Estimate(eqx.Module):
                 f"An Estimate needs value and standard_error of one shape; got "
                 f"{self.value.shape} and {self.standard_error.shape}."
             )
+        if (self.standard_error < 0).any():
+            raise ValueError(
+                f"standard_error must not be negative; got {in_brief(self.standard_error)}."
+            )
 
     def __repr__(self) -> str:
         if self.value.ndim == 0:
@@ -142,6 +146,10 @@ class Estimate(eqx.Module):
 
     def __truediv__(self, other: "Estimate | ArrayLike") -> "Estimate":
         return self._with(other, lambda x, y: x / y, lambda x, y: (1 / y, -x / y**2))
+
+    def __pow__(self, power: float | int) -> "Estimate":
+        exponent = check_number("power", power)
+        return self.map(lambda x: x**exponent)
 
     def __radd__(self, other: ArrayLike) -> "Estimate":
         return self + other

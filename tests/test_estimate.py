@@ -52,6 +52,7 @@ def test_a_function_of_one():
     """f(v) ± |f′(v)|se, here of a square root and of a flat function."""
     both(B.map(jnp.sqrt), ([2, 0.5**0.5], [0.01, 0.005 / 0.5**0.5]))
     both(A.map(lambda x: 0 * x), ([0, 0], [0, 0]))
+    both(A**2, ([4, 9], [0.08, 0.18]))
 
 
 def test_unmeasured_entries_stay_unmeasured():
@@ -72,6 +73,11 @@ def test_shapes_broadcast_and_others_are_refused():
 def test_an_estimate_is_not_independent_of_itself():
     with pytest.raises(ValueError, match="not independent of itself"):
         A - A
+
+
+def test_an_error_is_not_negative():
+    with pytest.raises(ValueError, match="standard_error must not be negative; got -0.1"):
+        ss.Estimate(1.0, -0.1, 5)
 
 
 def test_text_is_no_number():

@@ -54,6 +54,34 @@ class Sweep:
             int(np.nanmin(counts)) if np.isfinite(counts).any() else 0,
         )
 
+    def mean(self, axis: str) -> "Sweep":
+        """The mean over an axis of the grid, seeds say, of what was measured.
+
+        x̄ = Σ x_i/n with the error √(Σ se_i²)/n of independent cells, those that did not fail;
+        `num_samples` adds up. Variables without an error get the standard error of their spread.
+        """
+        if axis not in self.axes:
+            raise ValueError(f"{axis!r} is no axis of this sweep: {', '.join(self.axes)}.")
+        found = self.data.drop_vars(["cell_failure", "cell_seconds"])
+        means = xr.Dataset(attrs=found.attrs)
+        for name in map(str, found.data_vars):
+            if name.endswith(("_standard_error", "_num_samples")) or found[name].dtype == object:
+                continue
+            values = found[name]
+            count = values.notnull().sum(axis)
+            means[name] = values.mean(axis)
+            if f"{name}_standard_error" in found:
+                error = found[f"{name}_standard_error"].where(values.notnull())
+                means[f"{name}_standard_error"] = np.sqrt((error**2).sum(axis)) / count
+                means[f"{name}_num_samples"] = found[f"{name}_num_samples"].sum(axis)
+            else:
+                means[f"{name}_standard_error"] = values.std(axis, ddof=1) / np.sqrt(count)
+                means[f"{name}_num_samples"] = count
+        means["cell_seconds"] = self.data["cell_seconds"].sum(axis)
+        failed = (self.data["cell_failure"] != "").sum(axis)
+        means["cell_failure"] = xr.where(failed > 0, failed.astype(str) + " failed", "")
+        return Sweep(means, tuple(a for a in self.axes if a != axis))
+
     def figure(self, x: str, y: str, hue: str | None = None, **cell: Any) -> Figure:
         """`y` over the axis `x`, a colour for each value of `hue`, bars of one standard error.
 
@@ -97,8 +125,14 @@ class Sweep:
 
     def _check_variable(self, name: str) -> None:
         if name not in self.data:
-            names = ", ".join(str(n) for n in self.data if not str(n).startswith("cell_"))
-            raise ValueError(f"The function of this sweep gave no {name!r}; it gave {names}.")
+            gave = ", ".join(self._names())
+            raise ValueError(f"The function of this sweep gave no {name!r}; it gave {gave}.")
+
+    def _names(self) -> list[str]:
+        """What the function returned, without the errors of it."""
+        names = [str(name) for name in self.data if not str(name).startswith("cell_")]
+        errors = tuple(f"{n}{part}" for n in names for part in ("_standard_error", "_num_samples"))
+        return [name for name in names if name not in errors]
 
     def _check_measured(self, name: str) -> None:
         self._check_variable(name)
@@ -108,7 +142,7 @@ class Sweep:
     def __repr__(self) -> str:
         sizes = " × ".join(f"{self.data.sizes[axis]} {axis}" for axis in self.axes)
         seconds, failed = self.data["cell_seconds"].values, self.failures
-        names = ", ".join(str(n) for n in self.data if not str(n).startswith("cell_"))
+        names = ", ".join(self._names())
         lines = [
             f"Sweep over {sizes}: {seconds.size - len(failed)} of {seconds.size} cells, "
             f"{np.nansum(seconds):.3g} s of work; {names}",

@@ -4,6 +4,8 @@ import hashlib
 import inspect
 import json
 import time
+import traceback
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,7 +53,7 @@ def sweep(
 
     The key of a cell is made of `key` and of that cell's own values, so that a grid may grow, and
     numbers do not depend on who computes a cell or when. A cell that fails does not end the sweep:
-    its numbers are NaN, its reason is told, and it is tried again the next time.
+    its numbers are NaN, a warning gives its reason, and the same call tries it again.
 
     **Arguments:**
 
@@ -71,8 +73,8 @@ def sweep(
     **Returns:** `Sweep`.
 
     **Raises:** `ValueError` for a grid, an executor or results that do not fit, for a function that
-    cannot be sent to another process, and for a folder whose cells are those of another function or
-    key; `KeyboardInterrupt` for Ctrl-C. Finished cells are kept.
+    cannot be sent to another process, for a folder whose cells are those of another function or
+    key, and where every cell fails; `KeyboardInterrupt` for Ctrl-C. Finished cells are kept.
     """
     check_callable("function", function, "def function(cell, key)")
     axes, key = check_grid(grid), check_key(key)
@@ -88,6 +90,7 @@ def sweep(
     for cell, outcome in outcomes(jobs, executor):
         done.add(cell, outcome)
     done.line.close(done.text())
+    done.tell()
     result = combine(axes, done.found, done.failed)
     if folder is not None:
         write_dataset(result.data, folder / _WHOLE)
@@ -126,7 +129,7 @@ class _Done:
     def add(self, cell: Cell, outcome: xr.Dataset | Exception) -> None:
         self.new += 1
         if isinstance(outcome, Exception):
-            self.failed[cell.place] = f"{type(outcome).__name__}: {outcome}"
+            self.failed[cell.place] = _reason(outcome)
         else:
             if self.found:
                 first = next(iter(self.found))
@@ -136,6 +139,20 @@ class _Done:
         if self.line.due:
             self.line.write(self.text())
 
+    def tell(self) -> None:
+        """Warns of cells that failed; raises where all of them did."""
+        if not self.failed:
+            return
+        place, reason = next(iter(self.failed.items()))
+        first = f"at {self.texts[place]} {reason}"
+        if not self.found:
+            raise ValueError(f"Every cell of the sweep failed, the first {first}")
+        warnings.warn(
+            f"{len(self.failed)} of {len(self.cells)} cells of the sweep failed, the first {first} "
+            f"(all of them: .failures). The same call tries them again.",
+            stacklevel=3,
+        )
+
     def text(self) -> str:
         text = f"sweep: {len(self.found)} of {len(self.cells)} cells"
         text += f", {len(self.failed)} failed" if self.failed else ""
@@ -144,6 +161,13 @@ class _Done:
             rest = (time.monotonic() - self.started) / self.new * left
             text += f", about {duration(rest)} left"
         return text
+
+
+def _reason(error: Exception) -> str:
+    """Type, text and place of an error: KeyError: 'eta' (study.py, line 12)."""
+    lines = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(lines[-1].filename).name}, line {lines[-1].lineno})" if lines else ""
+    return f"{type(error).__name__}: {error}{place}"
 
 
 def _folder(path: str | Path) -> Path:
@@ -178,8 +202,22 @@ def _signature(function: Callable, key: jax.Array) -> str:
         )
     typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     words = np.asarray(jr.key_data(key) if typed else key).tolist()
-    whole = json.dumps([described, words, str(jnp.result_type(float))], sort_keys=True)
-    return hashlib.sha256(whole.encode()).hexdigest()
+    parts = {
+        "function (its code, or what it uses: a global, a closure, another function)": described,
+        "key": words,
+        "precision": str(jnp.result_type(float)),
+    }
+    return json.dumps({name: _digest(part) for name, part in parts.items()})
+
+
+def _digest(part: Any) -> str:
+    return hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest()
+
+
+def _changed(one: str, other: str) -> str:
+    """The parts in which two signatures differ."""
+    before, now = json.loads(one), json.loads(other)
+    return " and ".join(name for name in now if before.get(name) != now[name])
 
 
 def _known(folder: Path, cells: list[Cell], signature: str) -> dict[tuple[int, ...], xr.Dataset]:
@@ -191,10 +229,11 @@ def _known(folder: Path, cells: list[Cell], signature: str) -> dict[tuple[int, .
         if not file.exists():
             continue
         found = read_cell(file)
-        if found.attrs["cell_signature"] != signature:
+        changed = _changed(found.attrs["cell_signature"], signature)
+        if changed:
             raise ValueError(
-                f"The cells in {str(folder)!r} are those of another function, of what it uses, of "
-                f"another key or precision: take another path, or delete that folder."
+                f"The finished cells in {str(folder)!r} were computed with another {changed}: take "
+                f"another path, or delete that folder."
             )
         if first is not None:
             check_alike(known[first.place], found, text_of(cell.values), text_of(first.values))
