@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from numpy.polynomial import legendre
 
 from sde_sgd.theory._gauss import FROM_LEFT, FROM_RIGHT, NODES, TO_COEFFICIENTS, WEIGHTS
 
@@ -13,6 +14,8 @@ _STEP_OF_PHI = 3.0
 # Where φ has risen this far above the highest point that matters, the rest weighs e^{−40}.
 _NEGLIGIBLE_RISE = 40.0
 _LARGEST_PHI = 690.0
+# Points between the ends at which narrow bumps of b/D are looked for.
+_LOOKS = 16_384
 
 Function = Callable[[np.ndarray], np.ndarray]
 
@@ -182,7 +185,26 @@ def _resolve(drift: Function, diffusion: Function, breaks: np.ndarray):
     start = np.concatenate(done_edges)
     order = np.argsort(start)
     edges = np.concatenate([start[order], breaks[-1:]])
-    return edges, np.concatenate(done_slope)[order], np.concatenate(done_values)[order]
+    slopes, diffusions = np.concatenate(done_slope)[order], np.concatenate(done_values)[order]
+    finer = _with_missed(drift, diffusion, edges, slopes)
+    if len(finer) > len(edges):
+        return _resolve(drift, diffusion, finer)
+    return edges, slopes, diffusions
+
+
+def _with_missed(drift: Function, diffusion: Function, edges: np.ndarray, slope: np.ndarray):
+    """The edges, with more where a look between the nodes sees what they do not: narrow bumps."""
+    x = np.linspace(edges[0], edges[-1], _LOOKS + 2)[1:-1]
+    panel = np.clip(np.searchsorted(edges, x, side="right") - 1, 0, len(slope) - 1)
+    left, right = edges[panel], edges[panel + 1]
+    place = (2 * x - left - right) / (right - left)
+    coefficients = (slope @ TO_COEFFICIENTS.T)[panel]
+    known = np.sum(legendre.legvander(place, len(NODES) - 1) * coefficients, axis=1)
+    seen = drift(x) / diffusion(x)
+    room = 1e-6 * (np.abs(slope).max(axis=1)[panel] + 1 / (edges[-1] - edges[0]))
+    # Beside a jump, or an end at which b/D is infinite, a panel may be as short as doubles allow.
+    missed = (np.abs(seen - known) > room) & (right - left > 1e-6 * (edges[-1] - edges[0]))
+    return np.unique(np.concatenate([edges, x[missed]]))
 
 
 def _smooth(values: np.ndarray, absolute: np.ndarray | float) -> np.ndarray:

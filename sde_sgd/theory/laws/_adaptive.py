@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+from numpy.polynomial import legendre
 from numpy.typing import ArrayLike
 
 from sde_sgd.theory._gauss import (
@@ -29,6 +30,7 @@ _END_SLOPES = _ORDERS * (_ORDERS + 1) / 2  # P_n'(1)
 
 _MAX_PANELS = 20_000
 _MAX_ROUNDS = 70
+_PIECES = 64  # of a resolved panel, in which narrow features are looked for
 _NEGLIGIBLE = 60.0  # e⁻⁶⁰ of the top: of no weight in any sum of doubles
 _UNDERFLOW = 700.0
 
@@ -116,11 +118,13 @@ def resolve(
     _check_ends(edges, log_q, growing_only=True)
     for _ in range(_MAX_ROUNDS):
         rough = _rough(edges, log_q, deep)
-        if not rough.any():
-            _check_ends(edges, log_q)
-            return edges, log_q
-        middle = ((edges[:-1] + edges[1:]) / 2)[rough]
-        finer = np.unique(np.concatenate([edges, middle]))
+        if rough.any():
+            finer = np.unique(np.concatenate([edges, ((edges[:-1] + edges[1:]) / 2)[rough]]))
+        else:
+            finer = _with_missed(edges, log_q, log_weight)
+            if len(finer) == len(edges):
+                _check_ends(edges, log_q)
+                return edges, log_q
         if len(finer) == len(edges):  # jumps, enclosed to rounding
             _check_ends(edges, log_q)
             return edges, log_q
@@ -170,6 +174,31 @@ def _rough(edges: np.ndarray, log_q: np.ndarray, deep: tuple[bool, bool]) -> np.
     rough_q = inside & (own * np.exp(peak - top) * half > 1e-13 * mass)
     apart = _apart(log_q - top, half, size)
     return ((inside | tails) & (rough_log | apart)) | rough_q | (tails & (own > 1e-9))
+
+
+def _with_missed(
+    edges: np.ndarray, log_q: np.ndarray, log_weight: LogWeight
+) -> Float[np.ndarray, " edges"]:
+    """The edges, with more where a look between the nodes sees what they do not: narrow wells."""
+    step = np.arange(_PIECES) / _PIECES
+    fine = (edges[:-1, None] + step * np.diff(edges)[:, None]).ravel()
+    fine = np.append(fine, edges[-1])
+    if (np.diff(fine) <= 0).any():  # jumps, enclosed to rounding
+        return edges
+    seen = log_weight(fine).reshape(len(edges) - 1, -1)
+    place = (-1 + (2 * np.arange(_PIECES)[:, None] + 1 + NODES) / _PIECES).ravel()
+    known = (
+        np.maximum(log_q, -1e200) @ TO_COEFFICIENTS.T @ legendre.legvander(place, NUM_NODES - 1).T
+    )
+    peak = np.where(np.isfinite(seen), seen, -np.inf).max(axis=1)
+    weighty = np.flatnonzero(peak >= peak.max() - _NEGLIGIBLE)
+    inside = np.zeros(len(peak), bool)
+    inside[weighty[0] : weighty[-1] + 1] = True
+    with np.errstate(invalid="ignore"):
+        missed = inside & (
+            np.ptp(seen - known, axis=1) > 1e-6 * np.maximum(1, np.ptp(seen, axis=1))
+        )
+    return np.unique(np.concatenate([edges, fine[:-1].reshape(len(peak), -1)[missed].ravel()]))
 
 
 def _apart(log_q: np.ndarray, half: np.ndarray, size: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.integrate import quad
+from scipy.integrate import cumulative_trapezoid, quad, trapezoid
 from scipy.special import erf, ndtr
 
 import sde_sgd as ss
@@ -283,3 +283,22 @@ def test_refused(options, functions, message):
         step = options.get("step", 0.0)
         options = {"start": -1.0, "exits": 1.0} | {k: v for k, v in options.items() if k != "step"}
         mean_exit_time(Diffusion(b, d, step), **options)
+
+
+@pytest.mark.parametrize("width", [0.1, 1e-3, 1e-4])
+def test_a_narrow_barrier_is_not_stepped_over(width):
+    """(1/D)∫_0^1 e^{V/D} ∫_{-∞}^y e^{−V/D}, by the trapezoid rule, fine where the barrier is."""
+
+    def energy(x):
+        return 0.15 * x**2 + 0.4 * jnp.exp(-(((x - 0.7) / width) ** 2) / 2)
+
+    landscape = ss.Potential(lambda theta: energy(theta[0]), np.eye(1))
+    sde = ss.ModifiedEquation(landscape, 0.1, ss.ConstantNoise(np.eye(1)))
+    fine = 0.7 + width * np.linspace(-12, 12, 200_001)
+    x = np.unique(np.concatenate([np.linspace(-6, 1, 400_001), fine[fine < 1]]))
+    phi = np.asarray(energy(jnp.asarray(x))) / 0.05
+    inner = cumulative_trapezoid(np.exp(-phi), x, initial=0)
+    out = x >= 0
+    exact = trapezoid((np.exp(phi) * inner)[out], x[out]) / 0.05
+    found = mean_exit_time(sde.limit(), start=0.0, exits=1.0)
+    np.testing.assert_allclose(found, exact, rtol=1e-5)

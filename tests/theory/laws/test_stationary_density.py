@@ -246,3 +246,27 @@ def test_refuses(change, match):
     process = Diffusion(good.pop("drift"), good.pop("diffusion"))
     with pytest.raises(ValueError, match=match):
         stationary_density(process, **good)
+
+
+def mixture(place, width, weight):
+    """The limit whose density is that of two normals, at 0 and at `place`."""
+
+    def energy(theta):
+        wide = jnp.log(1 - weight) - theta[0] ** 2 / 2
+        narrow = jnp.log(weight / width) - ((theta[0] - place) / width) ** 2 / 2
+        return -0.05 * jnp.logaddexp(wide, narrow)
+
+    landscape = ss.Potential(energy, np.eye(1))
+    return ss.ModifiedEquation(landscape, 0.1, ss.ConstantNoise(np.eye(1))).limit()
+
+
+@pytest.mark.parametrize(
+    ("place", "width", "weight"),
+    [(200.0, 1.0, 0.5), (7.3, 0.003, 0.1), (2.1, 0.001, 0.5), (100.0, 0.01, 0.5)],
+)
+def test_a_narrow_well_is_seen(place, width, weight):
+    """Mean w a and variance 1 − w + w s² + w(1 − w)a² of (1 − w)N(0, 1) + w N(a, s²)."""
+    law = stationary_density(mixture(place, width, weight))
+    np.testing.assert_allclose(law.mean, [weight * place], rtol=1e-9)
+    variance = 1 - weight + weight * width**2 + weight * (1 - weight) * place**2
+    np.testing.assert_allclose(law.variance, variance, rtol=1e-9)
