@@ -146,6 +146,11 @@ def read(path: Path, own: dict[str, Any]) -> tuple[dict[str, Any], list[np.ndarr
         raise ValueError(f"checkpoint={str(path)!r} cannot be read: {error}.") from error
     except Exception as error:
         # Whatever a file holds: NumPy, zlib and JSON each have errors of their own.
+        if _is_netcdf(path):
+            raise ValueError(
+                f"{str(path)!r} is a data set, such as a run that was saved, and no checkpoint: it "
+                f"has no states to go on from. Give the file that checkpoint= wrote."
+            ) from None
         raise ValueError(
             f"checkpoint={str(path)!r} exists and is not a checkpoint of this library, or is "
             f"damaged: choose another file or remove it."
@@ -158,6 +163,11 @@ def read(path: Path, own: dict[str, Any]) -> tuple[dict[str, Any], list[np.ndarr
             f"remove it."
         )
     return header, arrays
+
+
+def _is_netcdf(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(8) == b"\x89HDF\r\n\x1a\n"
 
 
 def warn_of_versions(header: dict[str, Any]) -> None:

@@ -392,3 +392,11 @@ def test_merged_runs_that_do_not_fit(monkeypatch):
     monkeypatch.setattr(validate, "available_memory", lambda: 10**4)
     with pytest.raises(MemoryError, match="the 24 members of 4 parts"):
         ss.merge(quarters())
+
+
+def test_a_saved_run_is_no_part(tmp_path):
+    """It has results and no states; nobody is told to delete it."""
+    one, other = (simulate("SDE", members) for members in QUARTERS[:2])
+    other.save(tmp_path / "run.nc")
+    with pytest.raises(ValueError, match=r"run.nc' is a data set.*Give the file that checkpoint="):
+        ss.merge([one, str(tmp_path / "run.nc")])
