@@ -15,7 +15,6 @@ from sde_sgd._checks import (
     check_number,
     check_point,
     check_whole,
-    in_brief,
 )
 from sde_sgd.landscapes.base import AbstractFiniteSum, AbstractLandscape
 from sde_sgd.processes.discrete.sgd import SGD
@@ -177,7 +176,7 @@ def check_run(landscape: Any, sgd: Any, theta: Any) -> Float[Any, " d"]:
         )
     if not isinstance(sgd, SGD):
         raise ValueError(
-            f"validity does not know when the SDE of {in_brief(sgd)} holds; it knows {_KNOWN}."
+            f"validity does not know when the SDE of {type(sgd).__name__} holds; it knows {_KNOWN}."
         )
     if sgd.landscape is not landscape:
         raise ValueError(

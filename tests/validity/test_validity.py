@@ -230,7 +230,7 @@ def test_bad_input():
     refused("not finite", theta=jnp.array([jnp.nan]))
     refused("another landscape", landscape=other)
     optax_sgd = ss.OptaxSGD(LANDSCAPE, optax.adam(0.1), ss.WithReplacement(4))
-    refused("optax optimiser .* it knows ss.SGD", process=optax_sgd)
+    refused("SDE of OptaxSGD holds; it knows ss.SGD", process=optax_sgd)
     adam = ss.AdaptiveEquation(LANDSCAPE, ss.Adam(0.1), ss.MinibatchNoise(sgd.sampling))
     refused("SDE of AdaptiveEquation .* it knows ss.SGD", process=adam)
     refused("above stability", process=ss.SGD(LANDSCAPE, 2.5, ss.WithReplacement(4)))
