@@ -41,7 +41,8 @@ class Estimate(eqx.Module):
 
     Estimates add, subtract, multiply and divide with numbers, arrays and each other, entry by
     entry. Errors go along to first order (delta method), those of two estimates as of *independent*
-    ones: of two runs, say, not of two coordinates of one. `num_samples` is then the smaller one.
+    ones: of two runs, say, not of two coordinates of one, nor of one taken twice. `num_samples` is
+    then the smaller one.
 
         ratio = sgd_run["m"].covariance / sde_run["m"].covariance
     """
@@ -136,16 +137,16 @@ class Estimate(eqx.Module):
         return Estimate(-self.value, self.standard_error, self.num_samples)
 
     def __add__(self, other: "Estimate | ArrayLike") -> "Estimate":
-        return self._with(other, lambda x, y: x + y, lambda x, y: (1.0, 1.0))
+        return self._with(other, lambda x, y: x + y, lambda x, y, s, t: (s, t))
 
     def __sub__(self, other: "Estimate | ArrayLike") -> "Estimate":
-        return self._with(other, lambda x, y: x - y, lambda x, y: (1.0, -1.0))
+        return self._with(other, lambda x, y: x - y, lambda x, y, s, t: (s, t))
 
     def __mul__(self, other: "Estimate | ArrayLike") -> "Estimate":
-        return self._with(other, lambda x, y: x * y, lambda x, y: (y, x))
+        return self._with(other, lambda x, y: x * y, lambda x, y, s, t: (y * s, x * t))
 
     def __truediv__(self, other: "Estimate | ArrayLike") -> "Estimate":
-        return self._with(other, lambda x, y: x / y, lambda x, y: (1 / y, -x / y**2))
+        return self._with(other, lambda x, y: x / y, lambda x, y, s, t: (s / y, x / y * (t / y)))
 
     def __pow__(self, power: float | int) -> "Estimate":
         exponent = check_number("power", power)
@@ -161,7 +162,7 @@ class Estimate(eqx.Module):
         return self * other
 
     def __rtruediv__(self, other: ArrayLike) -> "Estimate":
-        return self._with(other, lambda x, y: y / x, lambda x, y: (-y / x**2, 1 / x))
+        return self._with(other, lambda x, y: y / x, lambda x, y, s, t: (y / x * (s / x), t / x))
 
     def map(self, function: Callable) -> "Estimate":
         """f of each entry, by the delta method: f(v) ± |f′(v)|·standard_error.
@@ -182,7 +183,9 @@ class Estimate(eqx.Module):
                     f"function must give one number for one; it gives shape {both[0].shape[1:]}."
                 )
         value, slope = (np.asarray(x, np.float64).reshape(values.shape) for x in both)
-        return Estimate(value, _error(slope, self.standard_error), self.num_samples)
+        with np.errstate(all="ignore"):
+            error = np.abs(slope) * self.standard_error
+        return Estimate(value, _known_or_infinite(error), self.num_samples)
 
     def to_xarray(self, name: str = "value", dims: Sequence[str] | None = None) -> "xr.Dataset":
         """`name`, `name_standard_error` and `name_num_samples`, as a saved run names them.
@@ -206,7 +209,7 @@ class Estimate(eqx.Module):
             }
         )
 
-    def _with(self, other: Any, function: Callable, slopes: Callable) -> "Estimate":
+    def _with(self, other: Any, function: Callable, errors: Callable) -> "Estimate":
         """f of two independent estimates, errors to first order; a number has no error."""
         if other is self:
             raise ValueError(
@@ -224,9 +227,10 @@ class Estimate(eqx.Module):
                 f"other has shape {second.shape}, and the Estimate {self.value.shape}: they have "
                 f"no common one."
             ) from None
-        with np.errstate(divide="ignore", invalid="ignore"):
-            value, steep = np.asarray(function(x, y)), slopes(x, y)
-        error = np.hypot(_error(steep[0], self.standard_error), _error(steep[1], known[1]))
+        with np.errstate(all="ignore"):
+            value = np.asarray(function(x, y))
+            parts = errors(x, y, self.standard_error, known[1])
+        error = _known_or_infinite(np.hypot(*map(np.abs, parts)))
         return Estimate(value, np.broadcast_to(error, value.shape), num)
 
     def interval(self, sigmas: float = 1.96) -> tuple[np.ndarray, np.ndarray]:
@@ -239,11 +243,9 @@ class Estimate(eqx.Module):
         return np.asarray(np.isfinite(self.value) & np.isfinite(self.standard_error))
 
 
-def _error(slope: Any, error: np.ndarray) -> np.ndarray:
-    """|f′|·se; 0 where f is flat, however large the error, and infinite where f′ is not finite."""
-    with np.errstate(invalid="ignore"):
-        found = np.abs(slope) * error
-    return np.where(np.asarray(slope) == 0, 0.0, np.where(np.isnan(found), np.inf, found))
+def _known_or_infinite(error: Any) -> np.ndarray:
+    """Infinite where an error is none, as that of 0·∞."""
+    return np.where(np.isnan(error), np.inf, error)
 
 
 def _numbers(value) -> np.ndarray:

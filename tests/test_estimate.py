@@ -61,7 +61,18 @@ def test_unmeasured_entries_stay_unmeasured():
     found = 2 * none + 1
     assert np.isnan(found.value) and np.isinf(found.standard_error)
     assert np.isinf((A[0] / 0.0).standard_error)
-    np.testing.assert_array_equal((0 * ss.Estimate(1.0, np.inf, 1)).standard_error, 0)
+    unknown, zero = ss.Estimate(5.0, np.inf, 1), ss.Estimate(0.0, 0.1, 10)
+    for found in (zero * unknown, zero / unknown, 0 * unknown):
+        assert np.isinf(found.standard_error)
+
+
+def test_quotients_of_very_large_and_small_numbers():
+    """1/(1e200 ± 1e198) = 1e-200 ± 1e-202, and (1 ± .01)/(1 ± .01) = 1 ± .01 √2 at any scale."""
+    found = 1 / ss.Estimate(1e200, 1e198, 5)
+    np.testing.assert_allclose(found.standard_error, 1e-202, rtol=1e-12)
+    small = [ss.Estimate(1e-200, 1e-202, 5) for _ in range(2)]
+    found = small[0] / small[1]
+    np.testing.assert_allclose(found.standard_error, 0.01 * np.sqrt(2), rtol=1e-12)
 
 
 def test_shapes_broadcast_and_others_are_refused():

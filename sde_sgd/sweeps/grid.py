@@ -45,11 +45,15 @@ def cells_of(grid: Mapping[str, list[Label]]) -> list[Cell]:
 
 def name_of(values: Mapping[str, Label]) -> str:
     """32 hexadecimal digits of the values alone: 1 and 1.0 are one, whatever the order of axes."""
-    plain = {
-        axis: value if isinstance(value, bool | str) else float(value).hex()
-        for axis, value in values.items()
-    }
+    plain = {axis: _exactly(value) for axis, value in values.items()}
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _exactly(value: Label) -> Label:
+    """A whole number digit by digit, any other one by its bits."""
+    if isinstance(value, bool | str):
+        return value
+    return f"{int(value)}" if value == int(value) else float(value).hex()
 
 
 def key_of(key: jax.Array, cell: Cell) -> jax.Array:

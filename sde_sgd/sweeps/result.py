@@ -47,10 +47,10 @@ class Sweep:
         """
         self._check_measured(name)
         chosen = self._select(cell)
-        counts = chosen[f"{name}_num_samples"].values
+        counts, error = (chosen[f"{name}_{p}"].values for p in ("num_samples", "standard_error"))
         return Estimate(
             chosen[name].values,
-            chosen[f"{name}_standard_error"].values,
+            np.where(np.isnan(error), np.inf, error),
             int(np.nanmin(counts)) if np.isfinite(counts).any() else 0,
         )
 

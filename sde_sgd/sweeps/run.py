@@ -108,6 +108,12 @@ def load(path: str | Path) -> Sweep:
         raise FileNotFoundError(f"{str(path)!r} holds no finished cell of a sweep.")
     read = [read_cell(file) for file in files]
     values = [json.loads(cell.attrs["cell_values"]) for cell in read]
+    if len({frozenset(own) for own in values}) > 1:
+        several = sorted({", ".join(sorted(own)) for own in values})
+        raise ValueError(
+            f"{str(path)!r} holds cells of sweeps over other axes: {'; '.join(several)}. Give each "
+            f"sweep a folder of its own."
+        )
     grid = {axis: sorted({own[axis] for own in values}) for axis in values[0]}
     found = dict(zip([name_of(own) for own in values], read, strict=True))
     places = {cell.place: found[cell.name] for cell in cells_of(grid) if cell.name in found}

@@ -29,6 +29,10 @@ def drawn(cell, key):
     return {"u": jr.uniform(key), "product": cell["rate"] * cell["size"], "of": cell["seed"]}
 
 
+def drawn2(cell, key):
+    return jr.uniform(key)
+
+
 def trained(cell, key):
     """Positions of SGD after a few iterations."""
     sgd = ss.SGD(LANDSCAPE, cell["rate"], ss.WithReplacement(cell["size"]))
@@ -64,6 +68,26 @@ def test_a_key_does_not_depend_on_the_rest_of_the_grid():
     large = ss.sweep(drawn, GRID, key=KEY)
     at = large.data["u"].sel(rate=0.4, size=2, seed=1)
     assert float(small.data["u"].squeeze()) == float(at)
+
+
+def test_large_whole_numbers_are_cells_of_their_own():
+    """2⁵³ and 2⁵³ + 1 are one float and two seeds."""
+    found = ss.sweep(drawn, {"seed": [2**53, 2**53 + 1], "rate": [1], "size": [1]}, key=KEY)
+    assert len(np.unique(found.data["u"])) == 2
+
+
+def test_keys_of_another_kind():
+    """Each cell's key is made in the kind of the sweep's, here and in another process."""
+    key, grid = jr.key(0, impl="rbg"), {"rate": [0.5], "size": [1], "seed": [7]}
+    own = ss.sweeps.grid.key_of(key, cell(rate=0.5, size=1, seed=7))
+    assert float(ss.sweep(drawn, grid, key=key).data["u"].squeeze()) == float(jr.uniform(own))
+
+
+def test_axes_of_two_sweeps_in_one_folder_are_told(tmp_path):
+    ss.sweep(drawn2, {"a": [3]}, key=KEY, path=tmp_path)
+    ss.sweep(drawn2, {"a": [1], "c": [2]}, key=KEY, path=tmp_path)
+    with pytest.raises(ValueError, match="sweeps over other axes: a; a, c"):
+        ss.sweeps.load(tmp_path)
 
 
 def test_estimates_keep_their_errors_and_arrays_their_axes():
@@ -297,14 +321,16 @@ def test_the_mean_over_seeds():
 
     def known(cell, key):
         seed = cell["seed"]
-        measured = ss.Estimate(1.0 + 2 * seed, 0.3 + 0.1 * seed, 5)
+        measured = ss.Estimate(1.0 + 2 * seed, 0.3 + 0.1 * seed, 5 + seed)
         return {"x": measured * cell["a"], "plain": cell["a"] + seed}
 
-    found = ss.sweep(known, {"a": [1, 10], "seed": [0, 1]}, key=KEY).mean("seed")
+    whole = ss.sweep(known, {"a": [1, 10], "seed": [0, 1]}, key=KEY)
+    assert whole.estimate("x", a=1).num_samples == 5  # the fewest of its cells
+    found = whole.mean("seed")
     one = found.estimate("x")
     np.testing.assert_allclose(one.value, [2, 20], rtol=1e-14)
     np.testing.assert_allclose(one.standard_error, [0.25, 2.5], rtol=1e-14)
-    assert one.num_samples == 10 and found.axes == ("a",)
+    assert one.num_samples == 11 and found.axes == ("a",)
     plain = found.estimate("plain", a=10)
     np.testing.assert_allclose([plain.value, plain.standard_error], [10.5, 0.5], rtol=1e-14)
     assert found.figure(x="a", y="x").axes[0].get_xlabel() == "a"
