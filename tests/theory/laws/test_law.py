@@ -9,7 +9,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 from scipy import stats
-from scipy.integrate import quad
+from scipy.integrate import quad, trapezoid
 from scipy.special import ndtr
 
 import sde_sgd as ss
@@ -332,3 +332,13 @@ def test_laws_are_modules_and_final():
     for kind in (Gaussian, GridDensity, ScalarLaw, MarchenkoPastur):
         assert issubclass(kind, AbstractLaw) and issubclass(kind, eqx.Module)
         assert not kind.__abstractmethods__
+
+
+def test_a_node_stands_for_the_cell_around_it():
+    """E x = b − ∫F over (a, b): a cdf of shared nodes that is shifted has another mean."""
+    nodes, masses = np.array([-0.5, -0.25, 0.0, 0.25]), np.array([0.1, 0.4, 0.2, 0.3])
+    law = ss.theory.laws.ScalarLaw(nodes, masses, 0.0, spacing=0.25)
+    x = np.linspace(-1, 1, 33)  # edges of cells among them: the rule is exact
+    mean = 1 - trapezoid(law.cdf(x), x)
+    np.testing.assert_allclose(mean, law.mean[0], rtol=1e-12)
+    np.testing.assert_allclose(law.cdf(0.125), 0.7, rtol=1e-12)
