@@ -210,7 +210,7 @@ def _signature(function: Callable, key: jax.Array) -> str:
     words = np.asarray(jr.key_data(key) if typed else key).tolist()
     parts = {
         "function (its code, or what it uses: a global, a closure, another function)": described,
-        "key": words,
+        "key": [str(key.dtype), words],  # two kinds may have the same words
         "precision": str(jnp.result_type(float)),
     }
     return json.dumps({name: _digest(part) for name, part in parts.items()})

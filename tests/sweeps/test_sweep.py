@@ -172,6 +172,14 @@ def test_another_function_or_key_is_refused(tmp_path):
             ss.sweep(function, {"a": [1]}, key=key, path=tmp_path)
 
 
+def test_two_kinds_of_keys_with_the_same_words_are_two_keys(tmp_path):
+    kinds = [jr.key(0, impl=name) for name in ("rbg", "unsafe_rbg")]
+    np.testing.assert_array_equal(*map(jr.key_data, kinds))
+    ss.sweep(drawn2, {"a": [1]}, key=kinds[0], path=tmp_path)
+    with pytest.raises(ValueError, match="computed with another key:"):
+        ss.sweep(drawn2, {"a": [1]}, key=kinds[1], path=tmp_path)
+
+
 def test_a_damaged_cell_is_named(tmp_path):
     ss.sweep(drawn, GRID, key=KEY, path=tmp_path)
     file = sorted((tmp_path / "cells").glob("*.nc"))[0]

@@ -14,7 +14,16 @@ from sde_sgd.types import Positions
 
 
 class AbstractBatchProcess(AbstractProcess):
-    """One batch of `sampling` an iteration, t = ηk; θ is `theta` of its state."""
+    """One batch of `sampling` an iteration, t = ηk; θ is `theta` of its state.
+
+    The base of a discrete optimiser of your own: write `step`, and `init` with a state that has
+    `theta` (members, d). It has the noise of its batches and the cost of one batch gradient, B
+    examples an iteration; define `gradients_per_iteration` for another cost, and `update_rule`,
+    which is not known by default.
+
+    **Fields:** `landscape`; `learning_rate`, None for a rule without a rate, on the clock of
+    iterations; `sampling`.
+    """
 
     landscape: eqx.AbstractVar[AbstractLandscape]
     learning_rate: eqx.AbstractVar[LearningRate | None]
