@@ -69,6 +69,7 @@ def mean_exit_time(
 
     **Returns:** mean times with the shape of `start`, in t. Where no sequence of batches leads out
     (|noise| below max |V'|) it is infinite: that is the answer for SGD, whatever the SDE says.
+    Of a limit, a barrier much narrower than 1/10 000 of the interval may be missed.
 
     **Raises:** `ValueError` for a process whose law of one step is not known; a start that is
     already outside; D ≤ 0 between the exits; an exit that is never reached or a wall that is never

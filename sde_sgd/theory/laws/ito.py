@@ -219,6 +219,9 @@ def stationary_density(
     - `centre`, `scale`: where the law is, roughly, if both ends are infinite, and how wide (one
       finite end: the scale of the distance from it).
 
+    Wells much narrower than a thousandth of their distance from `centre`, or of `scale` beside it,
+    may be missed: then give `centre` and `scale` of the narrow one.
+
     **Raises:** `NotKnown` for a process with steps of its own (`MasterEquation` has its law);
     `ValueError` where the density cannot be normalised (said at which end), where D is
     not positive, and where the functions return anything but finite numbers.
